@@ -1,0 +1,42 @@
+package tensor
+
+import "github.com/golowbit/lowbit/internal/kernel"
+
+// Gemm computes c = alpha*op(a)*op(b) + beta*c, where op transposes if
+// transA or transB is set. With beta 0 the old content of c is not read.
+// workers is the number of goroutines; 0 means GOMAXPROCS. The result does
+// not depend on it.
+func Gemm(transA, transB bool, alpha float32, a, b *Matrix, beta float32, c *Matrix, workers int) {
+	m, k := a.Rows, a.Cols
+	if transA {
+		m, k = k, m
+	}
+	kb, n := b.Rows, b.Cols
+	if transB {
+		kb, n = n, kb
+	}
+	if k != kb || c.Rows != m || c.Cols != n {
+		panic("tensor: product of mismatched shapes")
+	}
+	kernel.Gemm(transA, transB, m, n, k, alpha, a.Data, a.Stride, b.Data, b.Stride, beta, c.Data, c.Stride, workers)
+}
+
+// SyrkT adds xᵀx to the lower triangle of h, which must be x.Cols square.
+// The upper triangle is neither read nor written.
+func SyrkT(x, h *Matrix, workers int) {
+	if h.Rows != x.Cols || h.Cols != x.Cols {
+		panic("tensor: rank-k update of mismatched shapes")
+	}
+	kernel.SyrkT(x.Cols, x.Rows, 1, x.Data, x.Stride, 1, h.Data, h.Stride, workers)
+}
+
+// Cholesky factors the symmetric matrix whose lower triangle is in a, in
+// place, into L with a = L Lᵀ; the upper triangle is neither read nor
+// written. It returns -1, or the index of the first pivot that is not
+// positive and finite; then the content of a is undefined.
+func Cholesky(a *Matrix, workers int) int {
+	if a.Rows != a.Cols {
+		panic("tensor: factorization of a matrix that is not square")
+	}
+	return kernel.Cholesky(a.Rows, a.Data, a.Stride, workers)
+}
