@@ -1,0 +1,439 @@
+package checkpoint
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/golowbit/lowbit/internal/kernel"
+	"github.com/golowbit/lowbit/quant"
+	"github.com/golowbit/lowbit/safetensors"
+)
+
+// Lowbit is the project's own format. It holds everything a quant.Weight
+// can be, and each layer describes itself in a small header tensor, so that
+// resharding, merging and renaming files lose nothing. docs/format.md
+// specifies it byte by byte; the names here follow it.
+type Lowbit struct{}
+
+// LowbitVersion is the version of the layer header that is written.
+const LowbitVersion = 1
+
+// Suffixes of the tensors of a layer.
+const (
+	suffixHeader     = ".lowbit_header"
+	suffixCodes      = ".lowbit_codes"
+	suffixScales     = ".lowbit_scales"
+	suffixZeros      = ".lowbit_zeros"
+	suffixGroupIndex = ".lowbit_group_index"
+	suffixRowScale   = ".lowbit_row_scale"
+	suffixInputScale = ".lowbit_input_scale"
+)
+
+// The header, little-endian:
+//
+//	 0  4  magic "LBQW"
+//	 4  2  version
+//	 6  2  header length in bytes, 48
+//	 8  1  bits
+//	 9  1  axis: 0 oc, 1 ic
+//	10  1  flags
+//	11  1  scale type: 0 f16, 1 f32, 2 f16 of 7 significant bits
+//	12  1  range rule: 0 zero, 1 paper
+//	13  1  smallest zero-point the quantizer was allowed: 0 or 1
+//	14  2  zero
+//	16  8  out
+//	24  8  in
+//	32  8  group size, signed; -1 for whole lines
+//	40  4  CRC-32C of the layer's other tensors
+//	44  4  CRC-32C of the bytes 0 to 43
+const (
+	lowbitMagic     = "LBQW"
+	lowbitHeaderLen = 48
+
+	flagSymmetric  = 1 << 0
+	flagStrided    = 1 << 1
+	flagGroupIndex = 1 << 2
+	flagRowScale   = 1 << 3
+	flagInputScale = 1 << 4
+	flagClip       = 1 << 5
+	flagsKnown     = 1<<6 - 1
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// Name returns "lowbit".
+func (Lowbit) Name() string { return "lowbit" }
+
+// Check accepts every layer whose scheme fits its shape.
+func (Lowbit) Check(l Layer) error {
+	if err := l.Scheme.CheckShape(l.Out, l.In); err != nil {
+		return fmt.Errorf("%w: %w", ErrUnsupported, err)
+	}
+	return nil
+}
+
+// Plan lists the tensors of a layer: header, codes, scales, and as the layer
+// has them zero-points, group index, row scales and input scales.
+func (f Lowbit) Plan(l Layer) ([]Spec, error) {
+	if err := f.Check(l); err != nil {
+		return nil, err
+	}
+	s := l.Scheme
+	lines, length := s.Lines(l.Out, l.In)
+	groups := s.Groups(length)
+	float := scaleDType(s.ScaleType)
+	specs := []Spec{
+		{l.Name + suffixHeader, safetensors.U8, []int{lowbitHeaderLen}},
+		{l.Name + suffixCodes, safetensors.I32, []int{lines, packedWords(length, s.Bits)}},
+		{l.Name + suffixScales, float, []int{groups, lines}},
+	}
+	if !s.Symmetric {
+		specs = append(specs, Spec{l.Name + suffixZeros, safetensors.I32, []int{groups, packedWords(lines, s.Bits)}})
+	}
+	if l.GroupIndex {
+		specs = append(specs, Spec{l.Name + suffixGroupIndex, safetensors.I32, []int{length}})
+	}
+	if l.RowScale {
+		specs = append(specs, Spec{l.Name + suffixRowScale, float, []int{l.Out}})
+	}
+	if l.InputScale {
+		specs = append(specs, Spec{l.Name + suffixInputScale, float, []int{l.In}})
+	}
+	return specs, nil
+}
+
+func scaleDType(t quant.ScaleType) safetensors.DType {
+	if t == quant.F32 {
+		return safetensors.F32
+	}
+	return safetensors.F16
+}
+
+// packedWords is the number of 32-bit words that hold n codes.
+func packedWords(n, bits int) int { return (n*bits + 31) / 32 }
+
+// Encode packs a layer. The scales, row scales and input scales must be
+// exact in the scheme's scale type.
+func (f Lowbit) Encode(l Layer, w *quant.Weight) ([]Tensor, error) {
+	if err := w.Validate(); err != nil {
+		return nil, err
+	}
+	lines, groups := w.Lines(), w.Groups()
+	float := scaleDType(w.Scheme.ScaleType)
+	out := []Tensor{
+		{}, // the header, when the checksum is known
+		int32Tensor(l.Name+suffixCodes, w.Codes, lines, w.WordsPerLine()),
+	}
+	add := func(suffix string, values []float32, shape ...int) error {
+		t, err := floatTensor(l.Name+suffix, float, values, shape...)
+		out = append(out, t)
+		return err
+	}
+	if err := add(suffixScales, transposed(w.Scales, lines, groups), groups, lines); err != nil {
+		return nil, err
+	}
+	if w.Scheme.Symmetric {
+		for i, z := range w.Zeros {
+			if int(z) != 1<<(w.Scheme.Bits-1) {
+				return nil, fmt.Errorf("zero-point %d of line %d of a symmetric weight, want %d", z, i/groups, 1<<(w.Scheme.Bits-1))
+			}
+		}
+	} else {
+		words := packedWords(lines, w.Scheme.Bits)
+		packed := packRows(transposed(w.Zeros, lines, groups), groups, lines, w.Scheme.Bits)
+		out = append(out, int32Tensor(l.Name+suffixZeros, packed, groups, words))
+	}
+	if w.GroupIndex != nil {
+		out = append(out, int32Tensor(l.Name+suffixGroupIndex, w.GroupIndex, len(w.GroupIndex)))
+	}
+	if w.RowScale != nil {
+		if err := add(suffixRowScale, w.RowScale, w.Out); err != nil {
+			return nil, err
+		}
+	}
+	if w.InputScale != nil {
+		if err := add(suffixInputScale, w.InputScale, w.In); err != nil {
+			return nil, err
+		}
+	}
+	var sum uint32
+	for _, t := range out[1:] {
+		sum = crc32.Update(sum, castagnoli, t.Data)
+	}
+	out[0] = Tensor{
+		Spec: Spec{Name: l.Name + suffixHeader, DType: safetensors.U8, Shape: []int{lowbitHeaderLen}},
+		Data: lowbitHeader(LayerOf(l.Name, w), sum),
+	}
+	return out, nil
+}
+
+// packRows packs each row of codes [rows, n] as a dense little-endian bit
+// stream of its own: the result is [rows, packedWords(n, bits)].
+func packRows(codes []uint8, rows, n, bits int) []uint32 {
+	words := packedWords(n, bits)
+	packed := make([]uint32, rows*words)
+	for r := range rows {
+		kernel.PackBits(packed[r*words:(r+1)*words], codes[r*n:(r+1)*n], bits)
+	}
+	return packed
+}
+
+// unpackRows undoes packRows.
+func unpackRows(packed []uint32, rows, n, bits int) []uint8 {
+	words := packedWords(n, bits)
+	codes := make([]uint8, rows*n)
+	for r := range rows {
+		kernel.UnpackBits(codes[r*n:(r+1)*n], packed[r*words:(r+1)*words], bits, n)
+	}
+	return codes
+}
+
+func lowbitHeader(l Layer, sum uint32) []byte {
+	h := make([]byte, lowbitHeaderLen)
+	le := binary.LittleEndian
+	copy(h, lowbitMagic)
+	le.PutUint16(h[4:], LowbitVersion)
+	le.PutUint16(h[6:], lowbitHeaderLen)
+	s := l.Scheme
+	h[8], h[9], h[11], h[12], h[13] = byte(s.Bits), byte(s.Axis), byte(s.ScaleType), byte(s.Range), byte(s.MinZero)
+	for _, f := range []struct {
+		on  bool
+		bit byte
+	}{
+		{s.Symmetric, flagSymmetric}, {s.Strided, flagStrided}, {l.GroupIndex, flagGroupIndex},
+		{l.RowScale, flagRowScale}, {l.InputScale, flagInputScale}, {s.Clip, flagClip},
+	} {
+		if f.on {
+			h[10] |= f.bit
+		}
+	}
+	le.PutUint64(h[16:], uint64(l.Out))
+	le.PutUint64(h[24:], uint64(l.In))
+	le.PutUint64(h[32:], uint64(int64(s.GroupSize)))
+	le.PutUint32(h[40:], sum)
+	le.PutUint32(h[44:], crc32.Checksum(h[:44], castagnoli))
+	return h
+}
+
+// parseLowbitHeader reads a header; sum is the checksum of the payload.
+func parseLowbitHeader(h []byte) (l Layer, sum uint32, err error) {
+	le := binary.LittleEndian
+	if len(h) < 8 || string(h[:4]) != lowbitMagic {
+		return l, 0, fmt.Errorf("header does not start with %q", lowbitMagic)
+	}
+	if v := le.Uint16(h[4:]); v != LowbitVersion {
+		return l, 0, fmt.Errorf("header version %d, want %d: the file was written by a newer lowbit", v, LowbitVersion)
+	}
+	if n := le.Uint16(h[6:]); n != lowbitHeaderLen || len(h) != lowbitHeaderLen {
+		return l, 0, fmt.Errorf("header of %d bytes says it has %d, want %d", len(h), n, lowbitHeaderLen)
+	}
+	if got, sum := crc32.Checksum(h[:44], castagnoli), le.Uint32(h[44:]); got != sum {
+		return l, 0, fmt.Errorf("header checksum %08x, want %08x: the file is damaged", got, sum)
+	}
+	flags := h[10]
+	if flags&^flagsKnown != 0 {
+		return l, 0, fmt.Errorf("header flags %#02x, want none beyond %#02x", flags, flagsKnown)
+	}
+	if h[14] != 0 || h[15] != 0 {
+		return l, 0, errors.New("header bytes 14 and 15 are not zero")
+	}
+	l.Scheme = quant.Scheme{
+		Bits: int(h[8]), Axis: quant.Axis(h[9]), ScaleType: quant.ScaleType(h[11]), Range: quant.Range(h[12]), MinZero: int(h[13]),
+		Symmetric: flags&flagSymmetric != 0, Strided: flags&flagStrided != 0, Clip: flags&flagClip != 0,
+	}
+	l.GroupIndex, l.RowScale, l.InputScale = flags&flagGroupIndex != 0, flags&flagRowScale != 0, flags&flagInputScale != 0
+	out, in, group := le.Uint64(h[16:]), le.Uint64(h[24:]), int64(le.Uint64(h[32:]))
+	if out > math.MaxInt32 || in > math.MaxInt32 || group > math.MaxInt32 || group < quant.WholeLine {
+		return l, 0, fmt.Errorf("header shape [%d %d] with groups of %d is impossible", out, in, group)
+	}
+	l.Out, l.In, l.Scheme.GroupSize = int(out), int(in), int(group)
+	if err := l.Scheme.CheckShape(l.Out, l.In); err != nil {
+		return l, 0, err
+	}
+	return l, le.Uint32(h[40:]), nil
+}
+
+// lowbitConfig is the summary in config.json. It is for people: reading
+// depends on the headers alone.
+type lowbitConfig struct {
+	QuantMethod string          `json:"quant_method"`
+	Version     int             `json:"version"`
+	Bits        []int           `json:"bits"`
+	GroupSize   []int           `json:"group_size"`
+	Axes        map[string]int  `json:"axes"`
+	Symmetric   []bool          `json:"sym"`
+	Method      json.RawMessage `json:"method,omitempty"`
+}
+
+// Config summarizes the layers: the values of each option that occur, and
+// the number of layers of each axis.
+func (Lowbit) Config(c Contents) (Config, error) {
+	q := lowbitConfig{
+		QuantMethod: "lowbit", Version: LowbitVersion, Method: c.Method,
+		Bits: []int{}, GroupSize: []int{}, Symmetric: []bool{}, Axes: map[string]int{},
+	}
+	for _, l := range c.Layers {
+		q.Axes[l.Scheme.Axis.String()]++
+		if !slices.Contains(q.Bits, l.Scheme.Bits) {
+			q.Bits = append(q.Bits, l.Scheme.Bits)
+		}
+		if !slices.Contains(q.GroupSize, l.Scheme.GroupSize) {
+			q.GroupSize = append(q.GroupSize, l.Scheme.GroupSize)
+		}
+		if !slices.Contains(q.Symmetric, l.Scheme.Symmetric) {
+			q.Symmetric = append(q.Symmetric, l.Scheme.Symmetric)
+		}
+	}
+	slices.Sort(q.Bits)
+	slices.Sort(q.GroupSize)
+	data, err := json.Marshal(q)
+	return Config{Quantization: data}, err
+}
+
+// Detect looks at quant_method.
+func (Lowbit) Detect(quantization json.RawMessage) bool {
+	return quantMethod(quantization) == "lowbit"
+}
+
+// quantMethod returns the quant_method of a quantization_config, or "".
+func quantMethod(quantization json.RawMessage) string {
+	var q struct {
+		QuantMethod string `json:"quant_method"`
+	}
+	if json.Unmarshal(quantization, &q) != nil {
+		return ""
+	}
+	return q.QuantMethod
+}
+
+// Open finds the layers by their headers and checks the types and shapes of
+// all their tensors.
+func (f Lowbit) Open(quantization json.RawMessage, src Source) (Decoder, error) {
+	var q struct {
+		Version *int `json:"version"`
+	}
+	if err := json.Unmarshal(quantization, &q); err != nil {
+		return nil, fmt.Errorf("quantization_config: %w", err)
+	}
+	if q.Version != nil && *q.Version != LowbitVersion {
+		return nil, fmt.Errorf("quantization_config: lowbit version %d, want %d", *q.Version, LowbitVersion)
+	}
+	d := &lowbitDecoder{src: src, index: map[string]int{}}
+	for _, name := range src.Names() {
+		base, ok := strings.CutSuffix(name, suffixHeader)
+		if !ok {
+			continue
+		}
+		_, h, err := readBytes(src, name, []int{lowbitHeaderLen}, safetensors.U8)
+		if err != nil {
+			return nil, err
+		}
+		l, sum, err := parseLowbitHeader(h)
+		if err != nil {
+			return nil, tensorError(src, name, "%w", err)
+		}
+		l.Name = base
+		specs, err := f.Plan(l)
+		if err != nil {
+			return nil, tensorError(src, name, "%w", err)
+		}
+		for _, s := range specs {
+			if _, err := want(src, s.Name, s.Shape, s.DType); err != nil {
+				return nil, err
+			}
+		}
+		d.index[base] = len(d.layers)
+		d.layers = append(d.layers, lowbitLayer{l, sum, specs})
+	}
+	return d, nil
+}
+
+type lowbitLayer struct {
+	Layer
+	sum   uint32
+	specs []Spec
+}
+
+type lowbitDecoder struct {
+	src    Source
+	layers []lowbitLayer
+	index  map[string]int
+}
+
+func (d *lowbitDecoder) Layers() []Layer {
+	out := make([]Layer, len(d.layers))
+	for i, l := range d.layers {
+		out[i] = l.Layer
+	}
+	return out
+}
+
+func (d *lowbitDecoder) Tensors(name string) []string {
+	i, ok := d.index[name]
+	if !ok {
+		return nil
+	}
+	var names []string
+	for _, s := range d.layers[i].specs {
+		names = append(names, s.Name)
+	}
+	return names
+}
+
+func (d *lowbitDecoder) Weight(name string) (*quant.Weight, error) {
+	i, ok := d.index[name]
+	if !ok {
+		return nil, fmt.Errorf("no quantized layer %q", name)
+	}
+	l := d.layers[i]
+	w := &quant.Weight{Out: l.Out, In: l.In, Scheme: l.Scheme}
+	lines, groups := w.Lines(), w.Groups()
+	var sum uint32
+	for _, s := range l.specs[1:] {
+		_, data, err := readBytes(d.src, s.Name, s.Shape, s.DType)
+		if err != nil {
+			return nil, err
+		}
+		sum = crc32.Update(sum, castagnoli, data)
+		switch s.Name[len(name):] {
+		case suffixCodes:
+			w.Codes = wordsOf(data)
+		case suffixScales:
+			v := make([]float32, groups*lines)
+			widen(v, s.DType, data)
+			w.Scales = transposed(v, groups, lines)
+		case suffixZeros:
+			w.Zeros = transposed(unpackRows(wordsOf(data), groups, lines, l.Scheme.Bits), groups, lines)
+		case suffixGroupIndex:
+			w.GroupIndex = make([]int32, w.LineLen())
+			for i, g := range wordsOf(data) {
+				w.GroupIndex[i] = int32(g)
+			}
+		case suffixRowScale:
+			w.RowScale = make([]float32, l.Out)
+			widen(w.RowScale, s.DType, data)
+		case suffixInputScale:
+			w.InputScale = make([]float32, l.In)
+			widen(w.InputScale, s.DType, data)
+		}
+	}
+	if sum != l.sum {
+		return nil, fmt.Errorf("%s: layer %q: checksum %08x, want %08x: the file is damaged", d.src.File(name+suffixCodes), name, sum, l.sum)
+	}
+	if l.Scheme.Symmetric {
+		w.Zeros = make([]uint8, lines*groups)
+		for i := range w.Zeros {
+			w.Zeros[i] = 1 << (l.Scheme.Bits - 1)
+		}
+	}
+	if err := w.Validate(); err != nil {
+		return nil, fmt.Errorf("%s: layer %q: %w", d.src.File(name+suffixCodes), name, err)
+	}
+	return w, nil
+}
