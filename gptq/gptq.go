@@ -1,0 +1,111 @@
+// Package gptq quantizes a weight with error feedback: each column takes up
+// the error that the columns before it have left behind, as far as the
+// inputs' second moments H allow.
+//
+// The result is that of GPTQ (Frantar et al., arXiv 2210.17323). It is
+// computed without forming an inverse, in the equivalent form of LDLQ
+// (Chee et al., QuIP, arXiv 2307.13304, §3): with H = (I+F) D (I+F)ᵀ, F
+// strictly upper triangular, the columns are quantized left to right as
+//
+//	q_j = Q(w_j + Σ_{i<j} (w_i - q_i) F_ij)
+//
+// and tr(E H Eᵀ) = Σ_j ‖t_j - q_j‖² D_jj, where t_j is the argument of Q.
+package gptq
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/golowbit/lowbit/quant"
+	"github.com/golowbit/lowbit/tensor"
+)
+
+// Order is the order in which columns are quantized.
+type Order uint8
+
+const (
+	// OrderActivation takes the columns by descending diagonal of H
+	// (act-order); ties keep their order.
+	OrderActivation Order = iota
+	// OrderNatural takes the columns as they stand.
+	OrderNatural
+)
+
+// Groups says from which weights a group's scale is found.
+type Groups uint8
+
+const (
+	// GroupsAuto is GroupsStatic for axis OC with act-order, else GroupsDynamic.
+	GroupsAuto Groups = iota
+	// GroupsStatic finds all scales from the original weights first, so that
+	// groups stay runs of neighbours under act-order.
+	GroupsStatic
+	// GroupsDynamic finds a scale from the error-corrected weights when its
+	// group is reached. Under act-order a group of axis OC then holds columns
+	// that are not neighbours, and the weight gets a GroupIndex.
+	GroupsDynamic
+)
+
+// DefaultDamping is the fraction of the mean diagonal of H that is added to
+// its diagonal.
+const DefaultDamping = 0.01
+
+// Quantizer is GPTQ as a quant.Quantizer. The zero value is ready for use:
+// act-order with static groups, 1 % damping, no refinement.
+//
+// For axis IC, groups lie inside a column and any order is free. The range
+// rule RangePaper applies to axis IC only, as in the public AdaDim code.
+// Without calibration data the weight is rounded to nearest, and says so in
+// its Notes.
+type Quantizer struct {
+	Damping float64 // fraction of the mean diagonal of H; 0 means DefaultDamping
+	Order   Order
+	Groups  Groups
+	Refine  Refine // improve scales and codes afterwards; the zero value does nothing
+	Workers int    // goroutines; 0 means GOMAXPROCS
+}
+
+// Quantize implements quant.Quantizer.
+func (q Quantizer) Quantize(ctx context.Context, w *tensor.Matrix, s quant.Scheme, cal *quant.Calibration) (*quant.Weight, error) {
+	if err := s.CheckShape(w.Rows, w.Cols); err != nil {
+		return nil, err
+	}
+	if q.Damping < 0 || q.Damping >= 1 {
+		return nil, fmt.Errorf("damping %g, want at least 0 and below 1", q.Damping)
+	}
+	if s.Axis == quant.OC {
+		s.Range = quant.RangeZero
+	}
+	if cal == nil || cal.Tokens == 0 {
+		out, err := quant.RTN{Workers: q.Workers}.Quantize(ctx, w, s, nil)
+		if err == nil {
+			out.Notes = append(out.Notes, "no calibration data: rounded to nearest")
+		}
+		return out, err
+	}
+	if cal.H.Rows != w.Cols {
+		panic("gptq: calibration of a different width")
+	}
+	f, err := q.factor(cal)
+	if err != nil {
+		return nil, err
+	}
+	out, err := q.solve(ctx, w, s, f)
+	if err != nil {
+		return nil, err
+	}
+	if f.raised {
+		out.Notes = append(out.Notes, fmt.Sprintf("damping raised to %.3g: the inputs' second moments are not positive definite at %.3g", f.damping, q.damping()))
+	}
+	if q.Refine.Rounds > 0 {
+		return Improve(ctx, w, out, cal, q.Refine, q.Workers)
+	}
+	return out, nil
+}
+
+func (q Quantizer) damping() float64 {
+	if q.Damping == 0 {
+		return DefaultDamping
+	}
+	return q.Damping
+}

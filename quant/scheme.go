@@ -1,0 +1,186 @@
+// Package quant defines how weights are put on low-bit grids: the scheme
+// (bits, group size, axis, range rule), the packed weight that results, the
+// Quantizer interface that every method implements, round-to-nearest, and
+// the calibration statistics and losses by which methods are compared.
+//
+// A group is GroupSize weights that share one scale s and one zero-point z;
+// a code u in 0 … 2^Bits-1 stands for the weight s*(u-z). With axis OC a
+// group lies inside one output row, with axis IC inside one input column
+// (AdaDim, arXiv 2309.15531, §4.1).
+package quant
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Axis says inside which channel a group lies.
+type Axis uint8
+
+const (
+	// OC groups consecutive inputs of one output row: the usual layout.
+	OC Axis = iota
+	// IC groups outputs of one input column.
+	IC
+)
+
+func (a Axis) String() string {
+	switch a {
+	case OC:
+		return "oc"
+	case IC:
+		return "ic"
+	}
+	return fmt.Sprintf("Axis(%d)", uint8(a))
+}
+
+// ParseAxis reads "oc" or "ic".
+func ParseAxis(s string) (Axis, error) {
+	switch s {
+	case "oc":
+		return OC, nil
+	case "ic":
+		return IC, nil
+	}
+	return 0, fmt.Errorf("axis %q: want oc or ic", s)
+}
+
+// Range is the rule by which a group's extremes become a scale.
+type Range uint8
+
+const (
+	// RangeZero extends the group's range to hold 0, as GPTQ does.
+	RangeZero Range = iota
+	// RangePaper is the rule of the public AdaDim code: the range of the
+	// group as it is, the zero-point clamped, the range at least 1e-5. It
+	// destroys groups whose weights share one sign and are far from 0; it is
+	// here to reproduce published figures.
+	RangePaper
+)
+
+func (r Range) String() string {
+	switch r {
+	case RangeZero:
+		return "zero"
+	case RangePaper:
+		return "paper"
+	}
+	return fmt.Sprintf("Range(%d)", uint8(r))
+}
+
+// ScaleType is the type in which scales are stored. Codes are chosen after
+// the scale has been rounded to it.
+type ScaleType uint8
+
+const (
+	// F16 stores IEEE half floats.
+	F16 ScaleType = iota
+	// F32 stores float32.
+	F32
+	// F16Short stores half floats with at most 7 significant bits, so that
+	// scale*zero-point is a half float too (needed by formats that store
+	// the minimum in place of the zero-point).
+	F16Short
+)
+
+func (t ScaleType) String() string {
+	switch t {
+	case F16:
+		return "f16"
+	case F32:
+		return "f32"
+	case F16Short:
+		return "f16short"
+	}
+	return fmt.Sprintf("ScaleType(%d)", uint8(t))
+}
+
+// Bits returns the bits a stored scale takes.
+func (t ScaleType) Bits() int {
+	if t == F32 {
+		return 32
+	}
+	return 16
+}
+
+// WholeLine as a group size makes one group of a whole row (OC) or column (IC).
+const WholeLine = -1
+
+// Scheme is a quantization grid for a weight [out, in].
+type Scheme struct {
+	Bits      int       // 2 … 8
+	GroupSize int       // weights per group along the axis, or WholeLine; the last group may be shorter
+	Axis      Axis      // inside which channel a group lies
+	Symmetric bool      // zero-point fixed at 2^(Bits-1)
+	Strided   bool      // axis IC only: group k of n holds outputs k, k+n, k+2n, …; GroupSize must divide out
+	Range     Range     // asymmetric range rule
+	ScaleType ScaleType // type of the stored scales
+	Clip      bool      // shrink each group's range to minimize Σ|err|^2.4 (GPTQ's mse option)
+	MinZero   int       // asymmetric zero-points are at least this; 1 keeps GPTQ v1 files unambiguous
+}
+
+// ErrScheme is wrapped by every error about an impossible scheme.
+var ErrScheme = errors.New("invalid quantization scheme")
+
+// Validate reports whether s is possible at all; CheckShape also looks at a shape.
+func (s Scheme) Validate() error {
+	bad := func(format string, args ...any) error {
+		return fmt.Errorf("%w: %s", ErrScheme, fmt.Sprintf(format, args...))
+	}
+	switch {
+	case s.Bits < 2 || s.Bits > 8:
+		return bad("bits %d, want 2 to 8", s.Bits)
+	case s.GroupSize == 0 || s.GroupSize < WholeLine:
+		return bad("group size %d, want a positive number or %d for whole rows or columns", s.GroupSize, WholeLine)
+	case s.Axis > IC:
+		return bad("unknown axis %d", s.Axis)
+	case s.Range > RangePaper:
+		return bad("unknown range rule %d", s.Range)
+	case s.ScaleType > F16Short:
+		return bad("unknown scale type %d", s.ScaleType)
+	case s.Strided && s.Axis != IC:
+		return bad("strided groups need axis ic")
+	case s.MinZero < 0 || s.MinZero > 1:
+		return bad("smallest zero-point %d, want 0 or 1", s.MinZero)
+	}
+	return nil
+}
+
+// CheckShape reports whether a weight [out, in] can be quantized with s.
+func (s Scheme) CheckShape(out, in int) error {
+	if err := s.Validate(); err != nil {
+		return err
+	}
+	if out < 1 || in < 1 {
+		return fmt.Errorf("%w: weight of shape [%d %d]", ErrScheme, out, in)
+	}
+	if s.Strided && s.GroupSize != WholeLine && out%s.GroupSize != 0 {
+		return fmt.Errorf("%w: strided groups of %d do not divide %d outputs", ErrScheme, s.GroupSize, out)
+	}
+	return nil
+}
+
+// MaxCode is the largest code, 2^Bits-1.
+func (s Scheme) MaxCode() int { return 1<<s.Bits - 1 }
+
+// Lines returns the number of lines (rows for OC, columns for IC) of a
+// weight [out, in] and their length.
+func (s Scheme) Lines(out, in int) (lines, length int) {
+	if s.Axis == IC {
+		return in, out
+	}
+	return out, in
+}
+
+// Groups returns the number of groups in a line of the given length.
+func (s Scheme) Groups(length int) int {
+	g := s.groupLen(length)
+	return (length + g - 1) / g
+}
+
+func (s Scheme) groupLen(length int) int {
+	if s.GroupSize == WholeLine || s.GroupSize > length {
+		return length
+	}
+	return s.GroupSize
+}

@@ -1,0 +1,222 @@
+package quant
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/golowbit/lowbit/internal/kernel"
+	"github.com/golowbit/lowbit/tensor"
+)
+
+// Weight is a quantized weight matrix [Out, In].
+//
+// Codes, scales and zero-points are stored by line: a line is an output row
+// for axis OC and an input column for axis IC. Line l has Groups() groups;
+// its scale and zero-point for group k are Scales[l*Groups()+k] and
+// Zeros[l*Groups()+k]. Its codes are a dense little-endian bit stream in
+// Codes[l*WordsPerLine() : (l+1)*WordsPerLine()]: code p occupies the bits
+// [p*Bits, (p+1)*Bits).
+//
+// The weight that element (r, j) stands for is
+//
+//	Scale*(code-Zero) * RowScale[r] * InputScale[j]
+//
+// in float32, multiplied in this order, where absent scales count as 1.
+type Weight struct {
+	Out, In int
+	Scheme  Scheme
+
+	Codes  []uint32
+	Scales []float32
+	Zeros  []uint8
+
+	// GroupIndex gives the group of each position of a line where it does
+	// not follow from the scheme (GPTQ act-order with dynamic groups), else nil.
+	GroupIndex []int32
+
+	// RowScale [Out] and InputScale [In] are optional factors outside the
+	// groups, already rounded to the type in which they are stored.
+	RowScale, InputScale []float32
+
+	// RowLoss [Out] is e_r H e_rᵀ of each row as found by the method, if it
+	// knows it; nil otherwise. It is not stored in checkpoints.
+	RowLoss []float64
+
+	// Notes is what the method wants said about this weight: damping that had
+	// to be raised, a fallback. It is not stored in checkpoints.
+	Notes []string
+}
+
+// Quantizer is a quantization method. Quantize puts w [out, in] on the grid
+// that s describes. cal may be nil for methods that need no data; methods
+// that do need it say what they do without. The weight is not modified.
+//
+// Implementations must be safe for concurrent use and give the same result
+// for any number of workers.
+type Quantizer interface {
+	Quantize(ctx context.Context, w *tensor.Matrix, s Scheme, cal *Calibration) (*Weight, error)
+}
+
+// NewWeight returns a weight with room for codes, scales and zero-points.
+// The scheme must fit the shape (Scheme.CheckShape).
+func NewWeight(out, in int, s Scheme) *Weight {
+	w := &Weight{Out: out, In: in, Scheme: s}
+	lines, _ := s.Lines(out, in)
+	n := lines * w.Groups()
+	w.Scales = make([]float32, n)
+	w.Zeros = make([]uint8, n)
+	w.Codes = make([]uint32, lines*w.WordsPerLine())
+	return w
+}
+
+// Lines is the number of lines: Out for OC, In for IC.
+func (w *Weight) Lines() int { n, _ := w.Scheme.Lines(w.Out, w.In); return n }
+
+// LineLen is the number of weights in a line: In for OC, Out for IC.
+func (w *Weight) LineLen() int { _, n := w.Scheme.Lines(w.Out, w.In); return n }
+
+// Groups is the number of groups in a line.
+func (w *Weight) Groups() int { return w.Scheme.Groups(w.LineLen()) }
+
+// WordsPerLine is the number of 32-bit words that hold a line's codes.
+func (w *Weight) WordsPerLine() int { return (w.LineLen()*w.Scheme.Bits + 31) / 32 }
+
+// Group returns the group of position p of a line.
+func (w *Weight) Group(p int) int {
+	switch {
+	case w.GroupIndex != nil:
+		return int(w.GroupIndex[p])
+	case w.Scheme.Strided:
+		return p % w.Groups()
+	}
+	return p / w.Scheme.groupLen(w.LineLen())
+}
+
+// SetLine packs the codes of line l.
+func (w *Weight) SetLine(l int, codes []uint8) {
+	n := w.WordsPerLine()
+	kernel.PackBits(w.Codes[l*n:(l+1)*n], codes, w.Scheme.Bits)
+}
+
+// Line unpacks the codes of line l into dst, which has length LineLen.
+func (w *Weight) Line(dst []uint8, l int) {
+	n := w.WordsPerLine()
+	kernel.UnpackBits(dst, w.Codes[l*n:(l+1)*n], w.Scheme.Bits, w.LineLen())
+}
+
+// Contiguous reports whether every group is a run of neighbours in its line.
+func (w *Weight) Contiguous() bool { return w.GroupIndex == nil && !w.Scheme.Strided }
+
+// DequantizeLine writes the weights of line l (without RowScale and
+// InputScale) to dst. codes is scratch of length LineLen.
+func (w *Weight) DequantizeLine(dst []float32, codes []uint8, l int) {
+	w.Line(codes, l)
+	g := w.Groups()
+	scales, zeros := w.Scales[l*g:(l+1)*g], w.Zeros[l*g:(l+1)*g]
+	if w.Contiguous() {
+		n := w.Scheme.groupLen(len(dst))
+		for k := range g {
+			a, b := k*n, min((k+1)*n, len(dst))
+			kernel.Dequant(dst[a:b], codes[a:b], scales[k], float32(zeros[k]))
+		}
+		return
+	}
+	for p := range dst {
+		k := w.Group(p)
+		dst[p] = scales[k] * (float32(codes[p]) - float32(zeros[k]))
+	}
+}
+
+// Dequantize returns the dense weight [Out, In].
+func (w *Weight) Dequantize() *tensor.Matrix {
+	lines, n := w.Lines(), w.LineLen()
+	m := tensor.New(lines, n)
+	codes := make([]uint8, n)
+	for l := range lines {
+		w.DequantizeLine(m.Row(l), codes, l)
+	}
+	if w.Scheme.Axis == IC {
+		m = m.T()
+	}
+	for r := range m.Rows {
+		row := m.Row(r)
+		if w.RowScale != nil {
+			f := w.RowScale[r]
+			for j := range row {
+				row[j] *= f
+			}
+		}
+		if w.InputScale != nil {
+			for j := range row {
+				row[j] *= w.InputScale[j]
+			}
+		}
+	}
+	return m
+}
+
+// StorageBits is the number of bits the weight takes in a file that stores
+// no more than it must: codes, scales, zero-points (asymmetric schemes),
+// row and input scales and a group index.
+func (w *Weight) StorageBits() int64 {
+	bits := int64(w.Out) * int64(w.In) * int64(w.Scheme.Bits)
+	groups := int64(len(w.Scales))
+	bits += groups * int64(w.Scheme.ScaleType.Bits())
+	if !w.Scheme.Symmetric {
+		bits += groups * int64(w.Scheme.Bits)
+	}
+	bits += 16 * int64(len(w.RowScale)+len(w.InputScale))
+	bits += 32 * int64(len(w.GroupIndex))
+	return bits
+}
+
+// Validate checks that the slices fit the shape and that every value is one
+// the scheme allows. It is for weights that come from a file.
+func (w *Weight) Validate() error {
+	if err := w.Scheme.CheckShape(w.Out, w.In); err != nil {
+		return err
+	}
+	lines, n, groups := w.Lines(), w.LineLen(), w.Groups()
+	if len(w.Codes) != lines*w.WordsPerLine() {
+		return fmt.Errorf("%d words of codes, want %d", len(w.Codes), lines*w.WordsPerLine())
+	}
+	if len(w.Scales) != lines*groups || len(w.Zeros) != lines*groups {
+		return fmt.Errorf("%d scales and %d zero-points, want %d", len(w.Scales), len(w.Zeros), lines*groups)
+	}
+	for i, z := range w.Zeros {
+		if int(z) > w.Scheme.MaxCode() {
+			return fmt.Errorf("zero-point %d of line %d, want at most %d", z, i/groups, w.Scheme.MaxCode())
+		}
+	}
+	for i, v := range w.Scales {
+		if !finite(v) {
+			return fmt.Errorf("scale %g of line %d is not finite", v, i/groups)
+		}
+	}
+	if w.GroupIndex != nil {
+		if len(w.GroupIndex) != n {
+			return fmt.Errorf("%d entries in the group index, want %d", len(w.GroupIndex), n)
+		}
+		for p, g := range w.GroupIndex {
+			if g < 0 || int(g) >= groups {
+				return fmt.Errorf("group %d of position %d, want 0 to %d", g, p, groups-1)
+			}
+		}
+	}
+	if w.RowScale != nil && len(w.RowScale) != w.Out {
+		return fmt.Errorf("%d row scales, want %d", len(w.RowScale), w.Out)
+	}
+	if w.InputScale != nil && len(w.InputScale) != w.In {
+		return fmt.Errorf("%d input scales, want %d", len(w.InputScale), w.In)
+	}
+	for _, vs := range [][]float32{w.RowScale, w.InputScale} {
+		for i, v := range vs {
+			if !finite(v) {
+				return fmt.Errorf("row or input scale %g of channel %d is not finite", v, i)
+			}
+		}
+	}
+	return nil
+}
+
+func finite(v float32) bool { return v-v == 0 }
