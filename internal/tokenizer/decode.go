@@ -1,0 +1,179 @@
+package tokenizer
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// decodeStep turns a list of token strings into another; the last list is
+// joined.
+type decodeStep func(tokens []string) []string
+
+var decoderTypes = []string{"Sequence", "ByteLevel", "Replace", "ByteFallback", "Fuse", "Strip", "Metaspace", "BPEDecoder"}
+
+func parseDecoder(where string, raw json.RawMessage, depth int) (decodeStep, error) {
+	if absent(raw) {
+		return nil, nil
+	}
+	if depth > maxNesting {
+		return nil, tooDeep(where)
+	}
+	typ, err := componentType(where, raw)
+	if err != nil {
+		return nil, err
+	}
+	switch typ {
+	case "Sequence":
+		return parseDecoderSequence(where, raw, depth)
+	case "ByteLevel":
+		return decodeByteLevel, nil
+	case "ByteFallback":
+		return decodeByteFallback, nil
+	case "Fuse":
+		return func(tokens []string) []string { return []string{strings.Join(tokens, "")} }, nil
+	case "Replace":
+		r, err := parseReplace(where, raw)
+		if err != nil {
+			return nil, err
+		}
+		return perToken(func(_, _ int, s string) string { return r.replace(s) }), nil
+	case "Strip":
+		var c struct {
+			Content string `json:"content"`
+			Start   int    `json:"start"`
+			Stop    int    `json:"stop"`
+		}
+		if err := decodeInto(where, raw, &c); err != nil {
+			return nil, err
+		}
+		if _, err := oneRune(where, "content", c.Content); err != nil {
+			return nil, err
+		}
+		return perToken(func(_, _ int, s string) string { return strip(s, c.Content, c.Start, c.Stop) }), nil
+	case "Metaspace":
+		c, err := parseMetaspace(where, raw)
+		if err != nil {
+			return nil, err
+		}
+		return perToken(func(i, _ int, s string) string {
+			if i == 0 && c.scheme != "never" {
+				return strings.ReplaceAll(s, string(c.replacement), "")
+			}
+			return strings.ReplaceAll(s, string(c.replacement), " ")
+		}), nil
+	case "BPEDecoder":
+		var c struct {
+			Suffix string `json:"suffix"`
+		}
+		if err := decodeInto(where, raw, &c); err != nil {
+			return nil, err
+		}
+		return perToken(func(i, n int, s string) string {
+			if i == n-1 {
+				return strings.ReplaceAll(s, c.Suffix, "")
+			}
+			return strings.ReplaceAll(s, c.Suffix, " ")
+		}), nil
+	}
+	return nil, unsupported(where, typ, decoderTypes...)
+}
+
+func parseDecoderSequence(where string, raw json.RawMessage, depth int) (decodeStep, error) {
+	var seq struct {
+		Decoders []json.RawMessage `json:"decoders"`
+	}
+	if err := decodeInto(where, raw, &seq); err != nil {
+		return nil, err
+	}
+	var all []decodeStep
+	for i, r := range seq.Decoders {
+		d, err := parseDecoder(fmt.Sprintf("%s.decoders[%d]", where, i), r, depth+1)
+		if err != nil {
+			return nil, err
+		}
+		if d == nil {
+			return nil, fmt.Errorf("%s.decoders[%d]: is null", where, i)
+		}
+		all = append(all, d)
+	}
+	return func(tokens []string) []string {
+		for _, d := range all {
+			tokens = d(tokens)
+		}
+		return tokens
+	}, nil
+}
+
+// perToken applies f to token i of n.
+func perToken(f func(i, n int, s string) string) decodeStep {
+	return func(tokens []string) []string {
+		out := make([]string, len(tokens))
+		for i, s := range tokens {
+			out[i] = f(i, len(tokens), s)
+		}
+		return out
+	}
+}
+
+// decodeByteLevel joins the bytes of all tokens before reading them as UTF-8: a
+// character may be spread over several.
+func decodeByteLevel(tokens []string) []string {
+	var b []byte
+	for _, s := range tokens {
+		b = appendFromSymbols(b, s)
+	}
+	return []string{validUTF8(string(b))}
+}
+
+// decodeByteFallback turns runs of byte tokens into the text they spell, or, if
+// that is not UTF-8, into one U+FFFD for each.
+func decodeByteFallback(tokens []string) []string {
+	out := make([]string, 0, len(tokens))
+	var pending []byte
+	flush := func() {
+		if len(pending) == 0 {
+			return
+		}
+		s := string(pending)
+		if validUTF8(s) == s {
+			out = append(out, s)
+		} else {
+			for range pending {
+				out = append(out, "\uFFFD")
+			}
+		}
+		pending = pending[:0]
+	}
+	for _, s := range tokens {
+		if b, ok := byteTokenValue(s); ok {
+			pending = append(pending, b)
+			continue
+		}
+		flush()
+		out = append(out, s)
+	}
+	flush()
+	return out
+}
+
+// byteTokenValue reads "<0xAB>".
+func byteTokenValue(s string) (byte, bool) {
+	if len(s) != 6 || !strings.HasPrefix(s, "<0x") || s[5] != '>' {
+		return 0, false
+	}
+	v, err := strconv.ParseUint(s[3:5], 16, 8)
+	return byte(v), err == nil
+}
+
+// strip cuts up to start copies of c from the left and stop from the right.
+func strip(s, c string, start, stop int) string {
+	for ; start > 0 && strings.HasPrefix(s, c); start-- {
+		s = s[len(c):]
+	}
+	for ; stop > 0 && strings.HasSuffix(s, c); stop-- {
+		s = s[:len(s)-len(c)]
+	}
+	return s
+}

@@ -1,0 +1,142 @@
+package tokenizer
+
+import (
+	"strings"
+	"unicode/utf8"
+)
+
+// The splitting patterns met most, each with a hand-written twin that is held
+// to the regular expression by a test.
+const (
+	patternGPT2   = `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`
+	patternLlama3 = `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
+	patternQwen2  = `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
+)
+
+// nextFunc returns the end of the match that starts at s[i], i < len(s). The
+// patterns it stands for match everywhere.
+type nextFunc func(s string, i int) int
+
+func knownPattern(pattern string) nextFunc {
+	switch pattern {
+	case patternGPT2:
+		return nextGPT2
+	case patternLlama3:
+		return func(s string, i int) int { return nextCL100K(s, i, 3) }
+	case patternQwen2:
+		return func(s string, i int) int { return nextCL100K(s, i, 1) }
+	}
+	return nil
+}
+
+func nextGPT2(s string, i int) int {
+	if s[i] == '\'' {
+		if n := contraction(s[i+1:], false); n > 0 {
+			return i + 1 + n
+		}
+	}
+	j := i
+	if s[j] == ' ' {
+		j++
+	}
+	c, n := classAt(s, j)
+	if n == 0 || c == space {
+		return spaces(s, i)
+	}
+	return run(s, j+n, c)
+}
+
+func nextCL100K(s string, i, digits int) int {
+	c, n := classAt(s, i)
+	if s[i] == '\'' {
+		if n := contraction(s[i+1:], true); n > 0 {
+			return i + 1 + n
+		}
+	}
+	switch {
+	case c == letter:
+		return run(s, i+n, letter)
+	case c == number:
+		end := i + n
+		for k := 1; k < digits; k++ {
+			c, n := classAt(s, end)
+			if n == 0 || c != number {
+				break
+			}
+			end += n
+		}
+		return end
+	}
+	// One character that is no line break may lead a word.
+	if s[i] != '\r' && s[i] != '\n' {
+		if c, m := classAt(s, i+n); m > 0 && c == letter {
+			return run(s, i+n+m, letter)
+		}
+	}
+	j := i
+	if s[j] == ' ' {
+		j++
+	}
+	if c, n := classAt(s, j); n > 0 && c == other {
+		end := run(s, j+n, other)
+		for end < len(s) && (s[end] == '\r' || s[end] == '\n') {
+			end++
+		}
+		return end
+	}
+	end := run(s, i, space)
+	if k := strings.LastIndexAny(s[i:end], "\r\n"); k >= 0 {
+		return i + k + 1
+	}
+	return spaces(s, i)
+}
+
+// run is the end of the characters of class c from s[i] on.
+func run(s string, i int, c class) int {
+	for i < len(s) {
+		d, n := classAt(s, i)
+		if d != c {
+			break
+		}
+		i += n
+	}
+	return i
+}
+
+// spaces is \s+(?!\S)|\s+ : all but the last of the spaces, which goes with the
+// word that follows, unless it is the only one or nothing follows.
+func spaces(s string, i int) int {
+	end := run(s, i, space)
+	if end == len(s) {
+		return end
+	}
+	_, n := utf8.DecodeLastRuneInString(s[i:end])
+	if end-n > i {
+		return end - n
+	}
+	return end
+}
+
+// contraction is the length of s|t|re|ve|m|ll|d at the start of s, 0 if none.
+// With fold it goes by Unicode case folding, where ſ (U+017F) is an s.
+func contraction(s string, fold bool) int {
+	at := func(i int) byte {
+		if i >= len(s) {
+			return 0
+		}
+		c := s[i]
+		if fold && 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		return c
+	}
+	switch c, d := at(0), at(1); {
+	case c == 's', c == 't', c == 'm', c == 'd':
+		return 1
+	case (c == 'r' || c == 'v') && d == 'e', c == 'l' && d == 'l':
+		return 2
+	case fold && strings.HasPrefix(s, "ſ"):
+		return len("ſ")
+	}
+	return 0
+}
