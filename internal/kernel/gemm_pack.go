@@ -1,0 +1,63 @@
+package kernel
+
+// aPad keeps the rows of a packed panel of A from falling into the same
+// cache sets.
+const aPad = 16
+
+// packA packs rows i0 … i0+mr-1 of op(A), columns pc … pc+kb-1; rows outside
+// become 0. A matrix that is stored by rows of op(A) keeps its rows, stride
+// apart; a transposed one is packed column after column, mr elements each.
+func (p *product) packA(bl blocking, dst []float32, i0, pc, kb, stride int) {
+	rows := min(bl.mr, p.m-i0)
+	a := p.a.f32
+	if !p.a.trans {
+		for r := range bl.mr {
+			d := dst[r*stride : r*stride+kb]
+			if r >= rows {
+				clear(d)
+				continue
+			}
+			o := (i0+r)*p.a.ld + pc
+			copy(d, a[o:o+kb])
+		}
+		return
+	}
+	packWide(dst, a[pc*p.a.ld+i0:], p.a.ld, kb, rows, bl.mr)
+}
+
+// packB packs columns j0 … j0+nr-1 of op(B), rows pc … pc+kb-1, row after
+// row; columns outside become 0.
+func (p *product) packB(bl blocking, dst []float32, j0, pc, kb int) {
+	cols := min(bl.nr, p.n-j0)
+	if p.b.trans {
+		packTransposed(dst, p.b.f32[j0*p.b.ld+pc:], p.b.ld, kb, cols, bl.nr)
+		return
+	}
+	packWide(dst, p.b.f32[pc*p.b.ld+j0:], p.b.ld, kb, cols, bl.nr)
+}
+
+// packWideGo copies kb rows of n ≤ w elements, ld apart, to rows of w.
+func packWideGo(dst, src []float32, ld, kb, n, w int) {
+	for r := range kb {
+		d := dst[r*w : r*w+w]
+		copy(d, src[r*ld:r*ld+n])
+		clear(d[n:])
+	}
+}
+
+// packTransposedGo writes the transpose of n ≤ w rows of kb elements, ld
+// apart, as kb rows of w.
+func packTransposedGo(dst, src []float32, ld, kb, n, w int) {
+	for j := range n {
+		o := j
+		for _, v := range src[j*ld : j*ld+kb] {
+			dst[o] = v
+			o += w
+		}
+	}
+	for j := n; j < w; j++ {
+		for r := range kb {
+			dst[r*w+j] = 0
+		}
+	}
+}
