@@ -1,0 +1,43 @@
+package checkpoint
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/golowbit/lowbit/internal/parallel"
+)
+
+// Convert rewrites a quantized model in another format without changing a
+// code, scale or zero-point. Out, Source and Format of the options are
+// required; Layers, Direct and Resume are ignored. It fails with an error
+// that wraps ErrUnsupported, before anything is written, if the format cannot
+// hold every layer.
+func Convert(ctx context.Context, o WriterOptions) error {
+	o.Layers = o.Source.Layers()
+	o.Direct, o.Resume = true, false
+	if len(o.Layers) == 0 {
+		return fmt.Errorf("%s: nothing in the model is quantized", o.Source.Path())
+	}
+	for _, l := range o.Layers {
+		if err := o.Format.Check(l); err != nil {
+			return fmt.Errorf("format %s: layer %s: %w", o.Format.Name(), l.Name, err)
+		}
+	}
+	w, err := Create(o)
+	if err != nil {
+		return err
+	}
+	err = parallel.For(ctx, o.Workers, len(o.Layers), func(i int) error {
+		name := o.Layers[i].Name
+		q, err := o.Source.Weight(name)
+		if err != nil {
+			return err
+		}
+		return w.Put(name, q, nil)
+	})
+	if err == nil {
+		err = w.finish(ctx)
+	}
+	return errors.Join(err, w.Discard())
+}

@@ -1,0 +1,132 @@
+package checkpoint
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+)
+
+func cutWeight(name string) (string, bool) { return strings.CutSuffix(name, weightSuffix) }
+
+// plainFileName says whether name is a file right inside its folder.
+func plainFileName(name string) bool {
+	return name != "" && name != "." && name != ".." && !strings.ContainsAny(name, "/\\:\x00") && filepath.IsLocal(name)
+}
+
+// isWeightFile says whether a file of a model folder holds tensors, or the
+// index of files that do: those are not copied.
+func isWeightFile(name string) bool {
+	name = strings.ToLower(name)
+	if strings.HasSuffix(name, ".index.json") {
+		return true
+	}
+	switch filepath.Ext(name) {
+	case ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".npz":
+		return true
+	}
+	return false
+}
+
+// copyFiles copies the files of the source folder that are no tensors, and
+// not those in replaced: tokenizer, generation settings, templates, code,
+// licence, model card. Sub-folders and hidden files stay behind. If the source
+// is a single file there is nothing to copy.
+func copyFiles(dir, source string, replaced map[string][]byte) error {
+	info, err := os.Stat(source)
+	if err != nil {
+		return err
+	}
+	if !info.IsDir() {
+		return nil
+	}
+	entries, err := os.ReadDir(source)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		name := e.Name()
+		// quantize_config.json describes the source's own quantization.
+		if _, ok := replaced[name]; ok || strings.HasPrefix(name, ".") || name == quantizeFile || isWeightFile(name) {
+			continue
+		}
+		// Stat, because the hub's cache is a folder of links.
+		info, err := os.Stat(filepath.Join(source, name))
+		if err != nil {
+			return err
+		}
+		if !info.Mode().IsRegular() {
+			continue
+		}
+		if err := copyFile(filepath.Join(dir, name), filepath.Join(source, name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func copyFile(to, from string) error {
+	r, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	return createSync(to, func(f io.Writer) error {
+		_, err := io.Copy(f, r)
+		return err
+	})
+}
+
+func writeFileSync(path string, data []byte) error {
+	return createSync(path, func(f io.Writer) error {
+		_, err := f.Write(data)
+		return err
+	})
+}
+
+// createSync writes a file and brings it to the disk.
+func createSync(path string, write func(io.Writer) error) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	if err := write(f); err != nil {
+		return errors.Join(fmt.Errorf("writing %s: %w", path, err), f.Close())
+	}
+	if err := f.Sync(); err != nil {
+		return errors.Join(err, f.Close())
+	}
+	return f.Close()
+}
+
+func syncFile(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return errors.Join(err, f.Close())
+	}
+	return f.Close()
+}
+
+// syncFolder makes the names in a folder durable. Windows has no such call,
+// and some network file systems refuse it.
+func syncFolder(path string) error {
+	if runtime.GOOS == "windows" {
+		return nil
+	}
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil && !errors.Is(err, syscall.EINVAL) && !errors.Is(err, syscall.ENOTSUP) {
+		return err
+	}
+	return nil
+}

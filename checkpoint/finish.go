@@ -1,0 +1,334 @@
+package checkpoint
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/golowbit/lowbit/internal/parallel"
+	"github.com/golowbit/lowbit/quant"
+	"github.com/golowbit/lowbit/safetensors"
+)
+
+// plannedFile writes the tensors of the result to the places they will have.
+type plannedFile struct {
+	out     *safetensors.Writer
+	format  Format
+	layers  []Layer
+	planned map[string][]Spec // by layer
+	dense   []Spec
+
+	mu       sync.Mutex
+	progress func(done, total int64)
+	written  int64
+	total    int64
+}
+
+// planFile lays out the result for layers in source order.
+func (w *Writer) planFile(layers []Layer) (*plannedFile, error) {
+	byName := map[string]Layer{}
+	for _, l := range layers {
+		byName[l.Name] = l
+	}
+	p := &plannedFile{format: w.o.Format, layers: layers, planned: map[string][]Spec{}, progress: w.o.Progress}
+	var plan []Spec
+	err := w.eachTensor(func(name string) error {
+		specs, err := p.format.Plan(byName[name])
+		if err != nil {
+			return fmt.Errorf("format %s: layer %s: %w", p.format.Name(), name, err)
+		}
+		p.planned[name] = specs
+		plan = append(plan, specs...)
+		return nil
+	}, func(s Spec) error {
+		p.dense = append(p.dense, s)
+		plan = append(plan, s)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range plan {
+		p.total += s.Bytes()
+	}
+	dir := filepath.Join(w.partial, resultName)
+	if err := os.Mkdir(dir, 0o777); err != nil {
+		return nil, err
+	}
+	p.out, err = safetensors.NewWriter(dir, specInfos(plan), safetensors.Options{MaxShardBytes: w.o.MaxShardBytes})
+	return p, err
+}
+
+func (p *plannedFile) wrote(n int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.written += n
+	if p.progress != nil {
+		p.progress(p.written, p.total)
+	}
+}
+
+// encode packs a layer into its place.
+func (p *plannedFile) encode(l Layer, q *quant.Weight) error {
+	tensors, err := p.format.Encode(l, q)
+	if err != nil {
+		return fmt.Errorf("format %s: %w", p.format.Name(), err)
+	}
+	planned := p.planned[l.Name]
+	if len(tensors) != len(planned) {
+		return fmt.Errorf("format %s: %d tensors, %d were planned: the weight is not of the planned scheme", p.format.Name(), len(tensors), len(planned))
+	}
+	for i, t := range tensors {
+		s := planned[i]
+		if t.Name != s.Name || t.DType != s.DType || !slices.Equal(t.Shape, s.Shape) {
+			return fmt.Errorf("format %s: tensor %q %v %v, planned was %q %v %v", p.format.Name(), t.Name, t.DType, t.Shape, s.Name, s.DType, s.Shape)
+		}
+	}
+	for _, t := range tensors {
+		if err := p.out.WriteTensor(t.Name, t.Data); err != nil {
+			return err
+		}
+		p.wrote(int64(len(t.Data)))
+	}
+	return nil
+}
+
+// sourceReader reads a tensor of a Source as an io.ReaderAt.
+type sourceReader struct {
+	src  Source
+	name string
+	size int64
+}
+
+func (r sourceReader) ReadAt(p []byte, off int64) (int, error) {
+	n := min(int64(len(p)), r.size-off)
+	if n <= 0 {
+		return 0, io.EOF
+	}
+	if err := r.src.ReadAt(r.name, p[:n], off); err != nil {
+		return 0, err
+	}
+	if n < int64(len(p)) {
+		return int(n), io.EOF
+	}
+	return int(n), nil
+}
+
+// copy passes a dense tensor through, byte for byte.
+func (p *plannedFile) copy(src Source, s Spec) error {
+	size := s.Bytes()
+	err := p.out.WriteFrom(s.Name, io.NewSectionReader(sourceReader{src, s.Name, size}, 0, size))
+	if err == nil {
+		p.wrote(size)
+	}
+	return err
+}
+
+// Finish puts the model together, syncs it and gives it its name. After an
+// error, or when ctx ends, the partial folder is as it was before.
+func (w *Writer) Finish(ctx context.Context) error {
+	return errors.Join(w.finish(ctx), w.Close())
+}
+
+func (w *Writer) finish(ctx context.Context) error {
+	if err := w.complete(); err != nil {
+		return err
+	}
+	layers, err := w.finishedLayers()
+	if err != nil {
+		return err
+	}
+	if err := mustNotExist(w.o.Out); err != nil {
+		return err
+	}
+	result := filepath.Join(w.partial, resultName)
+	if w.direct == nil {
+		if err := os.RemoveAll(result); err != nil {
+			return err
+		}
+	}
+	if a, ok := w.o.Format.(Assembler); ok {
+		err = a.Assemble(ctx, result, w.o.Source, layers, w.spooledWeight)
+	} else {
+		err = w.assemble(ctx, result, layers)
+	}
+	if err != nil {
+		return errors.Join(err, os.RemoveAll(result))
+	}
+	return w.publish(result)
+}
+
+// complete checks that nothing is missing.
+func (w *Writer) complete() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed {
+		return errors.New("the writer is closed")
+	}
+	var missing []string
+	for name, s := range w.state {
+		if s != done {
+			missing = append(missing, name)
+		}
+	}
+	if len(missing) > 0 {
+		slices.Sort(missing)
+		return fmt.Errorf("%d layers have not been written: %s", len(missing), strings.Join(missing, ", "))
+	}
+	return nil
+}
+
+// finishedLayers describes the layers as they came out, in source order.
+func (w *Writer) finishedLayers() ([]Layer, error) {
+	if w.direct != nil {
+		return w.direct.layers, nil
+	}
+	layers, err := w.inOrder(func(name string) (Layer, error) {
+		l, _, err := w.readSpooled(name)
+		return l, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range layers {
+		// Layers of a resumed run were checked against the format of that run.
+		if err := w.o.Format.Check(l); err != nil {
+			return nil, fmt.Errorf("format %s: layer %s: %w", w.o.Format.Name(), l.Name, err)
+		}
+	}
+	return layers, nil
+}
+
+// assemble writes a folder of safetensors files.
+func (w *Writer) assemble(ctx context.Context, dir string, layers []Layer) error {
+	p := w.direct
+	if p == nil {
+		var err error
+		if p, err = w.planFile(layers); err != nil {
+			return err
+		}
+	}
+	defer p.out.Abort()
+	encode := layers
+	if w.direct != nil {
+		encode = nil // they are in place
+	}
+	err := parallel.For(ctx, w.o.Workers, len(encode)+len(p.dense), func(i int) error {
+		if i >= len(encode) {
+			return p.copy(w.o.Source.src, p.dense[i-len(encode)])
+		}
+		q, err := w.spooledWeight(encode[i].Name)
+		if err != nil {
+			return err
+		}
+		if err := p.encode(encode[i], q); err != nil {
+			return fmt.Errorf("layer %q: %w", encode[i].Name, err)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if err := p.out.Close(); err != nil {
+		return err
+	}
+	return w.writeFiles(dir, layers, p.dense)
+}
+
+// writeFiles writes config.json and everything else that is not a tensor.
+func (w *Writer) writeFiles(dir string, layers []Layer, dense []Spec) error {
+	contents := Contents{Layers: layers, Config: w.o.Source.Config(), Method: w.o.Method}
+	for _, s := range dense {
+		if base, ok := cutWeight(s.Name); ok && len(s.Shape) == 2 {
+			contents.Dense = append(contents.Dense, base)
+		}
+	}
+	config, err := w.o.Format.Config(contents)
+	if err != nil {
+		return err
+	}
+	files := maps.Clone(config.Files)
+	if files == nil {
+		files = map[string][]byte{}
+	}
+	w.mu.Lock()
+	maps.Copy(files, w.files)
+	w.mu.Unlock()
+	if files[configFile], err = rewriteConfig(contents.Config, config); err != nil {
+		return err
+	}
+	if err := copyFiles(dir, w.o.Source.Path(), files); err != nil {
+		return err
+	}
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		if !plainFileName(name) {
+			return fmt.Errorf("format %s: file name %q is not allowed", w.o.Format.Name(), name)
+		}
+		if err := writeFileSync(filepath.Join(dir, name), files[name]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// rewriteConfig changes what a format wants changed in a config.json and
+// leaves order and text of the rest.
+func rewriteConfig(source json.RawMessage, c Config) ([]byte, error) {
+	o, err := parseObject(source)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", configFile, err)
+	}
+	o.remove(olderQuantKey)
+	if c.Quantization == nil {
+		o.remove(quantConfigKey)
+	} else {
+		o.set(quantConfigKey, c.Quantization)
+	}
+	for _, key := range slices.Sorted(maps.Keys(c.Set)) {
+		o.set(key, c.Set[key])
+	}
+	for i, v := range o.values {
+		if !json.Valid(v) {
+			return nil, fmt.Errorf("%s: value of %q is not JSON", configFile, o.keys[i])
+		}
+	}
+	return o.bytes(), nil
+}
+
+// publish syncs the result, gives it its name and removes the partial folder.
+func (w *Writer) publish(result string) error {
+	info, err := os.Lstat(result)
+	if err != nil {
+		return err
+	}
+	if info.IsDir() {
+		err = syncFolder(result)
+	} else {
+		err = syncFile(result)
+	}
+	if err != nil {
+		return err
+	}
+	// Rename would replace an empty folder or a file.
+	if err := mustNotExist(w.o.Out); err != nil {
+		return err
+	}
+	if err := os.Rename(result, w.o.Out); err != nil {
+		return err
+	}
+	if err := syncFolder(filepath.Dir(w.o.Out)); err != nil {
+		return err
+	}
+	w.mu.Lock()
+	w.closed = true
+	w.mu.Unlock()
+	return errors.Join(os.RemoveAll(w.partial), w.lock.Close())
+}

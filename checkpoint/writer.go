@@ -1,0 +1,524 @@
+package checkpoint
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"sync"
+
+	"github.com/golowbit/lowbit/quant"
+	"github.com/golowbit/lowbit/safetensors"
+)
+
+// ErrExists is wrapped by the error for an output, or the partial folder of
+// an interrupted run, that is there already.
+var ErrExists = errors.New("exists already")
+
+// ErrResume is wrapped by the error for a partial folder that was started
+// with other options or from another source.
+var ErrResume = errors.New("cannot resume")
+
+// PartialSuffix is appended to the output's name for the folder in which it
+// is made.
+const PartialSuffix = ".partial"
+
+// WriterOptions configures a Writer. Out, Source, Format and Layers are
+// required.
+type WriterOptions struct {
+	// Out is the path of the result. It must not exist.
+	Out string
+	// Source is the model the layers come from. Its other tensors, its
+	// config.json and its other files are copied.
+	Source *Model
+	// Format is the format of the result.
+	Format Format
+	// Layers are the linears that will be quantized. The name alone will do,
+	// unless Direct is set.
+	Layers []Layer
+	// Direct writes each layer to its final place at once. Every entry of
+	// Layers must then be complete, with the scheme the weight will have,
+	// and an interrupted run cannot be resumed. It is ignored for formats
+	// that are an Assembler.
+	Direct bool
+	// Resume continues an interrupted run if its partial folder is there.
+	Resume bool
+	// Fingerprint is a JSON object of everything that decides the result:
+	// options and the identity of the source. A run is resumed only by one
+	// with an equal fingerprint.
+	Fingerprint json.RawMessage
+	// Method is a JSON object that says how the codes are found, for formats
+	// that record it.
+	Method json.RawMessage
+	// MaxShardBytes limits the tensors in one file, as in safetensors.Options.
+	MaxShardBytes int64
+	// Workers limits the goroutines of Finish; 0 means GOMAXPROCS.
+	Workers int
+	// Progress, if set, is told how many bytes of the result's tensors have
+	// been written: during Finish, and with Direct also during Put. Calls do
+	// not overlap.
+	Progress func(done, total int64)
+}
+
+// Writer makes a model from a source and quantized layers. All work happens
+// in a folder beside the output, "OUT.partial", which is renamed when it is
+// complete and synced.
+//
+// Finished layers are kept in the partial folder, one small file each, until
+// Finish puts the model together, because what a layer looks like (its axis,
+// row scales) may be known only when it is done. With Direct they go straight
+// to their place.
+//
+// Its methods are safe for concurrent use, but Finish and Close must be the
+// last.
+type Writer struct {
+	o       WriterOptions
+	partial string
+	lock    *os.File
+	layers  map[string]Layer // as far as known beforehand
+	direct  *plannedFile     // nil when spooling
+
+	mu      sync.Mutex
+	state   map[string]layerState
+	reports map[string]json.RawMessage
+	files   map[string][]byte
+	closed  bool
+}
+
+type layerState int
+
+const (
+	pending layerState = iota
+	busy
+	done
+)
+
+// partialState is state.json of a partial folder.
+type partialState struct {
+	Version     int             `json:"version"`
+	Format      string          `json:"format"`
+	Direct      bool            `json:"direct"`
+	Fingerprint json.RawMessage `json:"fingerprint"`
+}
+
+const (
+	stateVersion = 1
+	stateFile    = "state.json"
+	lockFile     = "lock"
+	spoolFolder  = "layers"
+	resultName   = "result"
+)
+
+// Create starts a model. Close must be called in any case.
+func Create(o WriterOptions) (*Writer, error) {
+	o.Out = filepath.Clean(o.Out)
+	if _, ok := o.Format.(Assembler); ok {
+		o.Direct = false
+	}
+	if len(o.Fingerprint) == 0 {
+		o.Fingerprint = json.RawMessage("{}")
+	}
+	if _, err := parseObject(o.Fingerprint); err != nil {
+		return nil, fmt.Errorf("fingerprint: %w", err)
+	}
+	w := &Writer{
+		o: o, partial: o.Out + PartialSuffix, layers: map[string]Layer{},
+		state: map[string]layerState{}, reports: map[string]json.RawMessage{}, files: map[string][]byte{},
+	}
+	if err := w.describeLayers(); err != nil {
+		return nil, err
+	}
+	if err := mustNotExist(o.Out); err != nil {
+		return nil, err
+	}
+	if err := w.openPartial(); err != nil {
+		return nil, err
+	}
+	if o.Direct {
+		layers, err := w.inOrder(func(name string) (Layer, error) { return w.layers[name], nil })
+		if err == nil {
+			w.direct, err = w.planFile(layers)
+		}
+		if err != nil {
+			return nil, errors.Join(err, w.Close())
+		}
+	}
+	return w, nil
+}
+
+// describeLayers completes the layers from the source and checks them.
+func (w *Writer) describeLayers() error {
+	src := w.o.Source
+	for _, l := range w.o.Layers {
+		shape, ok := src.Shape(l.Name + weightSuffix)
+		if !ok {
+			return fmt.Errorf("%s: no tensor %q to quantize", src.Path(), l.Name+weightSuffix)
+		}
+		if len(shape) != 2 {
+			return fmt.Errorf("%s: tensor %q: shape %v, want a matrix", src.Path(), l.Name+weightSuffix, shape)
+		}
+		if l.Out == 0 && l.In == 0 {
+			l.Out, l.In = shape[0], shape[1]
+		}
+		if l.Out != shape[0] || l.In != shape[1] {
+			return fmt.Errorf("%s: tensor %q: shape %v, want [%d %d]", src.Path(), l.Name+weightSuffix, shape, l.Out, l.In)
+		}
+		if _, twice := w.layers[l.Name]; twice {
+			return fmt.Errorf("layer %q is listed twice", l.Name)
+		}
+		l.DType, _ = src.DType(l.Name + weightSuffix)
+		l.Bias = src.Has(l.Name + biasSuffix)
+		if w.o.Direct {
+			if err := w.o.Format.Check(l); err != nil {
+				return fmt.Errorf("format %s: layer %s: %w", w.o.Format.Name(), l.Name, err)
+			}
+		}
+		w.layers[l.Name] = l
+		w.state[l.Name] = pending
+	}
+	for _, name := range src.Quantized() {
+		if _, ok := w.layers[name]; !ok {
+			return fmt.Errorf("%s: layer %q is quantized already and not among those to write", src.Path(), name)
+		}
+	}
+	return nil
+}
+
+func mustNotExist(path string) error {
+	if _, err := os.Lstat(path); err == nil {
+		return fmt.Errorf("%s: %w", path, ErrExists)
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// openPartial makes the partial folder, or takes over an interrupted one.
+func (w *Writer) openPartial() error {
+	if err := os.MkdirAll(filepath.Dir(w.partial), 0o777); err != nil {
+		return err
+	}
+	err := os.Mkdir(w.partial, 0o777)
+	fresh := err == nil
+	if !fresh {
+		if !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		if !w.o.Resume {
+			return fmt.Errorf("%s: %w: an earlier run was interrupted; resume it or remove the folder", w.partial, ErrExists)
+		}
+	}
+	if w.lock, err = lockPartial(filepath.Join(w.partial, lockFile)); err != nil {
+		if fresh {
+			err = errors.Join(err, os.RemoveAll(w.partial))
+		}
+		return err
+	}
+	statePath := filepath.Join(w.partial, stateFile)
+	if !fresh {
+		fresh, err = w.resume(statePath)
+		if err != nil {
+			return errors.Join(err, w.lock.Close())
+		}
+	}
+	if fresh {
+		state, err := json.Marshal(partialState{stateVersion, w.o.Format.Name(), w.o.Direct, w.o.Fingerprint})
+		if err == nil {
+			err = writeFileSync(statePath, append(state, '\n'))
+		}
+		if err == nil {
+			err = os.MkdirAll(filepath.Join(w.partial, spoolFolder), 0o777)
+		}
+		if err != nil {
+			return errors.Join(err, w.Close())
+		}
+	}
+	return nil
+}
+
+// resume checks the fingerprint and finds the layers that are done. fresh is
+// true if the earlier run stopped before it had recorded its options.
+func (w *Writer) resume(statePath string) (fresh bool, err error) {
+	data, err := readSmall(statePath)
+	if errors.Is(err, fs.ErrNotExist) {
+		entries, err := os.ReadDir(w.partial)
+		if err != nil {
+			return false, err
+		}
+		for _, e := range entries {
+			if e.Name() != lockFile {
+				return false, fmt.Errorf("%s: %w: no %s: the folder is not an interrupted run", w.partial, ErrResume, stateFile)
+			}
+		}
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	var state partialState
+	if err := json.Unmarshal(data, &state); err != nil {
+		return false, fmt.Errorf("%s: %w", statePath, err)
+	}
+	if state.Version != stateVersion {
+		return false, fmt.Errorf("%s: %w: version %d, want %d", statePath, ErrResume, state.Version, stateVersion)
+	}
+	if diff, err := differences(state.Fingerprint, w.o.Fingerprint); err != nil {
+		return false, fmt.Errorf("%s: %w", statePath, err)
+	} else if diff != "" {
+		return false, fmt.Errorf("%s: %w: started with other options: %s", w.partial, ErrResume, diff)
+	}
+	if err := os.RemoveAll(filepath.Join(w.partial, resultName)); err != nil {
+		return false, err
+	}
+	if w.o.Direct {
+		return true, nil
+	}
+	for name := range w.layers {
+		l, report, err := w.readSpooled(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return false, err
+		}
+		if want := w.layers[name]; l.Out != want.Out || l.In != want.In {
+			return false, fmt.Errorf("%s: %w: layer %q has shape [%d %d], want [%d %d]", w.partial, ErrResume, name, l.Out, l.In, want.Out, want.In)
+		}
+		w.state[name], w.reports[name] = done, report
+	}
+	return false, nil
+}
+
+// differences names the top-level keys in which two JSON objects differ.
+func differences(a, b json.RawMessage) (string, error) {
+	var x, y map[string]any
+	for _, v := range []struct {
+		data json.RawMessage
+		to   *map[string]any
+	}{{a, &x}, {b, &y}} {
+		dec := json.NewDecoder(bytes.NewReader(v.data))
+		dec.UseNumber()
+		if err := dec.Decode(v.to); err != nil {
+			return "", fmt.Errorf("fingerprint: %w", err)
+		}
+	}
+	keys := map[string]bool{}
+	for k := range x {
+		keys[k] = true
+	}
+	for k := range y {
+		keys[k] = true
+	}
+	var list []string
+	for k := range keys {
+		if !reflect.DeepEqual(x[k], y[k]) {
+			list = append(list, fmt.Sprintf("%s was %s, is %s", k, jsonText(x[k]), jsonText(y[k])))
+		}
+	}
+	slices.Sort(list)
+	text := ""
+	for i, s := range list {
+		if i > 0 {
+			text += "; "
+		}
+		text += s
+	}
+	return text, nil
+}
+
+func jsonText(v any) string {
+	if v == nil {
+		return "not set"
+	}
+	b, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Sprint(v)
+	}
+	return string(b)
+}
+
+// Done reports whether the layer has been written, now or by the run that is
+// resumed.
+func (w *Writer) Done(name string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.state[name] == done
+}
+
+// Report returns what Put was given with a layer that is done, or nil.
+func (w *Writer) Report(name string) json.RawMessage {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.reports[name]
+}
+
+// Weight reads back a layer that is done. It fails with Direct.
+func (w *Writer) Weight(name string) (*quant.Weight, error) {
+	if !w.Done(name) {
+		return nil, fmt.Errorf("layer %q is not done", name)
+	}
+	if w.direct != nil {
+		return nil, errors.New("layers written directly cannot be read back")
+	}
+	return w.spooledWeight(name)
+}
+
+// AddFile gives the result another file, at its top level. It replaces a
+// file of that name that the source or the format has, but not config.json
+// or tensors.
+func (w *Writer) AddFile(name string, data []byte) error {
+	if !plainFileName(name) || name == configFile || isWeightFile(name) {
+		return fmt.Errorf("file name %q is not allowed", name)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.files[name] = data
+	return nil
+}
+
+// Put writes a finished layer, once. The report may be nil; it is kept with
+// the layer across a resume. The error wraps ErrUnsupported if the format
+// cannot hold the weight.
+func (w *Writer) Put(name string, q *quant.Weight, report json.RawMessage) error {
+	l, ok := w.layers[name]
+	if !ok {
+		return fmt.Errorf("layer %q is not among those to write", name)
+	}
+	if report != nil && !json.Valid(report) {
+		return fmt.Errorf("layer %q: the report is not JSON", name)
+	}
+	if l.Out != q.Out || l.In != q.In {
+		return fmt.Errorf("layer %q: weight of shape [%d %d], want [%d %d]", name, q.Out, q.In, l.Out, l.In)
+	}
+	w.mu.Lock()
+	state := w.state[name]
+	if w.closed {
+		w.mu.Unlock()
+		return errors.New("the writer is closed")
+	}
+	if state == pending {
+		w.state[name] = busy
+	}
+	w.mu.Unlock()
+	if state != pending {
+		return fmt.Errorf("layer %q has been written already", name)
+	}
+	err := w.put(w.actual(name, q), q, report)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err != nil {
+		w.state[name] = pending
+		return fmt.Errorf("layer %q: %w", name, err)
+	}
+	w.state[name], w.reports[name] = done, report
+	return nil
+}
+
+// actual describes a weight as it came out.
+func (w *Writer) actual(name string, q *quant.Weight) Layer {
+	l := LayerOf(name, q)
+	l.DType, l.Bias = w.layers[name].DType, w.layers[name].Bias
+	return l
+}
+
+func (w *Writer) put(l Layer, q *quant.Weight, report json.RawMessage) error {
+	if err := w.o.Format.Check(l); err != nil {
+		return fmt.Errorf("format %s: %w", w.o.Format.Name(), err)
+	}
+	if w.direct != nil {
+		return w.direct.encode(l, q)
+	}
+	return w.spool(l, q, report)
+}
+
+// Close ends an unfinished run. Finished layers stay in the partial folder
+// for a resume; if there are none, or with Direct, the folder is removed.
+// After Finish it does nothing.
+func (w *Writer) Close() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed {
+		return nil
+	}
+	w.closed = true
+	if w.direct != nil {
+		w.direct.out.Abort()
+	}
+	keep := false
+	for _, s := range w.state {
+		keep = keep || s == done
+	}
+	var err error
+	if !keep || w.o.Direct {
+		err = os.RemoveAll(w.partial)
+	}
+	return errors.Join(err, w.lock.Close())
+}
+
+// Discard is Close, but finished layers are removed too.
+func (w *Writer) Discard() error {
+	w.mu.Lock()
+	for name := range w.state {
+		w.state[name] = pending
+	}
+	w.mu.Unlock()
+	return w.Close()
+}
+
+// inOrder returns the layers in the order of the source's tensors.
+func (w *Writer) inOrder(get func(name string) (Layer, error)) ([]Layer, error) {
+	var layers []Layer
+	err := w.eachTensor(func(name string) error {
+		l, err := get(name)
+		layers = append(layers, l)
+		return err
+	}, func(Spec) error { return nil })
+	return layers, err
+}
+
+// eachTensor goes through the source's tensors in order and calls layer for
+// each layer to write, where its first tensor is, and dense for each tensor
+// to copy.
+func (w *Writer) eachTensor(layer func(name string) error, dense func(Spec) error) error {
+	src := w.o.Source
+	seen := map[string]bool{}
+	for _, name := range src.src.Names() {
+		base, packed := src.part[name]
+		if !packed {
+			if b, ok := cutWeight(name); ok {
+				if _, quantized := w.layers[b]; quantized {
+					base, packed = b, true
+				}
+			}
+		}
+		if !packed {
+			spec, _ := src.src.Spec(name)
+			if err := dense(spec); err != nil {
+				return err
+			}
+			continue
+		}
+		if seen[base] {
+			continue
+		}
+		seen[base] = true
+		if err := layer(base); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// specInfos converts specs to the plan of a safetensors writer.
+func specInfos(specs []Spec) []safetensors.TensorInfo {
+	infos := make([]safetensors.TensorInfo, len(specs))
+	for i, s := range specs {
+		infos[i] = safetensors.TensorInfo{Name: s.Name, DType: s.DType, Shape: s.Shape}
+	}
+	return infos
+}
