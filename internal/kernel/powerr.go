@@ -1,0 +1,98 @@
+package kernel
+
+import "math"
+
+// The clip search of GPTQ's mse option minimizes Σ|ŵ-w|^2.4 over a group.
+// pow24 computes e^2.4 = 2^(2.4·log2 e) with polynomials that every level
+// evaluates in the same order without fused operations, so that all choose
+// the same clip.
+//
+// With e = m·2^k, √½ ≤ m < √2, the exponent 2.4k = 12k/5 is split into an
+// integer and a rest of at most ½ without rounding error to speak of, and
+// only the rest goes through the polynomial of 2^x. The relative error is
+// below 1e-6.
+const (
+	powMin = 0x1p-50 // below it, and at NaN, the power counts as 0
+	powMax = 0x1p50  // above it, the power stays where it is
+)
+
+// log2Poly is log2(1+f)/f on [√½-1, √2-1], relative error 3e-8.
+var log2Poly = [9]float32{
+	1.4426950216293335, -0.7213473320007324, 0.48091062903404236,
+	-0.3607036769390106, 0.28791624307632446, -0.2389448583126068,
+	0.2157156616449356, -0.207269549369812, 0.12583662569522858,
+}
+
+// exp2Poly is 2^x on [-½, ½], relative error 2e-9.
+var exp2Poly = [7]float32{
+	1, 0.6931471824645996, 0.24022646248340607, 0.05550328642129898,
+	0.009618489071726799, 0.0013399930903688073, 0.00015345810970757157,
+}
+
+// PowErr returns Σ |scale·(u-zero) - w|^2.4 over a group whose codes u are
+// those of QuantRow: 16 sums in float32, element i in sum i%16, added as a
+// tree.
+func PowErr(w []float32, scale, zero, maxq float32) float64 {
+	return float64(powErr(w, scale, zero, maxq))
+}
+
+// PowErrCols adds |scale·(u-zero) - w|^2.4 to acc, elementwise, each element
+// on its own grid.
+func PowErrCols(acc, w, scale, zero []float32, maxq float32) {
+	n := len(w)
+	powErrCols(acc[:n], w, scale[:n], zero[:n], maxq)
+}
+
+func powErrGo(w []float32, scale, zero, maxq float32) float32 {
+	var s [16]float32
+	for i, v := range w {
+		u := level32(v, scale, zero, maxq)
+		s[i&15] += pow24(float32(scale*(u-zero)) - v)
+	}
+	for n := 8; n > 0; n /= 2 {
+		for i := range n {
+			s[i] += s[i+n]
+		}
+	}
+	return s[0]
+}
+
+func powErrColsGo(acc, w, scale, zero []float32, maxq float32) {
+	for i, v := range w {
+		u := level32(v, scale[i], zero[i], maxq)
+		acc[i] += pow24(float32(scale[i]*(u-zero[i])) - v)
+	}
+}
+
+// pow24 returns |d|^2.4.
+func pow24(d float32) float32 {
+	const (
+		sqrtHalf = 0x3f3504f3 // bits of √½
+		fifth    = float32(0.2)
+		power    = float32(2.4)
+	)
+	e := math.Float32frombits(math.Float32bits(d) &^ (1 << 31))
+	if !(e > powMin) {
+		return 0
+	}
+	if !(e < powMax) {
+		e = powMax
+	}
+	bits := int32(math.Float32bits(e))
+	k := (bits - sqrtHalf) >> 23
+	f := math.Float32frombits(uint32(bits-k<<23)) - 1
+	p := log2Poly[8]
+	for i := 7; i >= 0; i-- {
+		p = float32(p*f) + log2Poly[i]
+	}
+	k12 := float32(12 * float32(k))
+	n := roundEven(float32(k12 * fifth))
+	x := float32(float32(k12-float32(5*n))*fifth) + float32(power*float32(p*f))
+	r := roundEven(x)
+	x -= r
+	p = exp2Poly[6]
+	for i := 5; i >= 0; i-- {
+		p = float32(p*x) + exp2Poly[i]
+	}
+	return p * math.Float32frombits(uint32(int32(n+r)+127)<<23)
+}
