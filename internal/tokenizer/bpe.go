@@ -3,6 +3,7 @@ package tokenizer
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -154,6 +155,10 @@ func (m *bpe) findWordStart() bool {
 		return false
 	}
 	if _, ok := m.vocab[string(metaspace)]; !ok {
+		return false
+	}
+	// A character that is dropped would bring its neighbours together.
+	if m.unk < 0 && !(m.fallback && !slices.Contains(m.byteToken[:], -1)) {
 		return false
 	}
 	if m.unk >= 0 && strings.ContainsRune(m.tokens[m.unk], metaspace) {

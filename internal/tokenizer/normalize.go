@@ -56,7 +56,7 @@ func parseNormalizer(where string, raw json.RawMessage, depth int) (normalizer, 
 	case "Lowercase":
 		return plain(lowercase), nil
 	case "StripAccents":
-		return filter(func(r rune) bool { return !unicode.Is(unicode.M, r) }), nil
+		return filter(func(r rune) bool { return !isMark(r) }), nil
 	case "Strip":
 		var p struct {
 			Left  bool `json:"strip_left"`
@@ -155,9 +155,27 @@ func lowercase(s string) string {
 			b.WriteString("i̇")
 			continue
 		}
-		b.WriteRune(unicode.ToLower(r))
+		b.WriteRune(toLower(r))
 	}
 	return b.String()
+}
+
+// toLower knows the case pairs that came with Unicode 16.0 and 17.0.
+func toLower(r rune) rune {
+	switch {
+	case r < firstNew:
+	case r == 0x1C89, r == 0xA7CC, r == 0xA7CE, r == 0xA7D2, r == 0xA7D4, r == 0xA7DA:
+		return r + 1
+	case r == 0xA7CB:
+		return 0x264
+	case r == 0xA7DC:
+		return 0x19B
+	case 0x10D50 <= r && r <= 0x10D65:
+		return r + 0x20
+	case 0x16EA0 <= r && r <= 0x16EB8:
+		return r + 0x1B
+	}
+	return unicode.ToLower(r)
 }
 
 // nmtControl and nmtSpace are SentencePiece's NMT normalization.
@@ -239,33 +257,4 @@ func (r *replacer) normalize(s string) (string, bool) {
 		}
 	})
 	return out, atStart
-}
-
-// normalForm applies a Unicode normalization form. The norm package keeps to the
-// Stream-Safe Text Format (UAX 15, section 13) and breaks up more than 30
-// combining marks in a row by U+034F; the definition does not, so such text
-// takes a way of its own.
-func normalForm(s string, f norm.Form) string {
-	if f.IsNormalString(s) && !longMarks(s) {
-		return s
-	}
-	if !longMarks(s) {
-		return f.String(s)
-	}
-	return longForm(s, f)
-}
-
-// longMarks reports a run of marks that may decompose into more than 30.
-func longMarks(s string) bool {
-	run := 0
-	for _, r := range s {
-		if r < 0x300 || !unicode.Is(unicode.M, r) {
-			run = 0
-			continue
-		}
-		if run++; run > 8 {
-			return true
-		}
-	}
-	return false
 }
