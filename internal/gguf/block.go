@@ -1,0 +1,224 @@
+package gguf
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+
+	"github.com/golowbit/lowbit/tensor"
+)
+
+// BlockLen is the number of values in a block of Q4_0, Q4_1, Q5_0, Q5_1 and
+// Q8_0.
+const BlockLen = 32
+
+// Bits is the width of the codes of a block type, 0 for other types.
+func (t Type) Bits() int {
+	switch t {
+	case Q4_0, Q4_1:
+		return 4
+	case Q5_0, Q5_1:
+		return 5
+	case Q8_0:
+		return 8
+	}
+	return 0
+}
+
+// HasMin reports whether a block stores a minimum m beside the scale d: a
+// code v is then v*d + m, and else (v - 2^(Bits-1))*d.
+func (t Type) HasMin() bool { return t == Q4_1 || t == Q5_1 }
+
+// PackBlock writes one block. codes are unsigned, below 2^Bits; d and m are
+// half floats, m is used where HasMin.
+//
+// The layouts (ggml-common.h, dequantize_row_* in ggml-quants.c):
+//
+//	Q4_0  d u16            4 bits: value j in the low half of byte j, value
+//	Q4_1  d u16, m u16     j+16 in the high half
+//	Q5_0  d u16, h u32     4 bits as above; bit j of h is bit 4 of value j
+//	Q5_1  d u16, m u16, h u32
+//	Q8_0  d u16            int8: code-128
+func (t Type) PackBlock(dst []byte, d, m uint16, codes *[BlockLen]uint8) {
+	binary.LittleEndian.PutUint16(dst, d)
+	dst = dst[2:t.BlockBytes()]
+	if t == Q8_0 {
+		for j, v := range codes {
+			dst[j] = v ^ 0x80
+		}
+		return
+	}
+	if t.HasMin() {
+		binary.LittleEndian.PutUint16(dst, m)
+		dst = dst[2:]
+	}
+	if t.Bits() == 5 {
+		var h uint32
+		for j, v := range codes {
+			h |= uint32(v>>4&1) << j
+		}
+		binary.LittleEndian.PutUint32(dst, h)
+		dst = dst[4:]
+	}
+	for j := range BlockLen / 2 {
+		dst[j] = codes[j]&15 | codes[j+BlockLen/2]<<4
+	}
+}
+
+// UnpackBlock reads what PackBlock wrote; m is 0 for types without a minimum.
+func (t Type) UnpackBlock(src []byte, codes *[BlockLen]uint8) (d, m uint16) {
+	d = binary.LittleEndian.Uint16(src)
+	src = src[2:t.BlockBytes()]
+	if t == Q8_0 {
+		for j := range codes {
+			codes[j] = src[j] ^ 0x80
+		}
+		return d, 0
+	}
+	if t.HasMin() {
+		m = binary.LittleEndian.Uint16(src)
+		src = src[2:]
+	}
+	var h uint32
+	if t.Bits() == 5 {
+		h = binary.LittleEndian.Uint32(src)
+		src = src[4:]
+	}
+	for j := range BlockLen / 2 {
+		codes[j] = src[j]&15 | uint8(h>>j&1)<<4
+		codes[j+BlockLen/2] = src[j]>>4 | uint8(h>>(j+BlockLen/2)&1)<<4
+	}
+	return d, m
+}
+
+// Readable reports whether Decode knows the type.
+func (t Type) Readable() bool { return t == F32 || t == F16 || t == BF16 || t.Bits() > 0 }
+
+// Decode widens len(dst) values. src holds them; len(dst) is a whole number
+// of blocks. The results are those of ggml's dequantize_row functions.
+func (t Type) Decode(dst []float32, src []byte) error {
+	switch {
+	case t == F32:
+		for i := range dst {
+			dst[i] = math.Float32frombits(binary.LittleEndian.Uint32(src[4*i:]))
+		}
+	case t == F16:
+		eachHalf(dst, func(dst []float32, half []uint16, off int) {
+			for i := range half {
+				half[i] = binary.LittleEndian.Uint16(src[2*(off+i):])
+			}
+			tensor.F16ToF32(dst, half)
+		})
+	case t == BF16:
+		for i := range dst {
+			dst[i] = math.Float32frombits(uint32(binary.LittleEndian.Uint16(src[2*i:])) << 16)
+		}
+	case t.Bits() > 0:
+		t.decodeBlocks(dst, src)
+	default:
+		return fmt.Errorf("values of type %v cannot be read here, only F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0", t)
+	}
+	return nil
+}
+
+func (t Type) decodeBlocks(dst []float32, src []byte) {
+	var codes [BlockLen]uint8
+	var half [2]uint16
+	var wide [2]float32
+	zero := float32(int(1) << (t.Bits() - 1))
+	n := t.BlockBytes()
+	for len(dst) > 0 {
+		half[0], half[1] = t.UnpackBlock(src, &codes)
+		tensor.F16ToF32(wide[:], half[:])
+		d, m := wide[0], wide[1]
+		if t.HasMin() {
+			for j, v := range codes {
+				// The product of a half float and 5 bits is exact.
+				dst[j] = float32(float32(v)*d) + m
+			}
+		} else {
+			for j, v := range codes {
+				dst[j] = (float32(v) - zero) * d
+			}
+		}
+		dst, src = dst[BlockLen:], src[n:]
+	}
+}
+
+// Writable reports whether Encode knows the type.
+func (t Type) Writable() bool { return t == F32 || t == F16 || t == BF16 || t == Q8_0 }
+
+// Encode rounds values to F32, F16 or BF16 (to nearest even), or quantizes
+// them to Q8_0: scale max|v|/127 rounded to a half float, codes to nearest.
+// A finite value too large for the type is an error, and so are NaN and
+// infinities in Q8_0.
+func (t Type) Encode(dst []byte, src []float32) error {
+	switch t {
+	case F32:
+		for i, v := range src {
+			binary.LittleEndian.PutUint32(dst[4*i:], math.Float32bits(v))
+		}
+		return nil
+	case F16, BF16:
+		var err error
+		eachHalf(src, func(src []float32, half []uint16, off int) {
+			infinity := uint16(0x7c00)
+			if t == F16 {
+				tensor.F32ToF16(half, src)
+			} else {
+				infinity = 0x7f80
+				tensor.F32ToBF16(half, src)
+			}
+			for i, h := range half {
+				if h&0x7fff == infinity && src[i]-src[i] == 0 && err == nil {
+					err = fmt.Errorf("value %g is too large for %v", src[i], t)
+				}
+				binary.LittleEndian.PutUint16(dst[2*(off+i):], h)
+			}
+		})
+		return err
+	case Q8_0:
+		return encodeQ8(dst, src)
+	}
+	return fmt.Errorf("values cannot be rounded to %v here", t)
+}
+
+// eachHalf walks v in pieces, with as many half floats beside each.
+func eachHalf(v []float32, do func(piece []float32, half []uint16, off int)) {
+	const chunk = 4096
+	var half [chunk]uint16
+	for off := 0; off < len(v); off += chunk {
+		n := min(chunk, len(v)-off)
+		do(v[off:off+n], half[:n], off)
+	}
+}
+
+func encodeQ8(dst []byte, src []float32) error {
+	var codes [BlockLen]uint8
+	for len(src) > 0 {
+		var most float32
+		for _, v := range src[:BlockLen] {
+			if v-v != 0 {
+				return fmt.Errorf("value %g cannot be stored as Q8_0", v)
+			}
+			most = max(most, float32(math.Abs(float64(v))))
+		}
+		var half [1]uint16
+		d := [1]float32{most / 127}
+		tensor.F32ToF16(half[:], d[:])
+		tensor.F16ToF32(d[:], half[:])
+		if d[0]-d[0] != 0 {
+			return fmt.Errorf("value %g is too large for Q8_0", most)
+		}
+		for j, v := range src[:BlockLen] {
+			q := 0.0
+			if d[0] != 0 {
+				q = math.RoundToEven(float64(v) / float64(d[0]))
+			}
+			codes[j] = uint8(int(max(-127, min(127, q))) + 128)
+		}
+		Q8_0.PackBlock(dst, half[0], 0, &codes)
+		dst, src = dst[Q8_0.BlockBytes():], src[BlockLen:]
+	}
+	return nil
+}
