@@ -1,0 +1,230 @@
+package llama
+
+import (
+	"encoding/json"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/golowbit/lowbit/internal/tokenizer"
+	"github.com/golowbit/lowbit/safetensors"
+	"github.com/golowbit/lowbit/tensor"
+)
+
+const (
+	testdata  = "../../testdata"
+	tinyllama = testdata + "/tinyllama-2m"
+)
+
+// fileWeights gives the weights of an unquantized folder.
+type fileWeights struct{ *safetensors.Folder }
+
+func (w fileWeights) Matrix(name string) (*tensor.Matrix, error) {
+	v, err := w.ReadFloat32(name, nil)
+	if err != nil {
+		return nil, err
+	}
+	s, _ := w.Shape(name)
+	return tensor.FromSlice(s[0], s[1], v), nil
+}
+
+func (w fileWeights) Vector(name string) ([]float32, error) { return w.ReadFloat32(name, nil) }
+
+func (w fileWeights) Has(name string) bool {
+	_, ok := w.Info(name)
+	return ok
+}
+
+func (w fileWeights) Shape(name string) ([]int, bool) {
+	info, ok := w.Info(name)
+	return info.Shape, ok
+}
+
+func loadFolder(t testing.TB, dir string) *Model {
+	t.Helper()
+	c, err := ReadConfig(dir)
+	require.NoError(t, err)
+	f, err := safetensors.OpenFolder(dir)
+	require.NoError(t, err)
+	defer f.Close()
+	m, err := LoadModel(c, fileWeights{f}, 0)
+	require.NoError(t, err)
+	return m
+}
+
+// shared returns a path in the shared test data, or skips the test.
+func shared(t testing.TB, path string) string {
+	root := os.Getenv("LOWBIT_SHARED")
+	if root == "" {
+		root = "../../../shared"
+	}
+	full := filepath.Join(root, path)
+	if _, err := os.Stat(full); err != nil {
+		t.Skipf("needs %s of the shared test data: set LOWBIT_SHARED to its folder", path)
+	}
+	return full
+}
+
+// perplexity is exp of the mean NLL inside whole windows of ids, and the
+// means of the windows.
+func perplexity(t testing.TB, m *Model, ids []int32, window int) (float64, []float64) {
+	n := len(ids) / window
+	x, err := m.Hidden(ids[:n*window], window)
+	require.NoError(t, err)
+	var total float64
+	means := make([]float64, n)
+	logits := tensor.New(window, m.Config.Vocab)
+	nll := make([]float64, window)
+	targets := make([]int32, window)
+	for w := range n {
+		rows := x.View(w*window, (w+1)*window, 0, x.Cols)
+		m.runner.Logits(m.Head, logits, rows)
+		copy(targets, ids[w*window+1:(w+1)*window])
+		targets[window-1] = -1
+		m.runner.NLLs(nll, logits, targets)
+		for _, v := range nll {
+			means[w] += v
+		}
+		total += means[w]
+		means[w] /= float64(window - 1)
+	}
+	return math.Exp(total / float64(n*(window-1))), means
+}
+
+type reference struct {
+	Files map[string]struct {
+		Tokens int     `json:"tokens"`
+		First  []int32 `json:"first_64_ids"`
+		FP64   struct {
+			Windows    int         `json:"windows"`
+			Perplexity float64     `json:"perplexity"`
+			Means      []float64   `json:"first_8_window_mean_nll"`
+			Logits     []float64   `json:"first_window_last_position_logits_first_32"`
+			ArgMax     int         `json:"first_window_last_position_argmax"`
+			Residual   [][]float64 `json:"first_window_last_position_residual_first_8_after_embedding_and_each_layer"`
+		} `json:"fp64"`
+	} `json:"files"`
+}
+
+func TestTinyLlama(t *testing.T) {
+	const window = 256
+	data, err := os.ReadFile(filepath.Join(tinyllama, "reference.json"))
+	require.NoError(t, err)
+	var ref reference
+	require.NoError(t, json.Unmarshal(data, &ref))
+	m := loadFolder(t, tinyllama)
+	tok, err := tokenizer.Open(tinyllama)
+	require.NoError(t, err)
+
+	for name, path := range map[string]string{
+		"heldout.txt":                   testdata + "/tinyllama-2m-text/heldout.txt",
+		"calibration.txt":               testdata + "/tinyllama-2m-text/calibration.txt",
+		"real_heldout_stories_case.txt": "text/real/real_heldout_stories_case.txt",
+	} {
+		t.Run(name, func(t *testing.T) {
+			if strings.HasPrefix(path, "text/") {
+				path = shared(t, path)
+			}
+			want := ref.Files[name]
+			text, err := os.ReadFile(path)
+			require.NoError(t, err)
+			ids := tok.Encode(string(text))
+			require.Len(t, ids, want.Tokens)
+			require.Equal(t, want.First, ids[:64])
+
+			logits, err := m.Logits(ids[:window])
+			require.NoError(t, err)
+			last := logits.Row(window - 1)
+			for i, v := range want.FP64.Logits {
+				require.InDelta(t, v, last[i], 1e-3, "logit %d", i)
+			}
+			best := 0
+			for i, v := range last {
+				if v > last[best] {
+					best = i
+				}
+			}
+			require.Equal(t, want.FP64.ArgMax, best)
+
+			ppl, means := perplexity(t, m, ids, window)
+			require.Len(t, means, want.FP64.Windows)
+			require.InEpsilon(t, want.FP64.Perplexity, ppl, 1e-5)
+			for i, v := range want.FP64.Means {
+				require.InDelta(t, v, means[i], 1e-5, "window %d", i)
+			}
+		})
+	}
+
+	t.Run("residual stream", func(t *testing.T) {
+		want := ref.Files["heldout.txt"].FP64.Residual
+		require.Len(t, want, m.Config.Layers+1)
+		text, err := os.ReadFile(testdata + "/tinyllama-2m-text/heldout.txt")
+		require.NoError(t, err)
+		ids := tok.Encode(string(text))[:window]
+		x := tensor.New(window, m.Config.Hidden)
+		require.NoError(t, Embed(x, m.Embedding, ids))
+		for i := 0; ; i++ {
+			for j, v := range want[i] {
+				require.InDelta(t, v, x.At(window-1, j), 1e-4, "after layer %d", i-1)
+			}
+			if i == len(m.Blocks) {
+				break
+			}
+			require.NoError(t, m.runner.Forward(m.Blocks[i], x, window, nil))
+		}
+	})
+}
+
+// TestGoldenPerplexity computes the unquantized rows of golden/perplexity.json
+// by the protocol in that file.
+func TestGoldenPerplexity(t *testing.T) {
+	data, err := os.ReadFile(shared(t, "golden/perplexity.json"))
+	require.NoError(t, err)
+	var golden struct {
+		Rows []struct {
+			Model, Method, Source string
+			Perplexity            float64
+		} `json:"rows"`
+	}
+	require.NoError(t, json.Unmarshal(data, &golden))
+	want := map[string]float64{}
+	for _, r := range golden.Rows {
+		if r.Method == "FP32" && r.Source == "reference" {
+			want[r.Model] = r.Perplexity
+		}
+	}
+	for _, tt := range []struct {
+		model, golden, text string
+		window              int
+		tolerance           float64
+	}{
+		{"tinystories-260k", "tinystories-260k", "tinystories", 512, 1e-4},
+		{"tinystories-260k-outliers", "tinystories-260k-outliers", "tinystories", 512, 1e-4},
+		// Rounding the weights to bfloat16 changes the model a little.
+		{"tinystories-260k-bf16-sharded", "tinystories-260k", "tinystories", 512, 5e-3},
+		{"tinyllama-2m", "tinyllama-2m", "tinyllama-2m", 256, 1e-4},
+	} {
+		t.Run(tt.model, func(t *testing.T) {
+			require.Contains(t, want, tt.golden)
+			dir := shared(t, "models/"+tt.model)
+			text, err := os.ReadFile(shared(t, "text/"+tt.text+"/heldout.txt"))
+			require.NoError(t, err)
+			m := loadFolder(t, dir)
+			tok, err := tokenizer.Open(dir)
+			require.NoError(t, err)
+			var ids []int32
+			for _, doc := range strings.Split(string(text), "\n\n") {
+				if doc = strings.Trim(doc, "\n"); doc != "" {
+					ids = append(append(ids, int32(m.Config.BOS)), tok.Encode(doc)...)
+				}
+			}
+			ppl, means := perplexity(t, m, ids, tt.window)
+			t.Logf("perplexity %.6f over %d windows of %d tokens, golden %.6f", ppl, len(means), tt.window, want[tt.golden])
+			require.InEpsilon(t, want[tt.golden], ppl, tt.tolerance)
+		})
+	}
+}
