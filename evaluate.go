@@ -1,0 +1,214 @@
+package lowbit
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"strings"
+
+	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/internal/llama"
+	"github.com/golowbit/lowbit/tensor"
+)
+
+// EvalOptions describe a measurement.
+type EvalOptions struct {
+	Model   string // folder or file, dense or quantized
+	Against string // another model, with the same vocabulary, to compare with; may be ""
+	// Tokenizer is the folder the tokenizer is read from; "" means Model, or
+	// Against if Model is a single file.
+	Tokenizer string
+	Text      Text
+	Window    int // tokens; 0 means 2048 or the model's context, if shorter
+	Workers   int // goroutines; 0 means GOMAXPROCS
+	Events    func(Event)
+}
+
+// Evaluation is the outcome of Evaluate.
+type Evaluation struct {
+	// Perplexity is exp of the mean negative log-likelihood over the
+	// predictions inside each window: all its tokens but the first.
+	Perplexity float64 `json:"perplexity"`
+	// KL is the mean Kullback-Leibler divergence of the model's predictions
+	// from those of the model it is compared with, in nats a token.
+	KL *float64 `json:"kl,omitempty"`
+	// Against is the perplexity of the model it is compared with.
+	Against *float64 `json:"against_perplexity,omitempty"`
+	Tokens  int      `json:"tokens"` // predictions scored
+	Window  int      `json:"window"` // tokens a window
+	Windows int      `json:"windows"`
+}
+
+// Evaluate measures a model's perplexity on text. The text is cut into
+// consecutive windows that do not overlap; the ragged last one is dropped.
+func Evaluate(ctx context.Context, o EvalOptions) (*Evaluation, error) {
+	main, err := openEvaluated(o.Model, o.Workers)
+	if err != nil {
+		return nil, err
+	}
+	defer main.close()
+	all := []*evaluated{main}
+	if o.Against != "" {
+		other, err := openEvaluated(o.Against, o.Workers)
+		if err != nil {
+			return nil, err
+		}
+		defer other.close()
+		if other.cfg.Vocab != main.cfg.Vocab {
+			return nil, fmt.Errorf("%s has %d tokens, %s %d: they cannot be compared", o.Model, main.cfg.Vocab, o.Against, other.cfg.Vocab)
+		}
+		all = append(all, other)
+	}
+	if o.Window < 0 || o.Window == 1 {
+		return nil, fmt.Errorf("%w: window of %d tokens, want at least 2", ErrOptions, o.Window)
+	}
+	window := contextLength(main.cfg, o.Window)
+	if main.cfg.MaxPosition > 0 && window > main.cfg.MaxPosition {
+		return nil, fmt.Errorf("%w: window of %d tokens, but the model's context is %d", ErrOptions, window, main.cfg.MaxPosition)
+	}
+	ids, err := tokens(o.tokenizer(), main.cfg, o.Text)
+	if err != nil {
+		return nil, err
+	}
+	w := windows(ids, window)
+	if len(w) == 0 {
+		return nil, fmt.Errorf("%s: %d tokens of text, want at least one window of %d", strings.Join(o.Text.Files, ", "), len(ids), window)
+	}
+	total := 0
+	for _, m := range all {
+		total += m.cfg.Layers
+	}
+	step := 0
+	for _, m := range all {
+		err := m.run(ctx, w, func() {
+			step++
+			if o.Events != nil {
+				o.Events(Event{Kind: EventProgress, Done: step, Total: total, Message: m.src.Path()})
+			}
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return compare(ctx, all, w)
+}
+
+func (o *EvalOptions) tokenizer() string {
+	if o.Tokenizer != "" {
+		return o.Tokenizer
+	}
+	return o.Model
+}
+
+// evaluated is a model at work on windows of text.
+type evaluated struct {
+	src  *checkpoint.Model
+	cfg  *llama.Config
+	fwd  *llama.Runner
+	head *llama.Head
+	x    *tensor.Matrix // residual stream [tokens, hidden]
+}
+
+func openEvaluated(path string, workers int) (*evaluated, error) {
+	src, err := checkpoint.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	e := &evaluated{src: src}
+	if e.cfg, err = llama.ParseConfig(src.Config()); err == nil {
+		err = llama.CheckShapes(e.cfg, src)
+	}
+	if err == nil {
+		e.fwd, err = llama.NewRunner(e.cfg, workers)
+	}
+	if err != nil {
+		e.close()
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return e, nil
+}
+
+func (e *evaluated) close() { _ = e.src.Close() }
+
+// run takes all windows through the blocks, one block in memory at a time
+// while the next is read.
+func (e *evaluated) run(ctx context.Context, w [][]int32, step func()) error {
+	emb, err := llama.LoadEmbedding(e.cfg, e.src)
+	if err != nil {
+		return err
+	}
+	seq := len(w[0])
+	e.x = tensor.New(len(w)*seq, e.cfg.Hidden)
+	for i, ids := range w {
+		if err := llama.Embed(rows(e.x, i*seq, (i+1)*seq), emb, ids); err != nil {
+			return err
+		}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	next := prefetch(ctx, e.cfg, e.src)
+	batch := max(1, batchTokens/seq) * seq
+	for range e.cfg.Layers {
+		l := <-next
+		if l.err != nil {
+			return l.err
+		}
+		for r0 := 0; r0 < e.x.Rows; r0 += batch {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if err := e.fwd.Forward(l.block, rows(e.x, r0, min(r0+batch, e.x.Rows)), seq, nil); err != nil {
+				return err
+			}
+		}
+		step()
+	}
+	e.head, err = llama.LoadHead(e.cfg, e.src, emb)
+	return err
+}
+
+// compare scores the predictions of one model, or of two.
+func compare(ctx context.Context, all []*evaluated, w [][]int32) (*Evaluation, error) {
+	seq := len(w[0])
+	r := &Evaluation{Window: seq, Windows: len(w), Tokens: len(w) * (seq - 1)}
+	var nll [2]float64
+	var kl float64
+	vocab := all[0].cfg.Vocab
+	// Logits are wide: take about 64 MB of them at a time.
+	chunk := min(max(16, (16<<20)/vocab), seq-1)
+	logits := []*tensor.Matrix{tensor.New(chunk, vocab)}
+	if len(all) == 2 {
+		logits = append(logits, tensor.New(chunk, vocab))
+	}
+	scores := make([]float64, chunk)
+	for i, ids := range w {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		for t0 := 0; t0 < seq-1; t0 += chunk {
+			n := min(chunk, seq-1-t0)
+			for k, m := range all {
+				l := rows(logits[k], 0, n)
+				m.fwd.Logits(m.head, l, rows(m.x, i*seq+t0, i*seq+t0+n))
+				m.fwd.NLLs(scores[:n], l, ids[t0+1:t0+1+n])
+				for _, s := range scores[:n] {
+					nll[k] += s
+				}
+			}
+			if len(all) == 2 {
+				all[0].fwd.KLs(scores[:n], rows(logits[1], 0, n), rows(logits[0], 0, n))
+				for _, s := range scores[:n] {
+					kl += s
+				}
+			}
+		}
+	}
+	count := float64(r.Tokens)
+	r.Perplexity = math.Exp(nll[0] / count)
+	if len(all) == 2 {
+		other := math.Exp(nll[1] / count)
+		kl /= count
+		r.Against, r.KL = &other, &kl
+	}
+	return r, nil
+}
