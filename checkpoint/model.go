@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -396,9 +397,26 @@ func (m *Model) floats(name string, dims int) ([]float32, []int, error) {
 
 // notFinite returns the index of the first NaN or infinity, or -1.
 func notFinite(v []float32) int {
-	for i, x := range v {
-		if x-x != 0 {
-			return i
+	const exponent = 0x7f800000
+	for start := 0; start < len(v); start += 1024 {
+		part := v[start:min(start+1024, len(v))]
+		// Times 0 only NaN and infinities are not 0, and stay so in a sum.
+		var a, b float32
+		i := 0
+		for ; i+1 < len(part); i += 2 {
+			a += part[i] * 0
+			b += part[i+1] * 0
+		}
+		if i < len(part) {
+			a += part[i] * 0
+		}
+		if a+b == 0 {
+			continue
+		}
+		for j, x := range part {
+			if math.Float32bits(x)&exponent == exponent {
+				return start + j
+			}
 		}
 	}
 	return -1
