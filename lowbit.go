@@ -200,11 +200,11 @@ type LayerReport struct {
 	Dense    bool             `json:"dense,omitempty"` // left as it was
 	Arm      string           `json:"arm,omitempty"`
 	Scheme   quant.Scheme     `json:"scheme"`
-	Loss     float64          `json:"loss"`      // tr(E H Eᵀ) / tr(W H Wᵀ)
-	Relative float64          `json:"relative"`  // mean over rows of the same
-	Margin   float64          `json:"margin"`    // ln(L_ic/L_oc) by the objective
-	Seconds  float64          `json:"seconds"`   // time to quantize it
-	Bits     float64          `json:"bits"`      // bits per weight, all scales included
+	Loss     float64          `json:"loss"`     // tr(E H Eᵀ) / tr(W H Wᵀ)
+	Relative float64          `json:"relative"` // mean over rows of the same
+	Margin   float64          `json:"margin"`   // ln(L_ic/L_oc) by the objective
+	Seconds  float64          `json:"seconds"`  // time to quantize it
+	Bits     float64          `json:"bits"`     // bits per weight, all scales included
 	Notes    []string         `json:"notes,omitempty"`
 	Decision *adadim.Decision `json:"decision,omitempty"`
 }
