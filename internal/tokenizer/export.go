@@ -103,13 +103,13 @@ func (t *Tokenizer) Merges() []string {
 // SentencePiece does: minus the lowest rank of the merges that make the token,
 // so that a better merge scores higher. Tokens that no merge makes and that are
 // longer than one character score below all others; single characters, byte
-// tokens and added tokens score 0.
+// tokens, the unknown token and added tokens score 0.
 func (t *Tokenizer) Scores() []float32 {
 	scores := make([]float32, t.size)
 	never := -float32(len(t.model.merges) + 1)
 	for id, s := range t.model.tokens {
 		_, isAdded := t.addedByID[int32(id)]
-		if t.model.used[id] && !isAdded && !t.isByteToken(int32(id), s) && len([]rune(s)) > 1 {
+		if t.model.used[id] && !isAdded && int32(id) != t.model.unk && !t.isByteToken(int32(id), s) && len([]rune(s)) > 1 {
 			scores[id] = never
 		}
 	}
