@@ -395,32 +395,46 @@ func (d *lowbitDecoder) Weight(name string) (*quant.Weight, error) {
 	w := &quant.Weight{Out: l.Out, In: l.In, Scheme: l.Scheme}
 	lines, groups := w.Lines(), w.Groups()
 	var sum uint32
-	for _, s := range l.specs[1:] {
+	words := func(s Spec) ([]uint32, error) {
+		v, err := readWords(d.src, s.Name, s.Shape...)
+		sum = crc32.Update(sum, castagnoli, littleBytes(v))
+		return v, err
+	}
+	floats := func(s Spec) ([]float32, error) {
 		_, data, err := readBytes(d.src, s.Name, s.Shape, s.DType)
 		if err != nil {
 			return nil, err
 		}
 		sum = crc32.Update(sum, castagnoli, data)
+		v := make([]float32, s.Elems())
+		widen(v, s.DType, data)
+		return v, nil
+	}
+	for _, s := range l.specs[1:] {
+		var err error
 		switch s.Name[len(name):] {
 		case suffixCodes:
-			w.Codes = wordsOf(data)
+			w.Codes, err = words(s)
 		case suffixScales:
-			v := make([]float32, groups*lines)
-			widen(v, s.DType, data)
-			w.Scales = transposed(v, groups, lines)
-		case suffixZeros:
-			w.Zeros = transposed(unpackRows(wordsOf(data), groups, lines, l.Scheme.Bits), groups, lines)
-		case suffixGroupIndex:
-			w.GroupIndex = make([]int32, w.LineLen())
-			for i, g := range wordsOf(data) {
-				w.GroupIndex[i] = int32(g)
+			var scales []float32
+			if scales, err = floats(s); err == nil {
+				w.Scales = transposed(scales, groups, lines)
 			}
+		case suffixZeros:
+			var packed []uint32
+			if packed, err = words(s); err == nil {
+				w.Zeros = transposed(unpackRows(packed, groups, lines, l.Scheme.Bits), groups, lines)
+			}
+		case suffixGroupIndex:
+			w.GroupIndex, err = readInt32s(d.src, s.Name, s.Shape...)
+			sum = crc32.Update(sum, castagnoli, littleBytes(w.GroupIndex))
 		case suffixRowScale:
-			w.RowScale = make([]float32, l.Out)
-			widen(w.RowScale, s.DType, data)
+			w.RowScale, err = floats(s)
 		case suffixInputScale:
-			w.InputScale = make([]float32, l.In)
-			widen(w.InputScale, s.DType, data)
+			w.InputScale, err = floats(s)
+		}
+		if err != nil {
+			return nil, err
 		}
 	}
 	if sum != l.sum {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"unsafe"
 
 	"github.com/golowbit/lowbit/safetensors"
 	"github.com/golowbit/lowbit/tensor"
@@ -116,32 +117,62 @@ func readBytes(src Source, name string, shape []int, types ...safetensors.DType)
 
 // readInt32s reads an I32 tensor.
 func readInt32s(src Source, name string, shape ...int) ([]int32, error) {
-	_, data, err := readBytes(src, name, shape, safetensors.I32)
-	if err != nil {
-		return nil, err
-	}
-	v := make([]int32, len(data)/4)
-	for i := range v {
-		v[i] = int32(binary.LittleEndian.Uint32(data[4*i:]))
-	}
-	return v, nil
+	return readI32[int32](src, name, shape)
 }
 
 // readWords reads an I32 tensor of packed codes as the words they are.
 func readWords(src Source, name string, shape ...int) ([]uint32, error) {
-	_, data, err := readBytes(src, name, shape, safetensors.I32)
+	return readI32[uint32](src, name, shape)
+}
+
+func readI32[T int32 | uint32](src Source, name string, shape []int) ([]T, error) {
+	spec, err := want(src, name, shape, safetensors.I32)
 	if err != nil {
 		return nil, err
 	}
-	return wordsOf(data), nil
+	v := make([]T, spec.Elems())
+	raw := nativeBytes(v)
+	if err := src.ReadAt(name, raw, 0); err != nil {
+		return nil, err
+	}
+	if bigEndian {
+		for i := range v {
+			v[i] = T(binary.LittleEndian.Uint32(raw[4*i:]))
+		}
+	}
+	return v, nil
 }
 
+// wordsOf decodes little-endian words.
 func wordsOf(data []byte) []uint32 {
 	v := make([]uint32, len(data)/4)
 	for i := range v {
 		v[i] = binary.LittleEndian.Uint32(data[4*i:])
 	}
 	return v
+}
+
+var bigEndian = binary.NativeEndian.Uint16([]byte{0, 1}) == 1
+
+// nativeBytes views 32-bit integers as bytes in the machine's order.
+func nativeBytes[T int32 | uint32](v []T) []byte {
+	if len(v) == 0 {
+		return nil
+	}
+	return unsafe.Slice((*byte)(unsafe.Pointer(&v[0])), 4*len(v))
+}
+
+// littleBytes returns 32-bit integers as little-endian bytes, which share
+// their memory where the machine allows it.
+func littleBytes[T int32 | uint32](v []T) []byte {
+	if !bigEndian {
+		return nativeBytes(v)
+	}
+	data := make([]byte, 4*len(v))
+	for i, x := range v {
+		binary.LittleEndian.PutUint32(data[4*i:], uint32(x))
+	}
+	return data
 }
 
 // readFloats reads an F32, F16 or BF16 tensor, widened.
@@ -239,13 +270,9 @@ func floatTensor(name string, t safetensors.DType, values []float32, shape ...in
 	return tn, nil
 }
 
-// int32Tensor stores 32-bit integers or words.
+// int32Tensor stores 32-bit integers or words; it shares their memory.
 func int32Tensor[T int32 | uint32](name string, values []T, shape ...int) Tensor {
-	tn := Tensor{Spec: Spec{Name: name, DType: safetensors.I32, Shape: shape}, Data: make([]byte, 4*len(values))}
-	for i, v := range values {
-		binary.LittleEndian.PutUint32(tn.Data[4*i:], uint32(v))
-	}
-	return tn
+	return Tensor{Spec: Spec{Name: name, DType: safetensors.I32, Shape: shape}, Data: littleBytes(values)}
 }
 
 // transposed returns the [cols, rows] transpose of a [rows, cols] matrix.
