@@ -6,5 +6,11 @@ func formats() []Format {
 	return []Format{
 		Lowbit{},
 		Dense{},
+		GPTQ{},
+		GPTQ{Version: 1},
+		GPTQ{Version: 2},
+		CompressedTensors{},
+		AWQ{},
+		HQQ{},
 	}
 }

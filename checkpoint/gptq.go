@@ -1,0 +1,140 @@
+package checkpoint
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"github.com/golowbit/lowbit/quant"
+	"github.com/golowbit/lowbit/safetensors"
+)
+
+// GPTQ is the format of AutoGPTQ and GPTQModel: 2, 3, 4 or 8 bits, groups of
+// inputs, optionally a group index (act-order).
+//
+// For a linear X of shape [out, in] with G groups:
+//
+//	X.qweight  I32 [ceil(in*bits/32), out]  column o is row o's dense little-endian stream of codes
+//	X.qzeros   I32 [G, ceil(out*bits/32)]   the same stream of zero-points along the outputs
+//	X.scales   F16 [G, out]
+//	X.g_idx    I32 [in]                     group of each input, always written
+//
+// Version 1 of the layout stores zero-points less one, version 2 as they are.
+// Readers of version 1 disagree on a zero-point of 0, so it is not written:
+// asymmetric weights go to version 1 only with Scheme.MinZero 1.
+type GPTQ struct {
+	// Version is 1 or 2, or 0 for 1 where the weights are symmetric and 2
+	// where they are not, which is what the engines of each expect.
+	Version int
+}
+
+const (
+	suffixQWeight = ".qweight"
+	suffixQZeros  = ".qzeros"
+	suffixGScales = ".scales"
+	suffixGIdx    = ".g_idx"
+)
+
+// gptqGroupSizes are those that GPTQModel's kernels take, and with them
+// transformers; vLLM takes fewer.
+var gptqGroupSizes = []int{quant.WholeLine, 16, 32, 64, 128, 256, 512, 1024}
+
+// Name returns "gptq", "gptq_v1" or "gptq_v2".
+func (f GPTQ) Name() string {
+	switch f.Version {
+	case 1:
+		return "gptq_v1"
+	case 2:
+		return "gptq_v2"
+	}
+	return "gptq"
+}
+
+// version is the version in which a layer is stored.
+func (f GPTQ) version(symmetric bool) int {
+	switch {
+	case f.Version != 0:
+		return f.Version
+	case symmetric:
+		return 1
+	}
+	return 2
+}
+
+// Check accepts 2, 3, 4 and 8 bits along the inputs, with F16 scales and the
+// shapes and group sizes that at least one engine loads.
+func (f GPTQ) Check(l Layer) error {
+	if err := checkInputGroups(f.Name(), l); err != nil {
+		return err
+	}
+	s := l.Scheme
+	switch {
+	case !slices.Contains([]int{2, 3, 4, 8}, s.Bits):
+		return Unsupported("%s holds 2, 3, 4 or 8 bits, not %d; use format compressed-tensors or lowbit", f.Name(), s.Bits)
+	case l.In%32 != 0 || l.Out%32 != 0:
+		return Unsupported("%s needs inputs and outputs that are multiples of 32, not [%d %d]; keep the layer dense, or use format lowbit", f.Name(), l.Out, l.In)
+	case !slices.Contains(gptqGroupSizes, s.GroupSize):
+		return Unsupported("no engine that reads %s takes groups of %d; use one of %v", f.Name(), s.GroupSize, gptqGroupSizes)
+	case !s.Symmetric && f.version(false) == 1 && s.MinZero < 1:
+		return Unsupported("readers of %s disagree on a zero-point of 0; quantize with smallest zero-point 1, or symmetric, or use format gptq_v2", f.Name())
+	}
+	return nil
+}
+
+// Plan lists qweight, qzeros, scales and g_idx.
+func (f GPTQ) Plan(l Layer) ([]Spec, error) {
+	if err := f.Check(l); err != nil {
+		return nil, err
+	}
+	groups, b := l.Scheme.Groups(l.In), l.Scheme.Bits
+	return []Spec{
+		{l.Name + suffixQWeight, safetensors.I32, []int{packedWords(l.In, b), l.Out}},
+		{l.Name + suffixQZeros, safetensors.I32, []int{groups, packedWords(l.Out, b)}},
+		{l.Name + suffixGScales, safetensors.F16, []int{groups, l.Out}},
+		{l.Name + suffixGIdx, safetensors.I32, []int{l.In}},
+	}, nil
+}
+
+// Encode packs a layer.
+func (f GPTQ) Encode(l Layer, w *quant.Weight) ([]Tensor, error) {
+	if err := checkWeight(f, l, w); err != nil {
+		return nil, err
+	}
+	groups, b := w.Groups(), w.Scheme.Bits
+	zeros := transposed(w.Zeros, w.Out, groups)
+	if f.version(w.Scheme.Symmetric) == 1 {
+		for i, z := range zeros {
+			if z == 0 {
+				return nil, fmt.Errorf("layer %q: zero-point 0 in group %d of output %d: %w", l.Name, i/w.Out, i%w.Out,
+					Unsupported("%s needs zero-points of 1 and more; use format gptq_v2", f.Name()))
+			}
+			zeros[i] = z - 1
+		}
+	}
+	scales, err := floatTensor(l.Name+suffixGScales, safetensors.F16, transposed(w.Scales, w.Out, groups), groups, w.Out)
+	if err != nil {
+		return nil, err
+	}
+	index := w.GroupIndex
+	if index == nil {
+		index = trivialGroups(w.In, w.Scheme.GroupSize)
+	}
+	rows := w.WordsPerLine()
+	return []Tensor{
+		int32Tensor(l.Name+suffixQWeight, transposed(w.Codes, w.Out, rows), rows, w.Out),
+		int32Tensor(l.Name+suffixQZeros, packRows(zeros, groups, w.Out, b), groups, packedWords(w.Out, b)),
+		scales,
+		int32Tensor(l.Name+suffixGIdx, index, w.In),
+	}, nil
+}
+
+// Detect takes checkpoint_format "gptq_v2" for version 2, and everything else
+// of quant_method "gptq" for "gptq".
+func (f GPTQ) Detect(quantization json.RawMessage) bool {
+	if quantMethod(quantization) != "gptq" {
+		return false
+	}
+	var c gptqConfig
+	v2 := json.Unmarshal(quantization, &c) == nil && c.layout() == "gptq_v2"
+	return f.Version == 2 && v2 || f.Version == 0 && !v2
+}
