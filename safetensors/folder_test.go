@@ -58,6 +58,13 @@ func TestRealFolders(t *testing.T) {
 				total += info.Size()
 			}
 			require.Equal(t, tt.bytes, total)
+			// The reference wrote these headers; ours are the same, byte for byte.
+			for i, name := range d.Files() {
+				b, err := os.ReadFile(filepath.Join(d.dir, name))
+				require.NoError(t, err)
+				head := d.files[i].head
+				require.Equal(t, string(b[:head.dataStart]), string(encodeHeader(head.tensors, head.metadata)))
+			}
 		})
 	}
 }
