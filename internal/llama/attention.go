@@ -57,11 +57,17 @@ func (r *Runner) attendChunk(b *Block, dst, h *tensor.Matrix, seqLen int) {
 		}
 	})
 
+	r.attention(dst, q, k, v, seqLen, c.Window(b.Index))
+}
+
+// attention computes what the heads give from rotated q and k and from v, in
+// a sliding window, or all of the past if that is 0.
+func (r *Runner) attention(dst, q, k, v *tensor.Matrix, seqLen, window int) {
+	c := r.cfg
 	group := c.Heads / c.KVHeads
 	tokens := min(max(queryRows/group, 16), 64, seqLen) // of one tile of queries
 	tiles := (seqLen + tokens - 1) / tokens
-	windows := h.Rows / seqLen
-	window := c.Window(b.Index)
+	windows := q.Rows / seqLen
 	r.parallel(windows*c.KVHeads*tiles, func(worker, i int) {
 		// The last tile of a window sees the most keys: it comes first, so
 		// that the workers finish together.

@@ -1,0 +1,109 @@
+package llama
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/golowbit/lowbit/tensor"
+)
+
+// benchmarkForward runs one block and reports tokens a second through it and
+// the rate of all products, attention included.
+func benchmarkForward(b *testing.B, c Config, rows, seqLen int) {
+	c.Layers = 1
+	blk := &Block{AttnNorm: make([]float32, c.Hidden), MLPNorm: make([]float32, c.Hidden)}
+	for i := range blk.AttnNorm {
+		blk.AttnNorm[i], blk.MLPNorm[i] = 1, 1
+	}
+	flops := 0
+	for i, l := range c.Linears(0) {
+		w := randomMatrix(l.Out, l.In, uint64(i))
+		for j := range w.Data {
+			w.Data[j] *= 0.02
+		}
+		*blk.Linear(l.Role) = Linear{Name: l.Name, Weight: w}
+		flops += 2 * rows * l.Out * l.In
+	}
+	flops += 2 * rows * (seqLen + 1) * c.QueryWidth() // two products, half of them masked
+	r, err := NewRunner(&c, 0)
+	require.NoError(b, err)
+	x := randomMatrix(rows, c.Hidden, 1)
+	y := tensor.New(rows, c.Hidden)
+	for b.Loop() {
+		y.CopyFrom(x)
+		require.NoError(b, r.Forward(blk, y, seqLen, nil))
+	}
+	perOp := b.Elapsed().Seconds() / float64(b.N)
+	b.ReportMetric(float64(rows)/perOp, "tokens/s")
+	b.ReportMetric(float64(flops)/perOp/1e9, "GFLOP/s")
+}
+
+var (
+	shape1B = Config{ModelType: "llama", Hidden: 2048, Intermediate: 5632, Layers: 1, Heads: 32, KVHeads: 4, HeadDim: 64,
+		Vocab: 32000, NormEps: 1e-5, RopeTheta: 10000, BOS: -1}
+	shape2M = Config{ModelType: "llama", Hidden: 256, Intermediate: 512, Layers: 1, Heads: 8, KVHeads: 4, HeadDim: 32,
+		Vocab: 1024, NormEps: 1e-5, RopeTheta: 10000, BOS: -1}
+)
+
+// BenchmarkForward1B is one block of the 1.1 B shape (TinyLlama).
+func BenchmarkForward1B(b *testing.B) {
+	if testing.Short() {
+		b.Skip("not with -short")
+	}
+	benchmarkForward(b, shape1B, 2048, 2048)
+}
+
+// BenchmarkForward2M is one block of the embedded model.
+func BenchmarkForward2M(b *testing.B) { benchmarkForward(b, shape2M, 2048, 256) }
+
+// BenchmarkAttention1B is the attention of the 1.1 B shape without its linear
+// layers.
+func BenchmarkAttention1B(b *testing.B) {
+	const seqLen = 2048
+	c := shape1B
+	r, err := NewRunner(&c, 0)
+	require.NoError(b, err)
+	q, k, v := randomMatrix(seqLen, c.QueryWidth(), 1), randomMatrix(seqLen, c.KVWidth(), 2), randomMatrix(seqLen, c.KVWidth(), 3)
+	dst := tensor.New(seqLen, c.QueryWidth())
+	for b.Loop() {
+		r.attention(dst, q, k, v, seqLen, 0)
+	}
+	b.ReportMetric(2*float64(seqLen+1)*seqLen*float64(c.QueryWidth())*float64(b.N)/b.Elapsed().Seconds()/1e9, "GFLOP/s")
+}
+
+func BenchmarkSoften(b *testing.B) {
+	src := randomMatrix(1, keyTile, 1).Data
+	x := make([]float32, len(src))
+	b.SetBytes(4 * keyTile)
+	for b.Loop() {
+		copy(x, src)
+		expSum(x, maximum(x))
+	}
+}
+
+func BenchmarkSiLUMul(b *testing.B) {
+	x, y := randomMatrix(1, 5632, 1).Data, randomMatrix(1, 5632, 2).Data
+	dst := make([]float32, len(x))
+	b.SetBytes(8 * 5632)
+	for b.Loop() {
+		copy(dst, x)
+		siluMul(dst, y)
+	}
+}
+
+func BenchmarkNLL(b *testing.B) {
+	x := randomMatrix(1, 32000, 1).Data
+	b.SetBytes(4 * 32000)
+	for b.Loop() {
+		NLL(x, 5)
+	}
+}
+
+func BenchmarkKL(b *testing.B) {
+	p, q := randomMatrix(1, 32000, 1).Data, randomMatrix(1, 32000, 2).Data
+	b.SetBytes(8 * 32000)
+	for b.Loop() {
+		KL(p, q)
+	}
+}
