@@ -12,5 +12,6 @@ func formats() []Format {
 		CompressedTensors{},
 		AWQ{},
 		HQQ{},
+		GGUF{},
 	}
 }

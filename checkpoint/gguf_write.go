@@ -1,0 +1,382 @@
+package checkpoint
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/golowbit/lowbit/internal/gguf"
+	"github.com/golowbit/lowbit/internal/llama"
+	"github.com/golowbit/lowbit/internal/parallel"
+	"github.com/golowbit/lowbit/quant"
+	"github.com/golowbit/lowbit/safetensors"
+)
+
+// Architectures as general.architecture names them.
+const (
+	ggufLlama = "llama"
+	ggufQwen2 = "qwen2"
+	ggufQwen3 = "qwen3"
+)
+
+// ggufTensor is a tensor to be written.
+type ggufTensor struct {
+	info gguf.Tensor
+	name string // in Hugging Face's spelling
+	// write appends the data.
+	write func(w *gguf.Writer, t ggufTensor) error
+}
+
+// ggufAssembly is what the tensors of one file are made from.
+type ggufAssembly struct {
+	g      GGUF
+	config *llama.Config
+	arch   string
+	src    *Model
+	layers map[string]Layer
+	weight func(name string) (*quant.Weight, error)
+}
+
+// Assemble writes the file: metadata, tokenizer and tensors.
+func (g GGUF) Assemble(ctx context.Context, path string, src *Model, layers []Layer, weight func(name string) (*quant.Weight, error)) error {
+	c, err := g.config(src.Config())
+	if err != nil {
+		return fmt.Errorf("%s: %w", src.Path(), err)
+	}
+	if err := llama.CheckShapes(c, src); err != nil {
+		return fmt.Errorf("%s: %w", src.Path(), err)
+	}
+	a := &ggufAssembly{g: g, config: c, arch: architectureOf(c), src: src, layers: map[string]Layer{}, weight: weight}
+	for _, l := range layers {
+		if err := g.Check(l); err != nil {
+			return fmt.Errorf("layer %s: %w", l.Name, err)
+		}
+		a.layers[l.Name] = l
+	}
+	tensors, err := a.plan()
+	if err != nil {
+		return fmt.Errorf("%s: %w", src.Path(), err)
+	}
+	tokens, err := ggufTokenizer(src, c.Vocab)
+	if err != nil {
+		return err
+	}
+	infos := make([]gguf.Tensor, len(tensors))
+	for i, t := range tensors {
+		infos[i] = t.info
+	}
+	w, err := gguf.Create(path, append(a.metadata(infos), tokens...), infos)
+	if err != nil {
+		return err
+	}
+	err = parallel.For(ctx, 0, len(tensors), func(i int) error {
+		if err := tensors[i].write(w, tensors[i]); err != nil {
+			return fmt.Errorf("tensor %q: %w", tensors[i].name, err)
+		}
+		return nil
+	})
+	if err != nil {
+		return errors.Join(err, w.Abort())
+	}
+	return w.Close()
+}
+
+// architectureOf is the architecture under which llama.cpp runs a model.
+func architectureOf(c *llama.Config) string {
+	if c.ModelType == "mistral" {
+		return ggufLlama
+	}
+	return c.ModelType
+}
+
+// plan lists the tensors in file order.
+func (a *ggufAssembly) plan() ([]ggufTensor, error) {
+	var tensors []ggufTensor
+	if f := ropeFactors(a.config); f != nil {
+		tensors = append(tensors, ggufTensor{
+			info: gguf.Tensor{Name: ggufRopeFreqs, Type: gguf.F32, Dims: []int{len(f)}}, name: ggufRopeFreqs,
+			write: func(w *gguf.Writer, t ggufTensor) error { return appendFloats(w, t, f) },
+		})
+	}
+	used := map[string]bool{}
+	for _, n := range ggufTensorNames(a.config.Layers) {
+		shape, ok := a.src.Shape(n[0])
+		if !ok {
+			continue
+		}
+		used[n[0]] = true
+		if _, packed := a.layerOf(n[0]); n[0] == llama.HeadName && a.config.Tied && !packed {
+			continue // the engine takes the embedding, as Hugging Face does
+		}
+		t := ggufTensor{info: gguf.Tensor{Name: n[1]}, name: n[0]}
+		for i := len(shape) - 1; i >= 0; i-- {
+			t.info.Dims = append(t.info.Dims, shape[i])
+		}
+		t.info.Type, t.write = a.typeOf(n[0], shape)
+		tensors = append(tensors, t)
+	}
+	return tensors, a.checkRest(used)
+}
+
+// checkRest refuses tensors that would be lost.
+func (a *ggufAssembly) checkRest(used map[string]bool) error {
+	for name := range a.layers {
+		if !used[name+weightSuffix] {
+			return fmt.Errorf("layer %q has no place in a model of %d layers", name, a.config.Layers)
+		}
+	}
+	for _, s := range a.src.Dense() {
+		// Older checkpoints store the frequencies that follow from the config.
+		if !used[s.Name] && !strings.HasSuffix(s.Name, ".rotary_emb.inv_freq") {
+			return fmt.Errorf("tensor %q: %w", s.Name, Unsupported("GGUF has no name for it in a model of %d layers", a.config.Layers))
+		}
+	}
+	return nil
+}
+
+func (a *ggufAssembly) layerOf(tensor string) (Layer, bool) {
+	base, ok := cutWeight(tensor)
+	if !ok {
+		return Layer{}, false
+	}
+	l, ok := a.layers[base]
+	return l, ok
+}
+
+// typeOf chooses the type of a tensor and how it is written.
+func (a *ggufAssembly) typeOf(name string, shape []int) (gguf.Type, func(*gguf.Writer, ggufTensor) error) {
+	if l, ok := a.layerOf(name); ok {
+		return ggufBlock(l.Scheme), func(w *gguf.Writer, t ggufTensor) error { return a.writePacked(w, t, l) }
+	}
+	if len(shape) == 1 {
+		return gguf.F32, a.writeVector
+	}
+	if f, ok := a.src.src.(*ggufFile); ok && a.g == (GGUF{}) {
+		// What is read from a GGUF keeps its type, so that rewriting changes nothing.
+		if e := f.tensors[name]; e.decoded {
+			return e.info.Type, func(w *gguf.Writer, t ggufTensor) error { return copyBlocks(w, t, f, e) }
+		} else if e.info.Type.Writable() {
+			return e.info.Type, a.writeMatrix
+		}
+	}
+	return a.g.denseType(name, shape[len(shape)-1]), a.writeMatrix
+}
+
+func (a *ggufAssembly) writePacked(w *gguf.Writer, t ggufTensor, l Layer) error {
+	q, err := a.weight(l.Name)
+	if err != nil {
+		return err
+	}
+	if q.Out != t.info.Dims[1] || q.In != t.info.Dims[0] {
+		return fmt.Errorf("weight of shape [%d %d], want [%d %d]", q.Out, q.In, t.info.Dims[1], t.info.Dims[0])
+	}
+	var row func(int) int
+	if dim := a.headDim(t.name, q.Out); dim > 0 {
+		row = func(r int) int { return interleaved(r, dim) }
+	}
+	data, err := packGGUF(q, t.info.Type, row)
+	if err != nil {
+		return err
+	}
+	return w.Append(t.info.Name, data)
+}
+
+// headDim is the number of rows of a head where rows change places, else 0.
+func (a *ggufAssembly) headDim(name string, rows int) int {
+	heads := rotaryRows(a.arch, name, a.config.Heads, a.config.KVHeads)
+	if heads == 0 {
+		return 0
+	}
+	return rows / heads
+}
+
+func (a *ggufAssembly) writeVector(w *gguf.Writer, t ggufTensor) error {
+	v, err := a.src.Vector(t.name)
+	if err != nil {
+		return err
+	}
+	if dim := a.headDim(t.name, len(v)); dim > 0 {
+		moved := make([]float32, len(v))
+		for r, x := range v {
+			moved[interleaved(r, dim)] = x
+		}
+		v = moved
+	}
+	return appendFloats(w, t, v)
+}
+
+// writeMatrix writes a dense matrix some rows at a time, so that a large
+// embedding is never in memory as a whole.
+func (a *ggufAssembly) writeMatrix(w *gguf.Writer, t ggufTensor) error {
+	rows, cols := t.info.Dims[1], t.info.Dims[0]
+	read, err := a.rowReader(t.name, rows, cols)
+	if err != nil {
+		return err
+	}
+	dim := a.headDim(t.name, rows)
+	step := max(1, (1<<20)/cols)
+	if dim > 0 {
+		step = 1 // neighbours in the file are none in the source
+	}
+	values := make([]float32, step*cols)
+	data := make([]byte, step*t.info.Type.RowBytes(cols))
+	for r := 0; r < rows; r += step {
+		n := min(step, rows-r)
+		from := r
+		if dim > 0 {
+			from = halved(r, dim)
+		}
+		v := values[:n*cols]
+		if err := read(v, from); err != nil {
+			return err
+		}
+		if i := notFinite(v); i >= 0 {
+			return fmt.Errorf("element [%d %d] is %g", from+i/cols, i%cols, v[i])
+		}
+		b := data[:n*t.info.Type.RowBytes(cols)]
+		if err := t.info.Type.Encode(b, v); err != nil {
+			return fmt.Errorf("%w: store dense tensors as BF16 or F32", err)
+		}
+		if err := w.Append(t.info.Name, b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// rowReader returns a function that reads whole rows from the given one on.
+func (a *ggufAssembly) rowReader(name string, rows, cols int) (func(dst []float32, from int) error, error) {
+	if _, packed := a.src.quantized(name); packed {
+		m, err := a.src.Matrix(name)
+		if err != nil {
+			return nil, err
+		}
+		return func(dst []float32, from int) error {
+			for i := 0; i*cols < len(dst); i++ {
+				copy(dst[i*cols:(i+1)*cols], m.Row(from+i))
+			}
+			return nil
+		}, nil
+	}
+	src := a.src.src
+	spec, err := want(src, name, []int{rows, cols}, safetensors.F32, safetensors.F16, safetensors.BF16)
+	if err != nil {
+		return nil, err
+	}
+	width := spec.DType.Bits() / 8
+	var buf []byte
+	return func(dst []float32, from int) error {
+		if n := len(dst) * width; cap(buf) < n {
+			buf = make([]byte, n)
+		}
+		b := buf[:len(dst)*width]
+		if err := src.ReadAt(name, b, int64(from)*int64(cols)*int64(width)); err != nil {
+			return err
+		}
+		widen(dst, spec.DType, b)
+		return nil
+	}, nil
+}
+
+// copyBlocks copies a matrix whose rows stay where they are.
+func copyBlocks(w *gguf.Writer, t ggufTensor, f *ggufFile, e ggufEntry) error {
+	const piece = 1 << 20
+	buf := make([]byte, min(piece, e.info.Bytes()))
+	for off := int64(0); off < e.info.Bytes(); off += piece {
+		p := buf[:min(piece, e.info.Bytes()-off)]
+		if err := f.readFile(e, p, off); err != nil {
+			return err
+		}
+		if err := w.Append(t.info.Name, p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func appendFloats(w *gguf.Writer, t ggufTensor, v []float32) error {
+	data := make([]byte, t.info.Type.RowBytes(len(v)))
+	if err := t.info.Type.Encode(data, v); err != nil {
+		return err
+	}
+	return w.Append(t.info.Name, data)
+}
+
+// metadata describes the model (ggml's docs/gguf.md, llama-arch.cpp).
+func (a *ggufAssembly) metadata(tensors []gguf.Tensor) []gguf.KV {
+	c, p := a.config, a.arch+"."
+	kv := []gguf.KV{
+		{Key: "general.architecture", Value: a.arch},
+		{Key: "general.type", Value: "model"},
+		{Key: "general.name", Value: modelName(a.src.Path())},
+		{Key: "general.file_type", Value: fileType(tensors)},
+		{Key: "general.quantization_version", Value: uint32(2)},
+		{Key: p + "vocab_size", Value: uint32(c.Vocab)},
+		{Key: p + "context_length", Value: uint32(contextLength(c))},
+		{Key: p + "embedding_length", Value: uint32(c.Hidden)},
+		{Key: p + "block_count", Value: uint32(c.Layers)},
+		{Key: p + "feed_forward_length", Value: uint32(c.Intermediate)},
+		{Key: p + "attention.head_count", Value: uint32(c.Heads)},
+		{Key: p + "attention.head_count_kv", Value: uint32(c.KVHeads)},
+		{Key: p + "attention.layer_norm_rms_epsilon", Value: float32(c.NormEps)},
+		{Key: p + "rope.dimension_count", Value: uint32(c.HeadDim)},
+		{Key: p + "rope.freq_base", Value: float32(c.RopeTheta)},
+	}
+	if c.HeadDim*c.Heads != c.Hidden || a.arch == ggufQwen3 {
+		kv = append(kv,
+			gguf.KV{Key: p + "attention.key_length", Value: uint32(c.HeadDim)},
+			gguf.KV{Key: p + "attention.value_length", Value: uint32(c.HeadDim)})
+	}
+	if c.Rope.Type == "linear" {
+		kv = append(kv,
+			gguf.KV{Key: p + "rope.scaling.type", Value: "linear"},
+			gguf.KV{Key: p + "rope.scaling.factor", Value: float32(c.Rope.Factor)})
+	}
+	return kv
+}
+
+func modelName(path string) string {
+	if abs, err := filepath.Abs(path); err == nil {
+		path = abs
+	}
+	return filepath.Base(path)
+}
+
+// contextLength is the context the engine may use. Its llama and qwen2 know
+// no sliding window: up to the window's length both attentions are the same.
+func contextLength(c *llama.Config) int {
+	n := c.MaxPosition
+	for _, w := range c.Windows {
+		if w > 0 {
+			n = min(n, w)
+		}
+	}
+	return n
+}
+
+// fileType is llama.cpp's llama_ftype: the type that most weights have.
+func fileType(tensors []gguf.Tensor) uint32 {
+	numbers := []struct {
+		t gguf.Type
+		n uint32
+	}{
+		{gguf.F32, 0}, {gguf.F16, 1}, {gguf.Q4_0, 2}, {gguf.Q4_1, 3},
+		{gguf.Q8_0, 7}, {gguf.Q5_0, 8}, {gguf.Q5_1, 9}, {gguf.BF16, 32},
+	}
+	size := map[gguf.Type]int64{}
+	for _, t := range tensors {
+		if len(t.Dims) > 1 {
+			size[t.Type] += int64(t.Elements())
+		}
+	}
+	var most int64
+	var best uint32
+	for _, x := range numbers {
+		if size[x.t] > most {
+			most, best = size[x.t], x.n
+		}
+	}
+	return best
+}
