@@ -9,6 +9,10 @@
 //	match normalized text ── pre-tokenizer (pieces) ── model (ids) ── post-processor
 //
 // Truncation and padding of the file are not applied. Offsets are not kept.
+// Patterns, digits and NFC/NFD/NFKC/NFKD go by the same Unicode versions as the
+// reference (16.0 and 9.0); Punctuation and StripAccents go by Unicode 15.0, which
+// tells apart some characters of rare scripts that the reference's older tables
+// do not.
 package tokenizer
 
 import (
@@ -203,7 +207,8 @@ func (t *Tokenizer) encode(dst []int32, text string) []int32 {
 	return dst
 }
 
-// Prefix is what the post-processor puts before a text.
+// Prefix is what the post-processor puts before a text. AddsBOS tells what
+// tokenizer_config.json wants, which may differ.
 func (t *Tokenizer) Prefix() []int32 { return append([]int32(nil), t.around.prefix...) }
 
 // Suffix is what the post-processor puts after a text.
