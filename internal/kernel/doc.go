@@ -19,3 +19,5 @@
 // Slices that are too short for the shapes given are bugs of the caller and
 // panic.
 package kernel
+
+//go:generate go run ./gen
