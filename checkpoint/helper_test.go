@@ -1,7 +1,6 @@
 package checkpoint
 
 import (
-	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -234,13 +233,6 @@ func layerNames() []Layer {
 		layers = append(layers, Layer{Name: l.name})
 	}
 	return layers
-}
-
-func mustJSON(t testing.TB, v any) json.RawMessage {
-	t.Helper()
-	data, err := json.Marshal(v)
-	require.NoError(t, err)
-	return data
 }
 
 func sortedNames(t testing.TB, dir string) []string {

@@ -1,6 +1,8 @@
 package checkpoint
 
 import (
+	"bytes"
+	"encoding/json"
 	"math"
 	"os"
 	"path/filepath"
@@ -159,4 +161,36 @@ func TestLookup(t *testing.T) {
 	}
 	_, err := Lookup("zip")
 	require.ErrorContains(t, err, `unknown checkpoint format "zip": want one of [lowbit dense`)
+}
+
+// FuzzObject: what is accepted is what encoding/json accepts as an object,
+// and writing it changes neither values nor order.
+func FuzzObject(f *testing.F) {
+	for _, s := range []string{testConfig, `{}`, `{"a":1,"a":2}`, `{"é\u0000":[{"b":null}]}`, `{"a":1} x`, `[{}]`, `{"a":1e999}`} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		o, err := parseObject(data)
+		var std map[string]json.RawMessage
+		stdErr := json.Unmarshal(data, &std)
+		if err != nil {
+			require.True(t, stdErr != nil || std == nil, "refused: %v", err)
+			return
+		}
+		require.NoError(t, stdErr)
+		require.Len(t, o.keys, len(std))
+		text := o.bytes()
+		again, err := parseObject(text)
+		require.NoError(t, err)
+		require.Equal(t, o.keys, again.keys)
+		require.Equal(t, text, again.bytes())
+		for k, v := range std {
+			got, ok := again.get(k)
+			require.True(t, ok)
+			var a, b bytes.Buffer
+			require.NoError(t, json.Compact(&a, v))
+			require.NoError(t, json.Compact(&b, got))
+			require.Equal(t, a.String(), b.String())
+		}
+	})
 }
