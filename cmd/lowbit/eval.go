@@ -1,0 +1,70 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/golowbit/lowbit"
+)
+
+func (a *app) evalCommand() *cobra.Command {
+	var o lowbit.EvalOptions
+	var asJSON, quiet bool
+	c := &cobra.Command{
+		Use:   "eval MODEL --text FILE",
+		Short: "Measure perplexity, and the divergence from another model",
+		Long: `Measure the perplexity of a model, dense or quantized, on text.
+
+The text is cut into windows that do not overlap; the ragged last one is dropped.
+All tokens of a window but the first are scored. With --against, the mean
+Kullback-Leibler divergence (nats a token) of the model's predictions from those
+of the other model is measured too.`,
+		Example: `  lowbit eval out --text heldout.txt --against Llama-3.2-1B`,
+		Args:    oneArg("model", " (repeat --text for every file)"),
+		RunE: func(c *cobra.Command, args []string) error {
+			o.Model = args[0]
+			if len(o.Text.Files) == 0 {
+				return usageError{fmt.Errorf("no text given: use --text FILE")}
+			}
+			return a.eval(c.Context(), o, asJSON, quiet)
+		},
+	}
+	s := c.Flags()
+	s.SortFlags = false
+	s.StringArrayVar(&o.Text.Files, "text", nil, "UTF-8 text to measure on (repeatable)")
+	s.IntVar(&o.Window, "window", 0, "tokens a window (default 2048 or the model's context)")
+	s.BoolVar(&o.Text.PerDocument, "per-document", false, "encode every document (text between blank lines) by itself, with its beginning-of-sequence token")
+	s.StringVar(&o.Against, "against", "", "another model with the same vocabulary, to compare with")
+	s.StringVar(&o.Tokenizer, "tokenizer", "", "folder of the tokenizer (default: the model)")
+	s.IntVar(&o.Workers, "workers", 0, "goroutines (default: all cores)")
+	s.BoolVar(&asJSON, "json", false, "print one JSON object")
+	s.BoolVarP(&quiet, "quiet", "q", false, "no progress")
+	return c
+}
+
+func (a *app) eval(ctx context.Context, o lowbit.EvalOptions, asJSON, quiet bool) error {
+	p := a.progress(quiet)
+	o.Events = p.event
+	e, err := lowbit.Evaluate(ctx, o)
+	p.clear()
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		return printJSON(a.stdout, e)
+	}
+	return printEvaluation(a.stdout, e, o.Against)
+}
+
+func printEvaluation(w io.Writer, e *lowbit.Evaluation, against string) error {
+	text := fmt.Sprintf("perplexity     %.4f\n", e.Perplexity)
+	if e.KL != nil {
+		text += fmt.Sprintf("KL divergence  %.6f nats a token from %s, whose perplexity is %.4f\n", *e.KL, against, *e.Against)
+	}
+	text += fmt.Sprintf("tokens         %d scored, in %d windows of %d\n", e.Tokens, e.Windows, e.Window)
+	_, err := io.WriteString(w, text)
+	return err
+}

@@ -1,0 +1,139 @@
+// Command lowbit quantizes large language models on a CPU, and measures,
+// describes and converts what comes out.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/golowbit/lowbit"
+)
+
+// Exit codes.
+const (
+	exitOK          = 0
+	exitError       = 1
+	exitUsage       = 2   // a flag or an argument makes no sense
+	exitInterrupted = 130 // as a shell reports SIGINT
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	// A second signal ends the process at once.
+	context.AfterFunc(ctx, stop)
+	a := &app{
+		args: os.Args[1:], stdout: os.Stdout, stderr: os.Stderr,
+		terminal: term.IsTerminal(int(os.Stderr.Fd())),
+	}
+	os.Exit(a.run(ctx))
+}
+
+// app is one call of the command.
+type app struct {
+	args     []string
+	stdout   io.Writer // results only
+	stderr   io.Writer // progress, warnings and errors
+	terminal bool      // stderr is one
+}
+
+// usageError is an error about the command line rather than about files.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+// interrupted is the error after a signal; its text says how to go on.
+type interrupted struct{ text string }
+
+func (e interrupted) Error() string { return e.text }
+
+func (a *app) run(ctx context.Context) int {
+	root := a.command()
+	root.SetArgs(a.args)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitOK
+	}
+	var stopped interrupted
+	var usage usageError
+	switch {
+	case errors.As(err, &stopped):
+		fmt.Fprintf(a.stderr, "lowbit: %s\n", stopped)
+		return exitInterrupted
+	case ctx.Err() != nil && errors.Is(err, context.Canceled):
+		fmt.Fprintln(a.stderr, "lowbit: interrupted")
+		return exitInterrupted
+	}
+	fmt.Fprintf(a.stderr, "lowbit: %s\n", oneLine(err))
+	if errors.As(err, &usage) || errors.Is(err, lowbit.ErrOptions) {
+		return exitUsage
+	}
+	return exitError
+}
+
+// oneLine is the text of an error without line breaks.
+func oneLine(err error) string {
+	var parts []string
+	for line := range strings.SplitSeq(err.Error(), "\n") {
+		if line = strings.TrimSpace(line); line != "" {
+			parts = append(parts, line)
+		}
+	}
+	return strings.Join(parts, "; ")
+}
+
+// command builds the tree of verbs.
+func (a *app) command() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "lowbit",
+		Short: "Quantize large language models to 2-8 bits on a CPU",
+		Long: `lowbit turns a Hugging Face model folder into a quantized one, on a CPU.
+
+It quantizes with GPTQ or round-to-nearest and lets AdaDim choose for every
+layer whether groups of weights lie inside output or input channels.`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          noArgs,
+		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
+	}
+	root.SetOut(a.stdout)
+	root.SetErr(a.stderr)
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return usageError{fmt.Errorf("%w (see %s --help)", err, c.CommandPath())}
+	})
+	root.AddCommand(a.quantizeCommand(), a.evalCommand(), a.inspectCommand(), a.versionCommand())
+	return root
+}
+
+// noArgs refuses arguments: what is left on the root is an unknown verb.
+func noArgs(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	if c.HasSubCommands() {
+		return usageError{fmt.Errorf("unknown command %q (see lowbit --help)", args[0])}
+	}
+	return usageError{fmt.Errorf("%s takes no argument, but there is %q", c.CommandPath(), args[0])}
+}
+
+// oneArg wants the one argument called name; hint says what to do about more.
+func oneArg(name, hint string) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		switch {
+		case len(args) == 0:
+			return usageError{fmt.Errorf("no %s given (see %s --help)", name, c.CommandPath())}
+		case len(args) > 1:
+			return usageError{fmt.Errorf("one %s only, but there is also %q%s", name, args[1], hint)}
+		}
+		return nil
+	}
+}

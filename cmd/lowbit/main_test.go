@@ -1,0 +1,212 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+const (
+	embedded    = "../../testdata/tinyllama-2m"
+	calibration = "../../testdata/tinyllama-2m-text/calibration.txt"
+	heldout     = "../../testdata/tinyllama-2m-text/heldout.txt"
+)
+
+const asCommand = "LOWBIT_TEST_AS_COMMAND"
+
+// TestMain lets the test binary stand in for the command.
+func TestMain(m *testing.M) {
+	if os.Getenv(asCommand) == "1" {
+		main()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// outcome is what a run of the command left.
+type outcome struct {
+	code           int
+	stdout, stderr string
+}
+
+// command prepares a run of the command as a process.
+func command(t *testing.T, args ...string) (*exec.Cmd, *bytes.Buffer, *bytes.Buffer) {
+	t.Helper()
+	exe, err := os.Executable()
+	require.NoError(t, err)
+	c := exec.CommandContext(t.Context(), exe, args...)
+	c.Env = append(os.Environ(), asCommand+"=1")
+	var stdout, stderr bytes.Buffer
+	c.Stdout, c.Stderr = &stdout, &stderr
+	return c, &stdout, &stderr
+}
+
+func runCommand(t *testing.T, args ...string) outcome {
+	t.Helper()
+	c, stdout, stderr := command(t, args...)
+	err := c.Run()
+	if _, exited := err.(*exec.ExitError); !exited {
+		require.NoError(t, err)
+	}
+	return outcome{c.ProcessState.ExitCode(), stdout.String(), stderr.String()}
+}
+
+// succeed runs the command and wants success.
+func succeed(t *testing.T, args ...string) outcome {
+	t.Helper()
+	o := runCommand(t, args...)
+	require.Equal(t, exitOK, o.code, o.stderr)
+	return o
+}
+
+func TestUsage(t *testing.T) {
+	out := filepath.Join(t.TempDir(), "out")
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"frobnicate"}, `unknown command "frobnicate"`},
+		{[]string{"quantize"}, "no model given"},
+		{[]string{"quantize", embedded}, "no output given"},
+		{[]string{"quantize", embedded, "extra", "-o", out}, `also "extra"`},
+		{[]string{"quantize", embedded, "-o", out, "--nonsense"}, "unknown flag: --nonsense"},
+		{[]string{"quantize", embedded, "-o", out, "--bits", "three"}, "invalid argument"},
+		{[]string{"quantize", embedded, "-o", out, "--bits", "9"}, "bits 9, want 2 to 8"},
+		{[]string{"quantize", embedded, "-o", out, "--bits", "1"}, "bits 1, want 2 to 8"},
+		{[]string{"quantize", embedded, "-o", out, "--group-size", "0"}, "group size 0"},
+		{[]string{"quantize", embedded, "-o", out, "--group-size", "-2"}, "group size -2"},
+		{[]string{"quantize", embedded, "-o", out, "--skip", "("}, "--skip: error parsing regexp"},
+		{[]string{"quantize", embedded, "-o", out, "--format", "zip"}, `unknown checkpoint format "zip"`},
+		{[]string{"quantize", embedded, "-o", out, "--method", "magic"}, `method "magic": want gptq or rtn`},
+		{[]string{"quantize", embedded, "-o", out, "--method", "rtn", "--refine", "3"}, "--refine is for --method gptq"},
+		{[]string{"quantize", embedded, "-o", out, "--axis", "both"}, `axis "both": want oc, ic or ada`},
+		{[]string{"quantize", embedded, "-o", out, "--arms", "oc,xx"}, `arm "xx"`},
+		{[]string{"quantize", embedded, "-o", out, "--axis", "ic", "--arms", "oc"}, "none of axis ic"},
+		{[]string{"quantize", embedded, "-o", out, "--objective", "best"}, `objective "best"`},
+		{[]string{"quantize", embedded, "-o", out, "--search", "all"}, `search "all"`},
+		{[]string{"quantize", embedded, "-o", out, "--inputs", "some"}, `inputs "some"`},
+		{[]string{"quantize", embedded, "-o", out, "--range", "wide"}, `range "wide"`},
+		{[]string{"quantize", embedded, "-o", out, "--scale-dtype", "f64"}, `scale-dtype "f64"`},
+		{[]string{"quantize", embedded, "-o", out, "--damp", "1.5"}, "damp 1.5"},
+		{[]string{"quantize", embedded, "-o", out, "--damp", "NaN"}, "damp NaN"},
+		{[]string{"quantize", embedded, "-o", out, "--correct", "2"}, "correction 2"},
+		{[]string{"quantize", embedded, "-o", out, "--correct", "0.5", "--inputs", "fp"}, "correction needs quantized inputs"},
+		{[]string{"quantize", embedded, "-o", out, "--samples", "-1"}, "-1 samples"},
+		{[]string{"quantize", embedded, "-o", out, "--workers", "-1"}, "workers -1"},
+		{[]string{"quantize", embedded, "-o", out, "--window", "256"}, "--window is for --eval"},
+		{[]string{"quantize", embedded, "-o", out}, "needs calibration text: use --calib FILE"},
+		{[]string{"quantize", embedded, "-o", out, "--calib", calibration, "--seq-len", "512"}, "context is 256"},
+		{[]string{"eval", embedded}, "no text given"},
+		{[]string{"eval", embedded, "--text", heldout, heldout}, "repeat --text"},
+		{[]string{"eval", embedded, "--text", heldout, "--window", "1"}, "window of 1"},
+		{[]string{"eval", embedded, "--text", heldout, "--window", "512"}, "context is 256"},
+		{[]string{"inspect"}, "no model given"},
+	} {
+		t.Run(strings.Join(c.args, " "), func(t *testing.T) {
+			o := runCommand(t, c.args...)
+			require.Equal(t, exitUsage, o.code, o.stderr)
+			requireOneLine(t, o, c.want)
+			require.NoFileExists(t, out)
+		})
+	}
+}
+
+// requireOneLine wants an empty stdout and one line of error that contains want.
+func requireOneLine(t *testing.T, o outcome, want string) {
+	t.Helper()
+	require.Empty(t, o.stdout)
+	require.True(t, strings.HasPrefix(o.stderr, "lowbit: "), o.stderr)
+	require.Equal(t, 1, strings.Count(o.stderr, "\n"), o.stderr)
+	require.Contains(t, o.stderr, want)
+}
+
+func TestHelp(t *testing.T) {
+	for _, args := range [][]string{{}, {"--help"}, {"quantize", "--help"}, {"eval", "--help"}, {"inspect", "--help"}, {"completion", "bash"}} {
+		o := succeed(t, args...)
+		require.Contains(t, o.stdout, "lowbit")
+		require.Empty(t, o.stderr)
+	}
+	require.Regexp(t, `^lowbit \S+.* go\d\S* \w+/\w+\n$`, succeed(t, "version").stdout)
+}
+
+func TestOneLine(t *testing.T) {
+	require.Equal(t, "a; b", oneLine(usageError{errorText("a\n\n b\n")}))
+}
+
+type errorText string
+
+func (e errorText) Error() string { return string(e) }
+
+// TestInterrupt stops a run in the middle and resumes it.
+func TestInterrupt(t *testing.T) {
+	dir := t.TempDir()
+	out := filepath.Join(dir, "o'ut")
+	args := []string{"quantize", embedded, "-o", out, "--bits", "3", "--group-size", "64",
+		"--calib", calibration, "--samples", "8", "--per-document"}
+	c, stdout, _ := command(t, args...)
+	c.Stderr = nil
+	lines, err := c.StderrPipe()
+	require.NoError(t, err)
+	require.NoError(t, c.Start())
+	var log bytes.Buffer
+	sent := false
+	buf := make([]byte, 4096)
+	for {
+		n, err := lines.Read(buf)
+		log.Write(buf[:n])
+		if !sent && strings.Contains(log.String(), "model.layers.1.") {
+			require.NoError(t, c.Process.Signal(syscall.SIGINT))
+			sent = true
+		}
+		if err != nil {
+			break
+		}
+	}
+	_ = c.Wait()
+	require.Equal(t, exitInterrupted, c.ProcessState.ExitCode(), log.String())
+	require.Empty(t, stdout.String())
+	require.NoFileExists(t, out)
+	require.DirExists(t, out+".partial")
+	require.Contains(t, log.String(), `--per-document --resume`)
+	require.Contains(t, log.String(), `o'\''ut`)
+
+	o := runCommand(t, args...)
+	require.Equal(t, exitError, o.code)
+	requireOneLine(t, o, "an earlier run was interrupted")
+
+	other := append([]string{}, args...)
+	other[5] = "4" // bits
+	o = runCommand(t, append(other, "--resume")...)
+	require.Equal(t, exitError, o.code)
+	requireOneLine(t, o, "started with other options")
+
+	var r struct {
+		Layers []struct{ Name string } `json:"layers"`
+	}
+	o = succeed(t, append(args, "--resume", "--json", "--quiet")...)
+	require.NoError(t, json.Unmarshal([]byte(o.stdout), &r))
+	require.Len(t, r.Layers, 28)
+	require.Empty(t, o.stderr)
+	require.DirExists(t, out)
+	require.NoDirExists(t, out+".partial")
+}
+
+// TestInterruptEarly stops before anything is finished.
+func TestInterruptEarly(t *testing.T) {
+	out := filepath.Join(t.TempDir(), "out")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	var stdout, stderr bytes.Buffer
+	a := &app{args: []string{"quantize", embedded, "-o", out, "--calib", calibration, "-q"}, stdout: &stdout, stderr: &stderr}
+	require.Equal(t, exitInterrupted, a.run(ctx))
+	require.Contains(t, stderr.String(), "nothing was finished")
+	require.NoDirExists(t, out+".partial")
+}

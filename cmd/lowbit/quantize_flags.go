@@ -1,0 +1,215 @@
+package main
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/golowbit/lowbit"
+	"github.com/golowbit/lowbit/adadim"
+	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/gptq"
+	"github.com/golowbit/lowbit/quant"
+)
+
+// quantizeFlags are the flags of quantize as they stand on the command line.
+type quantizeFlags struct {
+	output, format string
+	fit, resume    bool
+	skip           []string
+
+	method, axis, arms   string
+	bits, groupSize      int
+	sym, clip            bool
+	rangeRule, scaleType string
+	actOrder             bool
+	damp                 float64
+	refine               int
+	objective, search    string
+	inputs               string
+	correct              float64
+	fold                 bool
+	calib                []string
+	perDocument          bool
+	samples, seqLen      int
+	eval                 []string
+	window               int
+	workers              int
+	json, quiet          bool
+}
+
+func (f *quantizeFlags) register(s *pflag.FlagSet) {
+	s.SortFlags = false
+	s.StringVarP(&f.output, "output", "o", "", "folder (or file, for gguf) to write; must not exist")
+	s.StringVar(&f.format, "format", "lowbit", "format of the output: "+strings.Join(formatNames(), ", "))
+	s.BoolVar(&f.fit, "fit", false, "change layers the format cannot hold to what it can, instead of refusing")
+
+	s.StringVar(&f.method, "method", "gptq", "how weights are put on the grid: gptq or rtn")
+	s.StringVar(&f.axis, "axis", "ada", "where groups lie: oc (output channels), ic (input channels) or ada (chosen for every layer)")
+	s.IntVar(&f.bits, "bits", 4, "bits a weight, 2 to 8")
+	s.IntVar(&f.groupSize, "group-size", 128, "weights that share a scale; -1 for whole channels")
+	s.BoolVar(&f.sym, "sym", false, "symmetric grid: the zero-point is fixed")
+	s.BoolVar(&f.actOrder, "act-order", true, "GPTQ takes the most active inputs first, with static groups")
+	s.BoolVar(&f.clip, "clip", false, "clip each group's range where that lowers its error")
+	s.StringVar(&f.rangeRule, "range", "zero", "range of an asymmetric group: zero (extended to hold 0) or paper (as in the public AdaDim code)")
+	s.StringVar(&f.scaleType, "scale-dtype", "f16", "type of the stored scales: f16 or f32")
+	s.Float64Var(&f.damp, "damp", gptq.DefaultDamping, "GPTQ's damping, as a fraction of the mean diagonal of H")
+	s.IntVar(&f.refine, "refine", 0, "rounds of refinement of scales and codes after GPTQ")
+
+	s.StringVar(&f.arms, "arms", "paper", "what is chosen from: paper (oc,ic), all, or a list of oc, oc+in, ic, ic+row")
+	s.StringVar(&f.objective, "objective", "linear", "what decides between arms: linear, relative or block")
+	s.StringVar(&f.search, "search", "rtn", "what the candidates are quantized with: rtn, or method (slower, decides on what is stored)")
+	s.BoolVar(&f.fold, "fold", false, "fold input and row scales into neighbouring layers where possible")
+
+	s.StringArrayVar(&f.calib, "calib", nil, "UTF-8 text to calibrate on (repeatable)")
+	s.BoolVar(&f.perDocument, "per-document", false, "encode every document (text between blank lines) by itself, with its beginning-of-sequence token")
+	s.IntVar(&f.samples, "samples", 0, "calibration windows (default 128)")
+	s.IntVar(&f.seqLen, "seq-len", 0, "tokens a calibration window (default 2048 or the model's context)")
+	s.StringVar(&f.inputs, "inputs", "fp", "what a block is calibrated on: fp (the unquantized model's stream) or quantized")
+	s.Float64Var(&f.correct, "correct", 0, "strength, 0 to 1, of the correction for quantized inputs; implies --inputs quantized")
+
+	s.StringArrayVar(&f.skip, "skip", nil, "leave layers whose name matches this regular expression dense (repeatable)")
+	s.BoolVar(&f.resume, "resume", false, "go on with an interrupted run")
+	s.StringArrayVar(&f.eval, "eval", nil, "text to measure perplexity on afterwards, of the source and of the result (repeatable)")
+	s.IntVar(&f.window, "window", 0, "tokens a window of --eval (default 2048 or the model's context)")
+	s.IntVar(&f.workers, "workers", 0, "goroutines (default: all cores)")
+	s.BoolVar(&f.json, "json", false, "print the report as one JSON object")
+	s.BoolVarP(&f.quiet, "quiet", "q", false, "no progress")
+}
+
+func formatNames() []string {
+	var names []string
+	for _, f := range checkpoint.Formats() {
+		names = append(names, f.Name())
+	}
+	return names
+}
+
+// options turns flags into options of the library.
+func (f *quantizeFlags) options(c *cobra.Command, model string) (lowbit.Options, error) {
+	o := lowbit.Options{
+		Model: model, Output: f.output, Format: f.format, Fit: f.fit, Resume: f.resume, Workers: f.workers,
+		Correction: f.correct, Fold: f.fold,
+		Calibration: lowbit.Calibration{
+			Text:    lowbit.Text{Files: f.calib, PerDocument: f.perDocument},
+			Samples: f.samples, SeqLen: f.seqLen,
+		},
+	}
+	if f.output == "" {
+		return o, fmt.Errorf("no output given: use -o")
+	}
+	if f.workers < 0 {
+		return o, fmt.Errorf("workers %d, want a positive number or 0 for all cores", f.workers)
+	}
+	if f.samples < 0 || f.seqLen < 0 {
+		return o, fmt.Errorf("%d samples of %d tokens, want positive numbers", f.samples, f.seqLen)
+	}
+	if len(f.eval) == 0 && c.Flags().Changed("window") {
+		return o, fmt.Errorf("--window is for --eval")
+	}
+	if f.window < 0 || f.window == 1 {
+		return o, fmt.Errorf("window of %d tokens, want at least 2", f.window)
+	}
+	for _, pattern := range f.skip {
+		r, err := regexp.Compile(pattern)
+		if err != nil {
+			return o, fmt.Errorf("--skip: %w", err)
+		}
+		o.Skip = append(o.Skip, r)
+	}
+	for _, set := range []func(*lowbit.Options, *cobra.Command) error{f.setScheme, f.setMethod, f.setChoice} {
+		if err := set(&o, c); err != nil {
+			return o, err
+		}
+	}
+	return o, o.Validate()
+}
+
+func (f *quantizeFlags) setScheme(o *lowbit.Options, _ *cobra.Command) error {
+	o.Scheme = quant.Scheme{Bits: f.bits, GroupSize: f.groupSize, Symmetric: f.sym, Clip: f.clip}
+	switch f.rangeRule {
+	case "zero":
+	case "paper":
+		o.Scheme.Range = quant.RangePaper
+	default:
+		return fmt.Errorf("range %q: want zero or paper", f.rangeRule)
+	}
+	switch f.scaleType {
+	case "f16":
+	case "f32":
+		o.Scheme.ScaleType = quant.F32
+	default:
+		return fmt.Errorf("scale-dtype %q: want f16 or f32", f.scaleType)
+	}
+	_, err := checkpoint.Lookup(f.format)
+	return err
+}
+
+func (f *quantizeFlags) setMethod(o *lowbit.Options, c *cobra.Command) error {
+	switch f.method {
+	case "rtn":
+		for _, name := range []string{"act-order", "damp", "refine"} {
+			if c.Flags().Changed(name) {
+				return fmt.Errorf("--%s is for --method gptq", name)
+			}
+		}
+		o.Method = quant.RTN{Workers: f.workers}
+		return nil
+	case "gptq":
+	default:
+		return fmt.Errorf("method %q: want gptq or rtn", f.method)
+	}
+	if !(f.damp > 0 && f.damp < 1) {
+		return fmt.Errorf("damp %g, want a fraction between 0 and 1", f.damp)
+	}
+	if f.refine < 0 {
+		return fmt.Errorf("refine %d, want a number of rounds", f.refine)
+	}
+	g := gptq.Quantizer{Damping: f.damp, Workers: f.workers}
+	if !f.actOrder {
+		g.Order = gptq.OrderNatural
+	}
+	if f.refine > 0 {
+		g.Refine = gptq.Refine{Rounds: f.refine, Sweeps: gptq.DefaultRefine.Sweeps}
+	}
+	o.Method = g
+	return nil
+}
+
+func (f *quantizeFlags) setChoice(o *lowbit.Options, c *cobra.Command) error {
+	arms, err := adadim.ParseArms(f.arms)
+	if err != nil {
+		return err
+	}
+	if f.axis != "ada" {
+		axis, err := quant.ParseAxis(f.axis)
+		if err != nil {
+			return fmt.Errorf("axis %q: want oc, ic or ada", f.axis)
+		}
+		var kept []adadim.Arm
+		for _, a := range arms {
+			if a.Axis == axis {
+				kept = append(kept, a)
+			}
+		}
+		if len(kept) == 0 {
+			return fmt.Errorf("--arms %s has none of axis %s", f.arms, f.axis)
+		}
+		arms = kept
+	}
+	o.Arms = arms
+	if o.Objective, err = adadim.ParseObjective(f.objective); err != nil {
+		return err
+	}
+	if o.Search, err = adadim.ParseSearch(f.search); err != nil {
+		return err
+	}
+	if f.correct > 0 && !c.Flags().Changed("inputs") {
+		f.inputs = "quantized"
+	}
+	o.Inputs, err = lowbit.ParseInputs(f.inputs)
+	return err
+}
