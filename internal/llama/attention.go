@@ -3,6 +3,7 @@ package llama
 import (
 	"math"
 
+	"github.com/golowbit/lowbit/internal/kernel"
 	"github.com/golowbit/lowbit/tensor"
 )
 
@@ -91,7 +92,7 @@ func (r *Runner) rotate(row, gain []float32, pos int) {
 	d := r.cfg.HeadDim
 	for ; len(row) > 0; row = row[d:] {
 		if gain != nil {
-			rmsNorm(row[:d], row[:d], gain, r.cfg.NormEps)
+			kernel.RMSNorm(row[:d], row[:d], gain, float32(r.cfg.NormEps))
 		}
 		r.rope.apply(row[:d], pos)
 	}
@@ -158,9 +159,9 @@ func (t *attnTask) soften(s *attnScratch, row []float32, i, k0, k1 int) {
 	clear(row[hi-k0:])
 	row = row[lo-k0 : hi-k0]
 	old := s.max[i]
-	if top := maximum(row); top > old {
+	if _, top := kernel.MinMax(row); top > old {
 		s.max[i] = top
-		shrink := exp(old - top) // 0 the first time
+		shrink := float32(math.Exp(float64(old - top))) // 0 the first time
 		s.sum[i] *= shrink
 		out := s.out.Row(i)
 		for j := range out {

@@ -5,6 +5,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/golowbit/lowbit/internal/kernel"
 	"github.com/golowbit/lowbit/tensor"
 )
 
@@ -78,17 +79,8 @@ func BenchmarkSoften(b *testing.B) {
 	b.SetBytes(4 * keyTile)
 	for b.Loop() {
 		copy(x, src)
-		expSum(x, maximum(x))
-	}
-}
-
-func BenchmarkSiLUMul(b *testing.B) {
-	x, y := randomMatrix(1, 5632, 1).Data, randomMatrix(1, 5632, 2).Data
-	dst := make([]float32, len(x))
-	b.SetBytes(8 * 5632)
-	for b.Loop() {
-		copy(dst, x)
-		siluMul(dst, y)
+		_, top := kernel.MinMax(x)
+		expSum(x, top)
 	}
 }
 

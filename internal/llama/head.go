@@ -3,6 +3,7 @@ package llama
 import (
 	"math"
 
+	"github.com/golowbit/lowbit/internal/kernel"
 	"github.com/golowbit/lowbit/tensor"
 )
 
@@ -52,30 +53,24 @@ func (r *Runner) Logits(h *Head, dst, x *tensor.Matrix) {
 // NLL returns the negative log-likelihood, in nats, of target under the
 // softmax of logits.
 func NLL(logits []float32, target int32) float64 {
-	return logSumExp(logits) - float64(logits[target])
+	return kernel.LogSumExp(logits) - float64(logits[target])
 }
 
 // KL returns the Kullback-Leibler divergence, in nats, of the softmax of q
-// from that of p: sum of P (log P - log Q).
+// from that of p: sum of P (log P - log Q). p and q have the same length.
 func KL(p, q []float32) float64 {
-	pShift, pSum := expSum64(p)
-	qShift, qSum := expSum64(q)
-	offset := (pShift + math.Log(pSum)) - (qShift + math.Log(qSum))
-	var sum float64
+	_, pTop := kernel.MinMax(p)
+	_, qTop := kernel.MinMax(q)
+	pShift, qShift := float64(pTop), float64(qTop)
+	var pSum, qSum, diff float64
+	q = q[:len(p)]
 	for i, v := range p {
-		d := float64(v) - float64(q[i]) - offset
-		sum += math.Exp(float64(v)-pShift) * d
+		e := math.Exp(float64(v) - pShift)
+		pSum += e
+		diff += float64(e * (float64(v) - float64(q[i])))
+		qSum += math.Exp(float64(q[i]) - qShift)
 	}
-	return sum / pSum
-}
-
-// expSum64 returns the largest element and the sum of exp(v - largest).
-func expSum64(x []float32) (shift, sum float64) {
-	shift = float64(maximum(x))
-	for _, v := range x {
-		sum += math.Exp(float64(v) - shift)
-	}
-	return shift, sum
+	return diff/pSum - ((pShift + math.Log(pSum)) - (qShift + math.Log(qSum)))
 }
 
 // NLLs writes the negative log-likelihood of targets[i] under row i of logits

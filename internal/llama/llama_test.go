@@ -263,17 +263,24 @@ func TestNLLsAndKLs(t *testing.T) {
 	}
 }
 
-func TestExp(t *testing.T) {
-	for i := -870000; i <= 880000; i += 7 {
-		x := float32(i) / 10000
-		want := math.Exp(float64(x))
-		require.InEpsilon(t, want, float64(exp(x)), 2.5e-7, "exp(%g)", x)
-	}
+func TestExpSum(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		x := rapid.SliceOfN(rapid.Float32Range(-300, 50), 1, 40).Draw(t, "x")
+		shift := slices.Max(x)
+		y := slices.Clone(x)
+		sum := expSum(y, shift)
+		var want float64
+		for i, v := range x {
+			e := math.Exp(float64(v - shift))
+			require.InDelta(t, e, float64(y[i]), 2.5e-7*e+2e-38, "exp(%g)", v-shift)
+			want += e
+		}
+		require.InEpsilon(t, want, float64(sum), 5e-7)
+	})
 	inf := float32(math.Inf(1))
-	require.Equal(t, float32(1), exp(0))
-	require.Zero(t, exp(-inf))
-	require.Zero(t, exp(-200))
-	require.Equal(t, inf, exp(inf))
-	require.Equal(t, inf, exp(89))
-	require.True(t, math.IsNaN(float64(exp(float32(math.NaN())))))
+	x := []float32{0, -inf, float32(math.NaN())}
+	require.True(t, math.IsNaN(float64(expSum(x, 0))))
+	require.Equal(t, float32(1), x[0])
+	require.Less(t, x[1], float32(2e-38))
+	require.True(t, math.IsNaN(float64(x[2])))
 }

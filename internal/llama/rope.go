@@ -1,6 +1,10 @@
 package llama
 
-import "math"
+import (
+	"math"
+
+	"github.com/golowbit/lowbit/internal/kernel"
+)
 
 // rope holds cosines and sines of the rotary embedding (Su et al., RoFormer,
 // arXiv 2104.09864) for the positions seen so far.
@@ -56,11 +60,5 @@ func (r *rope) grow(n int) {
 // (rotate_half, as in Hugging Face).
 func (r *rope) apply(head []float32, pos int) {
 	half := len(r.freq)
-	cos, sin := r.cos[pos*half:][:half], r.sin[pos*half:][:half]
-	lo, hi := head[:half], head[half:][:half]
-	for j, c := range cos {
-		a, b, s := lo[j], hi[j], sin[j]
-		lo[j] = a*c - b*s
-		hi[j] = b*c + a*s
-	}
+	kernel.Rope(head, r.cos[pos*half:][:half], r.sin[pos*half:][:half])
 }

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/golowbit/lowbit/internal/kernel"
 	"github.com/golowbit/lowbit/tensor"
 )
 
@@ -106,7 +107,7 @@ func (r *Runner) norm(dst, x *tensor.Matrix, gain []float32) {
 	}
 	r.rows(x.Rows, func(i0, i1 int) {
 		for i := i0; i < i1; i++ {
-			rmsNorm(dst.Row(i), x.Row(i), gain, r.cfg.NormEps)
+			kernel.RMSNorm(dst.Row(i), x.Row(i), gain, float32(r.cfg.NormEps))
 		}
 	})
 }
@@ -123,10 +124,7 @@ func (r *Runner) linear(dst, x *tensor.Matrix, l *Linear, add bool) {
 	}
 	r.rows(dst.Rows, func(i0, i1 int) {
 		for i := i0; i < i1; i++ {
-			row := dst.Row(i)
-			for j, b := range l.Bias[:len(row)] {
-				row[j] += b
-			}
+			kernel.Axpy(1, l.Bias, dst.Row(i))
 		}
 	})
 }
@@ -153,7 +151,7 @@ func (r *Runner) MLPAct(b *Block, dst, h *tensor.Matrix) {
 		r.linear(up, in, &b.Up, false)
 		r.rows(out.Rows, func(j0, j1 int) {
 			for j := j0; j < j1; j++ {
-				siluMul(out.Row(j), up.Row(j))
+				kernel.SiLUMul(out.Row(j), out.Row(j), up.Row(j))
 			}
 		})
 	}

@@ -3,7 +3,9 @@ package llama
 import (
 	"fmt"
 	"math"
+	"slices"
 
+	"github.com/golowbit/lowbit/internal/kernel"
 	"github.com/golowbit/lowbit/tensor"
 )
 
@@ -278,14 +280,12 @@ func loadOptional(w Weights, name string, n int, want bool) ([]float32, error) {
 	return nil, nil
 }
 
-// notFinite returns the index of the first NaN or infinity in v, or -1. In
-// both the exponent bits are all ones.
+// notFinite returns the index of the first NaN or infinity in v, or -1.
 func notFinite(v []float32) int {
-	const exponent = 0x7f800000
-	for i, x := range v {
-		if math.Float32bits(x)&exponent == exponent {
-			return i
-		}
+	if kernel.AllFinite(v) {
+		return -1
 	}
-	return -1
+	return slices.IndexFunc(v, func(x float32) bool {
+		return math.IsNaN(float64(x)) || math.IsInf(float64(x), 0)
+	})
 }
