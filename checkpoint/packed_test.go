@@ -1,0 +1,340 @@
+package checkpoint
+
+import (
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/golowbit/lowbit/quant"
+	"github.com/golowbit/lowbit/safetensors"
+)
+
+// readListing reads a listing of testdata: the bytes left of the bar of each
+// tensor's lines.
+func readListing(t testing.TB, path string) []Tensor {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("testdata", path))
+	require.NoError(t, err)
+	var out []Tensor
+	for n, line := range strings.Split(string(text), "\n") {
+		line = strings.TrimSpace(line)
+		if line == "" || line[0] == '#' {
+			continue
+		}
+		if rest, ok := strings.CutPrefix(line, "tensor "); ok {
+			name, rest, _ := strings.Cut(rest, " ")
+			dtype, shape, _ := strings.Cut(rest, " ")
+			tn := Tensor{Spec: Spec{Name: name, DType: safetensors.DType(dtype), Shape: []int{}}}
+			for _, d := range strings.Fields(strings.Trim(shape, "[]")) {
+				v, err := strconv.Atoi(d)
+				require.NoError(t, err)
+				tn.Shape = append(tn.Shape, v)
+			}
+			out = append(out, tn)
+			continue
+		}
+		left, _, ok := strings.Cut(line, "|")
+		require.True(t, ok, "%s:%d: no bar", path, n+1)
+		data, err := hex.DecodeString(strings.ReplaceAll(left, " ", ""))
+		require.NoError(t, err, "%s:%d", path, n+1)
+		out[len(out)-1].Data = append(out[len(out)-1].Data, data...)
+	}
+	for _, tn := range out {
+		require.Len(t, tn.Data, int(tn.Bytes()), "%s: %s", path, tn.Name)
+	}
+	return out
+}
+
+// listingWeight is the weight that the listings of testdata describe.
+func listingWeight(out, in int, s quant.Scheme) *quant.Weight {
+	w := quant.NewWeight(out, in, s)
+	codes := make([]uint8, w.LineLen())
+	for l := range w.Lines() {
+		for p := range codes {
+			codes[p] = uint8((l + p) % (s.MaxCode() + 1))
+		}
+		w.SetLine(l, codes)
+		for k := range w.Groups() {
+			w.Zeros[l*w.Groups()+k] = uint8(1 + (l+k)%s.MaxCode())
+			w.Scales[l*w.Groups()+k] = float32(2+k) / float32(int(32)<<(l%4))
+		}
+	}
+	return w
+}
+
+// quantizationOf is the quantization_config for one layer.
+func quantizationOf(t require.TestingT, f Format, l Layer) json.RawMessage {
+	c, err := f.Config(Contents{Layers: []Layer{l}, Config: json.RawMessage(`{"torch_dtype":"float16"}`)})
+	require.NoError(t, err)
+	return c.Quantization
+}
+
+// readBack opens tensors as a checkpoint of the format and reads its one layer.
+func readBack(t require.TestingT, f Format, q json.RawMessage, tensors []Tensor) (Layer, *quant.Weight) {
+	src := newMemory(tensors...)
+	d, err := f.Open(q, src)
+	require.NoError(t, err)
+	require.Len(t, d.Layers(), 1)
+	l := d.Layers()[0]
+	require.ElementsMatch(t, src.Names(), d.Tensors(l.Name))
+	w, err := d.Weight(l.Name)
+	require.NoError(t, err)
+	require.Equal(t, LayerOf(l.Name, w), l)
+	return l, w
+}
+
+// requireSame compares what the weights stand for, and how.
+func requireSame(t require.TestingT, want, got *quant.Weight) {
+	require.Equal(t, want.Codes, got.Codes)
+	require.Equal(t, want.Scales, got.Scales)
+	require.Equal(t, want.Zeros, got.Zeros)
+	require.Equal(t, want.GroupIndex, got.GroupIndex)
+	require.Equal(t, want.Scheme.Bits, got.Scheme.Bits)
+	require.Equal(t, want.Scheme.Axis, got.Scheme.Axis)
+	require.Equal(t, want.Groups(), got.Groups())
+	a, b := want.Dequantize(), got.Dequantize()
+	require.Equal(t, a.Data, b.Data)
+}
+
+// checkListing holds Encode to a listing, and reads it.
+func checkListing(t *testing.T, f Format, path string, w *quant.Weight) []Tensor {
+	t.Helper()
+	l := LayerOf("x", w)
+	l.DType = safetensors.F16
+	listed := readListing(t, path)
+	tensors, err := f.Encode(l, w)
+	require.NoError(t, err)
+	checkPlan(t, f, l, tensors)
+	byName := map[string]Tensor{}
+	for _, tn := range listed {
+		byName[tn.Name] = tn
+	}
+	for _, tn := range tensors {
+		require.Equal(t, byName[tn.Name], tn, "%s: %s", path, tn.Name)
+	}
+	_, back := readBack(t, f, quantizationOf(t, f, l), tensors)
+	requireSame(t, w, back)
+	return listed
+}
+
+// drawHeld draws a weight that a format with the given limits holds.
+func drawHeld(t *rapid.T, f Format, bits, groups []int, outStep, inStep int, axes ...quant.Axis) (Layer, *quant.Weight) {
+	s := quant.Scheme{
+		Bits:      rapid.SampledFrom(bits).Draw(t, "bits"),
+		GroupSize: rapid.SampledFrom(groups).Draw(t, "group"),
+		Axis:      rapid.SampledFrom(axes).Draw(t, "axis"),
+		Symmetric: rapid.Bool().Draw(t, "sym"),
+		ScaleType: rapid.SampledFrom([]quant.ScaleType{quant.F16, quant.F16Short}).Draw(t, "scale"),
+		MinZero:   rapid.IntRange(0, 1).Draw(t, "minzero"),
+	}
+	s.Strided = s.Axis == quant.IC
+	out := outStep * rapid.IntRange(1, 4).Draw(t, "out")
+	in := inStep * rapid.IntRange(1, 4).Draw(t, "in")
+	if s.Strided && s.GroupSize != quant.WholeLine && out%s.GroupSize != 0 {
+		out *= s.GroupSize
+	}
+	seed := rapid.Uint64().Draw(t, "seed")
+	w := randomWeight(seed, out, in, s, false, false)
+	l := LayerOf("model.layers.3.mlp.up_proj", w)
+	l.DType = rapid.SampledFrom([]safetensors.DType{safetensors.F16, safetensors.BF16, safetensors.F32}).Draw(t, "dtype")
+	if err := f.Check(l); err != nil {
+		require.ErrorIs(t, err, ErrUnsupported)
+		t.Skip(err.Error())
+	}
+	return l, w
+}
+
+func checkRoundTrip(t *rapid.T, f Format, l Layer, w *quant.Weight) []Tensor {
+	before := fmt.Sprint(w.Codes, w.Scales, w.Zeros, w.GroupIndex)
+	tensors, err := f.Encode(l, w)
+	require.NoError(t, err)
+	require.Equal(t, before, fmt.Sprint(w.Codes, w.Scales, w.Zeros, w.GroupIndex))
+	checkPlan(t, f, l, tensors)
+	q := quantizationOf(t, f, l)
+	for _, other := range Formats() {
+		v1, v2 := f.Name() == "gptq_v1" && other.Name() == "gptq", f.Name() == "gptq" && !l.Scheme.Symmetric && other.Name() == "gptq_v2"
+		if f.Name() == "gptq" && !l.Scheme.Symmetric && other.Name() == "gptq" {
+			require.False(t, other.Detect(q))
+			continue
+		}
+		want := f.Name() == other.Name() && f.Name() != "gptq_v1" || v1 || v2
+		require.Equal(t, want, other.Detect(q), "%s detects %s", other.Name(), f.Name())
+	}
+	back, got := readBack(t, f, q, tensors)
+	requireSame(t, w, got)
+	if w.Scheme.Symmetric {
+		require.True(t, back.Scheme.Symmetric)
+	}
+	require.Equal(t, quant.F16, back.Scheme.ScaleType)
+	return tensors
+}
+
+// refusal is a layer that Check must refuse.
+type refusal struct {
+	name string
+	set  func(l *Layer)
+	want string
+}
+
+// checkRefusals verifies that Check accepts base, and refuses each change of
+// it before any tensor exists.
+func checkRefusals(t *testing.T, f Format, base Layer, refusals []refusal) {
+	require.NoError(t, f.Check(base))
+	for _, r := range refusals {
+		t.Run(r.name, func(t *testing.T) {
+			l := base
+			r.set(&l)
+			err := f.Check(l)
+			require.ErrorIs(t, err, ErrUnsupported)
+			require.ErrorContains(t, err, r.want)
+			_, err = f.Plan(l)
+			require.ErrorIs(t, err, ErrUnsupported)
+		})
+	}
+}
+
+// damage is a change to a good checkpoint that reading must notice.
+type damage struct {
+	name   string
+	config string // replaces the config if not empty
+	edit   func(m *memory)
+	want   string
+}
+
+// checkDamage verifies that each change makes Open or Weight fail with a
+// message that names the file.
+func checkDamage(t *testing.T, f Format, q json.RawMessage, tensors []Tensor, damages []damage) {
+	for _, d := range damages {
+		t.Run(d.name, func(t *testing.T) {
+			src := newMemory(tensors...)
+			if d.edit != nil {
+				d.edit(src)
+			}
+			config := q
+			if d.config != "" {
+				config = json.RawMessage(d.config)
+			}
+			err := openAll(f, config, src)
+			require.ErrorContains(t, err, d.want)
+			if d.config == "" {
+				require.ErrorContains(t, err, "memory.safetensors")
+			}
+		})
+	}
+}
+
+// openAll opens a checkpoint and reads every layer.
+func openAll(f Format, q json.RawMessage, src Source) error {
+	d, err := f.Open(q, src)
+	if err != nil {
+		return err
+	}
+	for _, l := range d.Layers() {
+		w, err := d.Weight(l.Name)
+		if dense, ok := d.(DenseDecoder); ok && errors.Is(err, ErrNotWeight) {
+			m, err := dense.Matrix(l.Name)
+			if err != nil {
+				return err
+			}
+			if m.Rows != l.Out || m.Cols != l.In {
+				return errors.New("matrix of another shape")
+			}
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if err := w.Validate(); err != nil {
+			return fmt.Errorf("a weight was read that is not valid: %w", err)
+		}
+	}
+	return nil
+}
+
+// Edits of a tensor.
+
+func setSpec(name string, t safetensors.DType, shape ...int) func(*memory) {
+	return func(m *memory) {
+		tn := m.tensors[name]
+		tn.DType, tn.Shape = t, shape
+		data := make([]byte, tn.Bytes())
+		copy(data, tn.Data)
+		tn.Data = data
+		m.put(tn)
+	}
+}
+
+func setBytes(name string, at int, bytes ...byte) func(*memory) {
+	return func(m *memory) {
+		tn := m.tensors[name]
+		tn.Data = slices.Clone(tn.Data)
+		copy(tn.Data[at:], bytes)
+		m.put(tn)
+	}
+}
+
+func dropTensor(name string) func(*memory) { return func(m *memory) { m.drop(name) } }
+
+// fuzzFormat mutates the config and the tensors of a good checkpoint: reading
+// must give an error or valid weights.
+func fuzzFormat(f *testing.F, format Format, layers ...*quant.Weight) {
+	var tensors []Tensor
+	var c Contents
+	for i, w := range layers {
+		l := LayerOf(fmt.Sprintf("model.layers.%d.mlp.up_proj", i), w)
+		l.DType = safetensors.F16
+		more, err := format.Encode(l, w)
+		require.NoError(f, err)
+		tensors = append(tensors, more...)
+		c.Layers = append(c.Layers, l)
+	}
+	config, err := format.Config(c)
+	require.NoError(f, err)
+	f.Add([]byte(config.Quantization), []byte{})
+	f.Add([]byte(config.Quantization), []byte{0, 0, 1, 2, 0, 3, 2, 7, 200, 3, 1, 0})
+	f.Add([]byte(`{"quant_method":"gptq","bits":3,"group_size":-1,"dynamic":{"-:a":{}},"meta":{"quantizer":"gptqmodel:1"}}`), []byte{1, 1, 9})
+	types := []safetensors.DType{safetensors.I32, safetensors.F16, safetensors.BF16, safetensors.F32, safetensors.U8, safetensors.I8, safetensors.I64}
+	f.Fuzz(func(t *testing.T, config, edits []byte) {
+		src := newMemory(tensors...)
+		for len(edits) >= 4 {
+			name := tensors[int(edits[0])%len(tensors)].Name
+			a, b := int(edits[2]), int(edits[3])
+			tn, ok := src.tensors[name]
+			if ok {
+				switch edits[1] % 5 {
+				case 0:
+					src.drop(name)
+				case 1:
+					setSpec(name, types[a%len(types)], tn.Shape...)(src)
+				case 2:
+					shape := slices.Clone(tn.Shape)
+					if len(shape) > 0 {
+						shape[a%len(shape)] = b
+					}
+					setSpec(name, tn.DType, shape...)(src)
+				case 3:
+					if len(tn.Data) > 0 {
+						setBytes(name, a*7%len(tn.Data), byte(b))(src)
+					}
+				case 4:
+					setSpec(name, tn.DType, append(slices.Clone(tn.Shape), b%3)...)(src)
+				}
+			}
+			edits = edits[4:]
+		}
+		openAll(format, config, src)
+		if err := openAll(format, config, src); err != nil && strings.Contains(err.Error(), "not valid") {
+			t.Fatal(err)
+		}
+	})
+}
