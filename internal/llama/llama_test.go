@@ -204,6 +204,11 @@ func TestGreedy(t *testing.T) {
 	short, err := m.Greedy(prompt, 12)
 	require.NoError(t, err)
 	require.Equal(t, out[:slices.Index(out, out[4])+1], short)
+	// Of equals the first.
+	m.Head.Weight = tensor.New(c.Vocab, c.Hidden)
+	zeros, err := m.Greedy(prompt, 2)
+	require.NoError(t, err)
+	require.Equal(t, []int32{0, 0}, zeros)
 	_, err = m.Greedy(nil, 1)
 	require.Error(t, err)
 }
