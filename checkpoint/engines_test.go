@@ -1,0 +1,116 @@
+package checkpoint
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/golowbit/lowbit/quant"
+	"github.com/golowbit/lowbit/safetensors"
+)
+
+// accepts returns the engines that take the layers, and all notes by engine.
+func accepts(format string, layers ...Layer) ([]string, map[string]EngineNote) {
+	var names []string
+	notes := map[string]EngineNote{}
+	for _, n := range Engines(format, layers) {
+		notes[n.Engine] = n
+		if n.Accepted {
+			names = append(names, n.Engine)
+		}
+	}
+	return names, notes
+}
+
+func TestEngines(t *testing.T) {
+	type set = func(l *Layer)
+	scheme := func(bits, group int, sym bool) set {
+		return func(l *Layer) { l.Scheme.Bits, l.Scheme.GroupSize, l.Scheme.Symmetric = bits, group, sym }
+	}
+	for _, c := range []struct {
+		name, format string
+		set          set
+		want         []string
+	}{
+		{"usual", "gptq", scheme(4, 128, true), []string{"vllm", "transformers", "gptqmodel"}},
+		{"usual asymmetric", "gptq", scheme(4, 128, false), []string{"transformers", "gptqmodel"}},
+		{"3 bits", "gptq", scheme(3, 128, true), []string{"transformers", "gptqmodel"}},
+		{"8 bits", "gptq", scheme(8, 32, true), []string{"vllm", "transformers", "gptqmodel"}},
+		{"groups of 16", "gptq_v2", scheme(4, 16, true), []string{"transformers", "gptqmodel"}},
+		{"version 1 asymmetric", "gptq_v1", scheme(4, 128, false), []string{"transformers"}},
+		{"short last group", "gptq", func(l *Layer) { l.In = 160 }, []string{"transformers", "gptqmodel"}},
+		{"group index", "gptq", func(l *Layer) { l.GroupIndex = true }, []string{"vllm", "transformers", "gptqmodel"}},
+		{"group index, narrow", "gptq", func(l *Layer) { l.GroupIndex, l.Out = true, 96 }, []string{"transformers", "gptqmodel"}},
+		{"ct", "compressed-tensors", scheme(4, 128, true), []string{"vllm", "transformers"}},
+		{"ct asymmetric", "compressed-tensors", scheme(4, 128, false), []string{"vllm", "transformers"}},
+		{"ct 3 bits", "compressed-tensors", scheme(3, 128, true), []string{"vllm", "transformers"}},
+		{"ct 3 bits asymmetric", "compressed-tensors", scheme(3, 128, false), []string{"transformers"}},
+		{"ct 3 bits with index", "compressed-tensors", func(l *Layer) { l.Scheme.Bits, l.GroupIndex = 3, true }, []string{"transformers"}},
+		{"ct 8 bits asymmetric", "compressed-tensors", scheme(8, 128, false), []string{"vllm", "transformers"}},
+		{"ct 8 bits asymmetric, groups of 32", "compressed-tensors", scheme(8, 32, false), []string{"transformers"}},
+		{"ct groups of 16", "compressed-tensors", scheme(4, 16, true), []string{"transformers"}},
+		{"ct groups of 256", "compressed-tensors", scheme(4, 256, true), []string{"vllm", "transformers"}},
+		{"awq", "awq", scheme(4, 128, false), []string{"vllm", "transformers", "gptqmodel"}},
+		{"hqq", "hqq", func(l *Layer) { l.Scheme.Axis, l.Scheme.Strided = quant.IC, true }, []string{"transformers"}},
+		{"gguf", "gguf", scheme(4, 32, true), []string{"llama.cpp", "ollama"}},
+		{"dense", "dense", scheme(4, 32, true), []string{"vllm", "transformers", "gptqmodel"}},
+		{"lowbit", "lowbit", scheme(4, 32, true), nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			l := Layer{Name: "x", Out: 256, In: 512, Scheme: quant.Scheme{Bits: 4, GroupSize: 128, Symmetric: true}}
+			c.set(&l)
+			got, notes := accepts(c.format, l)
+			require.Equal(t, c.want, got)
+			require.Len(t, notes, 5)
+			for _, n := range notes {
+				if !n.Accepted {
+					require.NotEmpty(t, n.Reason, n.Engine)
+				}
+			}
+		})
+	}
+}
+
+func TestEnginesTogether(t *testing.T) {
+	layer := func(name string, bits int) Layer {
+		return Layer{Name: name, Out: 256, In: 512, DType: safetensors.BF16, Scheme: quant.Scheme{Bits: bits, GroupSize: 128, Symmetric: true}}
+	}
+	q, k, v, up := "l.0.self_attn.q_proj", "l.0.self_attn.k_proj", "l.0.self_attn.v_proj", "l.0.mlp.down_proj"
+
+	got, notes := accepts("gptq", layer(q, 4), layer(k, 4), layer(v, 4), layer(up, 8))
+	require.Equal(t, []string{"vllm", "gptqmodel"}, got)
+	require.Contains(t, notes["transformers"].String(), "transformers does not load it: ignores the rules")
+	require.Contains(t, notes["vllm"].String(), "vllm loads it: exact in float16")
+
+	got, notes = accepts("gptq", layer(q, 4), layer(k, 8), layer(v, 4), layer(up, 4))
+	require.Equal(t, []string{"gptqmodel"}, got)
+	require.Contains(t, notes["vllm"].Reason, "loads l.0.self_attn.qkv_proj as one")
+
+	got, _ = accepts("compressed-tensors", layer(q, 4), layer(k, 4), layer(up, 8))
+	require.Equal(t, []string{"transformers"}, got, "v_proj is missing")
+
+	_, notes = accepts("gptq", layer(q, 4), layer(k, 3), layer(up, 3))
+	require.Contains(t, notes["vllm"].String(), "not 3; format compressed-tensors holds 2 to 8 for it (l.0.self_attn.k_proj and 1 more)")
+	_, notes = accepts("gptq", layer(q, 4), layer(k, 3))
+	require.Contains(t, notes["vllm"].String(), "(l.0.self_attn.k_proj)")
+
+	got, _ = accepts("gptq")
+	require.Equal(t, []string{"vllm", "transformers", "gptqmodel"}, got, "a format by itself")
+}
+
+// TestTargets holds the advice to the tables: what is proposed for an engine,
+// the format holds and the engine takes.
+func TestTargets(t *testing.T) {
+	for _, engine := range EngineNames() {
+		target, err := TargetFor(engine)
+		require.NoError(t, err)
+		l := Layer{Name: "model.layers.0.mlp.gate_proj", Out: 4096, In: 4096, DType: safetensors.F16, Scheme: target.Scheme}
+		f, err := Lookup(target.Format)
+		require.NoError(t, err)
+		require.NoError(t, f.Check(l))
+		got, _ := accepts(target.Format, l)
+		require.Contains(t, got, engine)
+	}
+	_, err := TargetFor("toaster")
+	require.ErrorContains(t, err, `unknown engine "toaster": want one of [vllm transformers`)
+}
