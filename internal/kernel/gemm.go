@@ -1,6 +1,9 @@
 package kernel
 
-import "sync"
+import (
+	"sync"
+	"unsafe"
+)
 
 // The engine is the one of Goto and van de Geijn, "Anatomy of
 // High-Performance Matrix Multiplication" (ACM TOMS 34, 2008), as structured
@@ -261,10 +264,14 @@ type scratch struct{ buf []float32 }
 
 var scratchPool = sync.Pool{New: func() any { return new(scratch) }}
 
+// getScratch returns n floats that start on a cache line.
 func getScratch(n int) *scratch {
+	const line = 16 // floats
 	s := scratchPool.Get().(*scratch)
 	if cap(s.buf) < n {
-		s.buf = make([]float32, n)
+		buf := make([]float32, n+line)
+		skip := -int(uintptr(unsafe.Pointer(&buf[0]))/4) & (line - 1)
+		s.buf = buf[skip:]
 	}
 	s.buf = s.buf[:n]
 	return s

@@ -18,8 +18,8 @@ func detect() Level {
 }
 
 var (
-	avx512Blocking = blocking{mr: 12, nr: 32, kc: 256, mc: 192, nc: 4096}
-	avx2Blocking   = blocking{mr: 6, nr: 16, kc: 256, mc: 192, nc: 4096}
+	avx512Blocking = blocking{mr: 12, nr: 32, kc: 512, mc: 96, nc: 2048}
+	avx2Blocking   = blocking{mr: 6, nr: 16, kc: 512, mc: 96, nc: 2048}
 )
 
 func blockingFor(half bool) blocking {
