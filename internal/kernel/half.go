@@ -6,29 +6,38 @@ import (
 	"github.com/x448/float16"
 )
 
-// F16ToF32 widens IEEE half floats.
-func F16ToF32(dst []float32, src []uint16) {
+// F16ToF32 widens IEEE half floats. A signalling NaN becomes quiet.
+func F16ToF32(dst []float32, src []uint16) { f16ToF32(dst[:len(src)], src) }
+
+// F32ToF16 rounds to nearest, ties to even. What is too large becomes an
+// infinity; NaN stays NaN.
+func F32ToF16(dst []uint16, src []float32) { f32ToF16(dst[:len(src)], src) }
+
+// BF16ToF32 widens bfloat16.
+func BF16ToF32(dst []float32, src []uint16) { bf16ToF32(dst[:len(src)], src) }
+
+// F32ToBF16 rounds to nearest, ties to even; NaN stays NaN.
+func F32ToBF16(dst []uint16, src []float32) { f32ToBF16(dst[:len(src)], src) }
+
+func f16ToF32Go(dst []float32, src []uint16) {
 	for i, v := range src {
 		dst[i] = float16.Frombits(v).Float32()
 	}
 }
 
-// F32ToF16 rounds to nearest, ties to even.
-func F32ToF16(dst []uint16, src []float32) {
+func f32ToF16Go(dst []uint16, src []float32) {
 	for i, v := range src {
 		dst[i] = float16.Fromfloat32(v).Bits()
 	}
 }
 
-// BF16ToF32 widens bfloat16.
-func BF16ToF32(dst []float32, src []uint16) {
+func bf16ToF32Go(dst []float32, src []uint16) {
 	for i, v := range src {
 		dst[i] = math.Float32frombits(uint32(v) << 16)
 	}
 }
 
-// F32ToBF16 rounds to nearest, ties to even; NaN stays NaN.
-func F32ToBF16(dst []uint16, src []float32) {
+func f32ToBF16Go(dst []uint16, src []float32) {
 	for i, v := range src {
 		u := math.Float32bits(v)
 		if v != v {

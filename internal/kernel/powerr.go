@@ -45,10 +45,18 @@ func PowErrCols(acc, w, scale, zero []float32, maxq float32) {
 
 func powErrGo(w []float32, scale, zero, maxq float32) float32 {
 	var s [16]float32
+	powErrTerms(&s, w, scale, zero, maxq)
+	return sumTree(&s)
+}
+
+func powErrTerms(s *[16]float32, w []float32, scale, zero, maxq float32) {
 	for i, v := range w {
 		u := level32(v, scale, zero, maxq)
 		s[i&15] += pow24(float32(scale*(u-zero)) - v)
 	}
+}
+
+func sumTree(s *[16]float32) float32 {
 	for n := 8; n > 0; n /= 2 {
 		for i := range n {
 			s[i] += s[i+n]

@@ -1,3 +1,5 @@
+//go:build !amd64 || purego
+
 package kernel
 
 func minMax(x []float32) (lo, hi float32)    { return minMaxGo(x) }
@@ -35,3 +37,8 @@ func powErr(w []float32, scale, zero, maxq float32) float32 {
 func powErrCols(acc, w, scale, zero []float32, maxq float32) {
 	powErrColsGo(acc, w, scale, zero, maxq)
 }
+
+func f16ToF32(dst []float32, src []uint16)  { f16ToF32Go(dst, src) }
+func f32ToF16(dst []uint16, src []float32)  { f32ToF16Go(dst, src) }
+func bf16ToF32(dst []float32, src []uint16) { bf16ToF32Go(dst, src) }
+func f32ToBF16(dst []uint16, src []float32) { f32ToBF16Go(dst, src) }

@@ -34,5 +34,9 @@ func generate() map[string][]byte {
 	const amd64 = "amd64 && !purego"
 	add("zgemm_amd64", amd64, gemmAMD64)
 	add("zpack_amd64", amd64, packAMD64)
+	add("zquantize_amd64", amd64, quantizeAMD64)
+	add("zpowerr_amd64", amd64, powErrAMD64)
+	add("zrows_amd64", amd64, rowsAMD64)
+	add("zhalf_amd64", amd64, halfAMD64)
 	return files
 }
