@@ -92,3 +92,12 @@ func packTransposed(dst, src []float32, ld, kb, n, w int) {
 		clear(dst[r*w+n : r*w+w])
 	}
 }
+
+// pairRows is packPairs for an even number of float32 rows.
+func pairRows(dst, src []float32, ld, pairs, n, w int) {
+	if pairs == 0 || n == 0 {
+		return
+	}
+	_, _ = dst[pairs*w-1], src[(2*pairs-1)*ld+n-1]
+	pairRowsAVX512(&dst[0], w, &src[0], ld, pairs, uint32(1<<n-1), uint32(1<<w-1))
+}

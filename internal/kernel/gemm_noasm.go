@@ -15,3 +15,6 @@ func packWide(dst, src []float32, ld, kb, n, w int) { packWideGo(dst, src, ld, k
 func packTransposed(dst, src []float32, ld, kb, n, w int) {
 	packTransposedGo(dst, src, ld, kb, n, w)
 }
+
+// pairRows is never reached: without assembly no product takes pairs.
+func pairRows(dst, src []float32, ld, pairs, n, w int) {}

@@ -8,6 +8,10 @@ const aPad = 16
 // become 0. A matrix that is stored by rows of op(A) keeps its rows, stride
 // apart; a transposed one is packed column after column, mr elements each.
 func (p *product) packA(bl blocking, dst []float32, i0, pc, kb, stride int) {
+	if p.half {
+		p.packAHalf(bl, dst, i0, pc, kb, stride)
+		return
+	}
 	rows := min(bl.mr, p.m-i0)
 	a := p.a.f32
 	if !p.a.trans {
@@ -28,6 +32,14 @@ func (p *product) packA(bl blocking, dst []float32, i0, pc, kb, stride int) {
 // packB packs columns j0 … j0+nr-1 of op(B), rows pc … pc+kb-1, row after
 // row; columns outside become 0.
 func (p *product) packB(bl blocking, dst []float32, j0, pc, kb int) {
+	switch {
+	case p.half:
+		p.packBHalf(bl, dst, j0, pc, kb)
+		return
+	case p.b.bf16 != nil:
+		p.packWidened(bl, dst, j0, pc, kb)
+		return
+	}
 	cols := min(bl.nr, p.n-j0)
 	if p.b.trans {
 		packTransposed(dst, p.b.f32[j0*p.b.ld+pc:], p.b.ld, kb, cols, bl.nr)

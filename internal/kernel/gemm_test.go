@@ -143,6 +143,125 @@ func TestSyrkT(t *testing.T) {
 	})
 }
 
+// rounded returns x as the products of bfloat16 see it at this level.
+func rounded(x []float32) []float32 {
+	if !HasBF16() {
+		return x
+	}
+	h, out := make([]uint16, len(x)), make([]float32, len(x))
+	F32ToBF16(h, x)
+	BF16ToF32(out, h)
+	return out
+}
+
+func TestGemmBF16(t *testing.T) {
+	eachLevel(t, func(t *testing.T) {
+		rapid.Check(t, func(t *rapid.T) {
+			dim := rapid.OneOf(rapid.IntRange(0, 9), rapid.IntRange(10, 70), rapid.SampledFrom([]int{96, 128, 300}))
+			m, n := dim.Draw(t, "m"), dim.Draw(t, "n")
+			k := rapid.OneOf(dim, rapid.SampledFrom([]int{1025, 1200})).Draw(t, "k")
+			ta, tb := rapid.Bool().Draw(t, "ta"), rapid.Bool().Draw(t, "tb")
+			beta := rapid.SampledFrom([]float32{0, 1}).Draw(t, "beta")
+			stored, round := rapid.Bool().Draw(t, "stored"), rapid.Bool().Draw(t, "round")
+			pad := rapid.IntRange(0, 3).Draw(t, "pad")
+			ra, ca, rb, cb := m, k, k, n
+			if ta {
+				ra, ca = k, m
+			}
+			if tb {
+				rb, cb = n, k
+			}
+			lda, ldb, ldc := ca+pad, cb+pad, n+pad
+			a, b, c0 := randoms(ra*lda, 1), randoms(rb*ldb, 2), randoms(m*ldc, 3)
+			h := make([]uint16, len(b))
+			F32ToBF16(h, b)
+			run := func(c []float32, workers int) {
+				if stored {
+					GemmBF16B(round, ta, tb, m, n, k, -1, a, lda, h, ldb, beta, c, ldc, workers)
+				} else {
+					GemmBF16(ta, tb, m, n, k, -1, a, lda, b, ldb, beta, c, ldc, workers)
+				}
+			}
+			c := append([]float32(nil), c0...)
+			run(c, 1)
+			x, y := a, rounded(b)
+			if round || !stored {
+				x = rounded(a)
+			}
+			if stored {
+				BF16ToF32(y[:len(h):len(h)], h)
+			}
+			for i := range m {
+				for j := range ldc {
+					if j >= n {
+						require.Equal(t, c0[i*ldc+j], c[i*ldc+j], "outside")
+						continue
+					}
+					var sum, size float64
+					for p := range k {
+						v := at(x, lda, ta, i, p) * at(y, ldb, tb, p, j)
+						sum += v
+						size += math.Abs(v)
+					}
+					old := float64(beta) * float64(c0[i*ldc+j])
+					within(t, old-sum, size+math.Abs(old), k, c[i*ldc+j], "element")
+				}
+			}
+			d := append([]float32(nil), c0...)
+			run(d, 3)
+			require.Equal(t, c, d, "workers")
+		})
+	})
+}
+
+func TestSyrkTBF16(t *testing.T) {
+	eachLevel(t, func(t *testing.T) {
+		for _, s := range [][2]int{{1, 1}, {50, 33}, {130, 1100}} {
+			n, k := s[0], s[1]
+			a, c := randoms(k*n, 1), make([]float32, n*n)
+			SyrkTBF16(n, k, 1, a, n, 0, c, n, 2)
+			x := rounded(a)
+			for i := range n {
+				for j := range i + 1 {
+					var sum, size float64
+					for p := range k {
+						v := float64(x[p*n+i]) * float64(x[p*n+j])
+						sum += v
+						size += math.Abs(v)
+					}
+					within(t, sum, size, k, c[i*n+j], "element")
+				}
+				for j := i + 1; j < n; j++ {
+					require.Zero(t, c[i*n+j])
+				}
+			}
+		}
+	})
+}
+
+func BenchmarkGemmBF16(b *testing.B) {
+	for _, n := range []int{1024, 2048} {
+		x, y, z := randoms(n*n, 1), randoms(n*n, 2), make([]float32, n*n)
+		h := make([]uint16, n*n)
+		F32ToBF16(h, y)
+		for name, f := range map[string]func(w int){
+			"float32": func(w int) { Gemm(false, true, n, n, n, 1, x, n, y, n, 0, z, n, w) },
+			"rounded": func(w int) { GemmBF16(false, true, n, n, n, 1, x, n, y, n, 0, z, n, w) },
+			"stored":  func(w int) { GemmBF16B(true, false, true, n, n, n, 1, x, n, h, n, 0, z, n, w) },
+			"widened": func(w int) { GemmBF16B(false, false, true, n, n, n, 1, x, n, h, n, 0, z, n, w) },
+		} {
+			for _, w := range []int{1, 2} {
+				b.Run(fmt.Sprintf("n=%d/workers=%d/%s", n, w, name), func(b *testing.B) {
+					for b.Loop() {
+						f(w)
+					}
+					b.ReportMetric(2*float64(n)*float64(n)*float64(n)*float64(b.N)/b.Elapsed().Seconds()*1e-9, "GFLOP/s")
+				})
+			}
+		}
+	}
+}
+
 func TestShapePanics(t *testing.T) {
 	x := make([]float32, 12)
 	require.Panics(t, func() { Gemm(false, false, 4, 4, 4, 1, x, 4, x, 4, 0, x, 4, 1) })

@@ -4,6 +4,22 @@
 
 #include "textflag.h"
 
+DATA one<>+0(SB)/8, $0x0000000100000001
+DATA one<>+8(SB)/8, $0x0000000100000001
+DATA one<>+16(SB)/8, $0x0000000100000001
+DATA one<>+24(SB)/8, $0x0000000100000001
+GLOBL one<>(SB), RODATA|NOPTR, $32
+DATA half<>+0(SB)/8, $0x00007fff00007fff
+DATA half<>+8(SB)/8, $0x00007fff00007fff
+DATA half<>+16(SB)/8, $0x00007fff00007fff
+DATA half<>+24(SB)/8, $0x00007fff00007fff
+GLOBL half<>(SB), RODATA|NOPTR, $32
+DATA quiet<>+0(SB)/8, $0x0040000000400000
+DATA quiet<>+8(SB)/8, $0x0040000000400000
+DATA quiet<>+16(SB)/8, $0x0040000000400000
+DATA quiet<>+24(SB)/8, $0x0040000000400000
+GLOBL quiet<>(SB), RODATA|NOPTR, $32
+
 // func copyRowsAVX512(dst *float32, dstLd int, src *float32, ld int, rows int, load uint32, store uint32)
 TEXT ·copyRowsAVX512(SB), NOSPLIT, $0-48
 	MOVQ dst+0(FP), DI
@@ -43,6 +59,72 @@ narrow:
 	ADDQ R8, DI
 	DECQ CX
 	JNZ narrow
+	VZEROUPPER
+	RET
+
+// func pairRowsAVX512(dst *float32, dstLd int, src *float32, ld int, pairs int, load uint32, store uint32)
+TEXT ·pairRowsAVX512(SB), NOSPLIT, $0-48
+	MOVQ dst+0(FP), DI
+	MOVQ dstLd+8(FP), R8
+	SHLQ $2, R8
+	MOVQ src+16(FP), SI
+	MOVQ ld+24(FP), R9
+	SHLQ $2, R9
+	MOVQ pairs+32(FP), CX
+	MOVL load+40(FP), AX
+	KMOVW AX, K2
+	SHRL $16, AX
+	KMOVW AX, K3
+	MOVL store+44(FP), AX
+	KMOVW AX, K4
+	SHRL $16, AX
+	KMOVW AX, K5
+
+pair:
+	VMOVUPS.Z 0(SI), K2, Z0
+	VPSRLD $16, Z0, Z1
+	VPANDD.BCST one<>(SB), Z1, Z1
+	VPADDD.BCST half<>(SB), Z1, Z1
+	VPADDD Z1, Z0, Z1
+	VCMPPS $3, Z0, Z0, K1
+	VPORD.BCST quiet<>(SB), Z0, K1, Z1
+	VPSRLD $16, Z1, Z0
+	VMOVAPS Z0, Z3
+	VMOVUPS.Z 0(SI)(R9*1), K2, Z0
+	VPSRLD $16, Z0, Z1
+	VPANDD.BCST one<>(SB), Z1, Z1
+	VPADDD.BCST half<>(SB), Z1, Z1
+	VPADDD Z1, Z0, Z1
+	VCMPPS $3, Z0, Z0, K1
+	VPORD.BCST quiet<>(SB), Z0, K1, Z1
+	VPSRLD $16, Z1, Z0
+	VPSLLD $16, Z0, Z0
+	VPORD Z3, Z0, Z0
+	VMOVUPS Z0, K4, 0(DI)
+	VMOVUPS.Z 64(SI), K3, Z0
+	VPSRLD $16, Z0, Z1
+	VPANDD.BCST one<>(SB), Z1, Z1
+	VPADDD.BCST half<>(SB), Z1, Z1
+	VPADDD Z1, Z0, Z1
+	VCMPPS $3, Z0, Z0, K1
+	VPORD.BCST quiet<>(SB), Z0, K1, Z1
+	VPSRLD $16, Z1, Z0
+	VMOVAPS Z0, Z3
+	VMOVUPS.Z 64(SI)(R9*1), K3, Z0
+	VPSRLD $16, Z0, Z1
+	VPANDD.BCST one<>(SB), Z1, Z1
+	VPADDD.BCST half<>(SB), Z1, Z1
+	VPADDD Z1, Z0, Z1
+	VCMPPS $3, Z0, Z0, K1
+	VPORD.BCST quiet<>(SB), Z0, K1, Z1
+	VPSRLD $16, Z1, Z0
+	VPSLLD $16, Z0, Z0
+	VPORD Z3, Z0, Z0
+	VMOVUPS Z0, K5, 64(DI)
+	LEAQ (SI)(R9*2), SI
+	ADDQ R8, DI
+	DECQ CX
+	JNZ pair
 	VZEROUPPER
 	RET
 

@@ -9,6 +9,11 @@ package kernel
 //go:noescape
 func copyRowsAVX512(dst *float32, dstLd int, src *float32, ld int, rows int, load uint32, store uint32)
 
+// pairRowsAVX512 rounds pairs of rows of up to 32 floats to bfloat16 and interleaves them. load masks what is read, the rest counts as 0; store masks what is written. pairs is positive.
+//
+//go:noescape
+func pairRowsAVX512(dst *float32, dstLd int, src *float32, ld int, pairs int, load uint32, store uint32)
+
 // transpose16AVX512 writes the transpose of 16 rows of 16*blocks floats; blocks is positive.
 //
 //go:noescape

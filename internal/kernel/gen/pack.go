@@ -4,6 +4,7 @@ import "fmt"
 
 func packAMD64(f *file) {
 	copyRows(f)
+	pairRows(f)
 	transpose16(f)
 	transpose8(f)
 }
@@ -47,6 +48,44 @@ func copyRows(f *file) {
 	g.op("JNZ narrow")
 	g.op("VZEROUPPER")
 	g.op("RET")
+}
+
+// pairRows rounds two rows to bfloat16 and interleaves them.
+func pairRows(f *file) {
+	f.vector("one", 1)
+	f.vector("half", 0x7fff)
+	f.vector("quiet", 0x400000)
+	g := &loop{f.fn("pairRowsAVX512", "dst *float32, dstLd int, src *float32, ld int, pairs int, load uint32, store uint32", "",
+		"rounds pairs of rows of up to 32 floats to bfloat16 and interleaves them. load masks what is read, the rest counts as 0; store masks what is written. pairs is positive."), f, avx512}
+	g.op("MOVQ %s, DI", g.arg("dst"))
+	g.op("MOVQ %s, R8", g.arg("dstLd"))
+	g.op("SHLQ $2, R8")
+	g.op("MOVQ %s, SI", g.arg("src"))
+	g.op("MOVQ %s, R9", g.arg("ld"))
+	g.op("SHLQ $2, R9")
+	g.op("MOVQ %s, CX", g.arg("pairs"))
+	for i, m := range []string{"load", "store"} {
+		g.op("MOVL %s, AX", g.arg(m))
+		g.op("KMOVW AX, K%d", 2*i+2)
+		g.op("SHRL $16, AX")
+		g.op("KMOVW AX, K%d", 2*i+3)
+	}
+	g.label("pair")
+	for half, off := range []int{0, 64} {
+		g.op("VMOVUPS.Z %d(SI), K%d, Z0", off, 2+half)
+		g.roundBF16()
+		g.op("VMOVAPS Z0, Z3")
+		g.op("VMOVUPS.Z %d(SI)(R9*1), K%d, Z0", off, 2+half)
+		g.roundBF16()
+		g.op("VPSLLD $16, Z0, Z0")
+		g.op("VPORD Z3, Z0, Z0")
+		g.op("VMOVUPS Z0, K%d, %d(DI)", 4+half, off)
+	}
+	g.op("LEAQ (SI)(R9*2), SI")
+	g.op("ADDQ R8, DI")
+	g.op("DECQ CX")
+	g.op("JNZ pair")
+	g.end()
 }
 
 // transposeArgs loads the arguments that both transpositions share: DI, R8
