@@ -66,15 +66,16 @@ func (f AWQ) Encode(l Layer, w *quant.Weight) ([]Tensor, error) {
 	if err != nil {
 		return nil, err
 	}
-	codes := make([]uint32, w.In*words)
+	codes := make([]uint32, words*w.In) // transposed, for the sake of the cache
 	zeros := make([]uint32, groups*words)
 	line := make([]uint8, w.In)
 	for c := range words {
 		for n, k := range awqOrder {
 			r := 8*c + k
 			w.Line(line, r)
+			column := codes[c*w.In : (c+1)*w.In]
 			for i, u := range line {
-				codes[i*words+c] |= uint32(u) << (4 * n)
+				column[i] |= uint32(u) << (4 * n)
 			}
 			for g, z := range w.Zeros[r*groups : (r+1)*groups] {
 				zeros[g*words+c] |= uint32(z) << (4 * n)
@@ -82,7 +83,7 @@ func (f AWQ) Encode(l Layer, w *quant.Weight) ([]Tensor, error) {
 		}
 	}
 	return []Tensor{
-		int32Tensor(l.Name+suffixQWeight, codes, w.In, words),
+		int32Tensor(l.Name+suffixQWeight, transposed(codes, words, w.In), w.In, words),
 		int32Tensor(l.Name+suffixQZeros, zeros, groups, words),
 		scales,
 	}, nil
@@ -221,11 +222,12 @@ func awqLayer(src Source, name string, size int) (packedLayer, error) {
 		if err != nil {
 			return nil, err
 		}
+		packed = transposed(packed, in, words)
 		line := make([]uint8, in)
 		for c := range words {
 			for n, k := range awqOrder {
-				for i := range line {
-					line[i] = uint8(packed[i*words+c] >> (4 * n) & 15)
+				for i, p := range packed[c*in : (c+1)*in] {
+					line[i] = uint8(p >> (4 * n) & 15)
 				}
 				w.SetLine(8*c+k, line)
 			}

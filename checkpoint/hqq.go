@@ -206,15 +206,19 @@ func (p hqqPacking) pack(r []uint8, rows int) []byte {
 	n := p.step(rows) * (len(r) / rows)
 	if p.dtype == safetensors.I32 {
 		words := make([]uint32, n)
-		for i, u := range r {
-			words[i%n] |= uint32(u) << ((p.bands - 1 - i/n) * p.bits)
-		}
+		p.eachBand(r, n, func(band []uint8, shift int) {
+			for i, u := range band {
+				words[i] |= uint32(u) << shift
+			}
+		})
 		return int32Tensor("", words, n).Data
 	}
 	packed := make([]byte, n)
-	for i, u := range r {
-		packed[i%n] |= u << ((p.bands - 1 - i/n) * p.bits)
-	}
+	p.eachBand(r, n, func(band []uint8, shift int) {
+		for i, u := range band {
+			packed[i] |= u << shift
+		}
+	})
 	return packed
 }
 
@@ -223,16 +227,28 @@ func (p hqqPacking) unpack(packed []byte, elements int) []uint8 {
 	r := make([]uint8, elements)
 	if p.dtype == safetensors.I32 {
 		words := wordsOf(packed)
-		for i := range r {
-			r[i] = uint8(words[i%len(words)]>>((p.bands-1-i/len(words))*p.bits)) & 7
-		}
+		p.eachBand(r, len(words), func(band []uint8, shift int) {
+			for i := range band {
+				band[i] = uint8(words[i]>>shift) & 7
+			}
+		})
 		return r
 	}
 	mask := uint8(1<<p.bits - 1)
-	for i := range r {
-		r[i] = packed[i%len(packed)] >> ((p.bands - 1 - i/len(packed)) * p.bits) & mask
-	}
+	p.eachBand(r, len(packed), func(band []uint8, shift int) {
+		for i := range band {
+			band[i] = packed[i] >> shift & mask
+		}
+	})
 	return r
+}
+
+// eachBand calls f with each band of n elements of R, of which the last may
+// be short, and where its codes lie in a byte or word.
+func (p hqqPacking) eachBand(r []uint8, n int, f func(band []uint8, shift int)) {
+	for k := 0; k*n < len(r); k++ {
+		f(r[k*n:min((k+1)*n, len(r))], (p.bands-1-k)*p.bits)
+	}
 }
 
 // hqqParams is quant_config.weight_quant_params. The stored state of each

@@ -39,8 +39,15 @@ var _ DenseDecoder = (*hqqDecoder)(nil)
 // the stored state of the layers; 5- and 6-bit layers, which hqq stores as
 // bytes, are read too.
 func (HQQ) Open(quantization json.RawMessage, src Source) (Decoder, error) {
-	if !json.Valid(quantization) {
-		return nil, fmt.Errorf("%s: not JSON", quantConfigKey)
+	var config struct {
+		Quant struct {
+			Weight struct {
+				GroupSize *int `json:"group_size"`
+			} `json:"weight_quant_params"`
+		} `json:"quant_config"`
+	}
+	if err := json.Unmarshal(quantization, &config); err != nil {
+		return nil, fmt.Errorf("%s: %w", quantConfigKey, err)
 	}
 	d := &hqqDecoder{src: src, state: map[string]*hqqTensors{}}
 	for _, name := range src.Names() {
@@ -52,7 +59,7 @@ func (HQQ) Open(quantization json.RawMessage, src Source) (Decoder, error) {
 		if err != nil {
 			return nil, err
 		}
-		l, err := t.layer(src)
+		l, err := t.layer(src, config.Quant.Weight.GroupSize)
 		if err != nil {
 			return nil, err
 		}
@@ -191,13 +198,18 @@ func (t *hqqTensors) checkShapes(src Source, viewed bool) (err error) {
 }
 
 // layer describes the layer. Whether the zero-points are integers, and which,
-// decides what can hold it.
-func (t *hqqTensors) layer(src Source) (packedLayer, error) {
+// decides what can hold it. usual is the config's group size: a group of
+// another size that is as long as its line stands for whole lines.
+func (t *hqqTensors) layer(src Source, usual *int) (packedLayer, error) {
 	s := quant.Scheme{Bits: t.bits, GroupSize: t.g, Axis: quant.OC}
 	if t.axis == 0 {
 		s.Axis, s.Strided = quant.IC, t.g < t.out
 	}
-	if _, length := s.Lines(t.out, t.in); length%t.g != 0 {
+	_, length := s.Lines(t.out, t.in)
+	if t.g == length && (usual == nil || *usual != t.g) {
+		s.GroupSize = quant.WholeLine
+	}
+	if length%t.g != 0 {
 		t.notWeight = fmt.Sprintf("groups of %d do not divide the lines of [%d %d]", t.g, t.out, t.in)
 	}
 	var err error
