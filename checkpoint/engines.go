@@ -247,22 +247,22 @@ func gptqModelRule(format string) engineRule {
 	return always(false, "not checked with this format")
 }
 
-// mixRefused says why an engine does not take layers of different kinds
-// together, or "".
+// mixRefused says why an engine does not take the layers together, or "". One
+// layer alone is not a checkpoint and passes.
 func mixRefused(engine, format string, layers []Layer) string {
+	if len(layers) < 2 {
+		return ""
+	}
 	kinds := map[string]gptqKind{}
 	mixed := false
 	for _, l := range layers {
 		kinds[l.Name] = gptqKindOf(l)
 		mixed = mixed || gptqKindOf(l) != gptqKindOf(layers[0])
 	}
-	if !mixed {
-		return ""
-	}
-	if engine == EngineTransformers && isGPTQ(format) {
+	if mixed && engine == EngineTransformers && isGPTQ(format) {
 		return "ignores the rules for layers that differ in bits, group size or symmetry; format compressed-tensors keeps them apart"
 	}
-	if engine != EngineVLLM || !isGPTQ(format) && format != (CompressedTensors{}).Name() {
+	if engine != EngineVLLM || format == (Dense{}).Name() {
 		return ""
 	}
 	for _, l := range layers {
@@ -272,7 +272,7 @@ func mixRefused(engine, format string, layers []Layer) string {
 		}
 		for _, m := range members {
 			if k, ok := kinds[m]; !ok || k != kinds[l.Name] {
-				return fmt.Sprintf("loads %s as one, so its parts must be quantized alike", fused)
+				return fmt.Sprintf("loads %s as one, so its parts must be quantized alike, or none of them", fused)
 			}
 		}
 	}

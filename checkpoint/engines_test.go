@@ -88,6 +88,10 @@ func TestEnginesTogether(t *testing.T) {
 
 	got, _ = accepts("compressed-tensors", layer(q, 4), layer(k, 4), layer(up, 8))
 	require.Equal(t, []string{"transformers"}, got, "v_proj is missing")
+	got, _ = accepts("awq", layer(q, 4), layer(k, 4), layer(up, 4))
+	require.Equal(t, []string{"transformers", "gptqmodel"}, got)
+	got, _ = accepts("awq", layer(q, 4))
+	require.Contains(t, got, "vllm", "a layer by itself")
 
 	_, notes = accepts("gptq", layer(q, 4), layer(k, 3), layer(up, 3))
 	require.Contains(t, notes["vllm"].String(), "not 3; format compressed-tensors holds 2 to 8 for it (l.0.self_attn.k_proj and 1 more)")

@@ -451,14 +451,3 @@ func FuzzGPTQ(f *testing.F) {
 		randomWeight(1, 32, 64, quant.Scheme{Bits: 4, GroupSize: 32}, false, false),
 		randomWeight(2, 32, 64, quant.Scheme{Bits: 3, GroupSize: 16}, false, false))
 }
-
-func BenchmarkGPTQEncode(b *testing.B) {
-	w := randomWeight(1, 1024, 4096, quant.Scheme{Bits: 4, GroupSize: 128}, false, false)
-	l := LayerOf("x", w)
-	b.SetBytes(int64(len(w.Codes) * 4))
-	for b.Loop() {
-		if _, err := (GPTQ{Version: 2}).Encode(l, w); err != nil {
-			b.Fatal(err)
-		}
-	}
-}

@@ -345,3 +345,32 @@ func fuzzFormat(f *testing.F, format Format, layers ...*quant.Weight) {
 		}
 	})
 }
+
+// BenchmarkPacked packs and reads a layer of [1024 4096]; bytes are those of
+// its codes.
+func BenchmarkPacked(b *testing.B) {
+	w := randomWeight(1, 1024, 4096, quant.Scheme{Bits: 4, GroupSize: 128}, false, false)
+	l := LayerOf("x", w)
+	for _, f := range []Format{GPTQ{Version: 2}, CompressedTensors{}, AWQ{}, HQQ{}} {
+		tensors, err := f.Encode(l, w)
+		require.NoError(b, err)
+		b.Run("encode/"+f.Name(), func(b *testing.B) {
+			b.SetBytes(int64(4 * len(w.Codes)))
+			for b.Loop() {
+				if _, err := f.Encode(l, w); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+		d, err := f.Open(quantizationOf(b, f, l), newMemory(tensors...))
+		require.NoError(b, err)
+		b.Run("read/"+f.Name(), func(b *testing.B) {
+			b.SetBytes(int64(4 * len(w.Codes)))
+			for b.Loop() {
+				if _, err := d.Weight(l.Name); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
