@@ -123,6 +123,9 @@ func paddedVocab(t *tokenizer.Tokenizer, vocab int) ([]string, []int32, error) {
 	types := make([]int32, vocab)
 	seen := make(map[string]bool, vocab)
 	for i, k := range kinds {
+		if k == tokenizer.UserDefined && strings.HasPrefix(tokens[i], "<|") && strings.HasSuffix(tokens[i], "|>") {
+			k = tokenizer.Control // as llama.cpp's converter has it; the engine would override it
+		}
 		types[i] = int32(k)
 		if k != tokenizer.Unused {
 			seen[tokens[i]] = true

@@ -1,0 +1,143 @@
+package enginetest
+
+import (
+	"math"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/internal/llama"
+	"github.com/golowbit/lowbit/tensor"
+)
+
+// inputRounding is what ggml's CPU code does to the inputs of a matrix product
+// before it multiplies (ggml-cpu.c, vec_dot_type of the matrix's type).
+type inputRounding int
+
+const (
+	exact    inputRounding = iota // F32
+	roundF16                      // F16 matrices
+	roundBF16
+	roundQ8  // Q8_0: Q4_0, Q5_0 and Q8_0 matrices
+	roundQ81 // Q8_1: Q4_1 matrices
+)
+
+// blockLen is the number of values that share a scale.
+const blockLen = 32
+
+// width is the number of columns that apply makes of n.
+func (r inputRounding) width(n int) int {
+	if r == roundQ81 {
+		return n + n/blockLen
+	}
+	return n
+}
+
+// apply returns x rounded. A block of Q8_1 also holds the sum of its values,
+// rounded by itself, which the minimum of Q4_1 is multiplied with: further
+// columns hold what that sum has more than the rounded values have.
+func (r inputRounding) apply(x *tensor.Matrix) *tensor.Matrix {
+	out := tensor.New(x.Rows, r.width(x.Cols))
+	half := make([]uint16, x.Cols)
+	for i := range x.Rows {
+		row := out.Row(i)[:x.Cols]
+		copy(row, x.Row(i))
+		switch r {
+		case roundF16:
+			tensor.F32ToF16(half, row)
+			tensor.F16ToF32(row, half)
+		case roundBF16:
+			tensor.F32ToBF16(half, row)
+			tensor.BF16ToF32(row, half)
+		case roundQ8, roundQ81:
+			for j := 0; j < len(row); j += blockLen {
+				sum, stored := roundBlock(row[j : j+blockLen])
+				if r == roundQ81 {
+					out.Set(i, x.Cols+j/blockLen, stored-sum)
+				}
+			}
+		}
+	}
+	return out
+}
+
+// roundBlock is quantize_row_q8_0 and quantize_row_q8_1: scale max/127, codes
+// by the scale before it is rounded to a half float. It returns the sum of
+// the rounded values and the sum that Q8_1 stores.
+func roundBlock(x []float32) (sum, stored float32) {
+	var most float32
+	for _, v := range x {
+		most = max(most, float32(math.Abs(float64(v))))
+	}
+	d := most / 127
+	var inverse float32
+	if d != 0 {
+		inverse = 127 / most
+	}
+	half := tensor.RoundF16(d)
+	codes := 0
+	for i, v := range x {
+		q := math.RoundToEven(float64(float32(v * inverse)))
+		codes += int(q)
+		x[i] = float32(q) * half
+	}
+	return float32(codes) * half, tensor.RoundF16(float32(codes) * d)
+}
+
+// widened returns a block whose matrices take what apply returns: for Q8_1
+// the further columns hold the minima.
+func (r inputRounding) widened(t testing.TB, b *llama.Block, src *checkpoint.Model) *llama.Block {
+	if r != roundQ81 {
+		return b
+	}
+	wide := *b
+	for role := range llama.Roles {
+		l := wide.Linear(role)
+		q, err := src.Weight(strings.TrimSuffix(l.Name, ".weight"))
+		require.NoError(t, err)
+		w := tensor.New(q.Out, r.width(q.In))
+		for i := range q.Out {
+			copy(w.Row(i), l.Weight.Row(i))
+			for k := range q.Groups() {
+				n := i*q.Groups() + k
+				w.Set(i, q.In+k, -q.Scales[n]*float32(q.Zeros[n]))
+			}
+		}
+		l.Weight = w
+	}
+	return &wide
+}
+
+// roundedLogits is Model.Logits with the inputs of linears and of the output
+// head rounded.
+func roundedLogits(t testing.TB, m *llama.Model, src *checkpoint.Model, ids []int32, linear, head inputRounding) *tensor.Matrix {
+	t.Helper()
+	c := *m.Config
+	r, err := llama.NewRunner(&c, 0)
+	require.NoError(t, err)
+	// Attention takes wider inputs from a runner that expects them.
+	w := c
+	w.Hidden = linear.width(c.Hidden)
+	attention, err := llama.NewRunner(&w, 0)
+	require.NoError(t, err)
+	n := len(ids)
+	x, h := tensor.New(n, c.Hidden), tensor.New(n, c.Hidden)
+	a, act := tensor.New(n, c.QueryWidth()), tensor.New(n, c.Intermediate)
+	require.NoError(t, llama.Embed(x, m.Embedding, ids))
+	for _, b := range m.Blocks {
+		b := linear.widened(t, b, src)
+		r.AttnInput(b, h, x)
+		attention.Attend(b, a, linear.apply(h), n)
+		r.AttnOutput(b, x, linear.apply(a))
+		r.MLPInput(b, h, x)
+		r.MLPAct(b, act, linear.apply(h))
+		r.MLPOutput(b, x, linear.apply(act))
+	}
+	// The final norm is the norm of a block with other gains.
+	r.AttnInput(&llama.Block{AttnNorm: m.Head.Norm}, h, x)
+	logits := tensor.New(n, c.Vocab)
+	tensor.Gemm(false, true, 1, head.apply(h), m.Head.Weight, 0, logits, 0)
+	return logits
+}
