@@ -43,9 +43,14 @@ func SyrkTBF16(n, k int, alpha float32, a []float32, lda int, beta float32, c []
 	p.run(beta, workers)
 }
 
-// words views n/2 floats as n 16-bit words.
+// words views floats as 16-bit words.
 func words(x []float32) []uint16 {
 	return unsafe.Slice((*uint16)(unsafe.Pointer(unsafe.SliceData(x))), 2*len(x))
+}
+
+// bytesOf views floats as their bytes.
+func bytesOf(x []float32) []uint8 {
+	return unsafe.Slice((*uint8)(unsafe.Pointer(unsafe.SliceData(x))), 4*len(x))
 }
 
 // packAHalf is packA for pairs; pc and kb count pairs.

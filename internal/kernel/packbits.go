@@ -8,6 +8,19 @@ import "encoding/binary"
 func PackBits(dst []uint32, codes []uint8, bits int) {
 	checkBits(bits)
 	dst = dst[:(len(codes)*bits+31)/32]
+	n := packEights(dst, codes, bits)
+	packBitsGo(dst[n*bits/32:], codes[n:], bits)
+}
+
+// UnpackBits reads n codes from a stream as PackBits writes it.
+func UnpackBits(dst []uint8, words []uint32, bits, n int) {
+	checkBits(bits)
+	dst, words = dst[:n], words[:(n*bits+31)/32]
+	done := unpackEights(dst, words, bits)
+	unpackBitsGo(dst[done:], words[done*bits/32:], bits)
+}
+
+func packBitsGo(dst []uint32, codes []uint8, bits int) {
 	b := uint(bits)
 	var acc uint64
 	var fill uint
@@ -37,10 +50,7 @@ func PackBits(dst []uint32, codes []uint8, bits int) {
 	}
 }
 
-// UnpackBits reads n codes from a stream as PackBits writes it.
-func UnpackBits(dst []uint8, words []uint32, bits, n int) {
-	checkBits(bits)
-	dst, words = dst[:n], words[:(n*bits+31)/32]
+func unpackBitsGo(dst []uint8, words []uint32, bits int) {
 	b := uint(bits)
 	var acc uint64
 	var fill uint

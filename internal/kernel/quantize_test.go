@@ -141,7 +141,9 @@ func TestQuantRow(t *testing.T) {
 	})
 }
 
-func TestBits(t *testing.T) {
+func TestBits(t *testing.T) { eachLevel(t, testBits) }
+
+func testBits(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		bits := rapid.IntRange(1, 8).Draw(t, "bits")
 		codes := rapid.SliceOfN(rapid.Uint8Range(0, uint8(1<<bits-1)), 0, 300).Draw(t, "codes")

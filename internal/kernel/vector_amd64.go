@@ -301,3 +301,46 @@ func f32ToBF16(dst []uint16, src []float32) {
 	}
 	f32ToBF16Go(dst[n:], src[n:])
 }
+
+// rtn4Fused does the whole groups of a line, if they are made of chunks of 32.
+func rtn4Fused(bf16 bool, codes []uint32, scales []float32, zeros []uint8, src []uint16, group int) (done int, ok bool) {
+	const chunk = 32
+	n := len(src) / group
+	if level < AVX512 || group%chunk != 0 || n == 0 {
+		return 0, true
+	}
+	if bf16 {
+		ok = rtn4BF16AVX512(&codes[0], &scales[0], &zeros[0], &src[0], n, group/chunk)
+	} else {
+		ok = rtn4F16AVX512(&codes[0], &scales[0], &zeros[0], &src[0], n, group/chunk)
+	}
+	return n, ok
+}
+
+// packEights packs as many codes as it can, a multiple of 32, and returns
+// their number.
+func packEights(dst []uint32, codes []uint8, bits int) int {
+	n := eights(len(codes), len(dst), bits)
+	if n > 0 {
+		packBitsBMI2(&dst[0], &codes[0], n, bits, (1<<bits-1)*0x0101010101010101)
+	}
+	return 8 * n
+}
+
+// unpackEights unpacks as many codes as it can, a multiple of 32.
+func unpackEights(dst []uint8, words []uint32, bits int) int {
+	n := eights(len(dst), len(words), bits)
+	if n > 0 {
+		unpackBitsBMI2(&dst[0], &words[0], n, bits, (1<<bits-1)*0x0101010101010101)
+	}
+	return 8 * n
+}
+
+// eights is how many times eight of n codes can be moved 8 bytes at a time
+// without leaving the words, a multiple of 4.
+func eights(n, words, bits int) int {
+	if level < AVX2 || words < 2 {
+		return 0
+	}
+	return min(n/8, (4*words-8)/bits+1) &^ 3
+}

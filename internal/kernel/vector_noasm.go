@@ -42,3 +42,10 @@ func f16ToF32(dst []float32, src []uint16)  { f16ToF32Go(dst, src) }
 func f32ToF16(dst []uint16, src []float32)  { f32ToF16Go(dst, src) }
 func bf16ToF32(dst []float32, src []uint16) { bf16ToF32Go(dst, src) }
 func f32ToBF16(dst []uint16, src []float32) { f32ToBF16Go(dst, src) }
+
+func rtn4Fused(bf16 bool, codes []uint32, scales []float32, zeros []uint8, src []uint16, group int) (done int, ok bool) {
+	return 0, true
+}
+
+func packEights(dst []uint32, codes []uint8, bits int) (n int)   { return 0 }
+func unpackEights(dst []uint8, words []uint32, bits int) (n int) { return 0 }

@@ -38,5 +38,6 @@ func generate() map[string][]byte {
 	add("zpowerr_amd64", amd64, powErrAMD64)
 	add("zrows_amd64", amd64, rowsAMD64)
 	add("zhalf_amd64", amd64, halfAMD64)
+	add("zrtn_amd64", amd64, rtnAMD64)
 	return files
 }

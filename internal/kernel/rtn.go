@@ -1,0 +1,86 @@
+package kernel
+
+// RTN4BF16 rounds a line of bfloat16 weights to nearest at 4 bits, in groups
+// of the given length, the last of which may be short, in one pass over
+// memory. Grids are those of a range that includes 0:
+//
+//	lo = min(min(w), 0), hi = max(max(w), 0); -1 and 1 if both are 0
+//	s  = (hi-lo)/15, at least 2^-24, rounded to a half float
+//	z  = round(-lo/s), at most 15
+//
+// Codes are those of QuantRow, packed as by PackBits into codes; scales and
+// zeros have an element for each group. The result is false, and what was
+// written means nothing, if a weight is not finite or a scale exceeds the
+// largest half float.
+//
+// The assembly has no division by s. The quotient of two half floats, of at
+// most 11 significant bits each, is either a multiple of ½ or at least 2^-12
+// away from one, so that only exact ties could be rounded differently, and
+// those are exact after one correction of the product with 1/s.
+func RTN4BF16(codes []uint32, scales []float32, zeros []uint8, src []uint16, group int) bool {
+	return rtn4(true, codes, scales, zeros, src, group)
+}
+
+// RTN4F16 is RTN4BF16 for half floats.
+func RTN4F16(codes []uint32, scales []float32, zeros []uint8, src []uint16, group int) bool {
+	return rtn4(false, codes, scales, zeros, src, group)
+}
+
+func rtn4(bf16 bool, codes []uint32, scales []float32, zeros []uint8, src []uint16, group int) bool {
+	if len(src) == 0 {
+		return true
+	}
+	n := (len(src) + group - 1) / group
+	codes, scales, zeros = codes[:(len(src)+7)/8], scales[:n], zeros[:n]
+	done, ok := rtn4Fused(bf16, codes, scales, zeros, src, group)
+	if done == n || !ok {
+		return ok
+	}
+	// The fused part leaves whole words behind it.
+	return rtn4Go(bf16, codes[done*group/8:], scales[done:], zeros[done:], src[done*group:], group)
+}
+
+func rtn4Go(bf16 bool, codes []uint32, scales []float32, zeros []uint8, src []uint16, group int) bool {
+	ws := getScratch(len(src) + (len(src)+3)/4)
+	defer putScratch(ws)
+	w := ws.buf[:len(src)]
+	q := bytesOf(ws.buf[len(src):])[:len(src)]
+	if bf16 {
+		BF16ToF32(w, src)
+	} else {
+		F16ToF32(w, src)
+	}
+	for k := range scales {
+		a, b := k*group, min((k+1)*group, len(w))
+		if !grid4(w[a:b], &scales[k], &zeros[k]) {
+			return false
+		}
+		QuantRow(q[a:b], w[a:b], scales[k], float32(zeros[k]), 15)
+	}
+	PackBits(codes, q, 4)
+	return true
+}
+
+// grid4 finds the grid of one group.
+func grid4(w []float32, scale *float32, zero *uint8) bool {
+	const maxF16, minF16 = 65504, 0x1p-24
+	if !AllFinite(w) {
+		return false
+	}
+	lo, hi := MinMax(w)
+	lo, hi = min(lo, 0), max(hi, 0)
+	if lo == 0 && hi == 0 {
+		lo, hi = -1, 1
+	}
+	s := [1]float32{(hi - lo) / 15}
+	if !(s[0] <= maxF16) {
+		return false
+	}
+	s[0] = max(s[0], minF16)
+	var h [1]uint16
+	F32ToF16(h[:], s[:])
+	F16ToF32(s[:], h[:])
+	*scale = s[0]
+	*zero = uint8(min(max(roundEven(-lo/s[0]), 0), 15))
+	return true
+}
