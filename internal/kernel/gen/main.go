@@ -36,8 +36,10 @@ func generate() map[string][]byte {
 	add("zpack_amd64", amd64, packAMD64)
 	add("zquantize_amd64", amd64, quantizeAMD64)
 	add("zpowerr_amd64", amd64, powErrAMD64)
+	add("zsquareerr_amd64", amd64, squareErrAMD64)
 	add("zrows_amd64", amd64, rowsAMD64)
 	add("zhalf_amd64", amd64, halfAMD64)
 	add("zrtn_amd64", amd64, rtnAMD64)
+	add("zgemm_arm64", "arm64 && !purego", gemmARM64)
 	return files
 }
