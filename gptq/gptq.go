@@ -90,7 +90,7 @@ func (q Quantizer) Quantize(ctx context.Context, w *tensor.Matrix, s quant.Schem
 	if err != nil {
 		return nil, err
 	}
-	out, err := q.solve(ctx, w, s, f)
+	out, err := q.solve(ctx, w, s, cal, f)
 	if err != nil {
 		return nil, err
 	}

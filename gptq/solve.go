@@ -31,13 +31,14 @@ type solver struct {
 
 	gridded *quant.Weight // scales and zero-points; filled as found if dynamic
 	dynamic bool
+	cal     *quant.Calibration
 	// axis OC: scale and zero-point by group and output, [groups, out]
 	scale, zero []float32
 	groupOf     []int // axis OC: group by position
 }
 
-func (q Quantizer) solve(ctx context.Context, w *tensor.Matrix, s quant.Scheme, f *factor) (*quant.Weight, error) {
-	sv := &solver{ctx: ctx, scheme: s, f: f, in: w.Cols, out: w.Rows}
+func (q Quantizer) solve(ctx context.Context, w *tensor.Matrix, s quant.Scheme, cal *quant.Calibration, f *factor) (*quant.Weight, error) {
+	sv := &solver{ctx: ctx, scheme: s, cal: cal, f: f, in: w.Cols, out: w.Rows}
 	switch q.Groups {
 	case GroupsAuto:
 		sv.dynamic = s.Axis == quant.IC || q.Order == OrderNatural
@@ -144,7 +145,7 @@ func (sv *solver) prepareGrids(w *tensor.Matrix, workers int) error {
 			}
 		}
 		var err error
-		if sv.gridded, err = quant.Grids(sv.ctx, alive, s, workers); err != nil {
+		if sv.gridded, err = quant.Grids(sv.ctx, alive, s, sv.cal, workers); err != nil {
 			return err
 		}
 	}
@@ -258,7 +259,7 @@ func (sv *solver) column(j, b0, r0 int, t, deq, errs []float32, early *tensor.Ma
 		b := min(a+g, len(t))
 		i := line*groups + (r0+a)/g
 		if sv.dynamic {
-			grid, err := s.Grid(t[a:b])
+			grid, err := s.Grid(t[a:b], nil)
 			if err != nil {
 				return fmt.Errorf("input channel %d, group %d: %w", line, (r0+a)/g, err)
 			}
@@ -306,12 +307,20 @@ func (sv *solver) dynamicGrids(j, b0, r0 int, early *tensor.Matrix) error {
 	n := early.Cols
 	end := min(j+sv.groupLen(), sv.in)
 	x := make([]float32, end-j)
+	var importance []float32
+	if sv.scheme.ClipInput {
+		importance = make([]float32, end-j)
+		for i := range importance {
+			c := sv.f.perm[j+i]
+			importance[i] = sv.cal.H.At(c, c)
+		}
+	}
 	k, groups := sv.groupOf[j], sv.gridded.Groups()
 	for r := range n {
 		for i := range x {
 			x[i] = early.At(j-b0+i, r)
 		}
-		grid, err := sv.scheme.Grid(x)
+		grid, err := sv.scheme.Grid(x, importance)
 		if err != nil {
 			return fmt.Errorf("output channel %d, group %d: %w", r0+r, k, err)
 		}

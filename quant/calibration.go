@@ -26,6 +26,15 @@ type Calibration struct {
 	memo map[any]*memoEntry
 }
 
+// Diagonal returns the diagonal of H.
+func (c *Calibration) Diagonal() []float32 {
+	d := make([]float32, c.H.Rows)
+	for j := range d {
+		d[j] = c.H.At(j, j)
+	}
+	return d
+}
+
 type memoEntry struct {
 	once  sync.Once
 	value any

@@ -63,7 +63,9 @@ type Grid struct {
 }
 
 // Grid returns scale and zero-point for the weights x of one group.
-func (s Scheme) Grid(x []float32) (Grid, error) {
+// importance is how much an error of each weight matters to ClipInput (the
+// diagonal of H at its input); nil means all the same.
+func (s Scheme) Grid(x, importance []float32) (Grid, error) {
 	lo, hi := kernel.MinMax(x)
 	if !finite(lo) || !finite(hi) {
 		return Grid{}, fmt.Errorf("weight is not finite")
@@ -73,24 +75,56 @@ func (s Scheme) Grid(x []float32) (Grid, error) {
 	if err != nil || !s.Clip {
 		return g, err
 	}
-	best := math.Inf(1)
 	top := float32(s.MaxCode())
-	var prev Grid
+	score := func(c Grid) float64 { return kernel.PowErr(x, c.Scale, float32(c.Zero), top) }
+	if s.ClipInput {
+		if importance == nil {
+			importance = ones(len(x))
+		}
+		score = func(c Grid) float64 { return kernel.SquareErr(x, importance, c.Scale, float32(c.Zero), top) }
+	}
+	best := math.Inf(1)
+	try := func(c Grid) {
+		if e := score(c); e < best {
+			best, g = e, c
+		}
+	}
 	for i := range clipSteps {
 		p := float32(1 - float64(i)/100)
 		c, err := s.fromRange(p*lo, p*hi)
 		if err != nil {
 			continue // only the widest ranges can overflow
 		}
-		if i > 0 && c == prev {
+		try(c)
+		if !s.ClipInput || s.Symmetric {
 			continue
 		}
-		prev = c
-		if e := kernel.PowErr(x, c.Scale, float32(c.Zero), top); e < best {
-			best, g = e, c
+		if int(c.Zero) > s.MinZero {
+			try(Grid{c.Scale, c.Zero - 1})
+		}
+		if int(c.Zero) < s.MaxCode() {
+			try(Grid{c.Scale, c.Zero + 1})
 		}
 	}
 	return g, nil
+}
+
+var manyOnes = func() (v [1024]float32) {
+	for i := range v {
+		v[i] = 1
+	}
+	return v
+}()
+
+func ones(n int) []float32 {
+	if n <= len(manyOnes) {
+		return manyOnes[:n]
+	}
+	v := make([]float32, n)
+	for i := range v {
+		v[i] = 1
+	}
+	return v
 }
 
 // clipSteps is the number of shrink factors 1-i/100 that Clip tries (GPTQ's

@@ -16,17 +16,18 @@ type RTN struct {
 }
 
 // Quantize implements Quantizer.
-func (q RTN) Quantize(ctx context.Context, w *tensor.Matrix, s Scheme, _ *Calibration) (*Weight, error) {
-	return fill(ctx, w, s, q.Workers, true)
+func (q RTN) Quantize(ctx context.Context, w *tensor.Matrix, s Scheme, cal *Calibration) (*Weight, error) {
+	return fill(ctx, w, s, cal, q.Workers, true)
 }
 
 // Grids returns a weight for w whose scales and zero-points are those of
-// round-to-nearest and whose codes are all 0.
-func Grids(ctx context.Context, w *tensor.Matrix, s Scheme, workers int) (*Weight, error) {
-	return fill(ctx, w, s, workers, false)
+// round-to-nearest and whose codes are all 0. cal may be nil; its H matters
+// to Scheme.ClipInput only.
+func Grids(ctx context.Context, w *tensor.Matrix, s Scheme, cal *Calibration, workers int) (*Weight, error) {
+	return fill(ctx, w, s, cal, workers, false)
 }
 
-func fill(ctx context.Context, w *tensor.Matrix, s Scheme, workers int, withCodes bool) (*Weight, error) {
+func fill(ctx context.Context, w *tensor.Matrix, s Scheme, cal *Calibration, workers int, withCodes bool) (*Weight, error) {
 	if err := s.CheckShape(w.Rows, w.Cols); err != nil {
 		return nil, err
 	}
@@ -34,6 +35,10 @@ func fill(ctx context.Context, w *tensor.Matrix, s Scheme, workers int, withCode
 	m := w
 	if s.Axis == IC {
 		m = w.T()
+	}
+	var importance []float32 // of the positions of a line
+	if s.ClipInput && s.Axis == OC && cal != nil {
+		importance = cal.Diagonal()
 	}
 	const chunk = 16 // lines a task; large enough to hide the bookkeeping
 	n := out.LineLen()
@@ -45,7 +50,7 @@ func fill(ctx context.Context, w *tensor.Matrix, s Scheme, workers int, withCode
 		}
 		part := make([]float32, n)
 		for l := t * chunk; l < min((t+1)*chunk, out.Lines()); l++ {
-			if err := out.fillLine(l, m.Row(l), part, codes); err != nil {
+			if err := out.fillLine(l, m.Row(l), importance, part, codes); err != nil {
 				return err
 			}
 		}
@@ -58,8 +63,8 @@ func fill(ctx context.Context, w *tensor.Matrix, s Scheme, workers int, withCode
 }
 
 // fillLine sets the grids of line l, whose weights are x, and its codes
-// unless codes is nil. part and codes are scratch of a line's length.
-func (w *Weight) fillLine(l int, x, part []float32, codes []uint8) error {
+// unless codes is nil. importance is that of Scheme.Grid; part and codes are scratch of a line's length.
+func (w *Weight) fillLine(l int, x, importance, part []float32, codes []uint8) error {
 	s, groups := w.Scheme, w.Groups()
 	if s.Strided {
 		x = gather(part, x, groups)
@@ -67,7 +72,11 @@ func (w *Weight) fillLine(l int, x, part []float32, codes []uint8) error {
 	n := s.groupLen(len(x))
 	for k := range groups {
 		a, b := k*n, min((k+1)*n, len(x))
-		g, err := s.Grid(x[a:b])
+		var imp []float32
+		if importance != nil {
+			imp = importance[a:b]
+		}
+		g, err := s.Grid(x[a:b], imp)
 		if err != nil {
 			return fmt.Errorf("%s %d, group %d: %w", lineName(s.Axis), l, k, err)
 		}

@@ -116,6 +116,7 @@ type Scheme struct {
 	Range     Range     // asymmetric range rule
 	ScaleType ScaleType // type of the stored scales
 	Clip      bool      // shrink each group's range to minimize Σ|err|^2.4 (GPTQ's mse option)
+	ClipInput bool      // with Clip, minimize Σ H_jj err² instead, and try the zero-points beside the rounded one
 	MinZero   int       // asymmetric zero-points are at least this; 1 keeps GPTQ v1 files unambiguous
 }
 

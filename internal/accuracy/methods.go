@@ -1,0 +1,99 @@
+package main
+
+import (
+	"github.com/golowbit/lowbit"
+	"github.com/golowbit/lowbit/adadim"
+	"github.com/golowbit/lowbit/gptq"
+	"github.com/golowbit/lowbit/quant"
+)
+
+// variant is a named way to quantize.
+type variant struct {
+	name string
+	set  func(o *lowbit.Options)
+}
+
+var (
+	oc = []adadim.Arm{adadim.ArmOC}
+	ic = []adadim.Arm{adadim.ArmIC}
+)
+
+// paper sets what the reference rows were measured with.
+func paper(arms []adadim.Arm, method quant.Quantizer) func(o *lowbit.Options) {
+	return func(o *lowbit.Options) {
+		o.Scheme.Range, o.Scheme.ScaleType = quant.RangePaper, quant.F32
+		o.Arms, o.Method = arms, method
+	}
+}
+
+// plain is a method in one axis with half-float scales and the range rule
+// with 0.
+func plain(arms []adadim.Arm, method quant.Quantizer, clip bool) func(o *lowbit.Options) {
+	return func(o *lowbit.Options) {
+		o.Arms, o.Method, o.Scheme.Clip = arms, method, clip
+	}
+}
+
+func preset(name string, arms []adadim.Arm, change func(o *lowbit.Options)) func(o *lowbit.Options) {
+	return func(o *lowbit.Options) {
+		o.Arms = arms
+		if err := o.ApplyPreset(name); err != nil {
+			panic(err)
+		}
+		if change != nil {
+			change(o)
+		}
+	}
+}
+
+func block(set func(o *lowbit.Options)) func(o *lowbit.Options) {
+	return func(o *lowbit.Options) {
+		set(o)
+		o.Objective = adadim.ObjectiveBlock
+	}
+}
+
+func refine(r gptq.Refine) func(o *lowbit.Options) {
+	return func(o *lowbit.Options) {
+		g := o.Method.(gptq.Quantizer)
+		g.Refine = r
+		o.Method = g
+	}
+}
+
+var methods = []variant{
+	{"ref/RTN-oc", paper(oc, quant.RTN{})},
+	{"ref/RTN-ic", paper(ic, quant.RTN{})},
+	{"ref/GPTQ-oc(dyn,no act)", paper(oc, gptq.Quantizer{Order: gptq.OrderNatural})},
+	{"ref/GPTQ-oc(static,act)", paper(oc, gptq.Quantizer{})},
+	{"ref/GPTQ-ic(act)", paper(ic, gptq.Quantizer{})},
+	{"ref/RTN-ada(paper)", paper(nil, quant.RTN{})},
+	{"ref/GPTQ-ada(paper)", paper(nil, gptq.Quantizer{})},
+	{"ref/RTN-ada(code)", block(paper(nil, quant.RTN{}))},
+	{"ref/GPTQ-ada(code,o/down ref fixed)", block(paper(nil, gptq.Quantizer{}))},
+
+	{"RTN oc", plain(oc, quant.RTN{}, false)},
+	{"RTN ic", plain(ic, quant.RTN{}, false)},
+	{"RTN oc clip", plain(oc, quant.RTN{}, true)},
+	{"RTN ic clip", plain(ic, quant.RTN{}, true)},
+	{"GPTQ oc", plain(oc, gptq.Quantizer{}, false)},
+	{"GPTQ ic", plain(ic, gptq.Quantizer{}, false)},
+	{"GPTQ oc clip", plain(oc, gptq.Quantizer{}, true)},
+	{"GPTQ ic clip", plain(ic, gptq.Quantizer{}, true)},
+
+	{"paper", preset("paper", nil, nil)},
+	{"fast", preset("fast", nil, nil)},
+	{"best", preset("best", nil, nil)},
+	{"best, --axis oc", preset("best", oc, nil)},
+	{"best, no extra bits", preset("best", adadim.PaperArms(), nil)},
+	{"fast, --axis oc", preset("fast", oc, nil)},
+
+	{"best, no clip", preset("best", nil, func(o *lowbit.Options) { o.Scheme.Clip = false })},
+	{"best, no refinement", preset("best", nil, refine(gptq.Refine{}))},
+	{"best, no correction", preset("best", nil, func(o *lowbit.Options) { o.Correction = 0 })},
+	{"best, full-precision inputs", preset("best", nil, func(o *lowbit.Options) { o.Correction, o.Inputs = 0, lowbit.InputsFull })},
+	{"best, search by RTN", preset("best", nil, func(o *lowbit.Options) { o.Search = adadim.SearchRTN })},
+	{"best, raw objective", preset("best", nil, func(o *lowbit.Options) { o.Objective = adadim.ObjectiveLinear })},
+	{"best, oc+in only", preset("best", []adadim.Arm{adadim.ArmOCInputScale}, nil)},
+	{"best, ic+row only", preset("best", []adadim.Arm{adadim.ArmICRowScale}, nil)},
+}
