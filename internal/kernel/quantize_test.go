@@ -151,7 +151,7 @@ func testBits(t *testing.T) {
 		words := make([]uint32, (n*bits+31)/32+1)
 		words[len(words)-1] = 0xdeadbeef
 		PackBits(words, codes, bits)
-		require.EqualValues(t, 0xdeadbeef, words[len(words)-1], "writes past the end")
+		require.Equal(t, uint32(0xdeadbeef), words[len(words)-1], "writes past the end")
 		// The stream as one big number.
 		want := new(big.Int)
 		for i := n - 1; i >= 0; i-- {
