@@ -17,8 +17,9 @@ import (
 
 // blocking is the shape a microkernel wants.
 type blocking struct {
-	mr, nr     int // tile of C
-	kc, mc, nc int // blocks that fit the caches
+	mr, nr     int  // tile of C
+	kc, mc, nc int  // blocks that fit the caches
+	columns    bool // wants panels of A by columns in every case
 }
 
 // operand is one side of a product: element (i, p) of op(A), or (p, j) of
@@ -211,7 +212,7 @@ func (p *product) block(bl blocking, bp []float32, i0, mb, j0, nb, pc, kb int, a
 	tile := ws.buf[:bl.mr*bl.nr]
 	ap := ws.buf[bl.mr*bl.nr:]
 	rs, cs := stride, 1
-	if p.a.trans {
+	if p.a.trans || bl.columns {
 		rs, cs = 1, bl.mr
 	}
 	for i := 0; i < mb; i += bl.mr {

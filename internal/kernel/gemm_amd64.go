@@ -41,7 +41,7 @@ func microkernel(half bool, k int, a []float32, rs, cs int, b []float32, c []flo
 	case level == AVX2:
 		gemmAVX2(k, &a[0], rs, cs, &b[0], &c[0], ldc, alpha, add)
 	default:
-		microkernelGo(k, a, rs, cs, b, c, ldc, alpha, add)
+		microkernelGo(k, a, b, c, ldc, alpha, add)
 	}
 }
 

@@ -19,7 +19,7 @@ func microkernel(half bool, k int, a []float32, rs, cs int, b []float32, c []flo
 		gemmNEON(k, &a[0], rs, cs, &b[0], &c[0], ldc, alpha, add)
 		return
 	}
-	microkernelGo(k, a, rs, cs, b, c, ldc, alpha, add)
+	microkernelGo(k, a, b, c, ldc, alpha, add)
 }
 
 func packWide(dst, src []float32, ld, kb, n, w int) { packWideGo(dst, src, ld, kb, n, w) }

@@ -1,87 +1,75 @@
 package kernel
 
-var genericBlocking = blocking{mr: 4, nr: 4, kc: 256, mc: 64, nc: 1024}
+// genericBlocking is for microkernelGo: eight sums are as many as stay in
+// registers beside their operands.
+var genericBlocking = blocking{mr: 4, nr: 2, kc: 256, mc: 64, nc: 1024, columns: true}
 
-// microkernelGo computes c = alpha*Σ_p a_ip·b_pj, added to c if add is set,
-// for the 4 x 4 tile of genericBlocking: two passes of 4 x 2, whose eight
-// sums are as many as stay in registers.
-func microkernelGo(k int, a []float32, rs, cs int, b []float32, c []float32, ldc int, alpha float32, add bool) {
-	var acc [16]float32
-	if cs == 1 {
-		tileByRows(k, a, rs, b, &acc)
-	} else {
-		tileByColumns(k, a, b, &acc)
-	}
-	for i := range 4 {
-		row := c[i*ldc : i*ldc+4]
-		for j := range row {
-			v := float32(alpha * acc[4*i+j])
-			if add {
-				v += row[j]
-			}
-			row[j] = v
-		}
-	}
-}
+// microkernelGo computes c = alpha*Σ_p a_pi·b_pj, added to c if add is set,
+// for a tile of 4 x 2. Every element is one sum in ascending order.
+func microkernelGo(k int, a, b, c []float32, ldc int, alpha float32, add bool) {
+	var c00, c01, c10, c11, c20, c21, c30, c31 float32
+	a, b = a[:4*k], b[:2*k]
+	for len(a) >= 16 && len(b) >= 8 {
+		x, y := (*[16]float32)(a), (*[8]float32)(b)
+		c00 += float32(x[0] * y[0])
+		c01 += float32(x[0] * y[1])
+		c10 += float32(x[1] * y[0])
+		c11 += float32(x[1] * y[1])
+		c20 += float32(x[2] * y[0])
+		c21 += float32(x[2] * y[1])
+		c30 += float32(x[3] * y[0])
+		c31 += float32(x[3] * y[1])
 
-func tileByRows(k int, a []float32, rs int, b []float32, acc *[16]float32) {
-	a0, a1, a2, a3 := a[:k], a[rs:rs+k], a[2*rs:2*rs+k], a[3*rs:3*rs+k]
-	for h := 0; h < 4; h += 2 {
-		var c00, c01, c10, c11, c20, c21, c30, c31 float32
-		q := b[h : 4*k-2+h]
-		for p := range a0 {
-			b0, b1 := q[0], q[1]
-			x := a0[p]
-			c00 += float32(x * b0)
-			c01 += float32(x * b1)
-			x = a1[p]
-			c10 += float32(x * b0)
-			c11 += float32(x * b1)
-			x = a2[p]
-			c20 += float32(x * b0)
-			c21 += float32(x * b1)
-			x = a3[p]
-			c30 += float32(x * b0)
-			c31 += float32(x * b1)
-			if len(q) < 6 {
-				break
-			}
-			q = q[4:]
-		}
-		acc[h], acc[h+1] = c00, c01
-		acc[4+h], acc[5+h] = c10, c11
-		acc[8+h], acc[9+h] = c20, c21
-		acc[12+h], acc[13+h] = c30, c31
-	}
-}
+		c00 += float32(x[4] * y[2])
+		c01 += float32(x[4] * y[3])
+		c10 += float32(x[5] * y[2])
+		c11 += float32(x[5] * y[3])
+		c20 += float32(x[6] * y[2])
+		c21 += float32(x[6] * y[3])
+		c30 += float32(x[7] * y[2])
+		c31 += float32(x[7] * y[3])
 
-func tileByColumns(k int, a, b []float32, acc *[16]float32) {
-	for h := 0; h < 4; h += 2 {
-		var c00, c01, c10, c11, c20, c21, c30, c31 float32
-		q := b[h : 4*k-2+h]
-		r := a[:4*k]
-		for len(r) >= 4 && len(q) >= 2 {
-			b0, b1 := q[0], q[1]
-			x := r[0]
-			c00 += float32(x * b0)
-			c01 += float32(x * b1)
-			x = r[1]
-			c10 += float32(x * b0)
-			c11 += float32(x * b1)
-			x = r[2]
-			c20 += float32(x * b0)
-			c21 += float32(x * b1)
-			x = r[3]
-			c30 += float32(x * b0)
-			c31 += float32(x * b1)
-			if len(q) < 6 {
-				break
-			}
-			q, r = q[4:], r[4:]
-		}
-		acc[h], acc[h+1] = c00, c01
-		acc[4+h], acc[5+h] = c10, c11
-		acc[8+h], acc[9+h] = c20, c21
-		acc[12+h], acc[13+h] = c30, c31
+		c00 += float32(x[8] * y[4])
+		c01 += float32(x[8] * y[5])
+		c10 += float32(x[9] * y[4])
+		c11 += float32(x[9] * y[5])
+		c20 += float32(x[10] * y[4])
+		c21 += float32(x[10] * y[5])
+		c30 += float32(x[11] * y[4])
+		c31 += float32(x[11] * y[5])
+
+		c00 += float32(x[12] * y[6])
+		c01 += float32(x[12] * y[7])
+		c10 += float32(x[13] * y[6])
+		c11 += float32(x[13] * y[7])
+		c20 += float32(x[14] * y[6])
+		c21 += float32(x[14] * y[7])
+		c30 += float32(x[15] * y[6])
+		c31 += float32(x[15] * y[7])
+		a, b = a[16:], b[8:]
 	}
+	for len(a) >= 4 && len(b) >= 2 {
+		x, y := (*[4]float32)(a), (*[2]float32)(b)
+		c00 += float32(x[0] * y[0])
+		c01 += float32(x[0] * y[1])
+		c10 += float32(x[1] * y[0])
+		c11 += float32(x[1] * y[1])
+		c20 += float32(x[2] * y[0])
+		c21 += float32(x[2] * y[1])
+		c30 += float32(x[3] * y[0])
+		c31 += float32(x[3] * y[1])
+		a, b = a[4:], b[2:]
+	}
+	r0, r1, r2, r3 := c[:2], c[ldc:ldc+2], c[2*ldc:2*ldc+2], c[3*ldc:3*ldc+2]
+	if !add {
+		r0[0], r0[1] = alpha*c00, alpha*c01
+		r1[0], r1[1] = alpha*c10, alpha*c11
+		r2[0], r2[1] = alpha*c20, alpha*c21
+		r3[0], r3[1] = alpha*c30, alpha*c31
+		return
+	}
+	r0[0], r0[1] = r0[0]+float32(alpha*c00), r0[1]+float32(alpha*c01)
+	r1[0], r1[1] = r1[0]+float32(alpha*c10), r1[1]+float32(alpha*c11)
+	r2[0], r2[1] = r2[0]+float32(alpha*c20), r2[1]+float32(alpha*c21)
+	r3[0], r3[1] = r3[0]+float32(alpha*c30), r3[1]+float32(alpha*c31)
 }

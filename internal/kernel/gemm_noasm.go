@@ -7,7 +7,7 @@ func detect() Level { return Generic }
 func blockingFor(half bool) blocking { return genericBlocking }
 
 func microkernel(half bool, k int, a []float32, rs, cs int, b []float32, c []float32, ldc int, alpha float32, add bool) {
-	microkernelGo(k, a, rs, cs, b, c, ldc, alpha, add)
+	microkernelGo(k, a, b, c, ldc, alpha, add)
 }
 
 func packWide(dst, src []float32, ld, kb, n, w int) { packWideGo(dst, src, ld, kb, n, w) }

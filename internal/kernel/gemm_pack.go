@@ -6,7 +6,8 @@ const aPad = 16
 
 // packA packs rows i0 … i0+mr-1 of op(A), columns pc … pc+kb-1; rows outside
 // become 0. A matrix that is stored by rows of op(A) keeps its rows, stride
-// apart; a transposed one is packed column after column, mr elements each.
+// apart, unless the microkernel wants columns; a transposed one is packed
+// column after column, mr elements each.
 func (p *product) packA(bl blocking, dst []float32, i0, pc, kb, stride int) {
 	if p.half {
 		p.packAHalf(bl, dst, i0, pc, kb, stride)
@@ -14,7 +15,12 @@ func (p *product) packA(bl blocking, dst []float32, i0, pc, kb, stride int) {
 	}
 	rows := min(bl.mr, p.m-i0)
 	a := p.a.f32
-	if !p.a.trans {
+	switch {
+	case p.a.trans:
+		packWide(dst, a[pc*p.a.ld+i0:], p.a.ld, kb, rows, bl.mr)
+	case bl.columns:
+		packTransposed(dst, a[i0*p.a.ld+pc:], p.a.ld, kb, rows, bl.mr)
+	default:
 		for r := range bl.mr {
 			d := dst[r*stride : r*stride+kb]
 			if r >= rows {
@@ -24,9 +30,7 @@ func (p *product) packA(bl blocking, dst []float32, i0, pc, kb, stride int) {
 			o := (i0+r)*p.a.ld + pc
 			copy(d, a[o:o+kb])
 		}
-		return
 	}
-	packWide(dst, a[pc*p.a.ld+i0:], p.a.ld, kb, rows, bl.mr)
 }
 
 // packB packs columns j0 … j0+nr-1 of op(B), rows pc … pc+kb-1, row after

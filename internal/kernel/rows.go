@@ -20,6 +20,14 @@ func Softmax(x []float32, scale float32) {
 	scaleBy(x, 1/expShift(x, scale, hi))
 }
 
+// ExpShift sets x to exp(scale·(x-hi)) and returns the sum; hi is at least the
+// largest element and scale is positive. It errs by a few units in the last
+// place; what should be less than exp(-87) becomes 0.
+func ExpShift(x []float32, scale, hi float32) float32 { return expShift(x, scale, hi) }
+
+// Scale multiplies x by f.
+func Scale(x []float32, f float32) { scaleBy(x, f) }
+
 // LogSumExp returns log Σ exp(x), -Inf for no elements.
 func LogSumExp(x []float32) float64 {
 	if len(x) == 0 {
