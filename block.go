@@ -3,7 +3,6 @@ package lowbit
 import (
 	"context"
 
-	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/internal/llama"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/tensor"
@@ -213,7 +212,7 @@ func (r *blockRun) layer(l llama.LinearInfo, cal *quant.Calibration, ref *refere
 	if err != nil || q == nil {
 		return err
 	}
-	if r.Inputs == InputsQuantized || r.Objective == adadim.ObjectiveBlock {
+	if r.Inputs == InputsQuantized {
 		r.qb.Linear(l.Role).Weight = q.Dequantize()
 	}
 	return nil

@@ -67,14 +67,14 @@ func difference(before, after *tensor.Matrix) {
 
 // blockLoss returns the loss of adadim.ObjectiveBlock for a layer of the
 // block: that of the attention's output for q, k and v, of the MLP's for
-// gate and up, of the layer's own for o and down. The layers before it are
-// quantized already. It is nil for other objectives.
+// gate and up, of the layer's own for o and down. The other layers of the
+// block are unquantized, as in the public code. It is nil for other objectives.
 func (r *blockRun) blockLoss(role llama.Role, ref *reference, cal *quant.Calibration) func(context.Context, *tensor.Matrix) (float64, error) {
 	if ref == nil {
 		return nil
 	}
 	return func(_ context.Context, approx *tensor.Matrix) (float64, error) {
-		b := r.qb
+		b := *r.block
 		b.Linear(role).Weight = approx
 		var loss float64
 		switch role {
