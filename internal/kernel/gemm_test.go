@@ -109,6 +109,26 @@ func TestGemmPanels(t *testing.T) {
 	})
 }
 
+// AVX2 and AVX-512 fuse the same operations in the same order.
+func TestFusedLevelsAgree(t *testing.T) {
+	if level < AVX512 || level == NEON {
+		t.Skip("needs AVX-512")
+	}
+	const m, n, k = 50, 70, 1111
+	a, b := randoms(m*k, 1), randoms(k*n, 2)
+	out := map[Level][]float32{}
+	for _, l := range []Level{AVX2, AVX512} {
+		atLevel(l, func() {
+			out[l] = randoms(m*n, 3)
+			Gemm(false, false, m, n, k, 0.3, a, k, b, n, 1, out[l], n, 2)
+			y := randoms(n, 4)
+			Axpy(0.7, b[:n], y)
+			out[l] = append(out[l], y...)
+		})
+	}
+	require.Equal(t, out[AVX2], out[AVX512])
+}
+
 func TestSyrkT(t *testing.T) {
 	eachLevel(t, func(t *testing.T) {
 		rapid.Check(t, func(t *rapid.T) {

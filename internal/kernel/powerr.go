@@ -89,18 +89,26 @@ func pow24(d float32) float32 {
 	bits := int32(math.Float32bits(e))
 	k := (bits - sqrtHalf) >> 23
 	f := math.Float32frombits(uint32(bits-k<<23)) - 1
-	p := log2Poly[8]
-	for i := 7; i >= 0; i-- {
-		p = float32(p*f) + log2Poly[i]
-	}
+	p := evenOdd(log2Poly[:], f)
 	k12 := float32(12 * float32(k))
 	n := roundEven(float32(k12 * fifth))
 	x := float32(float32(k12-float32(5*n))*fifth) + float32(power*float32(p*f))
 	r := roundEven(x)
 	x -= r
-	p = exp2Poly[6]
-	for i := 5; i >= 0; i-- {
-		p = float32(p*x) + exp2Poly[i]
-	}
+	p = evenOdd(exp2Poly[:], x)
 	return p * math.Float32frombits(uint32(int32(n+r)+127)<<23)
+}
+
+// evenOdd evaluates a polynomial of even degree, its even and its odd part
+// each by Horner's rule: half the latency.
+func evenOdd(c []float32, x float32) float32 {
+	n := len(c) - 1
+	sq := float32(x * x)
+	even, odd := c[n], c[n-1]
+	for i := n - 2; i > 0; i -= 2 {
+		even = float32(even*sq) + c[i]
+		odd = float32(odd*sq) + c[i-1]
+	}
+	even = float32(even*sq) + c[0]
+	return even + float32(odd*x)
 }

@@ -72,6 +72,15 @@ func TestRowOps(t *testing.T) {
 		x := []float32{5, float32(math.Inf(-1)), 5}
 		Softmax(x, 1)
 		require.Equal(t, []float32{0.5, 0, 0.5}, x)
+		for _, n := range []int{3, 19, 35} { // NaN comes through, -Inf becomes 0
+			x := make([]float32, n)
+			x[1], x[2] = float32(math.Inf(-1)), float32(math.NaN())
+			require.True(t, math.IsNaN(float64(ExpShift(x, 1, 0))))
+			require.Equal(t, []float32{1, 0}, x[:2])
+			require.True(t, math.IsNaN(float64(x[2])))
+			Scale(x, 3)
+			require.Equal(t, []float32{3, 0}, x[:2])
+		}
 	})
 }
 

@@ -46,9 +46,26 @@ func powErrAMD64(f *file) {
 	}
 }
 
-// pow24 sets register 0 to |register 0|^2.4; it spoils 1 to 5.
+// polynomial sets p to a polynomial of even degree in x, as evenOdd does.
+func (g *loop) polynomial(name string, degree, x, p, sq, odd int) {
+	g.o("VMULPS", x, x, sq)
+	g.constant(fmt.Sprintf("%s%d", name, degree), p)
+	g.constant(fmt.Sprintf("%s%d", name, degree-1), odd)
+	for i := degree - 2; i >= 0; i-- {
+		to := p
+		if i%2 == 1 {
+			to = odd
+		}
+		g.o("VMULPS", sq, to, to)
+		g.c("VADDPS", fmt.Sprintf("%s%d", name, i), to, to)
+	}
+	g.o("VMULPS", x, odd, odd)
+	g.o("VADDPS", odd, p, p)
+}
+
+// pow24 sets register 0 to |register 0|^2.4; it spoils 1 to 6 and 14.
 func (g *loop) pow24() {
-	const e, k, m, p, n = 1, 2, 3, 4, 5
+	const e, k, m, p, n, sq, odd = 1, 2, 3, 4, 5, 6, 14
 	g.c("VANDPS", "abs", 0, 0)
 	g.c("VMINPS", "powMax", 0, e)
 	g.c("VPSUBD", "sqrtHalf", e, k)
@@ -56,11 +73,7 @@ func (g *loop) pow24() {
 	g.shift("VPSLLD", 23, k, m)
 	g.o("VPSUBD", m, e, m)
 	g.c("VSUBPS", "one", m, m)
-	g.constant("log2_8", p)
-	for i := 7; i >= 0; i-- {
-		g.o("VMULPS", m, p, p)
-		g.c("VADDPS", fmt.Sprintf("log2_%d", i), p, p)
-	}
+	g.polynomial("log2_", 8, m, p, sq, odd)
 	g.o("VMULPS", m, p, p)
 	g.c("VMULPS", "power", p, p)
 	g.op("VCVTDQ2PS %s, %s", g.r(k), g.r(k))
@@ -74,11 +87,7 @@ func (g *loop) pow24() {
 	g.round(k, m)
 	g.o("VSUBPS", m, k, k)
 	g.o("VADDPS", m, n, n)
-	g.constant("exp2_6", p)
-	for i := 5; i >= 0; i-- {
-		g.o("VMULPS", k, p, p)
-		g.c("VADDPS", fmt.Sprintf("exp2_%d", i), p, p)
-	}
+	g.polynomial("exp2_", 6, k, p, sq, odd)
 	g.op("VCVTTPS2DQ %s, %s", g.r(n), g.r(n))
 	g.c("VPADDD", "bias", n, n)
 	g.shift("VPSLLD", 23, n, n)
