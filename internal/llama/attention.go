@@ -129,10 +129,9 @@ func (t *attnTask) run(s *attnScratch) {
 		tensor.Gemm(false, false, 1, scores, t.v.View(k0, k1, 0, t.dim), 1, s.out, 1)
 	}
 	for i := range rows {
-		dst, norm := t.queryHead(t.o, i), 1/s.sum[i]
-		for j, v := range s.out.Row(i) {
-			dst[j] = v * norm
-		}
+		dst := t.queryHead(t.o, i)
+		copy(dst, s.out.Row(i))
+		kernel.Scale(dst, 1/s.sum[i])
 	}
 }
 
@@ -163,12 +162,9 @@ func (t *attnTask) soften(s *attnScratch, row []float32, i, k0, k1 int) {
 		s.max[i] = top
 		shrink := float32(math.Exp(float64(old - top))) // 0 the first time
 		s.sum[i] *= shrink
-		out := s.out.Row(i)
-		for j := range out {
-			out[j] *= shrink
-		}
+		kernel.Scale(s.out.Row(i), shrink)
 	}
-	s.sum[i] += expSum(row, s.max[i])
+	s.sum[i] += kernel.ExpShift(row, 1, s.max[i])
 }
 
 // reset prepares for a tile of the given number of rows.

@@ -267,25 +267,3 @@ func TestNLLsAndKLs(t *testing.T) {
 		require.Equal(t, KL(p.Row(i), q.Row(i)), kl[i])
 	}
 }
-
-func TestExpSum(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		x := rapid.SliceOfN(rapid.Float32Range(-300, 50), 1, 40).Draw(t, "x")
-		shift := slices.Max(x)
-		y := slices.Clone(x)
-		sum := expSum(y, shift)
-		var want float64
-		for i, v := range x {
-			e := math.Exp(float64(v - shift))
-			require.InDelta(t, e, float64(y[i]), 2.5e-7*e+2e-38, "exp(%g)", v-shift)
-			want += e
-		}
-		require.InEpsilon(t, want, float64(sum), 5e-7)
-	})
-	inf := float32(math.Inf(1))
-	x := []float32{0, -inf, float32(math.NaN())}
-	require.True(t, math.IsNaN(float64(expSum(x, 0))))
-	require.Equal(t, float32(1), x[0])
-	require.Less(t, x[1], float32(2e-38))
-	require.True(t, math.IsNaN(float64(x[2])))
-}
