@@ -7,17 +7,7 @@ import "github.com/golowbit/lowbit/internal/kernel"
 // workers is the number of goroutines; 0 means GOMAXPROCS. The result does
 // not depend on it.
 func Gemm(transA, transB bool, alpha float32, a, b *Matrix, beta float32, c *Matrix, workers int) {
-	m, k := a.Rows, a.Cols
-	if transA {
-		m, k = k, m
-	}
-	kb, n := b.Rows, b.Cols
-	if transB {
-		kb, n = n, kb
-	}
-	if k != kb || c.Rows != m || c.Cols != n {
-		panic("tensor: product of mismatched shapes")
-	}
+	m, n, k := productShape(transA, transB, a, b, c)
 	kernel.Gemm(transA, transB, m, n, k, alpha, a.Data, a.Stride, b.Data, b.Stride, beta, c.Data, c.Stride, workers)
 }
 
@@ -49,4 +39,40 @@ func TrsmRight(trans bool, l, x *Matrix, workers int) {
 		panic("tensor: triangular solve of mismatched shapes")
 	}
 	kernel.TrsmRight(trans, x.Rows, x.Cols, l.Data, l.Stride, x.Data, x.Stride, workers)
+}
+
+// HasBF16 tells whether the products named BF16 run on this CPU's bfloat16
+// instructions. Where they do not, they are the float32 products.
+func HasBF16() bool { return kernel.HasBF16() }
+
+// GemmBF16 is Gemm with the elements of a and b rounded to bfloat16 and
+// float32 sums, if HasBF16: about twice as fast, for data that is bfloat16
+// anyway.
+func GemmBF16(transA, transB bool, alpha float32, a, b *Matrix, beta float32, c *Matrix, workers int) {
+	m, n, k := productShape(transA, transB, a, b, c)
+	kernel.GemmBF16(transA, transB, m, n, k, alpha, a.Data, a.Stride, b.Data, b.Stride, beta, c.Data, c.Stride, workers)
+}
+
+// SyrkTBF16 is SyrkT with the elements of x rounded to bfloat16, if HasBF16.
+func SyrkTBF16(x, h *Matrix, workers int) {
+	if h.Rows != x.Cols || h.Cols != x.Cols {
+		panic("tensor: rank-k update of mismatched shapes")
+	}
+	kernel.SyrkTBF16(x.Cols, x.Rows, 1, x.Data, x.Stride, 1, h.Data, h.Stride, workers)
+}
+
+// productShape returns m, n and k of c = op(a)*op(b).
+func productShape(transA, transB bool, a, b, c *Matrix) (m, n, k int) {
+	m, k = a.Rows, a.Cols
+	if transA {
+		m, k = k, m
+	}
+	kb, n := b.Rows, b.Cols
+	if transB {
+		kb, n = n, kb
+	}
+	if k != kb || c.Rows != m || c.Cols != n {
+		panic("tensor: product of mismatched shapes")
+	}
+	return m, n, k
 }
