@@ -1,0 +1,194 @@
+package lowbit
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/golowbit/lowbit/adadim"
+	"github.com/golowbit/lowbit/gptq"
+	"github.com/golowbit/lowbit/internal/golden"
+	"github.com/golowbit/lowbit/quant"
+)
+
+// goldenRow is a row of testdata/golden/perplexity.json: what the published
+// code makes of a model.
+type goldenRow struct {
+	Model      string
+	Method     string
+	Bits       int
+	Group      int
+	Perplexity float64
+	KL         float64
+	Source     string
+}
+
+func goldenRows(t *testing.T, model string) []goldenRow {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("testdata", "golden", "perplexity.json"))
+	require.NoError(t, err)
+	var file struct{ Rows []goldenRow }
+	require.NoError(t, json.Unmarshal(text, &file))
+	var rows []goldenRow
+	for _, r := range file.Rows {
+		if r.Model == model && r.Source == "reference" {
+			rows = append(rows, r)
+		}
+	}
+	require.NotEmpty(t, rows, model)
+	return rows
+}
+
+// goldenModel is where a model and its texts lie, and the windows it is
+// measured in.
+type goldenModel struct {
+	name, dir, calibration, heldout string
+	window                          int
+}
+
+// options returns how a row was made, or false if the row is not reproduced
+// on purpose.
+func (r goldenRow) options() (Options, bool) {
+	o := Options{Scheme: quant.Scheme{Bits: r.Bits, GroupSize: r.Group, Range: quant.RangePaper, ScaleType: quant.F32}}
+	oc, ic := []adadim.Arm{adadim.ArmOC}, []adadim.Arm{adadim.ArmIC}
+	switch r.Method {
+	case "RTN-oc":
+		o.Method, o.Arms = quant.RTN{}, oc
+	case "RTN-ic":
+		o.Method, o.Arms = quant.RTN{}, ic
+	case "RTN-ada(paper)":
+		o.Method = quant.RTN{}
+	case "RTN-ada(code)":
+		o.Method, o.Objective = quant.RTN{}, adadim.ObjectiveBlock
+	case "GPTQ-oc(dyn,no act)":
+		o.Method, o.Arms = gptq.Quantizer{Order: gptq.OrderNatural}, oc
+	case "GPTQ-oc(static,act)":
+		o.Arms = oc
+	case "GPTQ-ic(act)":
+		o.Arms = ic
+	case "GPTQ-ada(paper)":
+	case "GPTQ-ada(code,o/down ref fixed)":
+		o.Objective = adadim.ObjectiveBlock
+	case "GPTQ-ada(code)":
+		// It compares the o and down projections with the output of the first
+		// sample only. The row above is the same without that fault.
+		return o, false
+	case "FP32":
+	default:
+		panic("unknown method " + r.Method)
+	}
+	return o, true
+}
+
+// tolerance is how far perplexity may be from the row's, relatively.
+func (r goldenRow) tolerance() float64 {
+	if r.Perplexity > 100 {
+		return 1 // such a model is broken; only the order of magnitude means anything
+	}
+	rtn := r.Method == "RTN-oc" || r.Method == "RTN-ic" || r.Method == "RTN-ada(paper)" || r.Method == "RTN-ada(code)"
+	switch {
+	case r.Bits == 32:
+		return 1e-4
+	case rtn && r.Bits >= 3:
+		return 0.002
+	case r.Bits >= 4:
+		return 0.01
+	case r.Bits == 3:
+		return 0.02
+	}
+	return 0.1
+}
+
+func (m goldenModel) text(file string) Text {
+	return Text{Files: []string{file}, PerDocument: true}
+}
+
+// check reproduces a row.
+func (m goldenModel) check(t *testing.T, r goldenRow) {
+	model := m.dir
+	if r.Bits != 32 {
+		o, ok := r.options()
+		require.True(t, ok)
+		o.Model, o.Output = m.dir, filepath.Join(t.TempDir(), "out")
+		if _, rtn := o.Method.(quant.RTN); !rtn || len(o.Arms) != 1 {
+			o.Calibration = Calibration{Text: m.text(m.calibration), Samples: 64, SeqLen: 256}
+		}
+		_, err := Quantize(t.Context(), o)
+		require.NoError(t, err)
+		model = o.Output
+	}
+	// What was predicted tells more than how well, but takes a second model.
+	eval := EvalOptions{Model: model, Text: m.text(m.heldout), Window: m.window}
+	if r.Bits == 32 || strings.HasPrefix(r.Method, "GPTQ-ada") {
+		eval.Against = m.dir
+	}
+	e, err := Evaluate(t.Context(), eval)
+	require.NoError(t, err)
+	off := e.Perplexity/r.Perplexity - 1
+	t.Logf("perplexity %.5f, reference %.5f: %+.3f %%", e.Perplexity, r.Perplexity, 100*off)
+	if tol := r.tolerance(); tol < 1 {
+		require.LessOrEqual(t, math.Abs(off), tol, "perplexity %g, reference %g", e.Perplexity, r.Perplexity)
+		if e.KL != nil {
+			require.InDelta(t, r.KL, *e.KL, max(1e-6, 5*tol*r.KL), "KL")
+		}
+	} else {
+		require.InDelta(t, math.Log10(r.Perplexity), math.Log10(e.Perplexity), 0.5)
+	}
+}
+
+// everyRow makes the tests reproduce the slower rows too: "all".
+const everyRow = "LOWBIT_GOLDEN"
+
+// TestPerplexityEmbedded reproduces the published code's figures on the
+// embedded model: a few rows, or all of them.
+func TestPerplexityEmbedded(t *testing.T) {
+	m := goldenModel{"tinyllama-2m", embedded, embeddedCalibration, embeddedHeldout, 256}
+	m.checkAll(t, "FP32/32/0", "RTN-oc/3/64", "RTN-ic/4/128", "GPTQ-oc(static,act)/3/128", "GPTQ-ada(paper)/3/64")
+}
+
+// TestPerplexityTinyStories does so on a model that is not in this
+// repository, and on the same model with outlier channels.
+func TestPerplexityTinyStories(t *testing.T) {
+	for name, quick := range map[string][]string{
+		"tinystories-260k": {
+			"FP32/32/0", "RTN-oc/4/32", "RTN-ic/3/64", "RTN-ada(paper)/3/64", "GPTQ-oc(dyn,no act)/3/64",
+			"GPTQ-oc(static,act)/4/64", "GPTQ-ic(act)/3/32", "GPTQ-ada(paper)/3/64", "RTN-ada(code)/3/64",
+			"GPTQ-ada(code,o/down ref fixed)/4/64",
+		},
+		"tinystories-260k-outliers": {
+			"FP32/32/0", "RTN-oc/3/64", "GPTQ-oc(static,act)/3/64", "GPTQ-ada(paper)/4/32", "GPTQ-ada(code,o/down ref fixed)/3/64",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := golden.Shared(t, "models/"+name)
+			m := goldenModel{name, dir, golden.Shared(t, "text/tinystories/calibration.txt"), golden.Shared(t, "text/tinystories/heldout.txt"), 512}
+			m.checkAll(t, quick...)
+		})
+	}
+}
+
+// checkAll checks the rows with the given names, or every row if asked to.
+func (m goldenModel) checkAll(t *testing.T, quick ...string) {
+	if testing.Short() {
+		t.Skip("takes half a minute")
+	}
+	all := os.Getenv(everyRow) == "all"
+	for _, r := range goldenRows(t, m.name) {
+		key := fmt.Sprintf("%s/%d/%d", r.Method, r.Bits, r.Group)
+		i := slices.Index(quick, key)
+		if i >= 0 {
+			quick = slices.Delete(quick, i, i+1)
+		}
+		if _, ok := r.options(); ok && (all || i >= 0) {
+			t.Run(key, func(t *testing.T) { m.check(t, r) })
+		}
+	}
+	require.Empty(t, quick, "no such rows")
+}
