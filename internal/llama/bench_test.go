@@ -11,7 +11,7 @@ import (
 
 // benchmarkForward runs one block and reports tokens a second through it and
 // the rate of all products, attention included.
-func benchmarkForward(b *testing.B, c Config, rows, seqLen int) {
+func benchmarkForward(b *testing.B, c Config, rows, seqLen int, bf16 bool) {
 	c.Layers = 1
 	blk := &Block{AttnNorm: make([]float32, c.Hidden), MLPNorm: make([]float32, c.Hidden)}
 	for i := range blk.AttnNorm {
@@ -29,6 +29,7 @@ func benchmarkForward(b *testing.B, c Config, rows, seqLen int) {
 	flops += 2 * rows * (seqLen + 1) * c.QueryWidth() // two products, half of them masked
 	r, err := NewRunner(&c, 0)
 	require.NoError(b, err)
+	r.BF16 = bf16
 	x := randomMatrix(rows, c.Hidden, 1)
 	y := tensor.New(rows, c.Hidden)
 	for b.Loop() {
@@ -52,11 +53,22 @@ func BenchmarkForward1B(b *testing.B) {
 	if testing.Short() {
 		b.Skip("not with -short")
 	}
-	benchmarkForward(b, shape1B, 2048, 2048)
+	benchmarkForward(b, shape1B, 2048, 2048, false)
+}
+
+// BenchmarkForward1BHalf is the same with products of bfloat16.
+func BenchmarkForward1BHalf(b *testing.B) {
+	if testing.Short() {
+		b.Skip("not with -short")
+	}
+	if !HasBF16() {
+		b.Skip("needs a CPU with bfloat16 dot products")
+	}
+	benchmarkForward(b, shape1B, 2048, 2048, true)
 }
 
 // BenchmarkForward2M is one block of the embedded model.
-func BenchmarkForward2M(b *testing.B) { benchmarkForward(b, shape2M, 2048, 256) }
+func BenchmarkForward2M(b *testing.B) { benchmarkForward(b, shape2M, 2048, 256, false) }
 
 // BenchmarkAttention1B is the attention of the 1.1 B shape without its linear
 // layers.

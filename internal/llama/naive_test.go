@@ -392,3 +392,37 @@ func randomMatrix(rows, cols int, seed uint64) *tensor.Matrix {
 	}
 	return m
 }
+
+// TestBF16: rounded products come close, and are the same for any number of
+// workers. Weights and activations have 8 significant bits.
+func TestBF16(t *testing.T) {
+	c := base()
+	c.Layers, c.Hidden, c.HeadDim, c.Intermediate = 1, 64, 16, 160
+	w := randomWeights(&c, 7)
+	b, err := LoadBlock(&c, w, 0)
+	require.NoError(t, err)
+	x := randomMatrix(90, c.Hidden, 8)
+	run := func(half bool, workers int) *tensor.Matrix {
+		r, err := NewRunner(&c, workers)
+		require.NoError(t, err)
+		r.BF16 = half
+		y := x.Clone()
+		require.NoError(t, r.Forward(b, y, 30, nil))
+		return y
+	}
+	exact, half := run(false, 1), run(true, 1)
+	require.Equal(t, half.Data, run(true, 3).Data)
+	if !HasBF16() {
+		require.Equal(t, exact.Data, half.Data)
+		return
+	}
+	require.NotEqual(t, exact.Data, half.Data)
+	var diff, size float64
+	for i, v := range exact.Data {
+		d := float64(v - half.Data[i])
+		diff += d * d
+		d = float64(v - x.Data[i])
+		size += d * d
+	}
+	require.Less(t, math.Sqrt(diff/size), 0.01, "of what the block adds")
+}

@@ -19,6 +19,12 @@ const chunkRows = 2048
 // reused, and the rotary tables; a Runner is for one goroutine at a time.
 // Blocks are not changed by it.
 type Runner struct {
+	// BF16 rounds the inputs and weights of the linear layers of blocks to
+	// bfloat16 for their products, whose sums stay in float32, on CPUs that
+	// are faster at those (HasBF16); on others it changes nothing. It is
+	// meant for models whose weights are bfloat16: those it leaves as they are.
+	BF16 bool
+
 	cfg     *Config
 	workers int
 	rope    *rope
@@ -49,6 +55,9 @@ func NewRunner(c *Config, workers int) (*Runner, error) {
 	}
 	return &Runner{cfg: c, workers: workers, rope: newRope(c), attn: make([]attnScratch, workers)}, nil
 }
+
+// HasBF16 tells whether Runner.BF16 has an effect on this machine.
+func HasBF16() bool { return kernel.HasBF16() }
 
 // Config returns the configuration the Runner was made for.
 func (r *Runner) Config() *Config { return r.cfg }
@@ -118,7 +127,14 @@ func (r *Runner) linear(dst, x *tensor.Matrix, l *Linear, add bool) {
 	if add {
 		beta = 1
 	}
-	tensor.Gemm(false, true, 1, x, l.Weight, beta, dst, r.workers)
+	if w := l.Weight; r.BF16 {
+		if x.Cols != w.Cols || dst.Rows != x.Rows || dst.Cols != w.Rows {
+			panic("llama: product of mismatched shapes")
+		}
+		kernel.GemmBF16(false, true, x.Rows, w.Rows, w.Cols, 1, x.Data, x.Stride, w.Data, w.Stride, beta, dst.Data, dst.Stride, r.workers)
+	} else {
+		tensor.Gemm(false, true, 1, x, w, beta, dst, r.workers)
+	}
 	if l.Bias == nil {
 		return
 	}
