@@ -6,6 +6,8 @@
 // in gonum. Every operation gives the same bytes for any number of workers.
 package tensor
 
+import "github.com/golowbit/lowbit/internal/kernel"
+
 // Matrix is a dense row-major float32 matrix. Element (i, j) is
 // Data[i*Stride+j]. A Matrix may be a view of a larger one.
 type Matrix struct {
@@ -80,19 +82,7 @@ func (m *Matrix) Zero() {
 
 // T returns a contiguous transposed copy of m.
 func (m *Matrix) T() *Matrix {
-	const tile = 32
 	t := New(m.Cols, m.Rows)
-	for i0 := 0; i0 < m.Rows; i0 += tile {
-		i1 := min(i0+tile, m.Rows)
-		for j0 := 0; j0 < m.Cols; j0 += tile {
-			j1 := min(j0+tile, m.Cols)
-			for i := i0; i < i1; i++ {
-				row := m.Row(i)
-				for j := j0; j < j1; j++ {
-					t.Data[j*t.Stride+i] = row[j]
-				}
-			}
-		}
-	}
+	kernel.Transpose(t.Data, t.Stride, m.Data, m.Stride, m.Rows, m.Cols, 0)
 	return t
 }

@@ -282,6 +282,34 @@ func BenchmarkGemmBF16(b *testing.B) {
 	}
 }
 
+func TestTranspose(t *testing.T) {
+	eachLevel(t, func(t *testing.T) {
+		for _, s := range [][2]int{{0, 3}, {1, 1}, {5, 40}, {16, 16}, {33, 300}, {270, 530}} {
+			rows, cols := s[0], s[1]
+			src, dst := randoms(rows*(cols+1), 1), randoms(cols*(rows+2), 2)
+			old := append([]float32(nil), dst...)
+			Transpose(dst, rows+2, src, cols+1, rows, cols, 0)
+			for j := range cols {
+				for i := range rows {
+					require.Equal(t, src[i*(cols+1)+j], dst[j*(rows+2)+i])
+				}
+				require.Equal(t, old[j*(rows+2)+rows:(j+1)*(rows+2)], dst[j*(rows+2)+rows:(j+1)*(rows+2)])
+			}
+		}
+	})
+}
+
+func BenchmarkTranspose(b *testing.B) {
+	const n = 4096
+	src, dst := randoms(n*n, 1), make([]float32, n*n)
+	benchLevels(b, "n=4096", func(b *testing.B) {
+		b.SetBytes(4 * n * n)
+		for b.Loop() {
+			Transpose(dst, n, src, n, n, n, 1)
+		}
+	})
+}
+
 func TestShapePanics(t *testing.T) {
 	x := make([]float32, 12)
 	require.Panics(t, func() { Gemm(false, false, 4, 4, 4, 1, x, 4, x, 4, 0, x, 4, 1) })

@@ -344,3 +344,21 @@ func eights(n, words, bits int) int {
 	}
 	return min(n/8, (4*words-8)/bits+1) &^ 3
 }
+
+// transposeBlocks transposes the leading columns of 16 rows that make whole
+// blocks and returns their number.
+func transposeBlocks(dst []float32, ldd int, src []float32, lds, rows, cols int) (done int) {
+	switch {
+	case rows != 16 || level < AVX2:
+	case level >= AVX512:
+		if done = cols &^ 15; done > 0 {
+			transpose16AVX512(&dst[0], ldd, &src[0], lds, done/16)
+		}
+	default:
+		if done = cols &^ 7; done > 0 {
+			transpose8AVX2(&dst[0], ldd, &src[0], lds, done/8)
+			transpose8AVX2(&dst[8], ldd, &src[8*lds], lds, done/8)
+		}
+	}
+	return done
+}

@@ -49,3 +49,7 @@ func rtn4Fused(bf16 bool, codes []uint32, scales []float32, zeros []uint8, src [
 
 func packEights(dst []uint32, codes []uint8, bits int) (n int)   { return 0 }
 func unpackEights(dst []uint8, words []uint32, bits int) (n int) { return 0 }
+
+func transposeBlocks(dst []float32, ldd int, src []float32, lds, rows, cols int) (done int) {
+	return 0
+}
