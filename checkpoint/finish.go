@@ -122,9 +122,19 @@ func (r sourceReader) ReadAt(p []byte, off int64) (int, error) {
 	return int(n), nil
 }
 
-// copy passes a dense tensor through, byte for byte.
-func (p *plannedFile) copy(src Source, s Spec) error {
+// copy passes a dense tensor through, byte for byte, or what it was changed to.
+func (p *plannedFile) copy(src Source, s Spec, changed map[string][]float32) error {
 	size := s.Bytes()
+	if v, ok := changed[s.Name]; ok {
+		t, err := floatTensor(s.Name, s.DType, v, s.Shape...)
+		if err == nil {
+			err = p.out.WriteTensor(s.Name, t.Data)
+		}
+		if err == nil {
+			p.wrote(size)
+		}
+		return err
+	}
 	err := p.out.WriteFrom(s.Name, io.NewSectionReader(sourceReader{src, s.Name, size}, 0, size))
 	if err == nil {
 		p.wrote(size)
@@ -156,7 +166,7 @@ func (w *Writer) finish(ctx context.Context) error {
 		}
 	}
 	if a, ok := w.o.Format.(Assembler); ok {
-		err = a.Assemble(ctx, result, w.o.Source, layers, w.spooledWeight)
+		err = a.Assemble(ctx, result, w.changedSource(), layers, w.spooledWeight)
 	} else {
 		err = w.assemble(ctx, result, layers)
 	}
@@ -217,13 +227,14 @@ func (w *Writer) assemble(ctx context.Context, dir string, layers []Layer) error
 		}
 	}
 	defer p.out.Abort()
+	changed := w.changedDense()
 	encode := layers
 	if w.direct != nil {
 		encode = nil // they are in place
 	}
 	err := parallel.For(ctx, w.o.Workers, len(encode)+len(p.dense), func(i int) error {
 		if i >= len(encode) {
-			return p.copy(w.o.Source.src, p.dense[i-len(encode)])
+			return p.copy(w.o.Source.src, p.dense[i-len(encode)], changed)
 		}
 		q, err := w.spooledWeight(encode[i].Name)
 		if err != nil {

@@ -34,6 +34,8 @@ type Model struct {
 	index  map[string]int    // layer by name
 	part   map[string]string // layer a packed tensor belongs to
 	dense  []string          // tensors that belong to no layer, in file order
+
+	changed map[string][]float32 // vectors that take the place of the source's
 }
 
 const (
@@ -387,6 +389,9 @@ func (m *Model) floats(name string, dims int) ([]float32, []int, error) {
 	v, err := readFloats(m.src, name, shape...)
 	if err != nil {
 		return nil, nil, err
+	}
+	if c, ok := m.changed[name]; ok {
+		v = slices.Clone(c)
 	}
 	if i := notFinite(v); i >= 0 {
 		return nil, nil, tensorError(m.src, name, "element %d is %g", i, v[i])

@@ -87,6 +87,7 @@ type Writer struct {
 	state   map[string]layerState
 	reports map[string]json.RawMessage
 	files   map[string][]byte
+	changed map[string][]float32 // what PutDense was given, by tensor
 	closed  bool
 }
 
@@ -129,6 +130,7 @@ func Create(o WriterOptions) (*Writer, error) {
 	w := &Writer{
 		o: o, partial: o.Out + PartialSuffix, layers: map[string]Layer{},
 		state: map[string]layerState{}, reports: map[string]json.RawMessage{}, files: map[string][]byte{},
+		changed: map[string][]float32{},
 	}
 	if err := w.describeLayers(); err != nil {
 		return nil, err
@@ -291,7 +293,7 @@ func (w *Writer) resume(statePath string) (fresh bool, err error) {
 		}
 		w.state[name], w.reports[name] = done, report
 	}
-	return false, nil
+	return false, w.resumeDense()
 }
 
 // differences names the top-level keys in which two JSON objects differ.
