@@ -109,7 +109,7 @@ func openGGUF(f *gguf.File, path string) (json.RawMessage, *ggufFile, error) {
 // add registers a tensor.
 func (g *ggufFile) add(name string, t gguf.Tensor, m *ggufModel) error {
 	if !t.Type.Readable() {
-		return Unsupported("values of type %v are not read, only F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0", t.Type)
+		return Unsupported("values of type %v are not read, only "+gguf.ReadableTypes, t.Type)
 	}
 	_, matrix := cutWeight(name)
 	matrix = matrix && len(t.Dims) == 2
@@ -141,7 +141,7 @@ func (g *ggufFile) add(name string, t gguf.Tensor, m *ggufModel) error {
 		base, _ := cutWeight(name)
 		g.layers = append(g.layers, Layer{
 			Name: base, Out: e.rows, In: t.Dims[0],
-			Scheme: quant.Scheme{Bits: t.Type.Bits(), GroupSize: gguf.BlockLen, Symmetric: !t.Type.HasMin()},
+			Scheme: quant.Scheme{Bits: t.Type.CodeBits(), GroupSize: t.Type.Group(), Symmetric: symmetric(t.Type)},
 		})
 	}
 	if heads := rotaryRows(m.arch, name, m.heads, m.kvHeads); heads > 0 {
@@ -240,14 +240,23 @@ func (g *ggufFile) blocks(name string) (ggufEntry, []byte, error) {
 	return e, data, g.ReadAt(name+weightSuffix, data, 0)
 }
 
+// symmetric reports whether a type has no minimum.
+func symmetric(t gguf.Type) bool {
+	return !t.HasMin() && t != gguf.Q2_K && t != gguf.Q4_K && t != gguf.Q5_K
+}
+
 // Weight gives the blocks as groups of 32. Types with a minimum are a weight
-// only if every minimum is a whole multiple of its scale.
+// only if every minimum is a whole multiple of its scale, and those of 256
+// values never.
 func (g *ggufFile) Weight(name string) (*quant.Weight, error) {
 	e, data, err := g.blocks(name)
 	if err != nil {
 		return nil, err
 	}
 	t := e.info.Type
+	if t.Bits() == 0 {
+		return nil, tensorError(g, name+weightSuffix, "type %v has quantized scales: %w", t, ErrNotWeight)
+	}
 	w := quant.NewWeight(e.rows, e.info.Dims[0], quant.Scheme{
 		Bits: t.Bits(), GroupSize: gguf.BlockLen, Symmetric: !t.HasMin(),
 	})

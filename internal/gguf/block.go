@@ -91,8 +91,11 @@ func (t Type) UnpackBlock(src []byte, codes *[BlockLen]uint8) (d, m uint16) {
 	return d, m
 }
 
+// ReadableTypes lists the types that Decode knows, for messages.
+const ReadableTypes = "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 and Q2_K to Q6_K"
+
 // Readable reports whether Decode knows the type.
-func (t Type) Readable() bool { return t == F32 || t == F16 || t == BF16 || t.Bits() > 0 }
+func (t Type) Readable() bool { return t == F32 || t == F16 || t == BF16 || t.CodeBits() > 0 }
 
 // Decode widens len(dst) values. src holds them; len(dst) is a whole number
 // of blocks. The results are those of ggml's dequantize_row functions.
@@ -115,8 +118,10 @@ func (t Type) Decode(dst []float32, src []byte) error {
 		}
 	case t.Bits() > 0:
 		t.decodeBlocks(dst, src)
+	case t.CodeBits() > 0:
+		t.decodeSuper(dst, src)
 	default:
-		return fmt.Errorf("values of type %v cannot be read here, only F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0", t)
+		return fmt.Errorf("values of type %v cannot be read here, only "+ReadableTypes, t)
 	}
 	return nil
 }

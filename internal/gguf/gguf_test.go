@@ -3,6 +3,8 @@ package gguf
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
 	"math"
 	"os"
 	"path/filepath"
@@ -125,7 +127,7 @@ func TestWriterRefuses(t *testing.T) {
 		{"long name", nil, []Tensor{f32(strings.Repeat("x", 64), 1)}, "64 bytes"},
 		{"zero dimension", nil, []Tensor{f32("a", 4, 0)}, "at least 1"},
 		{"five dimensions", nil, []Tensor{f32("a", 1, 1, 1, 1, 1)}, "5 dimensions"},
-		{"overflow", nil, []Tensor{f32("a", 1<<40, 1<<40)}, "overflow"},
+		{"overflow", nil, []Tensor{f32("a", math.MaxInt, math.MaxInt)}, "overflow"},
 		{"block", nil, []Tensor{{Name: "a", Type: Q4_0, Dims: []int{48, 2}}}, "blocks of 32"},
 		{"block of a scalar", nil, []Tensor{{Name: "a", Type: Q4_0}}, "blocks of 32"},
 		{"type", nil, []Tensor{{Name: "a", Type: 4, Dims: []int{32}}}, "unknown type 4"},
@@ -360,7 +362,30 @@ func TestFloats(t *testing.T) {
 	block[3] = 1e30
 	require.ErrorContains(t, Q8_0.Encode(q, block), "too large")
 	require.Error(t, Q4_0.Encode(q, block))
-	require.ErrorContains(t, Type(12).Decode(block, q), "Q4_K")
+	require.ErrorContains(t, Type(20).Decode(block, q), "IQ4_NL")
+}
+
+// Blocks of 256 as llama.cpp's gguf-py dequantizes them: random bytes, with
+// half floats where those stand.
+func TestSuperBlocks(t *testing.T) {
+	data, err := os.ReadFile(filepath.Join("testdata", "superblocks.json"))
+	require.NoError(t, err)
+	var cases map[string]struct {
+		Hex    string    `json:"hex"`
+		Values []float32 `json:"values"`
+	}
+	require.NoError(t, json.Unmarshal(data, &cases))
+	require.Len(t, cases, 5)
+	for typ := Q2_K; typ <= Q6_K; typ++ {
+		c, ok := cases[typ.String()]
+		require.True(t, ok)
+		src, err := hex.DecodeString(c.Hex)
+		require.NoError(t, err)
+		got := make([]float32, 2*superBlock)
+		require.Len(t, src, typ.RowBytes(len(got)))
+		require.NoError(t, typ.Decode(got, src))
+		require.Equal(t, c.Values, got, typ.String())
+	}
 }
 
 // Q8_0 keeps every value to half a step, and codes never leave ±127.
