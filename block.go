@@ -57,7 +57,7 @@ type blockRun struct {
 func (j *job) runBlocks() error {
 	ctx, cancel := context.WithCancel(j.ctx)
 	defer cancel()
-	fwd, err := llama.NewRunner(j.cfg, j.Workers)
+	fwd, err := newRunner(j.cfg, j.src, j.BF16, j.Workers)
 	if err != nil {
 		return err
 	}

@@ -19,8 +19,9 @@ type EvalOptions struct {
 	// Against if Model is a single file.
 	Tokenizer string
 	Text      Text
-	Window    int // tokens; 0 means 2048 or the model's context, if shorter
-	Workers   int // goroutines; 0 means GOMAXPROCS
+	Window    int  // tokens; 0 means 2048 or the model's context, if shorter
+	BF16      bool // as in Options, for dense bfloat16 models; perplexity then differs by rounding
+	Workers   int  // goroutines; 0 means GOMAXPROCS
 	Events    func(Event)
 }
 
@@ -42,14 +43,14 @@ type Evaluation struct {
 // Evaluate measures a model's perplexity on text. The text is cut into
 // consecutive windows that do not overlap; the ragged last one is dropped.
 func Evaluate(ctx context.Context, o EvalOptions) (*Evaluation, error) {
-	main, err := openEvaluated(o.Model, o.Workers)
+	main, err := openEvaluated(o.Model, o.BF16, o.Workers)
 	if err != nil {
 		return nil, err
 	}
 	defer main.close()
 	all := []*evaluated{main}
 	if o.Against != "" {
-		other, err := openEvaluated(o.Against, o.Workers)
+		other, err := openEvaluated(o.Against, o.BF16, o.Workers)
 		if err != nil {
 			return nil, err
 		}
@@ -109,7 +110,7 @@ type evaluated struct {
 	x    *tensor.Matrix // residual stream [tokens, hidden]
 }
 
-func openEvaluated(path string, workers int) (*evaluated, error) {
+func openEvaluated(path string, bf16 bool, workers int) (*evaluated, error) {
 	src, err := checkpoint.Open(path)
 	if err != nil {
 		return nil, err
@@ -119,7 +120,7 @@ func openEvaluated(path string, workers int) (*evaluated, error) {
 		err = llama.CheckShapes(e.cfg, src)
 	}
 	if err == nil {
-		e.fwd, err = llama.NewRunner(e.cfg, workers)
+		e.fwd, err = newRunner(e.cfg, src, bf16, workers)
 	}
 	if err != nil {
 		e.close()

@@ -182,6 +182,7 @@ func (j *job) describe() (fingerprint, method json.RawMessage, err error) {
 		info["gptq"] = g
 	}
 	if j.text != nil {
+		info["bf16"] = j.BF16 && halfWeights(j.cfg, j.src)
 		info["tokens"], info["seq_len"] = j.tokens, j.text.seqLen
 	}
 	if method, err = json.Marshal(info); err != nil {

@@ -39,6 +39,7 @@ of the other model is measured too.`,
 	s.BoolVar(&o.Text.PerDocument, "per-document", false, "encode every document (text between blank lines) by itself, with its beginning-of-sequence token")
 	s.StringVar(&o.Against, "against", "", "another model with the same vocabulary, to compare with")
 	s.StringVar(&o.Tokenizer, "tokenizer", "", "folder of the tokenizer (default: the model)")
+	s.BoolVar(&o.BF16, "bf16", false, "round activations of a bfloat16 model to bfloat16, where the CPU is faster at it")
 	s.IntVar(&o.Workers, "workers", 0, "goroutines (default: all cores)")
 	s.BoolVar(&asJSON, "json", false, "print one JSON object")
 	s.BoolVarP(&quiet, "quiet", "q", false, "no progress")

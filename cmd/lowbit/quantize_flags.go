@@ -21,9 +21,10 @@ type quantizeFlags struct {
 	fit, resume    bool
 	skip           []string
 
+	preset, target       string
 	method, axis, arms   string
 	bits, groupSize      int
-	sym, clip            bool
+	sym, clip, clipInput bool
 	rangeRule, scaleType string
 	actOrder             bool
 	damp                 float64
@@ -31,7 +32,7 @@ type quantizeFlags struct {
 	objective, search    string
 	inputs               string
 	correct              float64
-	fold                 bool
+	fold, bf16           bool
 	calib                []string
 	perDocument          bool
 	samples, seqLen      int
@@ -47,6 +48,9 @@ func (f *quantizeFlags) register(s *pflag.FlagSet) {
 	s.StringVar(&f.format, "format", "lowbit", "format of the output: "+strings.Join(formatNames(), ", "))
 	s.BoolVar(&f.fit, "fit", false, "change layers the format cannot hold to what it can, instead of refusing")
 
+	s.StringVar(&f.target, "target", "", "engine to write for; sets format, axis, bits, group size and symmetry: "+strings.Join(checkpoint.EngineNames(), ", "))
+	s.StringVar(&f.preset, "preset", "", "how hard to try; sets arms, clip, objective, search, inputs, correction and refinement: "+strings.Join(lowbit.Presets, ", "))
+
 	s.StringVar(&f.method, "method", "gptq", "how weights are put on the grid: gptq or rtn")
 	s.StringVar(&f.axis, "axis", "ada", "where groups lie: oc (output channels), ic (input channels) or ada (chosen for every layer)")
 	s.IntVar(&f.bits, "bits", 4, "bits a weight, 2 to 8")
@@ -54,8 +58,9 @@ func (f *quantizeFlags) register(s *pflag.FlagSet) {
 	s.BoolVar(&f.sym, "sym", false, "symmetric grid: the zero-point is fixed")
 	s.BoolVar(&f.actOrder, "act-order", true, "GPTQ takes the most active inputs first, with static groups")
 	s.BoolVar(&f.clip, "clip", false, "clip each group's range where that lowers its error")
+	s.BoolVar(&f.clipInput, "clip-input", false, "with --clip, weigh errors by the inputs, and try neighbouring zero-points")
 	s.StringVar(&f.rangeRule, "range", "zero", "range of an asymmetric group: zero (extended to hold 0) or paper (as in the public AdaDim code)")
-	s.StringVar(&f.scaleType, "scale-dtype", "f16", "type of the stored scales: f16 or f32")
+	s.StringVar(&f.scaleType, "scale-dtype", "f16", "type of the stored scales: f16, f32, or f16short (half floats of 7 bits, for Q4_1 in gguf)")
 	s.Float64Var(&f.damp, "damp", gptq.DefaultDamping, "GPTQ's damping, as a fraction of the mean diagonal of H")
 	s.IntVar(&f.refine, "refine", 0, "rounds of refinement of scales and codes after GPTQ")
 
@@ -69,6 +74,7 @@ func (f *quantizeFlags) register(s *pflag.FlagSet) {
 	s.IntVar(&f.samples, "samples", 0, "calibration windows (default 128)")
 	s.IntVar(&f.seqLen, "seq-len", 0, "tokens a calibration window (default 2048 or the model's context)")
 	s.StringVar(&f.inputs, "inputs", "fp", "what a block is calibrated on: fp (the unquantized model's stream) or quantized")
+	s.BoolVar(&f.bf16, "bf16", false, "round the activations of a bfloat16 model to bfloat16 in calibration, where the CPU is faster at it")
 	s.Float64Var(&f.correct, "correct", 0, "strength, 0 to 1, of the correction for quantized inputs; implies --inputs quantized")
 
 	s.StringArrayVar(&f.skip, "skip", nil, "leave layers whose name matches this regular expression dense (repeatable)")
@@ -88,11 +94,69 @@ func formatNames() []string {
 	return names
 }
 
+// unset sets a flag that is not on the command line.
+func unset[T any](c *cobra.Command, name string, flag *T, v T) {
+	if !c.Flags().Changed(name) {
+		*flag = v
+	}
+}
+
+// applyTarget sets what the engine wants.
+func (f *quantizeFlags) applyTarget(c *cobra.Command) error {
+	if f.target == "" {
+		return nil
+	}
+	t, err := checkpoint.TargetFor(f.target)
+	if err != nil {
+		return err
+	}
+	unset(c, "format", &f.format, t.Format)
+	unset(c, "axis", &f.axis, t.Scheme.Axis.String())
+	unset(c, "bits", &f.bits, t.Scheme.Bits)
+	unset(c, "group-size", &f.groupSize, t.Scheme.GroupSize)
+	unset(c, "sym", &f.sym, t.Scheme.Symmetric)
+	return nil
+}
+
+// applyPreset sets what the preset decides.
+func (f *quantizeFlags) applyPreset(c *cobra.Command) error {
+	if f.preset == "" {
+		return nil
+	}
+	var o lowbit.Options
+	if err := o.ApplyPreset(f.preset); err != nil {
+		return err
+	}
+	var arms []string
+	for _, a := range o.Arms {
+		arms = append(arms, a.String())
+	}
+	unset(c, "arms", &f.arms, strings.Join(arms, ","))
+	unset(c, "clip", &f.clip, o.Scheme.Clip)
+	unset(c, "clip-input", &f.clipInput, o.Scheme.ClipInput && f.clip)
+	unset(c, "objective", &f.objective, o.Objective.String())
+	unset(c, "search", &f.search, o.Search.String())
+	unset(c, "inputs", &f.inputs, o.Inputs.String())
+	if f.inputs == lowbit.InputsQuantized.String() {
+		unset(c, "correct", &f.correct, o.Correction)
+	}
+	if g, ok := o.Method.(gptq.Quantizer); ok && f.method == "gptq" {
+		unset(c, "refine", &f.refine, g.Refine.Rounds)
+	}
+	return nil
+}
+
 // options turns flags into options of the library.
 func (f *quantizeFlags) options(c *cobra.Command, model string) (lowbit.Options, error) {
+	if err := f.applyTarget(c); err != nil {
+		return lowbit.Options{}, err
+	}
+	if err := f.applyPreset(c); err != nil {
+		return lowbit.Options{}, err
+	}
 	o := lowbit.Options{
 		Model: model, Output: f.output, Format: f.format, Fit: f.fit, Resume: f.resume, Workers: f.workers,
-		Correction: f.correct, Fold: f.fold,
+		Correction: f.correct, Fold: f.fold, BF16: f.bf16,
 		Calibration: lowbit.Calibration{
 			Text:    lowbit.Text{Files: f.calib, PerDocument: f.perDocument},
 			Samples: f.samples, SeqLen: f.seqLen,
@@ -129,7 +193,7 @@ func (f *quantizeFlags) options(c *cobra.Command, model string) (lowbit.Options,
 }
 
 func (f *quantizeFlags) setScheme(o *lowbit.Options, _ *cobra.Command) error {
-	o.Scheme = quant.Scheme{Bits: f.bits, GroupSize: f.groupSize, Symmetric: f.sym, Clip: f.clip}
+	o.Scheme = quant.Scheme{Bits: f.bits, GroupSize: f.groupSize, Symmetric: f.sym, Clip: f.clip || f.clipInput, ClipInput: f.clipInput}
 	switch f.rangeRule {
 	case "zero":
 	case "paper":
@@ -141,8 +205,10 @@ func (f *quantizeFlags) setScheme(o *lowbit.Options, _ *cobra.Command) error {
 	case "f16":
 	case "f32":
 		o.Scheme.ScaleType = quant.F32
+	case "f16short":
+		o.Scheme.ScaleType = quant.F16Short
 	default:
-		return fmt.Errorf("scale-dtype %q: want f16 or f32", f.scaleType)
+		return fmt.Errorf("scale-dtype %q: want f16, f32 or f16short", f.scaleType)
 	}
 	_, err := checkpoint.Lookup(f.format)
 	return err
@@ -188,6 +254,9 @@ func (f *quantizeFlags) setChoice(o *lowbit.Options, c *cobra.Command) error {
 		axis, err := quant.ParseAxis(f.axis)
 		if err != nil {
 			return fmt.Errorf("axis %q: want oc, ic or ada", f.axis)
+		}
+		if !c.Flags().Changed("arms") {
+			arms = []adadim.Arm{{Axis: axis}}
 		}
 		var kept []adadim.Arm
 		for _, a := range arms {
