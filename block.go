@@ -254,6 +254,11 @@ func (r *blockRun) runStaged() error {
 			case c == nil:
 			case r.full != nil:
 				c.AddPair(dstFull.Clone(), dst, r.Workers)
+				if in == llama.AttnOutput || in == llama.MLPAct {
+					lack := rows(r.full, r0, r1).Clone()
+					subtract(lack, rows(r.quantized, r0, r1))
+					c.AddResidual(lack, dst, r.Workers)
+				}
 			default:
 				c.Add(dst, r.Workers)
 			}
@@ -324,6 +329,16 @@ func (r *blockRun) runStaged() error {
 		}
 		return nil
 	})
+}
+
+// subtract takes y off x.
+func subtract(x, y *tensor.Matrix) {
+	for i := range x.Rows {
+		row := x.Row(i)
+		for j, v := range y.Row(i) {
+			row[j] -= v
+		}
+	}
 }
 
 // streamPair holds an input of all tokens for the quantized stream and, if

@@ -93,7 +93,7 @@ type Options struct {
 	Inputs      Inputs
 	// Correction moves the target of each layer to make up for what the
 	// layers before it have lost, with this strength (methods after GPTAQ,
-	// arXiv 2504.02692); ½ is a good value, 0 is none. Needs InputsQuantized.
+	// arXiv 2504.02692); ¾ is a good value, 0 is none. Needs InputsQuantized.
 	Correction float64
 	// Fold moves input scales into the norms and linears before, so that
 	// nothing but plain groups needs to be stored: an arm with input scales

@@ -9,14 +9,16 @@ import (
 )
 
 // Correct returns the target that makes up for what the layers before this
-// one have lost: with X what the layer would see in the unquantized model
-// and X_q what it will see,
+// one have lost: with X what the layer would see in the unquantized model,
+// X_q what it will see, and R what the residual stream that its output is
+// added to lacks of the unquantized model's (0 if it is not added to one),
 //
-//	w + strength * w (X-X_q)ᵀX_q (X_qᵀX_q + damping)⁻¹
+//	w + strength * (w (X-X_q)ᵀ + Rᵀ) X_q (X_qᵀX_q + damping)⁻¹
 //
-// (after GPTAQ, arXiv 2504.02692). Strength 1 would reproduce the
-// unquantized output as well as X_q can; half of it does better on text not
-// seen. w is [out, in] and is not modified; cal must hold Cross.
+// (after GPTAQ, arXiv 2504.02692, which has no R). Strength 1 would
+// reproduce the unquantized stream as well as X_q can; somewhat less does
+// better on text not seen. w is [out, in] and is not modified; cal must hold
+// Cross.
 func Correct(w *tensor.Matrix, cal *quant.Calibration, strength, damping float64, workers int) (*tensor.Matrix, error) {
 	if cal.Cross == nil || strength == 0 {
 		return w, nil
@@ -25,35 +27,50 @@ func Correct(w *tensor.Matrix, cal *quant.Calibration, strength, damping float64
 		damping = DefaultDamping
 	}
 	type key struct{ damping float64 }
-	pt, _ := cal.Memo(key{damping}, func() any { return correction(cal, damping, workers) }).(*tensor.Matrix)
-	if pt == nil {
+	l, _ := cal.Memo(key{damping}, func() any { return dampedFactor(cal.H, damping, workers) }).(*tensor.Matrix)
+	if l == nil {
 		return nil, fmt.Errorf("correction: %w", ErrNotFinite)
 	}
+	// bᵀ = X_qᵀ (X-X_q) wᵀ + X_qᵀ R, one column an output.
+	bt := tensor.New(w.Cols, w.Rows)
+	tensor.Gemm(true, true, float32(strength), cal.Cross, w, 0, bt, workers)
+	if cal.Residual != nil {
+		for r := range w.Rows {
+			for j, v := range cal.Residual.Row(r) {
+				bt.Data[j*bt.Stride+r] += float32(strength) * v
+			}
+		}
+	}
+	solveTriangular(l, bt, workers)
 	out := w.Clone()
-	tensor.Gemm(false, true, float32(strength), w, pt, 1, out, workers)
+	for r := range out.Rows {
+		row := out.Row(r)
+		for j := range row {
+			row[j] += bt.Data[j*bt.Stride+r]
+		}
+	}
 	return out, nil
 }
 
-// correction solves (H + damping) Pᵀ = Crossᵀ.
-func correction(cal *quant.Calibration, damping float64, workers int) *tensor.Matrix {
-	n := cal.H.Rows
+// dampedFactor returns the Cholesky factor of h with damping on its
+// diagonal, raised as far as it takes, or nil.
+func dampedFactor(h *tensor.Matrix, damping float64, workers int) *tensor.Matrix {
+	n := h.Rows
 	var mean float64
 	for j := range n {
-		mean += float64(cal.H.At(j, j)) / float64(n)
+		mean += float64(h.At(j, j)) / float64(n)
 	}
-	if mean <= 0 {
-		return tensor.New(n, n) // no input ever: nothing to correct
+	if mean == 0 {
+		mean = 1 // no input ever: nothing to correct
 	}
 	l := tensor.New(n, n)
 	for ; damping <= 1e3; damping *= 10 {
-		l.CopyFrom(cal.H)
+		l.CopyFrom(h)
 		for j := range n {
 			l.Data[j*n+j] += float32(damping * mean)
 		}
 		if tensor.Cholesky(l, workers) < 0 {
-			p := cal.Cross.T()
-			solveTriangular(l, p, workers)
-			return p
+			return l
 		}
 	}
 	return nil

@@ -21,6 +21,10 @@ type Calibration struct {
 	// the unquantized model and X_q what H was taken from; nil if both are
 	// the same or it was not collected.
 	Cross *tensor.Matrix
+	// Residual is RᵀX_q [out, in], where R is what the residual stream that
+	// the layer's output is added to lacks of the unquantized model's; nil
+	// for layers whose output is not added to it.
+	Residual *tensor.Matrix
 
 	mu   sync.Mutex
 	memo map[any]*memoEntry
@@ -68,6 +72,7 @@ func NewCalibration(x *tensor.Matrix, workers int) *Calibration {
 // Collector accumulates a Calibration from batches of inputs.
 type Collector struct {
 	h, cross *tensor.Matrix
+	residual *tensor.Matrix
 	absSum   []float64
 	tokens   int
 }
@@ -109,6 +114,15 @@ func (c *Collector) AddPair(x, xq *tensor.Matrix, workers int) {
 	c.Add(xq, workers)
 }
 
+// AddResidual accumulates Calibration.Residual from what the residual stream
+// lacks, r [tokens, out], beside the inputs xq that AddPair is given.
+func (c *Collector) AddResidual(r, xq *tensor.Matrix, workers int) {
+	if c.residual == nil {
+		c.residual = tensor.New(r.Cols, xq.Cols)
+	}
+	tensor.Gemm(true, false, 1, r, xq, 1, c.residual, workers)
+}
+
 // Calibration returns the statistics; the collector must not be used after.
 func (c *Collector) Calibration() *Calibration {
 	n := c.h.Rows
@@ -124,5 +138,5 @@ func (c *Collector) Calibration() *Calibration {
 			mean[j] = float32(s / float64(c.tokens))
 		}
 	}
-	return &Calibration{H: c.h, Tokens: c.tokens, MeanAbs: mean, Cross: c.cross}
+	return &Calibration{H: c.h, Tokens: c.tokens, MeanAbs: mean, Cross: c.cross, Residual: c.residual}
 }
