@@ -18,19 +18,23 @@ type progress struct {
 
 	bar    *progressbar.ProgressBar
 	phase  string
-	layers bool      // layers are being quantized
+	layers bool // layers are being quantized
+	warned map[string]bool
 	last   time.Time // when the last plain line of a phase was written
 	now    func() time.Time
 }
 
 func (a *app) progress(quiet bool) *progress {
-	return &progress{out: a.stderr, terminal: a.terminal, quiet: quiet, now: time.Now}
+	return &progress{out: a.stderr, terminal: a.terminal, quiet: quiet, warned: map[string]bool{}, now: time.Now}
 }
 
 // event is an Options.Events function.
 func (p *progress) event(e lowbit.Event) {
 	if e.Kind == lowbit.EventWarning {
-		p.line("warning: " + e.Message)
+		if !p.warned[e.Message] { // once is enough
+			p.warned[e.Message] = true
+			p.line("warning: " + e.Message)
+		}
 		return
 	}
 	if p.quiet {

@@ -49,6 +49,7 @@ output relative to that output, margin is ln(loss of ic / loss of oc).`,
 // quantizeResult is what --json prints.
 type quantizeResult struct {
 	*lowbit.Report
+	Engines    []string           `json:"engines"` // those that load it
 	Evaluation *lowbit.Evaluation `json:"evaluation,omitempty"`
 }
 
@@ -56,6 +57,11 @@ func (a *app) quantize(ctx context.Context, o lowbit.Options, f *quantizeFlags) 
 	// What is wrong with the text to measure on is better known before the work.
 	for _, name := range f.eval {
 		if _, err := os.Stat(name); err != nil {
+			return err
+		}
+	}
+	if f.target != "" {
+		if err := a.checkTarget(o, f.target); err != nil {
 			return err
 		}
 	}
@@ -78,7 +84,7 @@ func (a *app) quantize(ctx context.Context, o lowbit.Options, f *quantizeFlags) 
 		}
 		return err
 	}
-	result := quantizeResult{Report: report}
+	result := quantizeResult{Report: report, Engines: readers(report)}
 	if len(f.eval) > 0 {
 		result.Evaluation, err = lowbit.Evaluate(ctx, lowbit.EvalOptions{
 			Model: o.Output, Against: o.Model, Tokenizer: o.Model,
@@ -94,6 +100,24 @@ func (a *app) quantize(ctx context.Context, o lowbit.Options, f *quantizeFlags) 
 		return printJSON(a.stdout, result)
 	}
 	return printReport(a.stdout, result)
+}
+
+// checkTarget refuses, before any work, what the engine would not load.
+func (a *app) checkTarget(o lowbit.Options, engine string) error {
+	notes, err := lowbit.Engines(o)
+	if err != nil {
+		return err
+	}
+	for _, n := range notes {
+		switch {
+		case n.Engine != engine:
+		case !n.Accepted:
+			return fmt.Errorf("--target: %v", n)
+		case n.Reason != "":
+			fmt.Fprintf(a.stderr, "note: %v\n", n)
+		}
+	}
+	return nil
 }
 
 // howToResume is the message after an interrupt.
@@ -126,6 +150,23 @@ func quoted(w string) string {
 	return "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
 }
 
+// readers names the engines that load the result.
+func readers(r *lowbit.Report) []string {
+	var layers []checkpoint.Layer
+	for _, l := range r.Layers {
+		if !l.Dense {
+			layers = append(layers, checkpoint.Layer{Name: l.Name, Out: l.Out, In: l.In, Scheme: l.Scheme})
+		}
+	}
+	names := []string{"lowbit"}
+	for _, n := range checkpoint.Engines(r.Format, layers) {
+		if n.Accepted {
+			names = append(names, n.Engine)
+		}
+	}
+	return names
+}
+
 func printReport(w io.Writer, r quantizeResult) error {
 	var t table
 	t.add("layer", "arm", "loss", "margin", "bits", "seconds")
@@ -148,6 +189,7 @@ func printReport(w io.Writer, r quantizeResult) error {
 	}
 	text := fmt.Sprintf("\n%s (%s): %s before, %s after; %.3f bits per quantized weight; %.1f s\n",
 		r.Output, r.Format, size(r.BytesBefore), size(r.BytesAfter), r.BitsPerWeight, r.Seconds)
+	text += "engines that load it: " + strings.Join(r.Engines, ", ") + "\n"
 	if e := r.Evaluation; e != nil {
 		text += fmt.Sprintf("perplexity %.4f before, %.4f after; KL divergence %.4f; %d tokens in windows of %d\n",
 			*e.Against, e.Perplexity, *e.KL, e.Tokens, e.Window)

@@ -210,6 +210,9 @@ func (f *quantizeFlags) setScheme(o *lowbit.Options, _ *cobra.Command) error {
 	default:
 		return fmt.Errorf("scale-dtype %q: want f16, f32 or f16short", f.scaleType)
 	}
+	if f.format == (checkpoint.GPTQ{Version: 1}).Name() && !f.sym {
+		o.Scheme.MinZero = 1 // readers of that format disagree on 0
+	}
 	_, err := checkpoint.Lookup(f.format)
 	return err
 }

@@ -11,9 +11,12 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/spf13/cobra"
 	"github.com/stretchr/testify/require"
 
 	"github.com/golowbit/lowbit"
+	"github.com/golowbit/lowbit/adadim"
+	"github.com/golowbit/lowbit/gptq"
 )
 
 // quick are flags for a run of a second.
@@ -37,7 +40,7 @@ func TestQuantizeTable(t *testing.T) {
 	o := succeed(t, quick(out, "--skip", `\.k_proj$`, "--eval", shortText(t))...)
 	require.Empty(t, o.stderr)
 	lines := strings.Split(strings.TrimSpace(o.stdout), "\n")
-	require.Len(t, lines, 1+28+1+2)
+	require.Len(t, lines, 1+28+1+3)
 	require.Equal(t, []string{"layer", "arm", "loss", "margin", "bits", "seconds"}, strings.Fields(lines[0]))
 	axes := map[string]int{}
 	for _, l := range lines[1:29] {
@@ -50,7 +53,8 @@ func TestQuantizeTable(t *testing.T) {
 	require.Positive(t, axes["oc"])
 	require.Positive(t, axes["ic"])
 	require.Regexp(t, `5\.25 MB before, 1\.\d\d MB after; 3\.297 bits per quantized weight`, lines[30])
-	require.Regexp(t, `^perplexity \d+\.\d+ before, \d+\.\d+ after; KL divergence 0\.\d+; \d+ tokens in windows of 256$`, lines[31])
+	require.Equal(t, "engines that load it: lowbit", lines[31])
+	require.Regexp(t, `^perplexity \d+\.\d+ before, \d+\.\d+ after; KL divergence 0\.\d+; \d+ tokens in windows of 256$`, lines[32])
 }
 
 func TestQuantizeJSON(t *testing.T) {
@@ -97,6 +101,86 @@ func TestFlagsReachTheResult(t *testing.T) {
 		"--sym", "--scale-dtype", "f32", "-q")
 	o := succeed(t, "inspect", out)
 	require.Regexp(t, `q_proj +\[256 256\] +ic +5 bits, whole channels, symmetric, f32 scales`, o.stdout)
+}
+
+// TestPreset: flags beside a preset win, an axis restricts its arms.
+func TestPreset(t *testing.T) {
+	var best lowbit.Options
+	require.NoError(t, best.ApplyPreset("best"))
+	strength := best.Correction
+	require.Positive(t, strength)
+	for _, c := range []struct {
+		args      []string
+		arms      []adadim.Arm
+		objective adadim.Objective
+		search    adadim.Search
+		inputs    lowbit.Inputs
+		correct   float64
+		rounds    int
+		clip      bool
+	}{
+		{nil, adadim.PaperArms(), adadim.ObjectiveLinear, adadim.SearchRTN, lowbit.InputsFull, 0, 0, false},
+		{[]string{"--preset", "paper"}, adadim.PaperArms(), adadim.ObjectiveLinear, adadim.SearchRTN, lowbit.InputsFull, 0, 0, false},
+		{[]string{"--preset", "best", "--axis", "oc"}, []adadim.Arm{adadim.ArmOC}, adadim.ObjectiveRelative, adadim.SearchMethod, lowbit.InputsQuantized, strength, 3, true},
+		{[]string{"--preset", "best", "--axis", "ic", "--arms", "all", "--refine", "1"}, []adadim.Arm{adadim.ArmIC, adadim.ArmICRowScale}, adadim.ObjectiveRelative, adadim.SearchMethod, lowbit.InputsQuantized, strength, 1, true},
+		{[]string{"--preset", "best", "--inputs", "fp", "--clip=false", "--search", "rtn", "--arms", "ic,oc"}, []adadim.Arm{adadim.ArmIC, adadim.ArmOC}, adadim.ObjectiveRelative, adadim.SearchRTN, lowbit.InputsFull, 0, 3, false},
+		{[]string{"--correct", "0.25"}, adadim.PaperArms(), adadim.ObjectiveLinear, adadim.SearchRTN, lowbit.InputsQuantized, 0.25, 0, false},
+	} {
+		t.Run(strings.Join(c.args, " "), func(t *testing.T) {
+			var f quantizeFlags
+			cmd := &cobra.Command{}
+			f.register(cmd.Flags())
+			require.NoError(t, cmd.ParseFlags(append([]string{"-o", "out"}, c.args...)))
+			o, err := f.options(cmd, embedded)
+			require.NoError(t, err)
+			require.Equal(t, c.arms, o.Arms)
+			require.Equal(t, c.objective, o.Objective)
+			require.Equal(t, c.search, o.Search)
+			require.Equal(t, c.inputs, o.Inputs)
+			require.Equal(t, c.correct, o.Correction)
+			require.Equal(t, c.rounds, o.Method.(gptq.Quantizer).Refine.Rounds)
+			require.Equal(t, c.clip, o.Scheme.Clip)
+			if !c.clip {
+				require.False(t, o.Scheme.ClipInput)
+			}
+		})
+	}
+}
+
+// TestTarget: the result is what the engine loads.
+func TestTarget(t *testing.T) {
+	for engine, want := range map[string]string{"vllm": "compressed-tensors", "transformers": "gptq", "llama.cpp": "gguf"} {
+		t.Run(engine, func(t *testing.T) {
+			out := filepath.Join(t.TempDir(), "out")
+			o := succeed(t, "quantize", embedded, "-o", out, "--target", engine, "--method", "rtn", "--json", "-q")
+			var r struct {
+				Format  string
+				Engines []string
+			}
+			require.NoError(t, json.Unmarshal([]byte(o.stdout), &r))
+			require.Equal(t, want, r.Format)
+			require.Contains(t, r.Engines, engine)
+		})
+	}
+	out := filepath.Join(t.TempDir(), "out")
+	o := runCommand(t, "quantize", embedded, "-o", out, "--target", "vllm", "--bits", "3", "--sym=false", "--method", "rtn")
+	require.Equal(t, exitError, o.code)
+	requireOneLine(t, o, "vllm does not load it: takes asymmetric weights with 4 or 8 bits, not 3")
+	require.NoFileExists(t, out)
+}
+
+// TestFormatRefused: what a format cannot hold is said before work starts.
+func TestFormatRefused(t *testing.T) {
+	out := filepath.Join(t.TempDir(), "out")
+	o := runCommand(t, quick(out, "--format", "gptq")...)
+	require.Equal(t, exitError, o.code)
+	requireOneLine(t, o, "use axis oc, or format hqq")
+	require.NoFileExists(t, out)
+	require.NoFileExists(t, out+".partial")
+
+	o = succeed(t, quick(out, "--format", "gptq", "--fit")...)
+	require.Equal(t, 28, strings.Count(o.stderr, "warning: model.layers."))
+	require.Contains(t, o.stdout, "engines that load it: lowbit, transformers")
 }
 
 // TestTerminalBar draws a bar and keeps warnings on lines of their own.

@@ -1,0 +1,74 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/golowbit/lowbit"
+)
+
+func (a *app) convertCommand() *cobra.Command {
+	var o lowbit.ConvertOptions
+	var asJSON, quiet bool
+	c := &cobra.Command{
+		Use:   "convert MODEL -o OUT --format FORMAT",
+		Short: "Rewrite a quantized model in another format",
+		Long: `Rewrite a quantized model in another format without changing a code, scale or
+zero-point. What the format cannot hold is refused before anything is written.
+Format dense writes the dequantized weights, rounded to the model's type.`,
+		Example: `  lowbit convert out -o out-gptq --format gptq
+  lowbit convert out -o out.gguf --format gguf`,
+		Args: oneArg("model", ""),
+		RunE: func(c *cobra.Command, args []string) error {
+			o.Model = args[0]
+			switch {
+			case o.Output == "":
+				return usageError{fmt.Errorf("no output given: use -o")}
+			case o.Format == "":
+				return usageError{fmt.Errorf("no format given: use --format, one of %s", strings.Join(formatNames(), ", "))}
+			}
+			p := a.progress(quiet)
+			o.Events = p.event
+			err := lowbit.Convert(c.Context(), o)
+			p.clear()
+			if err != nil {
+				return err
+			}
+			return a.converted(o, asJSON)
+		},
+	}
+	s := c.Flags()
+	s.SortFlags = false
+	s.StringVarP(&o.Output, "output", "o", "", "folder (or file, for gguf) to write; must not exist")
+	s.StringVar(&o.Format, "format", "", "format of the output: "+strings.Join(formatNames(), ", "))
+	s.IntVar(&o.Workers, "workers", 0, "goroutines (default: all cores)")
+	s.BoolVar(&asJSON, "json", false, "print one JSON object")
+	s.BoolVarP(&quiet, "quiet", "q", false, "no progress")
+	return c
+}
+
+// converted says what has become of the model.
+func (a *app) converted(o lowbit.ConvertOptions, asJSON bool) error {
+	before, err := lowbit.Inspect(o.Model)
+	if err != nil {
+		return err
+	}
+	after, err := lowbit.Inspect(o.Output)
+	if err != nil {
+		return fmt.Errorf("reading back the result: %w", err)
+	}
+	if asJSON {
+		return printJSON(a.stdout, struct {
+			Output      string `json:"output"`
+			Format      string `json:"format"`
+			BytesBefore int64  `json:"bytes_before"`
+			BytesAfter  int64  `json:"bytes_after"`
+			Layers      int    `json:"layers"`
+		}{o.Output, o.Format, before.Bytes, after.Bytes, len(before.Quantized)})
+	}
+	_, err = fmt.Fprintf(a.stdout, "%s (%s): %d layers, %s before, %s after\n",
+		o.Output, o.Format, len(before.Quantized), size(before.Bytes), size(after.Bytes))
+	return err
+}

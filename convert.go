@@ -1,0 +1,49 @@
+package lowbit
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/golowbit/lowbit/checkpoint"
+)
+
+// ConvertOptions describe a conversion. Model, Output and Format must be given.
+type ConvertOptions struct {
+	Model   string // a quantized model, folder or file, in any format that can be read
+	Output  string // folder (or file, as the format has it) to make; must not exist
+	Format  string // a checkpoint format
+	Workers int    // goroutines; 0 means GOMAXPROCS
+	Events  func(Event)
+}
+
+// Convert rewrites a quantized model in another format. No code, scale or
+// zero-point is changed: what the format cannot hold is refused, with an error
+// that wraps checkpoint.ErrUnsupported, before anything is written. Format
+// "dense" writes the dequantized weights, rounded to the model's type.
+func Convert(ctx context.Context, o ConvertOptions) error {
+	switch {
+	case o.Model == "":
+		return fmt.Errorf("%w: no model given", ErrOptions)
+	case o.Output == "":
+		return fmt.Errorf("%w: no output given", ErrOptions)
+	case o.Workers < 0:
+		return fmt.Errorf("%w: %d workers", ErrOptions, o.Workers)
+	}
+	f, err := checkpoint.Lookup(o.Format)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrOptions, err)
+	}
+	src, err := checkpoint.Open(o.Model)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	return checkpoint.Convert(ctx, checkpoint.WriterOptions{
+		Out: o.Output, Source: src, Format: f, Workers: o.Workers,
+		Progress: func(done, total int64) {
+			if o.Events != nil {
+				o.Events(Event{Kind: EventWrite, Done: int(done), Total: int(total)})
+			}
+		},
+	})
+}
