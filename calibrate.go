@@ -5,9 +5,11 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 
+	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/internal/llama"
 	"github.com/golowbit/lowbit/internal/tokenizer"
 )
@@ -50,12 +52,12 @@ func contextLength(cfg *llama.Config, n int) int {
 	return n
 }
 
-func readCalibration(model string, cfg *llama.Config, c Calibration) (*calibrationText, error) {
+func readCalibration(m *checkpoint.Model, cfg *llama.Config, c Calibration) (*calibrationText, error) {
 	t := &calibrationText{seqLen: contextLength(cfg, c.SeqLen)}
 	if cfg.MaxPosition > 0 && t.seqLen > cfg.MaxPosition {
 		return nil, fmt.Errorf("%w: calibration windows of %d tokens, but the model's context is %d", ErrOptions, t.seqLen, cfg.MaxPosition)
 	}
-	ids, err := tokens(model, cfg, c.Text)
+	ids, err := tokens(m, "", cfg, c.Text)
 	if err != nil {
 		return nil, err
 	}
@@ -71,9 +73,34 @@ func readCalibration(model string, cfg *llama.Config, c Calibration) (*calibrati
 	return t, nil
 }
 
+// openTokenizer opens the tokenizer in dir, or the model's own if dir is "".
+func openTokenizer(m *checkpoint.Model, dir string) (*tokenizer.Tokenizer, error) {
+	if dir != "" {
+		return tokenizer.Open(dir)
+	}
+	files, err := checkpoint.TokenizerFiles(m)
+	if err != nil {
+		return nil, err
+	}
+	if files == nil {
+		return tokenizer.Open(m.Path())
+	}
+	// The model is one file, with the tokenizer in its metadata.
+	if dir, err = os.MkdirTemp("", "tokenizer"); err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	for name, data := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
+			return nil, err
+		}
+	}
+	return tokenizer.Open(dir)
+}
+
 // tokens encodes text files for a model.
-func tokens(model string, cfg *llama.Config, text Text) ([]int32, error) {
-	tok, err := tokenizer.Open(model)
+func tokens(m *checkpoint.Model, dir string, cfg *llama.Config, text Text) ([]int32, error) {
+	tok, err := openTokenizer(m, dir)
 	if err != nil {
 		return nil, err
 	}
@@ -85,7 +112,7 @@ func tokens(model string, cfg *llama.Config, text Text) ([]int32, error) {
 	for _, id := range ids {
 		if int(id) >= cfg.Vocab {
 			name, _ := tok.Token(id)
-			return nil, fmt.Errorf("%s: token %q has id %d, but the model knows only %d", filepath.Join(model, "tokenizer.json"), name, id, cfg.Vocab)
+			return nil, fmt.Errorf("%s: tokenizer: token %q has id %d, but the model knows only %d", m.Path(), name, id, cfg.Vocab)
 		}
 	}
 	return ids, nil

@@ -15,8 +15,7 @@ import (
 type EvalOptions struct {
 	Model   string // folder or file, dense or quantized
 	Against string // another model, with the same vocabulary, to compare with; may be ""
-	// Tokenizer is the folder the tokenizer is read from; "" means Model, or
-	// Against if Model is a single file.
+	// Tokenizer is the folder the tokenizer is read from; "" means Model.
 	Tokenizer string
 	Text      Text
 	Window    int  // tokens; 0 means 2048 or the model's context, if shorter
@@ -67,7 +66,7 @@ func Evaluate(ctx context.Context, o EvalOptions) (*Evaluation, error) {
 	if main.cfg.MaxPosition > 0 && window > main.cfg.MaxPosition {
 		return nil, fmt.Errorf("%w: window of %d tokens, but the model's context is %d", ErrOptions, window, main.cfg.MaxPosition)
 	}
-	ids, err := tokens(o.tokenizer(), main.cfg, o.Text)
+	ids, err := tokens(main.src, o.Tokenizer, main.cfg, o.Text)
 	if err != nil {
 		return nil, err
 	}
@@ -92,13 +91,6 @@ func Evaluate(ctx context.Context, o EvalOptions) (*Evaluation, error) {
 		}
 	}
 	return compare(ctx, all, w)
-}
-
-func (o *EvalOptions) tokenizer() string {
-	if o.Tokenizer != "" {
-		return o.Tokenizer
-	}
-	return o.Model
 }
 
 // evaluated is a model at work on windows of text.

@@ -91,7 +91,7 @@ func (j *job) open() error {
 		if len(j.Calibration.Files) == 0 {
 			return fmt.Errorf("%w: this method needs calibration text", ErrOptions)
 		}
-		if j.text, err = readCalibration(j.Model, j.cfg, j.Calibration); err != nil {
+		if j.text, err = readCalibration(j.src, j.cfg, j.Calibration); err != nil {
 			return err
 		}
 		j.tokens = j.text.tokens()
