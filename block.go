@@ -3,6 +3,7 @@ package lowbit
 import (
 	"context"
 
+	"github.com/golowbit/lowbit/internal/fold"
 	"github.com/golowbit/lowbit/internal/llama"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/tensor"
@@ -52,6 +53,10 @@ type blockRun struct {
 
 	block *llama.Block // unquantized
 	qb    llama.Block  // the same, quantized as far as it goes
+
+	// scales are what is folded in the block. Both blocks above are without
+	// them: layers are scaled when they are quantized, and back afterwards.
+	scales *fold.Scales
 }
 
 func (j *job) runBlocks() error {
@@ -90,7 +95,7 @@ func (j *job) runBlocks() error {
 			return err
 		}
 		j.event(Event{Kind: EventBlock, Block: i, Blocks: j.cfg.Layers})
-		r.block, r.qb = l.block, *l.block
+		r.block, r.qb, r.scales = l.block, *l.block, nil
 		if err := r.run(); err != nil {
 			return err
 		}
@@ -148,10 +153,15 @@ func (r *blockRun) pending(in llama.Input) bool {
 // stream, then quantizes its layers.
 func (r *blockRun) runFull() error {
 	b := r.block
-	var collectors [4]*quant.Collector
-	for in := range collectors {
-		if r.pending(llama.Input(in)) {
-			collectors[in] = quant.NewCollector(r.width(llama.Input(in)), false)
+	pending := false
+	for in := range llama.Inputs {
+		pending = pending || r.pending(in)
+	}
+	folds := r.folds[b.Index].any() && pending
+	var collectors [llama.Inputs]*quant.Collector
+	for in := range llama.Inputs {
+		if folds || r.pending(in) {
+			collectors[in] = quant.NewCollector(r.width(in), false)
 		}
 	}
 	ref := r.newReference()
@@ -184,11 +194,19 @@ func (r *blockRun) runFull() error {
 	if err != nil {
 		return err
 	}
-	var cals [4]*quant.Calibration
+	var cals [llama.Inputs]*quant.Calibration
 	for in, c := range collectors {
 		if c != nil {
 			cals[in] = c.Calibration()
 		}
+	}
+	if folds {
+		if err := r.foldScales(cals); err != nil {
+			return err
+		}
+	}
+	for in, cal := range cals {
+		cals[in] = r.scaled(llama.Input(in), cal)
 	}
 	for _, l := range r.cfg.Linears(b.Index) {
 		if err := r.layer(l, cals[l.Input], ref); err != nil {
@@ -201,19 +219,19 @@ func (r *blockRun) runFull() error {
 // layer quantizes one linear and puts the result into the quantized block.
 func (r *blockRun) layer(l llama.LinearInfo, cal *quant.Calibration, ref *reference) error {
 	p := r.plan[l.Name]
-	w := r.block.Linear(l.Role).Weight
+	w := r.scales.Weight(l.Role, r.block.Linear(l.Role).Weight)
 	var q *quant.Weight
 	var err error
 	if !p.dense && r.out.Done(l.Name) {
 		q, err = r.resumed(p)
 	} else {
-		q, err = r.quantizeLayer(p, w, cal, r.blockLoss(l.Role, ref, cal))
+		q, err = r.quantizeLayer(p, w, cal, r.blockLoss(l.Role, ref, w, cal))
 	}
 	if err != nil || q == nil {
 		return err
 	}
 	if r.Inputs == InputsQuantized {
-		r.qb.Linear(l.Role).Weight = q.Dequantize()
+		r.qb.Linear(l.Role).Weight = r.scales.Restore(l.Role, q.Dequantize())
 	}
 	return nil
 }
@@ -228,6 +246,16 @@ func (r *blockRun) runStaged() error {
 	h.resize(r, hidden)
 	a.resize(r, r.cfg.QueryWidth())
 	ref := r.newReference()
+	if r.folds[b.Index].any() {
+		// Also where all is done: what was quantized is scaled back.
+		cals, err := r.observeForFolding()
+		if err == nil {
+			err = r.foldScales(cals)
+		}
+		if err != nil {
+			return err
+		}
+	}
 
 	// Each stage computes an input for both streams, observes it, and
 	// quantizes the layers that read it.
@@ -269,7 +297,7 @@ func (r *blockRun) runStaged() error {
 		}
 		var cal *quant.Calibration
 		if c != nil {
-			cal = c.Calibration()
+			cal = r.scaled(in, c.Calibration())
 		}
 		for _, l := range r.cfg.Linears(b.Index) {
 			if l.Input == in {

@@ -68,18 +68,19 @@ func difference(before, after *tensor.Matrix) {
 // blockLoss returns the loss of adadim.ObjectiveBlock for a layer of the
 // block: that of the attention's output for q, k and v, of the MLP's for
 // gate and up, of the layer's own for o and down. The other layers of the
-// block are unquantized, as in the public code. It is nil for other objectives.
-func (r *blockRun) blockLoss(role llama.Role, ref *reference, cal *quant.Calibration) func(context.Context, *tensor.Matrix) (float64, error) {
+// block are unquantized, as in the public code. The layer's weight w, cal and
+// what the loss is asked for have folded scales. It is nil for other objectives.
+func (r *blockRun) blockLoss(role llama.Role, ref *reference, w *tensor.Matrix, cal *quant.Calibration) func(context.Context, *tensor.Matrix) (float64, error) {
 	if ref == nil {
 		return nil
 	}
 	return func(_ context.Context, approx *tensor.Matrix) (float64, error) {
 		b := *r.block
-		b.Linear(role).Weight = approx
+		b.Linear(role).Weight = r.scales.Restore(role, approx)
 		var loss float64
 		switch role {
 		case llama.O, llama.Down:
-			return quant.Loss(r.block.Linear(role).Weight, approx, cal.H, r.Workers), nil
+			return quant.Loss(w, approx, cal.H, r.Workers), nil
 		case llama.Q, llama.K, llama.V:
 			err := r.eachBatch(func(r0, r1 int) error {
 				a, y := tensor.New(r1-r0, r.cfg.QueryWidth()), tensor.New(r1-r0, r.cfg.Hidden)

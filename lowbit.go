@@ -95,10 +95,20 @@ type Options struct {
 	// layers before it have lost, with this strength (methods after GPTAQ,
 	// arXiv 2504.02692); ¾ is a good value, 0 is none. Needs InputsQuantized.
 	Correction float64
-	// Fold moves input scales into the norms and linears before, so that
-	// nothing but plain groups needs to be stored: an arm with input scales
-	// is then tried for all layers that share an input at once.
-	Fold bool
+	// Fold moves scales of arms into the norm or the linear before, so that
+	// nothing but plain groups needs to be stored and the format's engines
+	// run the result as it is. Input scales of q, k, v and of gate, up go into
+	// the norms, those of o into v, those of down into up; row scales of v and
+	// up are the same thing seen from the other side. The scale of an input
+	// is chosen once for all layers that read it, before they are quantized,
+	// among no scale and the powers that the arms try; then the layers choose
+	// among the arms that are left. Row scales of other layers are stored.
+	//
+	// FoldAuto, the zero value, folds only scales that the format cannot
+	// store; FoldOn folds wherever it is possible, FoldOff nowhere. Without
+	// arms that have scales none does anything. A layer that stays dense keeps
+	// the scales of its input from being folded.
+	Fold Fold
 
 	// Skip leaves layers whose name matches any of these dense.
 	Skip []*regexp.Regexp
@@ -142,8 +152,8 @@ func (o *Options) Validate() error {
 	if o.Correction > 0 && o.Inputs != InputsQuantized {
 		return bad("correction needs quantized inputs")
 	}
-	if o.Fold && len(o.Arms) == 0 {
-		return nil
+	if o.Fold > FoldOn {
+		return bad("%v", o.Fold)
 	}
 	for _, r := range o.Skip {
 		if r == nil {
@@ -206,11 +216,12 @@ type LayerReport struct {
 	Dense    bool             `json:"dense,omitempty"` // left as it was
 	Arm      string           `json:"arm,omitempty"`
 	Scheme   quant.Scheme     `json:"scheme"`
-	Loss     float64          `json:"loss"`     // tr(E H Eᵀ) / tr(W H Wᵀ)
-	Relative float64          `json:"relative"` // mean over rows of the same
-	Margin   float64          `json:"margin"`   // ln(L_ic/L_oc) by the objective
-	Seconds  float64          `json:"seconds"`  // time to quantize it
-	Bits     float64          `json:"bits"`     // bits per weight, all scales included
+	Loss     float64          `json:"loss"`             // tr(E H Eᵀ) / tr(W H Wᵀ)
+	Relative float64          `json:"relative"`         // mean over rows of the same
+	Margin   float64          `json:"margin"`           // ln(L_ic/L_oc) by the objective
+	Seconds  float64          `json:"seconds"`          // time to quantize it
+	Bits     float64          `json:"bits"`             // bits per weight, all scales included
+	Folded   string           `json:"folded,omitempty"` // the scale of its input that was folded, and where
 	Notes    []string         `json:"notes,omitempty"`
 	Decision *adadim.Decision `json:"decision,omitempty"`
 }

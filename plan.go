@@ -7,6 +7,7 @@ import (
 
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/internal/llama"
 	"github.com/golowbit/lowbit/quant"
 )
 
@@ -18,25 +19,46 @@ type layerPlan struct {
 	scheme  quant.Scheme
 	arms    []adadim.Arm
 	notes   []string
+	folded  string // the scale of its input that is folded, once it is chosen
+}
+
+// smallestGroup is the smallest that Fit changes a group size to.
+const smallestGroup = 16
+
+// planBlock plans the linears of a block and which of their scales are
+// folded; errs are by linear.
+func (o *Options) planBlock(f checkpoint.Format, infos []llama.LinearInfo, layers []checkpoint.Layer) (folding, []*layerPlan, []error) {
+	k := o.folding(f, infos, layers)
+	for {
+		plans, errs := make([]*layerPlan, len(infos)), make([]error, len(infos))
+		again := false
+		for i, l := range infos {
+			plans[i], errs[i] = o.planLayer(f, layers[i], k.arms(l, o.arms()))
+			if errs[i] == nil && plans[i].dense {
+				again = k.without(l) || again
+			}
+		}
+		if !again {
+			return k, plans, errs
+		}
+	}
 }
 
 // planLayer decides what becomes of a linear before any work is done, and
 // fails where the format cannot hold it, unless o.Fit allows a change.
-func (o *Options) planLayer(f checkpoint.Format, l checkpoint.Layer) (*layerPlan, error) {
+func (o *Options) planLayer(f checkpoint.Format, l checkpoint.Layer, arms []adadim.Arm) (*layerPlan, error) {
 	p := &layerPlan{name: l.Name, out: l.Out, in: l.In, scheme: o.Scheme}
-	for _, r := range o.Skip {
-		if r.MatchString(l.Name) {
-			p.dense = true
-			return p, nil
-		}
+	if o.skips(l.Name) {
+		p.dense = true
+		return p, nil
 	}
-	err := p.admit(f, l, o.arms(), o.Fold, o.Fit)
+	err := p.admit(f, l, arms, o.Fit)
 	if err == nil || !o.Fit {
 		return p, err
 	}
-	for g := halved(o.Scheme.GroupSize, l.In); g >= 16; g /= 2 {
+	for g := halved(o.Scheme.GroupSize, l.In); g >= smallestGroup; g /= 2 {
 		p.scheme.GroupSize = g
-		if p.admit(f, l, o.arms(), o.Fold, true) == nil {
+		if p.admit(f, l, arms, true) == nil {
 			p.notes = append(p.notes, fmt.Sprintf("group size %d: %v", g, err))
 			return p, nil
 		}
@@ -60,7 +82,7 @@ func halved(g, in int) int {
 
 // admit sets the arms that the format holds for the layer. If some allows
 // that, arms the format cannot hold are dropped; otherwise one is an error.
-func (p *layerPlan) admit(f checkpoint.Format, l checkpoint.Layer, arms []adadim.Arm, fold, some bool) error {
+func (p *layerPlan) admit(f checkpoint.Format, l checkpoint.Layer, arms []adadim.Arm, some bool) error {
 	p.arms = nil
 	var first error
 	strided := false
@@ -68,7 +90,7 @@ func (p *layerPlan) admit(f checkpoint.Format, l checkpoint.Layer, arms []adadim
 		s := p.scheme
 		s.Axis = a.Axis
 		s.Strided = false
-		l.Scheme, l.RowScale, l.InputScale = s, a.RowScale, a.InputScale && !fold
+		l.Scheme, l.RowScale, l.InputScale = s, a.RowScale, a.InputScale
 		err := s.CheckShape(l.Out, l.In)
 		if err == nil {
 			err = f.Check(l)

@@ -50,6 +50,7 @@ type job struct {
 	dst    checkpoint.Format
 	plan   map[string]*layerPlan // by layer name
 	order  []*layerPlan
+	folds  []folding // by block
 	out    *checkpoint.Writer
 	text   *calibrationText // nil if no text is needed
 	done   map[string]*LayerReport
@@ -136,17 +137,21 @@ func (j *job) event(e Event) {
 
 func (j *job) planLayers() error {
 	var bad planErrors
-	dtype := map[string]bool{}
 	for b := range j.cfg.Layers {
-		for _, l := range j.cfg.Linears(b) {
+		infos := j.cfg.Linears(b)
+		layers := make([]checkpoint.Layer, len(infos))
+		for i, l := range infos {
 			d, _ := j.src.DType(l.WeightName())
-			dtype[string(d)] = true
-			p, err := j.planLayer(j.dst, checkpoint.Layer{Name: l.Name, Out: l.Out, In: l.In, Bias: l.Bias, DType: d})
-			if err != nil {
-				bad.add(l.Name, err)
+			layers[i] = checkpoint.Layer{Name: l.Name, Out: l.Out, In: l.In, Bias: l.Bias, DType: d}
+		}
+		k, plans, errs := j.planBlock(j.dst, infos, layers)
+		j.folds = append(j.folds, k)
+		for i, p := range plans {
+			if errs[i] != nil {
+				bad.add(infos[i].Name, errs[i])
 				continue
 			}
-			j.plan[l.Name] = p
+			j.plan[p.name] = p
 			j.order = append(j.order, p)
 		}
 	}
@@ -162,6 +167,11 @@ func (j *job) needsText() bool {
 	if _, ok := j.method().(quant.RTN); !ok || len(j.Calibration.Files) > 0 {
 		return true
 	}
+	for _, k := range j.folds {
+		if k.any() {
+			return true
+		}
+	}
 	for _, p := range j.order {
 		if !p.dense && (len(p.arms) > 1 || p.arms[0].InputScale || p.arms[0].RowScale) {
 			return true
@@ -175,7 +185,7 @@ func (j *job) describe() (fingerprint, method json.RawMessage, err error) {
 	info := map[string]any{
 		"method": fmt.Sprintf("%T", j.method()), "scheme": j.Scheme, "arms": fmt.Sprint(j.arms()),
 		"objective": j.Objective.String(), "search": j.Search.String(), "inputs": j.Inputs.String(),
-		"correction": j.Correction, "fold": j.Fold,
+		"correction": j.Correction, "fold": j.Fold.String(),
 	}
 	if g, ok := j.method().(gptq.Quantizer); ok {
 		g.Workers = 0
@@ -230,7 +240,7 @@ func (j *job) chooser(p *layerPlan) adadim.Quantizer {
 // stays dense.
 func (j *job) quantizeLayer(p *layerPlan, w *tensor.Matrix, cal *quant.Calibration, blockLoss func(context.Context, *tensor.Matrix) (float64, error)) (*quant.Weight, error) {
 	start := time.Now()
-	r := &LayerReport{Name: p.name, Out: p.out, In: p.in, Dense: p.dense, Scheme: p.scheme}
+	r := &LayerReport{Name: p.name, Out: p.out, In: p.in, Dense: p.dense, Scheme: p.scheme, Folded: p.folded}
 	r.Notes = append(r.Notes, p.notes...)
 	if p.dense {
 		j.finish(r)

@@ -196,6 +196,15 @@ func ScaleCalibration(cal *quant.Calibration, factor []float32) *quant.Calibrati
 		c.Cross = tensor.New(len(factor), len(factor))
 		scale(c.Cross, cal.Cross)
 	}
+	if cal.Residual != nil {
+		c.Residual = cal.Residual.Clone()
+		for r := range c.Residual.Rows {
+			row := c.Residual.Row(r)
+			for j, f := range factor {
+				row[j] *= f
+			}
+		}
+	}
 	if cal.MeanAbs != nil {
 		c.MeanAbs = make([]float32, len(factor))
 		for j, f := range factor {

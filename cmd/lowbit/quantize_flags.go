@@ -32,7 +32,8 @@ type quantizeFlags struct {
 	objective, search    string
 	inputs               string
 	correct              float64
-	fold, bf16           bool
+	fold                 string
+	bf16                 bool
 	calib                []string
 	perDocument          bool
 	samples, seqLen      int
@@ -67,7 +68,8 @@ func (f *quantizeFlags) register(s *pflag.FlagSet) {
 	s.StringVar(&f.arms, "arms", "paper", "what is chosen from: paper (oc,ic), all, or a list of oc, oc+in, ic, ic+row")
 	s.StringVar(&f.objective, "objective", "linear", "what decides between arms: linear, relative or block")
 	s.StringVar(&f.search, "search", "rtn", "what the candidates are quantized with: rtn, or method (slower, decides on what is stored)")
-	s.BoolVar(&f.fold, "fold", false, "fold input and row scales into neighbouring layers where possible")
+	s.StringVar(&f.fold, "fold", "auto", "fold the scales of arms into the norm or layer before: auto (where the format cannot store them), on (where possible) or off")
+	s.Lookup("fold").NoOptDefVal = "on"
 
 	s.StringArrayVar(&f.calib, "calib", nil, "UTF-8 text to calibrate on (repeatable)")
 	s.BoolVar(&f.perDocument, "per-document", false, "encode every document (text between blank lines) by itself, with its beginning-of-sequence token")
@@ -156,7 +158,7 @@ func (f *quantizeFlags) options(c *cobra.Command, model string) (lowbit.Options,
 	}
 	o := lowbit.Options{
 		Model: model, Output: f.output, Format: f.format, Fit: f.fit, Resume: f.resume, Workers: f.workers,
-		Correction: f.correct, Fold: f.fold, BF16: f.bf16,
+		Correction: f.correct, BF16: f.bf16,
 		Calibration: lowbit.Calibration{
 			Text:    lowbit.Text{Files: f.calib, PerDocument: f.perDocument},
 			Samples: f.samples, SeqLen: f.seqLen,
@@ -277,6 +279,9 @@ func (f *quantizeFlags) setChoice(o *lowbit.Options, c *cobra.Command) error {
 		return err
 	}
 	if o.Search, err = adadim.ParseSearch(f.search); err != nil {
+		return err
+	}
+	if o.Fold, err = lowbit.ParseFold(f.fold); err != nil {
 		return err
 	}
 	if f.correct > 0 && !c.Flags().Changed("inputs") {
