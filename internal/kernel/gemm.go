@@ -177,8 +177,8 @@ func (p *product) blocks(bl blocking, bp []float32, jc, nb, pc, kb int, add bool
 	if workers > 1 {
 		// Some tasks for each worker, so that nobody waits long at the end.
 		mc = min(mc, max(bl.mr, roundUp(p.m/(4*workers), bl.mr)))
-		if rows := (p.m + mc - 1) / mc; rows < 4*workers {
-			cuts := (4*workers + rows - 1) / rows
+		if rows := (p.m + mc - 1) / mc; rows < 16*workers {
+			cuts := (16*workers + rows - 1) / rows
 			nt = max(4*bl.nr, roundUp(nb/cuts, bl.nr))
 		}
 	}
