@@ -101,3 +101,16 @@ func pairRows(dst, src []float32, ld, pairs, n, w int) {
 	_, _ = dst[pairs*w-1], src[(2*pairs-1)*ld+n-1]
 	pairRowsAVX512(&dst[0], w, &src[0], ld, pairs, uint32(1<<n-1), uint32(1<<w-1))
 }
+
+func peak(rounds int) (flops float64) {
+	const sums512, sums256 = 24, 12
+	switch {
+	case level >= AVX512:
+		peakAVX512(rounds)
+		return 2 * 16 * sums512 * float64(rounds)
+	case level == AVX2:
+		peakAVX2(rounds)
+		return 2 * 8 * sums256 * float64(rounds)
+	}
+	return peakGo(rounds)
+}

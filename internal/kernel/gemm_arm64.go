@@ -30,3 +30,11 @@ func packTransposed(dst, src []float32, ld, kb, n, w int) {
 
 // pairRows is never reached: HasBF16 is false here.
 func pairRows(dst, src []float32, ld, pairs, n, w int) {}
+
+func peak(rounds int) (flops float64) {
+	if level == NEON {
+		peakNEON(rounds)
+		return 2 * 4 * 24 * float64(rounds)
+	}
+	return peakGo(rounds)
+}

@@ -342,3 +342,20 @@ func BenchmarkGemm(b *testing.B) {
 		})
 	}
 }
+
+func TestPeak(t *testing.T) {
+	eachLevel(t, func(t *testing.T) {
+		require.Zero(t, Peak(0))
+		require.Equal(t, 10*Peak(3), Peak(30))
+	})
+}
+
+func BenchmarkPeak(b *testing.B) {
+	benchLevels(b, "fma", func(b *testing.B) {
+		var flops float64
+		for b.Loop() {
+			flops += Peak(100_000)
+		}
+		b.ReportMetric(flops/b.Elapsed().Seconds()*1e-9, "GFLOP/s")
+	})
+}

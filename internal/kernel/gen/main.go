@@ -40,6 +40,9 @@ func generate() map[string][]byte {
 	add("zrows_amd64", amd64, rowsAMD64)
 	add("zhalf_amd64", amd64, halfAMD64)
 	add("zrtn_amd64", amd64, rtnAMD64)
-	add("zgemm_arm64", "arm64 && !purego", gemmARM64)
+	add("zpeak_amd64", amd64, peakAMD64)
+	const arm64 = "arm64 && !purego"
+	add("zgemm_arm64", arm64, gemmARM64)
+	add("zpeak_arm64", arm64, peakARM64)
 	return files
 }
