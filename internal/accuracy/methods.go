@@ -9,9 +9,17 @@ import (
 
 // variant is a named way to quantize.
 type variant struct {
-	name string
-	set  func(o *lowbit.Options)
+	name  string
+	set   func(o *lowbit.Options)
+	where func(model string, bits, group int) bool // nil is everywhere
 }
+
+func (v variant) wants(model string, bits, group int) bool {
+	return v.where == nil || v.where(model, bits, group)
+}
+
+// ablation is measured at one cell only.
+func ablation(_ string, bits, group int) bool { return bits == 3 && group == 64 }
 
 var (
 	oc = []adadim.Arm{adadim.ArmOC}
@@ -62,38 +70,39 @@ func refine(r gptq.Refine) func(o *lowbit.Options) {
 }
 
 var methods = []variant{
-	{"ref/RTN-oc", paper(oc, quant.RTN{})},
-	{"ref/RTN-ic", paper(ic, quant.RTN{})},
-	{"ref/GPTQ-oc(dyn,no act)", paper(oc, gptq.Quantizer{Order: gptq.OrderNatural})},
-	{"ref/GPTQ-oc(static,act)", paper(oc, gptq.Quantizer{})},
-	{"ref/GPTQ-ic(act)", paper(ic, gptq.Quantizer{})},
-	{"ref/RTN-ada(paper)", paper(nil, quant.RTN{})},
-	{"ref/GPTQ-ada(paper)", paper(nil, gptq.Quantizer{})},
-	{"ref/RTN-ada(code)", block(paper(nil, quant.RTN{}))},
-	{"ref/GPTQ-ada(code,o/down ref fixed)", block(paper(nil, gptq.Quantizer{}))},
+	{"ref/RTN-oc", paper(oc, quant.RTN{}), hasReference("RTN-oc")},
+	{"ref/RTN-ic", paper(ic, quant.RTN{}), hasReference("RTN-ic")},
+	{"ref/GPTQ-oc(dyn,no act)", paper(oc, gptq.Quantizer{Order: gptq.OrderNatural}), hasReference("GPTQ-oc(dyn,no act)")},
+	{"ref/GPTQ-oc(static,act)", paper(oc, gptq.Quantizer{}), hasReference("GPTQ-oc(static,act)")},
+	{"ref/GPTQ-ic(act)", paper(ic, gptq.Quantizer{}), hasReference("GPTQ-ic(act)")},
+	{"ref/RTN-ada(paper)", paper(nil, quant.RTN{}), hasReference("RTN-ada(paper)")},
+	{"ref/GPTQ-ada(paper)", paper(nil, gptq.Quantizer{}), hasReference("GPTQ-ada(paper)")},
+	{"ref/RTN-ada(code)", block(paper(nil, quant.RTN{})), hasReference("RTN-ada(code)")},
+	{"ref/GPTQ-ada(code,o/down ref fixed)", block(paper(nil, gptq.Quantizer{})), hasReference("GPTQ-ada(code,o/down ref fixed)")},
 
-	{"RTN oc", plain(oc, quant.RTN{}, false)},
-	{"RTN ic", plain(ic, quant.RTN{}, false)},
-	{"RTN oc clip", plain(oc, quant.RTN{}, true)},
-	{"RTN ic clip", plain(ic, quant.RTN{}, true)},
-	{"GPTQ oc", plain(oc, gptq.Quantizer{}, false)},
-	{"GPTQ ic", plain(ic, gptq.Quantizer{}, false)},
-	{"GPTQ oc clip", plain(oc, gptq.Quantizer{}, true)},
-	{"GPTQ ic clip", plain(ic, gptq.Quantizer{}, true)},
+	{"RTN oc", plain(oc, quant.RTN{}, false), nil},
+	{"RTN ic", plain(ic, quant.RTN{}, false), nil},
+	{"RTN oc clip", plain(oc, quant.RTN{}, true), nil},
+	{"RTN ic clip", plain(ic, quant.RTN{}, true), nil},
+	{"GPTQ oc", plain(oc, gptq.Quantizer{}, false), nil},
+	{"GPTQ ic", plain(ic, gptq.Quantizer{}, false), nil},
+	{"GPTQ oc clip", plain(oc, gptq.Quantizer{}, true), nil},
+	{"GPTQ ic clip", plain(ic, gptq.Quantizer{}, true), nil},
 
-	{"paper", preset("paper", nil, nil)},
-	{"fast", preset("fast", nil, nil)},
-	{"best", preset("best", nil, nil)},
-	{"best, --axis oc", preset("best", oc, nil)},
-	{"best, no extra bits", preset("best", adadim.PaperArms(), nil)},
-	{"fast, --axis oc", preset("fast", oc, nil)},
+	{"paper", preset("paper", nil, nil), nil},
+	{"fast", preset("fast", nil, nil), nil},
+	{"best", preset("best", nil, nil), nil},
+	{"best, --axis oc", preset("best", oc, nil), nil},
+	{"best, no extra bits", preset("best", adadim.PaperArms(), nil), nil},
+	{"fast, --axis oc", preset("fast", oc, nil), nil},
 
-	{"best, no clip", preset("best", nil, func(o *lowbit.Options) { o.Scheme.Clip = false })},
-	{"best, no refinement", preset("best", nil, refine(gptq.Refine{}))},
-	{"best, no correction", preset("best", nil, func(o *lowbit.Options) { o.Correction = 0 })},
-	{"best, full-precision inputs", preset("best", nil, func(o *lowbit.Options) { o.Correction, o.Inputs = 0, lowbit.InputsFull })},
-	{"best, search by RTN", preset("best", nil, func(o *lowbit.Options) { o.Search = adadim.SearchRTN })},
-	{"best, raw objective", preset("best", nil, func(o *lowbit.Options) { o.Objective = adadim.ObjectiveLinear })},
-	{"best, oc+in only", preset("best", []adadim.Arm{adadim.ArmOCInputScale}, nil)},
-	{"best, ic+row only", preset("best", []adadim.Arm{adadim.ArmICRowScale}, nil)},
+	{"best, no clip", preset("best", nil, func(o *lowbit.Options) { o.Scheme.Clip = false }), ablation},
+	{"best, no refinement", preset("best", nil, refine(gptq.Refine{})), ablation},
+	{"best, no correction", preset("best", nil, func(o *lowbit.Options) { o.Correction = 0 }), ablation},
+	{"best, full-precision inputs", preset("best", nil, func(o *lowbit.Options) { o.Correction, o.Inputs = 0, lowbit.InputsFull }), ablation},
+	{"best, search by RTN", preset("best", nil, func(o *lowbit.Options) { o.Search = adadim.SearchRTN }), ablation},
+	{"best, raw objective", preset("best", nil, func(o *lowbit.Options) { o.Objective = adadim.ObjectiveLinear }), ablation},
+	{"best, oc+in only", preset("best", []adadim.Arm{adadim.ArmOCInputScale}, nil), ablation},
+	{"best, ic+row only", preset("best", []adadim.Arm{adadim.ArmICRowScale}, nil), ablation},
+	{"best, --axis oc, folded", preset("best", []adadim.Arm{adadim.ArmOC, adadim.ArmOCInputScale}, func(o *lowbit.Options) { o.Fold = lowbit.FoldOn }), nil},
 }
