@@ -1,0 +1,116 @@
+package lowbit
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/golowbit/lowbit/adadim"
+	"github.com/golowbit/lowbit/internal/golden"
+	"github.com/golowbit/lowbit/quant"
+)
+
+// TestEvaluateReference holds perplexity to figures computed in float64 and
+// checked with another engine (testdata/tinyllama-2m/README.md).
+func TestEvaluateReference(t *testing.T) {
+	e, err := Evaluate(t.Context(), EvalOptions{Model: embedded, Text: Text{Files: []string{embeddedHeldout}}})
+	require.NoError(t, err)
+	require.InEpsilon(t, 10.414653707143882, e.Perplexity, 1e-6)
+	require.Equal(t, 256, e.Window)
+	require.Equal(t, 134, e.Windows)
+	require.Equal(t, 34170, e.Tokens)
+	require.Nil(t, e.KL)
+	require.Nil(t, e.Against)
+}
+
+func TestEvaluateRealText(t *testing.T) {
+	file := golden.Shared(t, "text/real/real_heldout_stories_case.txt")
+	e, err := Evaluate(t.Context(), EvalOptions{Model: embedded, Text: Text{Files: []string{file}}, Window: 256})
+	require.NoError(t, err)
+	require.InEpsilon(t, 8.955103, e.Perplexity, 1e-5)
+	require.Equal(t, 12, e.Windows)
+}
+
+// short is a text of a few windows.
+func short(t *testing.T) Text {
+	t.Helper()
+	text, err := os.ReadFile(embeddedHeldout)
+	require.NoError(t, err)
+	name := filepath.Join(t.TempDir(), "short.txt")
+	require.NoError(t, os.WriteFile(name, text[:9000], 0o666))
+	return Text{Files: []string{name}}
+}
+
+// TestEvaluateWorkers: the figures do not depend on the number of workers.
+func TestEvaluateWorkers(t *testing.T) {
+	text := short(t)
+	var first *Evaluation
+	for _, workers := range []int{1, 8} {
+		e, err := Evaluate(t.Context(), EvalOptions{Model: embedded, Against: embedded, Text: text, Workers: workers})
+		require.NoError(t, err)
+		require.Zero(t, *e.KL)
+		require.Equal(t, e.Perplexity, *e.Against)
+		if first == nil {
+			first = e
+		}
+		require.Equal(t, first, e)
+	}
+}
+
+// TestEvaluateFormats: a quantized model and its dequantized copy are the
+// same, but for the rounding of the copy.
+func TestEvaluateFormats(t *testing.T) {
+	text := short(t)
+	var exact float64
+	for i, format := range []string{"lowbit", "dense"} {
+		o := quick(t)
+		o.Format, o.Method, o.Arms = format, quant.RTN{}, []adadim.Arm{adadim.ArmIC}
+		o.Calibration = Calibration{}
+		_, err := Quantize(t.Context(), o)
+		require.NoError(t, err)
+		e, err := Evaluate(t.Context(), EvalOptions{Model: o.Output, Text: text})
+		require.NoError(t, err)
+		if i == 0 {
+			exact = e.Perplexity
+			continue
+		}
+		require.InEpsilon(t, exact, e.Perplexity, 5e-3)
+		require.NotEqual(t, exact, e.Perplexity)
+	}
+}
+
+func TestEvaluateBadInput(t *testing.T) {
+	text := short(t)
+	for want, o := range map[string]EvalOptions{
+		"no such file":             {Model: "absent", Text: text},
+		"absent.txt":               {Model: embedded, Text: Text{Files: []string{"absent.txt"}}},
+		"window of 1 tokens":       {Model: embedded, Text: text, Window: 1},
+		"window of -1 tokens":      {Model: embedded, Text: text, Window: -1},
+		"context is 256":           {Model: embedded, Text: text, Window: 300},
+		"want at least one window": {Model: embedded},
+		"stat absent-tokenizer":    {Model: embedded, Text: text, Tokenizer: "absent-tokenizer"},
+		"stat absent-model":        {Model: embedded, Text: text, Against: "absent-model"},
+	} {
+		_, err := Evaluate(t.Context(), o)
+		require.Error(t, err, want)
+		require.ErrorContains(t, err, want)
+	}
+	other := golden.Shared(t, "models/tinystories-260k")
+	_, err := Evaluate(t.Context(), EvalOptions{Model: embedded, Against: other, Text: text})
+	require.ErrorContains(t, err, "cannot be compared")
+}
+
+func TestEvaluateCancelled(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	blocks := 0
+	_, err := Evaluate(ctx, EvalOptions{Model: embedded, Text: short(t), Events: func(e Event) {
+		if blocks++; blocks == 2 {
+			cancel()
+		}
+	}})
+	require.ErrorIs(t, err, context.Canceled)
+	require.Equal(t, 2, blocks)
+}

@@ -1,0 +1,390 @@
+package lowbit
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/golowbit/lowbit/adadim"
+	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/gptq"
+	"github.com/golowbit/lowbit/internal/golden"
+	"github.com/golowbit/lowbit/quant"
+	"github.com/golowbit/lowbit/tensor"
+)
+
+// kinds are ways to quantize that take different paths through the code.
+var kinds = map[string]func(o *Options){
+	"rtn without text": func(o *Options) {
+		o.Method, o.Arms = quant.RTN{}, []adadim.Arm{adadim.ArmOC}
+		o.Calibration = Calibration{}
+	},
+	"paper": func(o *Options) {},
+	"block objective": func(o *Options) {
+		o.Objective = adadim.ObjectiveBlock
+		o.Calibration.SeqLen = 32
+	},
+	"best": func(o *Options) {
+		if err := o.ApplyPreset("best"); err != nil {
+			panic(err)
+		}
+	},
+	"gptq format": func(o *Options) {
+		o.Format, o.Arms = "gptq_v2", []adadim.Arm{adadim.ArmOC}
+	},
+	"quantized inputs, bfloat16": func(o *Options) {
+		o.Inputs, o.BF16 = InputsQuantized, true
+	},
+}
+
+// TestSameBytesForAnyWorkers: the folder does not depend on how many
+// goroutines made it.
+func TestSameBytesForAnyWorkers(t *testing.T) {
+	for _, kind := range slices.Sorted(maps.Keys(kinds)) {
+		t.Run(kind, func(t *testing.T) {
+			var first string
+			for _, workers := range []int{1, 8} {
+				o := quick(t)
+				kinds[kind](&o)
+				o.Workers = workers
+				_, err := Quantize(t.Context(), o)
+				require.NoError(t, err)
+				if first == "" {
+					first = o.Output
+				} else {
+					requireSameFolder(t, first, o.Output)
+				}
+			}
+		})
+	}
+}
+
+// TestResume: however often a run is interrupted, the result has the bytes of
+// one that was not.
+func TestResume(t *testing.T) {
+	for _, kind := range slices.Sorted(maps.Keys(kinds)) {
+		t.Run(kind, func(t *testing.T) {
+			whole := quick(t)
+			kinds[kind](&whole)
+			want, err := Quantize(t.Context(), whole)
+			require.NoError(t, err)
+
+			o := quick(t)
+			kinds[kind](&o)
+			o.Resume = true // there may be nothing to go on with
+			for _, stop := range []int{0, 5, 18} {
+				ctx, cancel := context.WithCancel(t.Context())
+				o.Events = func(e Event) {
+					if e.Kind == EventPlan && stop == 0 || e.Kind == EventLayer && e.Done == stop {
+						cancel()
+					}
+				}
+				_, err := Quantize(ctx, o)
+				require.ErrorIs(t, err, context.Canceled)
+				require.NoFileExists(t, o.Output)
+				cancel()
+			}
+			o.Events = nil
+			got, err := Quantize(t.Context(), o)
+			require.NoError(t, err)
+			requireSameFolder(t, whole.Output, o.Output)
+			require.NoFileExists(t, o.Output+checkpoint.PartialSuffix)
+			require.Len(t, got.Layers, len(want.Layers))
+			for i, l := range got.Layers {
+				w := want.Layers[i]
+				require.Equal(t, w.Name, l.Name)
+				require.Equal(t, w.Arm, l.Arm)
+				require.Equal(t, w.Loss, l.Loss)
+				require.Equal(t, w.Margin, l.Margin)
+			}
+		})
+	}
+}
+
+// TestResumeRefuses what would mix two runs.
+func TestResumeRefuses(t *testing.T) {
+	o := quick(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	o.Events = func(e Event) {
+		if e.Kind == EventLayer && e.Done == 3 {
+			cancel()
+		}
+	}
+	_, err := Quantize(ctx, o)
+	require.ErrorIs(t, err, context.Canceled)
+	require.DirExists(t, o.Output+checkpoint.PartialSuffix)
+
+	_, err = Quantize(t.Context(), o)
+	require.ErrorIs(t, err, checkpoint.ErrExists)
+	o.Resume, o.Events = true, nil
+	for name, change := range map[string]func(o *Options){
+		"bits":      func(o *Options) { o.Scheme.Bits = 4 },
+		"damping":   func(o *Options) { o.Method = gptq.Quantizer{Damping: 0.02} },
+		"text":      func(o *Options) { o.Calibration.Files = []string{embeddedHeldout} },
+		"samples":   func(o *Options) { o.Calibration.Samples = 5 },
+		"objective": func(o *Options) { o.Objective = adadim.ObjectiveRelative },
+		"arms":      func(o *Options) { o.Arms = adadim.AllArms() },
+		"skip":      func(o *Options) { o.Skip = []*regexp.Regexp{regexp.MustCompile("q_proj")} },
+		"inputs":    func(o *Options) { o.Inputs = InputsQuantized },
+	} {
+		other := o
+		change(&other)
+		_, err := Quantize(t.Context(), other)
+		require.ErrorIs(t, err, checkpoint.ErrResume, name)
+	}
+	_, err = Quantize(t.Context(), o)
+	require.NoError(t, err)
+}
+
+// TestReport: the report agrees with the folder and with the events.
+func TestReport(t *testing.T) {
+	o := quick(t)
+	o.Skip = []*regexp.Regexp{regexp.MustCompile(`layers\.0\.`), regexp.MustCompile(`down_proj$`)}
+	var layers []string
+	var concurrent atomic.Int32
+	o.Events = func(e Event) {
+		require.Equal(t, int32(1), concurrent.Add(1), "events overlap")
+		defer concurrent.Add(-1)
+		if e.Kind == EventLayer {
+			layers = append(layers, e.Layer.Name)
+			require.Equal(t, len(layers), e.Done)
+			require.Equal(t, 28, e.Total)
+		}
+	}
+	r, err := Quantize(t.Context(), o)
+	require.NoError(t, err)
+	require.Len(t, r.Layers, 28)
+	require.Len(t, layers, 28)
+	require.Equal(t, 4*96, r.Tokens)
+
+	info, err := Inspect(o.Output)
+	require.NoError(t, err)
+	require.Equal(t, info.Bytes, r.BytesAfter)
+	quantized := map[string]QuantizedLayer{}
+	for _, q := range info.Quantized {
+		quantized[q.Name] = q
+	}
+	dense := 0
+	for i, l := range r.Layers {
+		require.Equal(t, layers[i], l.Name)
+		q, ok := quantized[l.Name]
+		require.Equal(t, !l.Dense, ok, l.Name)
+		if l.Dense {
+			dense++
+			continue
+		}
+		require.Equal(t, l.Scheme, q.Scheme)
+		require.Equal(t, l.Arm, q.Scheme.Axis.String())
+		require.InDelta(t, l.Bits, 8*float64(q.Bytes)/float64(l.Out*l.In), 0.05)
+		require.Len(t, l.Decision.Candidates, 2)
+		chosen, other := l.Decision.Candidates[l.Decision.Chosen], l.Decision.Candidates[1-l.Decision.Chosen]
+		require.LessOrEqual(t, chosen.Objective, other.Objective)
+		require.Equal(t, l.Arm == "ic", l.Margin < 0, l.Name)
+	}
+	require.Equal(t, 7+3, dense)
+
+	// What is dense is what it was.
+	src, err := checkpoint.Open(o.Model)
+	require.NoError(t, err)
+	defer src.Close()
+	out, err := checkpoint.Open(o.Output)
+	require.NoError(t, err)
+	defer out.Close()
+	for _, name := range []string{"model.layers.0.mlp.up_proj.weight", "model.layers.3.mlp.down_proj.weight", "model.embed_tokens.weight"} {
+		want, err := src.Matrix(name)
+		require.NoError(t, err)
+		got, err := out.Matrix(name)
+		require.NoError(t, err)
+		require.Equal(t, want.Data, got.Data, name)
+	}
+}
+
+// TestLossIsThatOfTheFolder: the loss reported for the first layer is the one
+// of the weights in the folder.
+func TestLossIsThatOfTheFolder(t *testing.T) {
+	o := quick(t)
+	var h *tensor.Matrix
+	o.Method = spy{func(w *tensor.Matrix, cal *quant.Calibration) {
+		if h == nil {
+			h = cal.H.Clone()
+		}
+	}}
+	r, err := Quantize(t.Context(), o)
+	require.NoError(t, err)
+	src, err := checkpoint.Open(o.Model)
+	require.NoError(t, err)
+	defer src.Close()
+	out, err := checkpoint.Open(o.Output)
+	require.NoError(t, err)
+	defer out.Close()
+	const name = "model.layers.0.self_attn.q_proj"
+	require.Equal(t, name, r.Layers[0].Name)
+	w, err := src.Matrix(name + ".weight")
+	require.NoError(t, err)
+	q, err := out.Matrix(name + ".weight")
+	require.NoError(t, err)
+	want := quant.Loss(w, q, h, 0) / quant.Sum(quant.RowLosses(w, nil, h, 0))
+	require.InEpsilon(t, want, r.Layers[0].Loss, 1e-4)
+}
+
+// spy is a method that lets a test see what it is given.
+type spy struct {
+	see func(w *tensor.Matrix, cal *quant.Calibration)
+}
+
+func (s spy) Quantize(ctx context.Context, w *tensor.Matrix, sch quant.Scheme, cal *quant.Calibration) (*quant.Weight, error) {
+	s.see(w, cal)
+	return gptq.Quantizer{}.Quantize(ctx, w, sch, cal)
+}
+
+// failing is a method that fails at the n-th layer.
+type failing struct{ left *int }
+
+func (f failing) Quantize(ctx context.Context, w *tensor.Matrix, s quant.Scheme, cal *quant.Calibration) (*quant.Weight, error) {
+	if *f.left--; *f.left < 0 {
+		return nil, errors.New("no more")
+	}
+	return quant.RTN{}.Quantize(ctx, w, s, cal)
+}
+
+func TestMethodFails(t *testing.T) {
+	o := quick(t)
+	left := 9
+	o.Method, o.Arms = failing{&left}, []adadim.Arm{adadim.ArmIC}
+	_, err := Quantize(t.Context(), o)
+	require.EqualError(t, err, "model.layers.1.self_attn.v_proj: no more")
+	require.NoFileExists(t, o.Output)
+}
+
+// TestQuantizedInputsSeeQuantizedLayers: the two kinds of input differ from
+// the first layer on that reads what a quantized one made, and not before.
+func TestQuantizedInputsSeeQuantizedLayers(t *testing.T) {
+	seen := map[Inputs][]*tensor.Matrix{}
+	for _, in := range []Inputs{InputsFull, InputsQuantized} {
+		o := quick(t)
+		o.Inputs, o.Arms = in, []adadim.Arm{adadim.ArmOC}
+		o.Scheme.Bits = 2
+		o.Method = spy{func(_ *tensor.Matrix, cal *quant.Calibration) { seen[in] = append(seen[in], cal.H.Clone()) }}
+		_, err := Quantize(t.Context(), o)
+		require.NoError(t, err)
+		require.Len(t, seen[in], 28)
+	}
+	for i, full := range seen[InputsFull] {
+		same := slices.Equal(full.Data, seen[InputsQuantized][i].Data)
+		require.Equal(t, i < 3, same, "layer %d", i) // q, k and v of the first block
+	}
+}
+
+// TestNothingToQuantize: a model whose layers are all skipped is copied.
+func TestNothingToQuantize(t *testing.T) {
+	o := quick(t)
+	o.Skip = []*regexp.Regexp{regexp.MustCompile(".")}
+	r, err := Quantize(t.Context(), o)
+	require.NoError(t, err)
+	require.Equal(t, r.BytesBefore, r.BytesAfter)
+	require.Zero(t, r.BitsPerWeight)
+	require.Equal(t, folder(t, embedded)["model.safetensors"][8:], folder(t, o.Output)["model.safetensors"][8:])
+}
+
+func TestValidate(t *testing.T) {
+	good := Options{Model: "m", Output: "o", Scheme: quant.Scheme{Bits: 4, GroupSize: 128}}
+	require.NoError(t, good.Validate())
+	for want, change := range map[string]func(o *Options){
+		"no model given":                    func(o *Options) { o.Model = "" },
+		"no output given":                   func(o *Options) { o.Output = "" },
+		"bits 1":                            func(o *Options) { o.Scheme.Bits = 1 },
+		"bits 9":                            func(o *Options) { o.Scheme.Bits = 9 },
+		"group size 0":                      func(o *Options) { o.Scheme.GroupSize = 0 },
+		"-1 samples":                        func(o *Options) { o.Calibration.Samples = -1 },
+		"of -5 tokens":                      func(o *Options) { o.Calibration.SeqLen = -5 },
+		"correction -1":                     func(o *Options) { o.Correction = -1 },
+		"correction needs quantized inputs": func(o *Options) { o.Correction = 0.5 },
+		"a nil pattern":                     func(o *Options) { o.Skip = []*regexp.Regexp{nil} },
+	} {
+		o := good
+		change(&o)
+		err := o.Validate()
+		require.ErrorIs(t, err, ErrOptions)
+		require.ErrorContains(t, err, want)
+		_, err = Quantize(t.Context(), o)
+		require.ErrorIs(t, err, ErrOptions)
+	}
+}
+
+// TestOptionsAgainstModel: mistakes that show only when the model is open.
+func TestOptionsAgainstModel(t *testing.T) {
+	for want, change := range map[string]func(o *Options){
+		"needs calibration text":    func(o *Options) { o.Calibration.Files = nil },
+		"context is 256":            func(o *Options) { o.Calibration.SeqLen = 257 },
+		"unknown checkpoint format": func(o *Options) { o.Format = "zip" },
+		"no such file":              func(o *Options) { o.Model = "absent" },
+		"use axis oc":               func(o *Options) { o.Format = "gptq" },
+	} {
+		o := quick(t)
+		change(&o)
+		_, err := Quantize(t.Context(), o)
+		require.ErrorContains(t, err, want)
+		require.NoFileExists(t, o.Output)
+		require.NoFileExists(t, o.Output+checkpoint.PartialSuffix)
+	}
+}
+
+// TestFit: what a format cannot hold is changed, and said.
+func TestFit(t *testing.T) {
+	o := quick(t)
+	o.Format, o.Fit = "gptq_v2", true
+	var warnings []string
+	o.Events = func(e Event) {
+		if e.Kind == EventWarning {
+			warnings = append(warnings, e.Message)
+		}
+	}
+	r, err := Quantize(t.Context(), o)
+	require.NoError(t, err)
+	for _, l := range r.Layers {
+		require.Equal(t, "oc", l.Arm)
+		require.True(t, slices.ContainsFunc(warnings, func(w string) bool { return strings.HasPrefix(w, l.Name+": ") }))
+	}
+}
+
+// TestMethodIsRecorded: config.json says how the codes were found.
+func TestMethodIsRecorded(t *testing.T) {
+	o := quick(t)
+	_, err := Quantize(t.Context(), o)
+	require.NoError(t, err)
+	data, err := os.ReadFile(filepath.Join(o.Output, "config.json"))
+	require.NoError(t, err)
+	var c struct {
+		Quantization json.RawMessage `json:"quantization_config"`
+	}
+	require.NoError(t, json.Unmarshal(data, &c))
+	require.Contains(t, string(c.Quantization), "gptq.Quantizer")
+	require.NotContains(t, string(data), filepath.Dir(o.Output), "no path of this machine")
+}
+
+// TestSharded quantizes a model of two shards with an index.
+func TestSharded(t *testing.T) {
+	o := quick(t)
+	o.Model = golden.Shared(t, "models/tinystories-260k-bf16-sharded")
+	o.Calibration.Files = []string{golden.Shared(t, "text/tinystories/calibration.txt")}
+	r, err := Quantize(t.Context(), o)
+	require.NoError(t, err)
+	require.Len(t, r.Layers, 5*7)
+	text := Text{Files: []string{golden.Shared(t, "text/tinystories/heldout.txt")}, PerDocument: true}
+	before, err := Evaluate(t.Context(), EvalOptions{Model: o.Model, Text: text, Window: 512})
+	require.NoError(t, err)
+	require.InEpsilon(t, 6.1165, before.Perplexity, 1e-2) // that of the float32 model
+	_, err = os.Stat(filepath.Join(o.Output, "model.safetensors.index.json"))
+	require.ErrorIs(t, err, os.ErrNotExist)
+}
