@@ -32,7 +32,7 @@ Format dense writes the dequantized weights, rounded to the model's type.`,
 			p := a.progress(quiet)
 			o.Events = p.event
 			err := lowbit.Convert(c.Context(), o)
-			p.clear()
+			p.close()
 			if err != nil {
 				return err
 			}

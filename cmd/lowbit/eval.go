@@ -50,7 +50,7 @@ func (a *app) eval(ctx context.Context, o lowbit.EvalOptions, asJSON, quiet bool
 	p := a.progress(quiet)
 	o.Events = p.event
 	e, err := lowbit.Evaluate(ctx, o)
-	p.clear()
+	p.close()
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,9 @@ package main
 import (
 	"fmt"
 	"io"
+	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/schollz/progressbar/v3"
@@ -18,23 +21,20 @@ type progress struct {
 
 	bar    *progressbar.ProgressBar
 	phase  string
-	layers bool // layers are being quantized
-	warned map[string]bool
-	last   time.Time // when the last plain line of a phase was written
+	layers bool                       // layers are being quantized
+	warned map[string]map[string]bool // layers, by what is said of them
+	last   time.Time                  // when the last plain line of a phase was written
 	now    func() time.Time
 }
 
 func (a *app) progress(quiet bool) *progress {
-	return &progress{out: a.stderr, terminal: a.terminal, quiet: quiet, warned: map[string]bool{}, now: time.Now}
+	return &progress{out: a.stderr, terminal: a.terminal, quiet: quiet, warned: map[string]map[string]bool{}, now: time.Now}
 }
 
 // event is an Options.Events function.
 func (p *progress) event(e lowbit.Event) {
 	if e.Kind == lowbit.EventWarning {
-		if !p.warned[e.Message] { // once is enough
-			p.warned[e.Message] = true
-			p.line("warning: " + e.Message)
-		}
+		p.warning(e.Message)
 		return
 	}
 	if p.quiet {
@@ -60,6 +60,31 @@ func (p *progress) event(e lowbit.Event) {
 			p.step("writing", e.Done, e.Total)
 		}
 	}
+}
+
+// warning shows what is said of a layer once; close counts the layers of
+// which the same was said.
+func (p *progress) warning(message string) {
+	layer, text, ok := strings.Cut(message, ": ")
+	if !ok {
+		layer, text = "", message
+	}
+	if p.warned[text] == nil {
+		p.warned[text] = map[string]bool{}
+		p.line("warning: " + message)
+	}
+	p.warned[text][layer] = true
+}
+
+// close ends the bar and sums up the warnings.
+func (p *progress) close() {
+	p.clear()
+	for _, text := range slices.Sorted(maps.Keys(p.warned)) {
+		if n := len(p.warned[text]); n > 1 {
+			p.line(fmt.Sprintf("warning: the same for %d layers in all: %s", n, text))
+		}
+	}
+	clear(p.warned)
 }
 
 func (p *progress) layer(e lowbit.Event) {

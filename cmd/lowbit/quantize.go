@@ -74,12 +74,12 @@ func (a *app) quantize(ctx context.Context, o lowbit.Options, f *quantizeFlags) 
 		p.event(e)
 	}
 	report, err := lowbit.Quantize(ctx, o)
-	p.clear()
+	p.close()
 	if err != nil {
 		if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 			return interrupted{a.howToResume(o.Output, finished, layers)}
 		}
-		if errors.Is(err, lowbit.ErrOptions) && len(o.Calibration.Files) == 0 {
+		if errors.Is(err, lowbit.ErrOptions) && strings.Contains(err.Error(), "needs calibration text") {
 			return fmt.Errorf("%w: use --calib FILE", err)
 		}
 		return err
@@ -91,7 +91,7 @@ func (a *app) quantize(ctx context.Context, o lowbit.Options, f *quantizeFlags) 
 			Text:   lowbit.Text{Files: f.eval, PerDocument: f.perDocument},
 			Window: f.window, Workers: f.workers, Events: p.event,
 		})
-		p.clear()
+		p.close()
 		if err != nil {
 			return fmt.Errorf("%s is complete, but measuring it failed: %w", o.Output, err)
 		}
