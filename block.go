@@ -281,12 +281,12 @@ func (r *blockRun) runStaged() error {
 			switch {
 			case c == nil:
 			case r.full != nil:
-				c.AddPair(dstFull.Clone(), dst, r.Workers)
+				var lack *tensor.Matrix
 				if in == llama.AttnOutput || in == llama.MLPAct {
-					lack := rows(r.full, r0, r1).Clone()
+					lack = rows(r.full, r0, r1).Clone()
 					subtract(lack, rows(r.quantized, r0, r1))
-					c.AddResidual(lack, dst, r.Workers)
 				}
+				c.AddPair(dstFull.Clone(), dst, lack, r.Workers)
 			default:
 				c.Add(dst, r.Workers)
 			}

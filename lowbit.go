@@ -92,8 +92,9 @@ type Options struct {
 	Calibration Calibration
 	Inputs      Inputs
 	// Correction moves the target of each layer to make up for what the
-	// layers before it have lost, with this strength (methods after GPTAQ,
-	// arXiv 2504.02692); ¾ is a good value, 0 is none. Needs InputsQuantized.
+	// layers before it have lost (after GPTAQ, arXiv 2504.02692; see
+	// gptq.Correct), with this strength: 1 goes as far as the calibration text
+	// bears out, 0 is none. Needs InputsQuantized.
 	Correction float64
 	// Fold moves scales of arms into the norm or the linear before, so that
 	// nothing but plain groups needs to be stored and the format's engines

@@ -41,7 +41,7 @@ func (o *Options) ApplyPreset(name string) error {
 		g.Refine = gptq.DefaultRefine
 		o.Scheme.Clip, o.Scheme.ClipInput = true, true
 		o.Objective, o.Search = adadim.ObjectiveRelative, adadim.SearchMethod
-		o.Inputs, o.Correction = InputsQuantized, 0.75
+		o.Inputs, o.Correction = InputsQuantized, 1
 	default:
 		return fmt.Errorf("%w: preset %q, want one of %v", ErrOptions, name, Presets)
 	}

@@ -182,27 +182,30 @@ func ScaleInputs(w *tensor.Matrix, cal *quant.Calibration, factor []float32) (*t
 // ScaleCalibration returns cal as it is once every input channel j is
 // multiplied by factor[j].
 func ScaleCalibration(cal *quant.Calibration, factor []float32) *quant.Calibration {
-	c := &quant.Calibration{H: tensor.New(len(factor), len(factor)), Tokens: cal.Tokens}
-	scale := func(dst, src *tensor.Matrix) {
-		for i, f := range factor {
+	n := len(factor)
+	c := &quant.Calibration{Tokens: cal.Tokens}
+	// scale multiplies columns, and with both set rows too.
+	scale := func(src *tensor.Matrix, both bool) *tensor.Matrix {
+		if src == nil {
+			return nil
+		}
+		dst := tensor.New(src.Rows, n)
+		for i := range src.Rows {
+			f := float32(1)
+			if both {
+				f = factor[i]
+			}
 			to, from := dst.Row(i), src.Row(i)
 			for j, g := range factor {
 				to[j] = from[j] * f * g
 			}
 		}
+		return dst
 	}
-	scale(c.H, cal.H)
-	if cal.Cross != nil {
-		c.Cross = tensor.New(len(factor), len(factor))
-		scale(c.Cross, cal.Cross)
-	}
-	if cal.Residual != nil {
-		c.Residual = cal.Residual.Clone()
-		for r := range c.Residual.Rows {
-			row := c.Residual.Row(r)
-			for j, f := range factor {
-				row[j] *= f
-			}
+	c.H, c.Cross, c.Residual = scale(cal.H, true), scale(cal.Cross, true), scale(cal.Residual, false)
+	for i, half := range cal.Halves {
+		if half != nil {
+			c.Halves[i] = ScaleCalibration(half, factor)
 		}
 	}
 	if cal.MeanAbs != nil {

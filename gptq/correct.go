@@ -13,12 +13,13 @@ import (
 // X_q what it will see, and R what the residual stream that its output is
 // added to lacks of the unquantized model's (0 if it is not added to one),
 //
-//	w + strength * (w (X-X_q)ᵀ + Rᵀ) X_q (X_qᵀX_q + damping)⁻¹
+//	w + strength * a * (w (X-X_q)ᵀ + Rᵀ) X_q (X_qᵀX_q + damping)⁻¹
 //
-// (after GPTAQ, arXiv 2504.02692, which has no R). Strength 1 would
-// reproduce the unquantized stream as well as X_q can; somewhat less does
-// better on text not seen. w is [out, in] and is not modified; cal must hold
-// Cross.
+// (after GPTAQ, arXiv 2504.02692, which has neither R nor a). The fit follows
+// the calibration text more closely than other text, the fewer its tokens
+// the more; a in [0, 1] makes up for that. It is found by fitting on each
+// half of the tokens and asking the other half how far to go. w is [out, in]
+// and is not modified; cal must hold Cross.
 func Correct(w *tensor.Matrix, cal *quant.Calibration, strength, damping float64, workers int) (*tensor.Matrix, error) {
 	if cal.Cross == nil || strength == 0 {
 		return w, nil
@@ -26,30 +27,88 @@ func Correct(w *tensor.Matrix, cal *quant.Calibration, strength, damping float64
 	if damping == 0 {
 		damping = DefaultDamping
 	}
-	type key struct{ damping float64 }
-	l, _ := cal.Memo(key{damping}, func() any { return dampedFactor(cal.H, damping, workers) }).(*tensor.Matrix)
-	if l == nil {
-		return nil, fmt.Errorf("correction: %w", ErrNotFinite)
+	a, err := trust(w, cal, damping, workers)
+	if err != nil || a == 0 {
+		return w, err
 	}
-	// bᵀ = X_qᵀ (X-X_q) wᵀ + X_qᵀ R, one column an output.
-	bt := tensor.New(w.Cols, w.Rows)
-	tensor.Gemm(true, true, float32(strength), cal.Cross, w, 0, bt, workers)
-	if cal.Residual != nil {
-		for r := range w.Rows {
-			for j, v := range cal.Residual.Row(r) {
-				bt.Data[j*bt.Stride+r] += float32(strength) * v
-			}
-		}
+	shift, _, err := fitShift(w, cal, damping, workers)
+	if err != nil {
+		return nil, err
 	}
-	solveTriangular(l, bt, workers)
 	out := w.Clone()
+	f := float32(strength * a)
 	for r := range out.Rows {
 		row := out.Row(r)
 		for j := range row {
-			row[j] += bt.Data[j*bt.Stride+r]
+			row[j] += f * shift.Data[j*shift.Stride+r]
 		}
 	}
 	return out, nil
+}
+
+// fitShift returns the least-squares shift of w, transposed [in, out], and
+// the right-hand side of its normal equations.
+func fitShift(w *tensor.Matrix, cal *quant.Calibration, damping float64, workers int) (shift, rhs *tensor.Matrix, err error) {
+	type key struct{ damping float64 }
+	l, _ := cal.Memo(key{damping}, func() any { return dampedFactor(cal.H, damping, workers) }).(*tensor.Matrix)
+	if l == nil {
+		return nil, nil, fmt.Errorf("correction: %w", ErrNotFinite)
+	}
+	// X_qᵀ (X-X_q) wᵀ + X_qᵀ R
+	rhs = tensor.New(w.Cols, w.Rows)
+	tensor.Gemm(true, true, 1, cal.Cross, w, 0, rhs, workers)
+	if cal.Residual != nil {
+		for r := range w.Rows {
+			for j, v := range cal.Residual.Row(r) {
+				rhs.Data[j*rhs.Stride+r] += v
+			}
+		}
+	}
+	shift = rhs.Clone()
+	solveTriangular(l, shift, workers)
+	return shift, rhs, nil
+}
+
+// trust is how much of the fitted shift is worth keeping on other text. With
+// s the shift fitted on one half, H' and b' the other half's moments and
+// right-hand side, the best multiple for the other half is sᵀb'/sᵀH's; twice
+// the tokens halve the variance that keeps it from 1.
+func trust(w *tensor.Matrix, cal *quant.Calibration, damping float64, workers int) (float64, error) {
+	if cal.Halves[0] == nil {
+		return 1, nil
+	}
+	var shifts, rhs [2]*tensor.Matrix
+	for i, half := range cal.Halves {
+		var err error
+		if shifts[i], rhs[i], err = fitShift(w, half, damping, workers); err != nil {
+			return 0, err
+		}
+	}
+	var gain, cost float64
+	for i, half := range cal.Halves {
+		s := shifts[1-i]
+		hs := tensor.New(s.Rows, s.Cols)
+		tensor.Gemm(false, false, 1, half.H, s, 0, hs, workers)
+		gain += dot(s, rhs[i])
+		cost += dot(s, hs)
+	}
+	if !(gain > 0) || !(cost > 0) {
+		return 0, nil
+	}
+	a := min(gain/cost, 1)
+	return 1 / (1 + (1/a-1)/2), nil
+}
+
+// dot is the sum of products of the elements.
+func dot(a, b *tensor.Matrix) float64 {
+	var sum float64
+	for i := range a.Rows {
+		y := b.Row(i)
+		for j, v := range a.Row(i) {
+			sum += float64(v) * float64(y[j])
+		}
+	}
+	return sum
 }
 
 // dampedFactor returns the Cholesky factor of h with damping on its

@@ -25,6 +25,9 @@ type Calibration struct {
 	// the layer's output is added to lacks of the unquantized model's; nil
 	// for layers whose output is not added to it.
 	Residual *tensor.Matrix
+	// Halves are the same statistics of either half of the tokens, where
+	// Cross was collected: what is fitted on one can be tried on the other.
+	Halves [2]*Calibration
 
 	mu   sync.Mutex
 	memo map[any]*memoEntry
@@ -71,25 +74,36 @@ func NewCalibration(x *tensor.Matrix, workers int) *Calibration {
 
 // Collector accumulates a Calibration from batches of inputs.
 type Collector struct {
-	h, cross *tensor.Matrix
-	residual *tensor.Matrix
-	absSum   []float64
-	tokens   int
+	sums   []*sums // one, or two for halves of the tokens
+	absSum []float64
+}
+
+// sums are the second moments of some tokens.
+type sums struct {
+	h, cross, residual *tensor.Matrix
+	tokens             int
 }
 
 // NewCollector returns an empty collector for inputs of the given width.
-// With paired set it expects AddPair and also collects Cross.
+// With paired set it expects AddPair and also collects Cross and Halves.
 func NewCollector(in int, paired bool) *Collector {
-	c := &Collector{h: tensor.New(in, in), absSum: make([]float64, in)}
+	c := &Collector{absSum: make([]float64, in), sums: []*sums{{h: tensor.New(in, in)}}}
 	if paired {
-		c.cross = tensor.New(in, in)
+		c.sums = append(c.sums, &sums{h: tensor.New(in, in)})
+		for _, s := range c.sums {
+			s.cross = tensor.New(in, in)
+		}
 	}
 	return c
 }
 
 // Add accumulates the inputs x [tokens, in].
 func (c *Collector) Add(x *tensor.Matrix, workers int) {
-	tensor.SyrkT(x, c.h, workers)
+	c.add(c.sums[0], x, workers)
+}
+
+func (c *Collector) add(s *sums, x *tensor.Matrix, workers int) {
+	tensor.SyrkT(x, s.h, workers)
 	for i := range x.Rows {
 		for j, v := range x.Row(i) {
 			if v < 0 {
@@ -98,45 +112,77 @@ func (c *Collector) Add(x *tensor.Matrix, workers int) {
 			c.absSum[j] += float64(v)
 		}
 	}
-	c.tokens += x.Rows
+	s.tokens += x.Rows
 }
 
 // AddPair accumulates the inputs xq [tokens, in] that the layer will see,
-// and x, what it would see in the unquantized model. x is overwritten.
-func (c *Collector) AddPair(x, xq *tensor.Matrix, workers int) {
+// and x, what it would see in the unquantized model. r [tokens, out] is what
+// the residual stream lacks, for Calibration.Residual; nil for layers whose
+// output is not added to it. x is overwritten.
+func (c *Collector) AddPair(x, xq, r *tensor.Matrix, workers int) {
 	for i := range x.Rows {
 		q := xq.Row(i)
 		for j, v := range x.Row(i) {
 			x.Data[i*x.Stride+j] = v - q[j]
 		}
 	}
-	tensor.Gemm(true, false, 1, x, xq, 1, c.cross, workers)
-	c.Add(xq, workers)
-}
-
-// AddResidual accumulates Calibration.Residual from what the residual stream
-// lacks, r [tokens, out], beside the inputs xq that AddPair is given.
-func (c *Collector) AddResidual(r, xq *tensor.Matrix, workers int) {
-	if c.residual == nil {
-		c.residual = tensor.New(r.Cols, xq.Cols)
+	half := (x.Rows + 1) / 2
+	for k, s := range c.sums {
+		part := func(m *tensor.Matrix) *tensor.Matrix {
+			return m.View(k*half, min((k+1)*half, m.Rows), 0, m.Cols)
+		}
+		q := part(xq)
+		tensor.Gemm(true, false, 1, part(x), q, 1, s.cross, workers)
+		if r != nil {
+			if s.residual == nil {
+				s.residual = tensor.New(r.Cols, q.Cols)
+			}
+			tensor.Gemm(true, false, 1, part(r), q, 1, s.residual, workers)
+		}
+		c.add(s, q, workers)
 	}
-	tensor.Gemm(true, false, 1, r, xq, 1, c.residual, workers)
 }
 
 // Calibration returns the statistics; the collector must not be used after.
 func (c *Collector) Calibration() *Calibration {
-	n := c.h.Rows
-	for i := range n {
-		row := c.h.Row(i)
-		for j := range i {
-			c.h.Data[j*n+i] = row[j]
-		}
+	all := &Calibration{MeanAbs: make([]float32, len(c.absSum))}
+	parts := make([]*Calibration, len(c.sums))
+	for i, s := range c.sums {
+		mirror(s.h)
+		parts[i] = &Calibration{H: s.h, Tokens: s.tokens, Cross: s.cross, Residual: s.residual}
 	}
-	mean := make([]float32, n)
-	if c.tokens > 0 {
+	p := parts[0]
+	all.H, all.Cross, all.Residual, all.Tokens = p.H, p.Cross, p.Residual, p.Tokens
+	if len(parts) == 2 {
+		q := parts[1]
+		all.Halves = [2]*Calibration{p, q}
+		all.H, all.Cross, all.Residual = sum(p.H, q.H), sum(p.Cross, q.Cross), sum(p.Residual, q.Residual)
+		all.Tokens += q.Tokens
+	}
+	if all.Tokens > 0 {
 		for j, s := range c.absSum {
-			mean[j] = float32(s / float64(c.tokens))
+			all.MeanAbs[j] = float32(s / float64(all.Tokens))
 		}
 	}
-	return &Calibration{H: c.h, Tokens: c.tokens, MeanAbs: mean, Cross: c.cross, Residual: c.residual}
+	return all
+}
+
+// mirror copies the lower triangle of h to the upper.
+func mirror(h *tensor.Matrix) {
+	for i := range h.Rows {
+		for j, v := range h.Row(i)[:i] {
+			h.Data[j*h.Stride+i] = v
+		}
+	}
+}
+
+func sum(a, b *tensor.Matrix) *tensor.Matrix {
+	if a == nil {
+		return nil
+	}
+	c := a.Clone()
+	for i, v := range b.Data {
+		c.Data[i] += v
+	}
+	return c
 }
