@@ -1,7 +1,9 @@
 // Command accuracy measures what the methods do to small real models and
-// prints the tables of docs/accuracy.md.
+// writes docs/accuracy.md.
 //
 //	go run ./internal/accuracy -models DIR -text DIR
+//
+// Measurements are kept in docs/accuracy.jsonl; remove a line to repeat it.
 package main
 
 import (
@@ -10,6 +12,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"regexp"
 	"time"
@@ -47,25 +50,36 @@ func main() {
 	text := flag.String("text", "../shared/text", "folder of the texts")
 	only := flag.String("model", ".", "models to measure (regular expression)")
 	method := flag.String("method", ".", "methods to measure (regular expression)")
-	cells := flag.String("cells", `^3/64$`, "bits/group cells to measure (regular expression)")
+	cells := flag.String("cells", ".", "bits/group cells to measure (regular expression)")
+	rows := flag.String("rows", "docs/accuracy.jsonl", "measurements: those that are there are kept, new ones are added")
+	doc := flag.String("o", "docs/accuracy.md", `page to write; "" writes none`)
 	workers := flag.Int("workers", 0, "goroutines")
 	flag.Parse()
-	if err := run(*dir, *text, *only, *method, *cells, *workers); err != nil {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	r := runner{dir: *dir, text: *text, workers: *workers}
+	for pattern, re := range map[*string]**regexp.Regexp{only: &r.model, method: &r.method, cells: &r.cells} {
+		*re = regexp.MustCompile(*pattern)
+	}
+	err := r.run(ctx, *rows)
+	if err == nil && *doc != "" {
+		err = render(*rows, *doc)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "accuracy:", err)
 		os.Exit(1)
 	}
 }
 
-func run(dir, text, only, method, cells string, workers int) error {
-	onlyRE, err := regexp.Compile(only)
-	if err != nil {
-		return err
-	}
-	methodRE, err := regexp.Compile(method)
-	if err != nil {
-		return err
-	}
-	cellRE, err := regexp.Compile(cells)
+// runner measures what is selected and not yet measured.
+type runner struct {
+	dir, text            string
+	model, method, cells *regexp.Regexp
+	workers              int
+}
+
+func (r *runner) run(ctx context.Context, path string) error {
+	have, err := readRows(path)
 	if err != nil {
 		return err
 	}
@@ -74,61 +88,68 @@ func run(dir, text, only, method, cells string, workers int) error {
 		return err
 	}
 	defer os.RemoveAll(tmp)
-	enc := json.NewEncoder(os.Stdout)
-	for _, m := range models {
-		if !onlyRE.MatchString(m.name) {
-			continue
-		}
-		for _, bits := range []int{2, 3, 4} {
-			for _, group := range []int{32, 64, 128} {
-				if !cellRE.MatchString(fmt.Sprintf("%d/%d", bits, group)) {
-					continue
-				}
+	out, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	for _, bits := range []int{3, 4, 2} {
+		for _, group := range []int{64, 128, 32} {
+			for _, m := range models {
 				for _, v := range methods {
-					if !methodRE.MatchString(v.name) {
+					cell := fmt.Sprintf("%d/%d", bits, group)
+					if !r.model.MatchString(m.name) || !r.method.MatchString(v.name) || !r.cells.MatchString(cell) || !v.wants(m.name, bits, group) {
 						continue
 					}
-					r, err := measure(dir, text, tmp, m, v, bits, group, workers)
-					if err != nil {
-						return fmt.Errorf("%s, %s, %d bits, groups of %d: %w", m.name, v.name, bits, group, err)
+					if _, ok := have[key{m.name, v.name, bits, group}]; ok {
+						continue
 					}
-					if err := enc.Encode(r); err != nil {
+					row, err := r.measure(ctx, tmp, m, v, bits, group)
+					if err != nil {
+						return fmt.Errorf("%s, %s, %s: %w", m.name, v.name, cell, err)
+					}
+					line, err := json.Marshal(row)
+					if err != nil {
 						return err
 					}
+					if _, err := out.Write(append(line, '\n')); err != nil {
+						return err
+					}
+					fmt.Printf("%-26s %-36s %-6s %10.4f %8.4f %6.3f bits %6.1f s\n", m.name, v.name, cell, row.Perplexity, row.KL, row.BPW, row.Seconds)
 				}
 			}
 		}
 	}
-	return nil
+	return out.Sync()
 }
 
-func measure(dir, text, tmp string, m model, v variant, bits, group, workers int) (*row, error) {
+func (r *runner) measure(ctx context.Context, tmp string, m model, v variant, bits, group int) (*row, error) {
 	out := filepath.Join(tmp, "out")
 	if err := os.RemoveAll(out); err != nil {
 		return nil, err
 	}
-	o := lowbit.Options{Model: filepath.Join(dir, m.name), Output: out, Workers: workers}
+	o := lowbit.Options{Model: filepath.Join(r.dir, m.name), Output: out, Workers: r.workers}
 	o.Scheme.Bits, o.Scheme.GroupSize = bits, group
 	o.Calibration = lowbit.Calibration{Samples: 64, SeqLen: 256,
-		Text: lowbit.Text{Files: []string{filepath.Join(text, m.text, "calibration.txt")}, PerDocument: true}}
+		Text: lowbit.Text{Files: []string{filepath.Join(r.text, m.text, "calibration.txt")}, PerDocument: true}}
 	v.set(&o)
 	start := time.Now()
-	report, err := lowbit.Quantize(context.Background(), o)
+	report, err := lowbit.Quantize(ctx, o)
 	if err != nil {
 		return nil, err
 	}
-	r := &row{Model: m.name, Method: v.name, Bits: bits, Group: group, BPW: report.BitsPerWeight,
+	res := &row{Model: m.name, Method: v.name, Bits: bits, Group: group, BPW: report.BitsPerWeight,
 		Seconds: time.Since(start).Seconds(), Arms: map[string]int{}}
 	for _, l := range report.Layers {
-		r.Arms[l.Arm]++
+		res.Arms[l.Arm]++
 	}
-	e, err := lowbit.Evaluate(context.Background(), lowbit.EvalOptions{
-		Model: out, Against: o.Model, Window: m.window, Workers: workers,
-		Text: lowbit.Text{Files: []string{filepath.Join(text, m.text, "heldout.txt")}, PerDocument: true},
+	e, err := lowbit.Evaluate(ctx, lowbit.EvalOptions{
+		Model: out, Against: o.Model, Window: m.window, Workers: r.workers,
+		Text: lowbit.Text{Files: []string{filepath.Join(r.text, m.text, "heldout.txt")}, PerDocument: true},
 	})
 	if err != nil {
 		return nil, err
 	}
-	r.Perplexity, r.KL = e.Perplexity, *e.KL
-	return r, nil
+	res.Perplexity, res.KL = e.Perplexity, *e.KL
+	return res, nil
 }

@@ -18,7 +18,7 @@ func (v variant) wants(model string, bits, group int) bool {
 	return v.where == nil || v.where(model, bits, group)
 }
 
-// ablation is measured at one cell only.
+// ablation is for what is measured at one cell only.
 func ablation(_ string, bits, group int) bool { return bits == 3 && group == 64 }
 
 var (
@@ -81,11 +81,11 @@ var methods = []variant{
 	{"ref/GPTQ-ada(code,o/down ref fixed)", block(paper(nil, gptq.Quantizer{})), hasReference("GPTQ-ada(code,o/down ref fixed)")},
 
 	{"RTN oc", plain(oc, quant.RTN{}, false), nil},
-	{"RTN ic", plain(ic, quant.RTN{}, false), nil},
+	{"RTN ic", plain(ic, quant.RTN{}, false), ablation},
 	{"RTN oc clip", plain(oc, quant.RTN{}, true), nil},
-	{"RTN ic clip", plain(ic, quant.RTN{}, true), nil},
+	{"RTN ic clip", plain(ic, quant.RTN{}, true), ablation},
 	{"GPTQ oc", plain(oc, gptq.Quantizer{}, false), nil},
-	{"GPTQ ic", plain(ic, gptq.Quantizer{}, false), nil},
+	{"GPTQ ic", plain(ic, gptq.Quantizer{}, false), ablation},
 	{"GPTQ oc clip", plain(oc, gptq.Quantizer{}, true), nil},
 	{"GPTQ ic clip", plain(ic, gptq.Quantizer{}, true), nil},
 
@@ -93,8 +93,8 @@ var methods = []variant{
 	{"fast", preset("fast", nil, nil), nil},
 	{"best", preset("best", nil, nil), nil},
 	{"best, --axis oc", preset("best", oc, nil), nil},
-	{"best, no extra bits", preset("best", adadim.PaperArms(), nil), nil},
-	{"fast, --axis oc", preset("fast", oc, nil), nil},
+	{"best, no extra bits", preset("best", adadim.PaperArms(), nil), ablation},
+	{"fast, --axis oc", preset("fast", oc, nil), ablation},
 
 	{"best, no clip", preset("best", nil, func(o *lowbit.Options) { o.Scheme.Clip = false }), ablation},
 	{"best, no refinement", preset("best", nil, refine(gptq.Refine{})), ablation},
@@ -104,5 +104,5 @@ var methods = []variant{
 	{"best, raw objective", preset("best", nil, func(o *lowbit.Options) { o.Objective = adadim.ObjectiveLinear }), ablation},
 	{"best, oc+in only", preset("best", []adadim.Arm{adadim.ArmOCInputScale}, nil), ablation},
 	{"best, ic+row only", preset("best", []adadim.Arm{adadim.ArmICRowScale}, nil), ablation},
-	{"best, --axis oc, folded", preset("best", []adadim.Arm{adadim.ArmOC, adadim.ArmOCInputScale}, func(o *lowbit.Options) { o.Fold = lowbit.FoldOn }), nil},
+	{"best, --axis oc, folded", preset("best", []adadim.Arm{adadim.ArmOC, adadim.ArmOCInputScale}, func(o *lowbit.Options) { o.Fold = lowbit.FoldOn }), ablation},
 }
