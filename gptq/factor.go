@@ -14,11 +14,14 @@ import (
 // ErrNotFinite is returned when the calibration statistics hold NaN or Inf.
 var ErrNotFinite = errors.New("calibration statistics are not finite")
 
-// factor is H = (I+F) D (I+F)ᵀ in the order of quantization.
+// factor is H = (I+F) D (I+F)ᵀ. Positions count against the order of
+// quantization: the column at the last position comes first. H in the order
+// of positions is then Lᵤ D Lᵤᵀ with Lᵤ unit lower triangular, an ordinary
+// Cholesky factorization, and F is Lᵤ read backwards.
 type factor struct {
 	perm    []int          // position -> column
-	ft      *tensor.Matrix // Fᵀ: row j, columns i < j, hold F_ij
-	d       []float64      // D_jj by position
+	l       *tensor.Matrix // Lᵤ; only what is below the diagonal means anything
+	d       []float64      // D by position
 	lambda  float64        // what damping added to the diagonal
 	dead    []bool         // by column: no input ever
 	damping float64        // fraction reached
@@ -62,13 +65,12 @@ func newFactor(h *tensor.Matrix, damping float64, order Order, workers int) (*fa
 		return nil, ErrNotFinite
 	}
 	f.perm = columnOrder(diag, order)
-	l := tensor.New(n, n)
+	slices.Reverse(f.perm)
+	f.l = padded(n, n)
 	for {
 		f.lambda = mean * f.damping
-		// Rows and columns reversed, a Cholesky factor of H becomes the
-		// upper triangular M with H = M Mᵀ; M = (I+F) D^½.
-		reversed(l, h, f, diag, workers)
-		if tensor.Cholesky(l, workers) < 0 {
+		f.permuted(h, diag, workers)
+		if tensor.Cholesky(f.l, workers) < 0 {
 			break
 		}
 		if f.damping *= 10; f.damping > 1e3 {
@@ -76,41 +78,54 @@ func newFactor(h *tensor.Matrix, damping float64, order Order, workers int) (*fa
 		}
 		f.raised = true
 	}
-	f.ft = tensor.New(n, n)
 	inv := make([]float32, n)
 	for j := range n {
-		p := float64(l.At(n-1-j, n-1-j))
+		p := float64(f.l.At(j, j))
 		f.d[j] = p * p
 		inv[j] = float32(1 / p)
 	}
-	const tile = 64
-	tiles := (n + tile - 1) / tile
-	// For(…) cannot fail: nothing in it returns an error.
-	_ = parallel.For(context.Background(), workers, tiles, func(t int) error {
-		for i0 := 0; i0 < n; i0 += tile {
-			for j := t * tile; j < min((t+1)*tile, n); j++ {
-				row := f.ft.Row(j)
-				for i := i0; i < min(i0+tile, j); i++ {
-					row[i] = l.Data[(n-1-i)*n+n-1-j] * inv[j]
-				}
-			}
+	f.eachRow(workers, func(i int) {
+		row := f.l.Row(i)[:i]
+		for j, v := range inv[:i] {
+			row[j] *= v
 		}
-		return nil
 	})
 	return f, nil
 }
 
-// reversed writes the lower triangle of the damped H, in the order of f and
-// then reversed, to l.
-func reversed(l, h *tensor.Matrix, f *factor, diag []float32, workers int) {
-	n := h.Rows
-	_ = parallel.For(context.Background(), workers, n, func(i int) error {
-		src, dst := h.Row(f.perm[n-1-i]), l.Row(i)
-		for j := range i {
-			dst[j] = src[f.perm[n-1-j]]
+// padded returns a matrix whose rows do not begin in the same cache sets.
+func padded(rows, cols int) *tensor.Matrix {
+	const line = 16 // floats
+	stride := (cols+line-1)/line*line + line
+	m := tensor.New(rows, stride)
+	m.Cols = cols
+	return m
+}
+
+// eachRow calls fn for all positions, in any order.
+func (f *factor) eachRow(workers int, fn func(i int)) {
+	const few = 16
+	n := len(f.perm)
+	// For(…) cannot fail: nothing in it returns an error.
+	_ = parallel.For(context.Background(), workers, (n+few-1)/few, func(t int) error {
+		// The last rows first: they are the longest.
+		end := n - t*few
+		for i := max(end-few, 0); i < end; i++ {
+			fn(i)
 		}
-		dst[i] = float32(float64(diag[f.perm[n-1-i]]) + f.lambda)
 		return nil
+	})
+}
+
+// permuted writes the lower triangle of the damped H, in the order of
+// positions, to f.l.
+func (f *factor) permuted(h *tensor.Matrix, diag []float32, workers int) {
+	f.eachRow(workers, func(i int) {
+		src, dst := h.Row(f.perm[i]), f.l.Row(i)[:i+1]
+		for j, c := range f.perm[:i] {
+			dst[j] = src[c]
+		}
+		dst[i] = float32(float64(diag[f.perm[i]]) + f.lambda)
 	})
 }
 

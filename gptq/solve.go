@@ -2,30 +2,26 @@ package gptq
 
 import (
 	"context"
-	"fmt"
+	"sync"
 
-	"github.com/golowbit/lowbit/internal/kernel"
 	"github.com/golowbit/lowbit/internal/parallel"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/tensor"
 )
 
-const (
-	block    = 128 // columns between two matrix products, as in the published code
-	subBlock = 16  // columns between two products inside a block
-)
-
-// solver carries one weight through the sweep. All matrices are transposed
-// and in the order of quantization: row j is the j-th column quantized.
-// Outputs are in an order in which groups of axis IC are neighbours.
+// solver carries one weight through the sweep. Its matrices are transposed:
+// row p is the column at position p of the factor, and the sweep goes from
+// the last position down to the first. Outputs are in places in which groups
+// of axis IC are neighbours. Every output goes its own way (per axis IC every
+// group of outputs), so panels of them are swept independently.
 type solver struct {
 	ctx    context.Context
 	scheme quant.Scheme
 	f      *factor
 	in     int
 	out    int
-	wt     *tensor.Matrix // [in, out] weights, dead columns 0
-	et     *tensor.Matrix // [in, out] w - q
+	w      *tensor.Matrix // [out, in]
+	order  []int          // output by place; nil if they are the same
 	codes  []uint8        // [in, out]
 	loss   []float64      // per output
 
@@ -38,34 +34,67 @@ type solver struct {
 }
 
 func (q Quantizer) solve(ctx context.Context, w *tensor.Matrix, s quant.Scheme, cal *quant.Calibration, f *factor) (*quant.Weight, error) {
-	sv := &solver{ctx: ctx, scheme: s, cal: cal, f: f, in: w.Cols, out: w.Rows}
+	sv := &solver{ctx: ctx, scheme: s, cal: cal, f: f, in: w.Cols, out: w.Rows, w: w, order: outputOrder(s, w.Rows)}
 	switch q.Groups {
 	case GroupsAuto:
 		sv.dynamic = s.Axis == quant.IC || q.Order == OrderNatural
 	case GroupsDynamic:
 		sv.dynamic = true
 	}
-	sv.wt = transposed(w, s, f, q.Workers)
-	sv.et = tensor.New(sv.in, sv.out)
-	sv.codes = make([]uint8, sv.in*sv.out)
+	buf := codesPool.Get().(*[]uint8)
+	defer codesPool.Put(buf)
+	sv.codes = resized(buf, sv.in*sv.out)
 	sv.loss = make([]float64, sv.out)
 	if err := sv.prepareGrids(w, q.Workers); err != nil {
 		return nil, err
 	}
-	rows := panelWidth(s, sv.out)
-	panels := (sv.out + rows - 1) / rows
-	if err := parallel.For(ctx, q.Workers, panels, func(p int) error {
-		return sv.panel(p*rows, min((p+1)*rows, sv.out))
+	workers := parallel.Workers(q.Workers)
+	width := panelFor(s, sv.out, workers)
+	panels := (sv.out + width - 1) / width
+	inner := max(1, workers/panels)
+	if err := parallel.For(ctx, workers, panels, func(i int) error {
+		p := panelPool.Get().(*panel)
+		defer panelPool.Put(p)
+		return p.run(sv, i*width, min((i+1)*width, sv.out), inner)
 	}); err != nil {
 		return nil, err
 	}
 	return sv.result(q.Workers), nil
 }
 
-// panelWidth is how many outputs a task takes through all columns: enough
-// for products to run well, few enough to share the work, and a whole number
-// of groups for axis IC, so that panels are independent of each other. It
-// must not depend on the number of workers.
+// Memory that is fresh has to be touched, page by page, and for long sweeps
+// there is much of it: it is reused.
+var (
+	codesPool = sync.Pool{New: func() any { return new([]uint8) }}
+	panelPool = sync.Pool{New: func() any { return new(panel) }}
+)
+
+// resized returns n elements, their content undefined, of memory that buf
+// keeps.
+func resized[T any](buf *[]T, n int) []T {
+	if cap(*buf) < n {
+		*buf = make([]T, n)
+	}
+	return (*buf)[:n]
+}
+
+// panelFor is how many outputs a worker takes through all columns at once:
+// enough for products to run well, few enough to stay in the caches, the
+// same number of panels for every worker, and a whole number of groups for
+// axis IC. The result does not depend on it.
+func panelFor(s quant.Scheme, out, workers int) int {
+	const most, unit = 512, 32
+	rounds := (out + most*workers - 1) / (most * workers)
+	n := (out + rounds*workers - 1) / (rounds * workers)
+	n = (n + unit - 1) / unit * unit
+	if s.Axis == quant.OC {
+		return n
+	}
+	g := groupLen(s, out)
+	return (n + g - 1) / g * g
+}
+
+// panelWidth is a width of panels that does not depend on the workers.
 func panelWidth(s quant.Scheme, out int) int {
 	const least, most = 64, 384
 	n := min(max((out/8+least-1)/least*least, least), most)
@@ -89,7 +118,7 @@ func (sv *solver) groupLen() int {
 	return groupLen(sv.scheme, n)
 }
 
-// outputOrder maps positions to output rows where groups are strided.
+// outputOrder maps places to output rows where groups are strided.
 func outputOrder(s quant.Scheme, out int) []int {
 	if !s.Strided {
 		return nil
@@ -103,27 +132,12 @@ func outputOrder(s quant.Scheme, out int) []int {
 	return order
 }
 
-// transposed returns w as the sweep wants it.
-func transposed(w *tensor.Matrix, s quant.Scheme, f *factor, workers int) *tensor.Matrix {
-	t := tensor.New(w.Cols, w.Rows)
-	order := outputOrder(s, w.Rows)
-	const tile = 64
-	_ = parallel.For(context.Background(), workers, (w.Cols+tile-1)/tile, func(b int) error {
-		for r := range w.Rows {
-			src := r
-			if order != nil {
-				src = order[r]
-			}
-			row := w.Row(src)
-			for j := b * tile; j < min((b+1)*tile, w.Cols); j++ {
-				if c := f.perm[j]; !f.dead[c] {
-					t.Data[j*t.Stride+r] = row[c]
-				}
-			}
-		}
-		return nil
-	})
-	return t
+// row returns the output at a place.
+func (sv *solver) row(place int) int {
+	if sv.order == nil {
+		return place
+	}
+	return sv.order[place]
 }
 
 // prepareGrids finds the static grids, or makes room for dynamic ones.
@@ -156,11 +170,11 @@ func (sv *solver) prepareGrids(w *tensor.Matrix, workers int) error {
 	sv.scale = make([]float32, groups*sv.out)
 	sv.zero = make([]float32, groups*sv.out)
 	sv.groupOf = make([]int, sv.in)
-	for j, c := range sv.f.perm {
+	for p, c := range sv.f.perm {
 		if sv.dynamic {
-			c = j
+			c = sv.in - 1 - p // its turn
 		}
-		sv.groupOf[j] = c / sv.groupLen()
+		sv.groupOf[p] = c / sv.groupLen()
 	}
 	if !sv.dynamic {
 		for r := range sv.out {
@@ -173,173 +187,15 @@ func (sv *solver) prepareGrids(w *tensor.Matrix, workers int) error {
 	return nil
 }
 
-// panel sweeps all columns for the outputs [r0, r1).
-func (sv *solver) panel(r0, r1 int) error {
-	n := r1 - r0
-	t := tensor.New(min(block, sv.in), n)
-	deq, errs := make([]float32, n), make([]float32, n)
-	var early *tensor.Matrix // weights as of the start of the block, for dynamic grids
-	for b0 := 0; b0 < sv.in; b0 += block {
-		if err := sv.ctx.Err(); err != nil {
-			return err
-		}
-		b1 := min(b0+block, sv.in)
-		tb := t.View(0, b1-b0, 0, n)
-		sv.target(tb, b0, r0, r1)
-		if sv.dynamic && sv.scheme.Axis == quant.OC {
-			early = sv.unquantized(b0, r0, r1)
-		}
-		for s0 := b0; s0 < b1; s0 += subBlock {
-			s1 := min(s0+subBlock, b1)
-			for j := s0; j < s1; j++ {
-				row := tb.Row(j - b0)
-				if err := sv.column(j, b0, r0, row, deq, errs, early); err != nil {
-					return err
-				}
-				e := sv.et.Row(j)[r0:r1]
-				w := sv.wt.Row(j)[r0:r1]
-				for r, v := range deq {
-					e[r] = w[r] - v
-				}
-				if !sv.f.dead[sv.f.perm[j]] {
-					sv.addLoss(j, r0, errs, e)
-				}
-				for k := j + 1; k < s1; k++ {
-					kernel.Axpy(sv.f.ft.At(k, j), e, tb.Row(k-b0))
-				}
-			}
-			if s1 < b1 {
-				tensor.Gemm(false, false, 1, sv.f.ft.View(s1, b1, s0, s1), sv.et.View(s0, s1, r0, r1), 1, tb.View(s1-b0, b1-b0, 0, n), 1)
-			}
-		}
-	}
-	return nil
-}
-
-// addLoss adds what column j costs. The sweep's own sum is under the damped
-// H; the damping's share of it is taken off again.
-func (sv *solver) addLoss(j, r0 int, errs, e []float32) {
-	d, lambda := sv.f.d[j], sv.f.lambda
-	loss := sv.loss[r0 : r0+len(e)]
-	for r, v := range errs {
-		loss[r] += float64(d*float64(v))*float64(v) - float64(lambda*float64(e[r]))*float64(e[r])
-	}
-}
-
-// target sets t to the columns from b0 on, corrected for the errors of the
-// columns before b0, for the outputs [r0, r1).
-func (sv *solver) target(t *tensor.Matrix, b0, r0, r1 int) {
-	b1 := b0 + t.Rows
-	t.CopyFrom(sv.wt.View(b0, b1, r0, r1))
-	if b0 > 0 {
-		tensor.Gemm(false, false, 1, sv.f.ft.View(b0, b1, 0, b0), sv.et.View(0, b0, r0, r1), 1, t, 1)
-	}
-}
-
-// column quantizes column j, whose corrected weights are t, and sets deq to
-// the result and errs to t - deq.
-func (sv *solver) column(j, b0, r0 int, t, deq, errs []float32, early *tensor.Matrix) error {
-	s := sv.scheme
-	top := float32(s.MaxCode())
-	codes := sv.codes[j*sv.out+r0 : j*sv.out+r0+len(t)]
-	if s.Axis == quant.OC {
-		k := sv.groupOf[j]
-		if sv.dynamic && j%sv.groupLen() == 0 {
-			if err := sv.dynamicGrids(j, b0, r0, early); err != nil {
-				return err
-			}
-		}
-		a := k*sv.out + r0
-		kernel.QuantCols(codes, deq, errs, t, sv.scale[a:a+len(t)], sv.zero[a:a+len(t)], top)
-		return nil
-	}
-	line := sv.f.perm[j]
-	groups, g := sv.gridded.Groups(), sv.groupLen()
-	for a := 0; a < len(t); a += g {
-		b := min(a+g, len(t))
-		i := line*groups + (r0+a)/g
-		if sv.dynamic {
-			grid, err := s.Grid(t[a:b], nil)
-			if err != nil {
-				return fmt.Errorf("input channel %d, group %d: %w", line, (r0+a)/g, err)
-			}
-			sv.gridded.Scales[i], sv.gridded.Zeros[i] = grid.Scale, grid.Zero
-		}
-		scale, zero := sv.gridded.Scales[i], float32(sv.gridded.Zeros[i])
-		kernel.QuantRow(codes[a:b], t[a:b], scale, zero, top)
-		kernel.Dequant(deq[a:b], codes[a:b], scale, zero)
-	}
-	for r, v := range t {
-		errs[r] = v - deq[r]
-	}
-	return nil
-}
-
-// unquantized returns the columns of every group that starts in the block
-// at b0 as the columns before b0 have left them: what GPTQ's weights are
-// when it enters the block, and what the published code finds scales from.
-// In this form of the sweep they follow by letting the columns from b0 on
-// keep their corrected values instead of being quantized.
-func (sv *solver) unquantized(b0, r0, r1 int) *tensor.Matrix {
-	g := sv.groupLen()
-	last := (min(b0+block, sv.in) - 1) / g * g // start of the last group that starts in the block
-	end := max(min(b0+block, sv.in), min(last+g, sv.in))
-	u := tensor.New(end-b0, r1-r0)
-	sv.target(u, b0, r0, r1)
-	if b0 == 0 {
-		return u
-	}
-	e := make([]float32, r1-r0)
-	for j := b0; j < end; j++ {
-		row, w := u.Row(j-b0), sv.wt.Row(j)[r0:r1]
-		for r, v := range row {
-			e[r] = w[r] - v
-		}
-		for k := j + 1; k < end; k++ {
-			kernel.Axpy(sv.f.ft.At(k, j), e, u.Row(k-b0))
-		}
-	}
-	return u
-}
-
-// dynamicGrids finds the grids of the group that starts at position j.
-func (sv *solver) dynamicGrids(j, b0, r0 int, early *tensor.Matrix) error {
-	n := early.Cols
-	end := min(j+sv.groupLen(), sv.in)
-	x := make([]float32, end-j)
-	var importance []float32
-	if sv.scheme.ClipInput {
-		importance = make([]float32, end-j)
-		for i := range importance {
-			c := sv.f.perm[j+i]
-			importance[i] = sv.cal.H.At(c, c)
-		}
-	}
-	k, groups := sv.groupOf[j], sv.gridded.Groups()
-	for r := range n {
-		for i := range x {
-			x[i] = early.At(j-b0+i, r)
-		}
-		grid, err := sv.scheme.Grid(x, importance)
-		if err != nil {
-			return fmt.Errorf("output channel %d, group %d: %w", r0+r, k, err)
-		}
-		sv.scale[k*sv.out+r0+r], sv.zero[k*sv.out+r0+r] = grid.Scale, float32(grid.Zero)
-		i := (r0+r)*groups + k
-		sv.gridded.Scales[i], sv.gridded.Zeros[i] = grid.Scale, grid.Zero
-	}
-	return nil
-}
-
 // result packs the codes in the weight's own order.
 func (sv *solver) result(workers int) *quant.Weight {
 	w := sv.gridded
 	if sv.scheme.Axis == quant.OC && sv.dynamic {
 		index := make([]int32, sv.in)
 		trivial := true
-		for j, c := range sv.f.perm {
-			index[c] = int32(sv.groupOf[j])
-			trivial = trivial && sv.groupOf[j] == c/sv.groupLen()
+		for p, c := range sv.f.perm {
+			index[c] = int32(sv.groupOf[p])
+			trivial = trivial && sv.groupOf[p] == c/sv.groupLen()
 		}
 		if !trivial {
 			w.GroupIndex = index
@@ -347,12 +203,8 @@ func (sv *solver) result(workers int) *quant.Weight {
 	}
 	pack(w, sv.codes, sv.f.perm, workers)
 	w.RowLoss = make([]float64, sv.out)
-	order := outputOrder(sv.scheme, sv.out)
-	for r, l := range sv.loss {
-		if order != nil {
-			r = order[r]
-		}
-		w.RowLoss[r] = max(l, 0)
+	for i, l := range sv.loss {
+		w.RowLoss[sv.row(i)] = max(l, 0)
 	}
 	return w
 }
