@@ -15,27 +15,29 @@ var ErrScaleRange = errors.New("scale out of range")
 const (
 	maxF16 = 65504
 	minF16 = 1.0 / (1 << 24) // smallest subnormal
+	minF32 = 0x1p-126        // smallest normal: its inverse is finite
 )
 
-// round rounds a positive scale to the type in which it is stored. A scale
-// below the smallest half float becomes that: such weights are all but zero,
-// and a scale of 0 would lose them and divide by zero.
+// round rounds a scale that is not negative to the type in which it is
+// stored. One below the smallest of the type becomes that: such weights are
+// all but zero, and a scale of 0 would lose them and divide by zero.
 func (t ScaleType) round(s float32) (float32, error) {
 	if t == F32 {
 		if !finite(s) {
 			return 0, fmt.Errorf("%w: %g", ErrScaleRange, s)
 		}
-		return s, nil
+		return max(s, minF32), nil
 	}
-	if !(s <= maxF16) {
+	r := max(s, minF16)
+	if r <= maxF16 {
+		if t == F16Short {
+			r = shortF16(r)
+		} else {
+			r = tensor.RoundF16(r)
+		}
+	}
+	if !(r <= maxF16) {
 		return 0, fmt.Errorf("%w: %g is above %d, the largest half float: use f32 scales", ErrScaleRange, s, maxF16)
-	}
-	if s < minF16 {
-		return minF16, nil
-	}
-	r := tensor.RoundF16(s)
-	if t == F16Short {
-		r = shortF16(s)
 	}
 	return r, nil
 }
