@@ -116,6 +116,9 @@ type Options struct {
 	// Fit changes what the format cannot hold to what it can, layer by layer,
 	// instead of refusing: another arm, a smaller group, or dense.
 	Fit bool
+	// FitArms only leaves out arms that the format cannot hold, as long as
+	// one is left.
+	FitArms bool
 
 	// BF16 runs the calibration text through a bfloat16 model with activations
 	// rounded to bfloat16 for the products of linear layers, whose sums stay

@@ -52,7 +52,7 @@ func (o *Options) planLayer(f checkpoint.Format, l checkpoint.Layer, arms []adad
 		p.dense = true
 		return p, nil
 	}
-	err := p.admit(f, l, arms, o.Fit)
+	err := p.admit(f, l, arms, o.Fit || o.FitArms)
 	if err == nil || !o.Fit {
 		return p, err
 	}

@@ -199,7 +199,7 @@ func (j *job) describe() (fingerprint, method json.RawMessage, err error) {
 		return nil, nil, err
 	}
 	info["model"], info["bytes"] = j.Model, j.src.Bytes()
-	info["fit"], info["skip"] = j.Fit, fmt.Sprint(j.Skip)
+	info["fit"], info["fit_arms"], info["skip"] = j.Fit, j.FitArms, fmt.Sprint(j.Skip)
 	if j.text != nil {
 		info["text"] = j.text.digest()
 	}

@@ -155,6 +155,9 @@ func (q Quantizer) Choose(ctx context.Context, w *tensor.Matrix, s quant.Scheme,
 	if q.Objective == ObjectiveBlock && q.BlockLoss == nil {
 		return nil, nil, fmt.Errorf("objective block needs the surrounding block")
 	}
+	if len(q.Arms) == 1 {
+		q.Search = SearchMethod // nothing to decide: spare the rounding
+	}
 	c := &choice{Quantizer: q, ctx: ctx, w: w, s: s, cal: cal}
 	if cal == nil || cal.Tokens == 0 {
 		out, err := c.run(problem{w: w, cal: cal}, q.Arms[0], q.Method)

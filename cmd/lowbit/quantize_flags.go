@@ -50,7 +50,7 @@ func (f *quantizeFlags) register(s *pflag.FlagSet) {
 	s.BoolVar(&f.fit, "fit", false, "change layers the format cannot hold to what it can, instead of refusing")
 
 	s.StringVar(&f.target, "target", "", "engine to write for; sets format, axis, bits, group size and symmetry: "+strings.Join(checkpoint.EngineNames(), ", "))
-	s.StringVar(&f.preset, "preset", "", "how hard to try; sets arms, clip, objective, search, inputs, correction and refinement: "+strings.Join(lowbit.Presets, ", "))
+	s.StringVar(&f.preset, "preset", "", "how hard to try; sets arms, clip, objective, search, inputs, correction and refinement: "+strings.Join(lowbit.Presets, ", ")+" (default "+defaultPreset+", unless a flag below from --method to --correct is given)")
 
 	s.StringVar(&f.method, "method", "gptq", "how weights are put on the grid: gptq or rtn")
 	s.StringVar(&f.axis, "axis", "ada", "where groups lie: oc (output channels), ic (input channels) or ada (chosen for every layer)")
@@ -120,10 +120,25 @@ func (f *quantizeFlags) applyTarget(c *cobra.Command) error {
 	return nil
 }
 
+// defaultPreset is used where no flag says anything about the method; docs/accuracy.md
+// has what it gains for its time.
+const defaultPreset = "best"
+
+// methodFlags are those that make a method of one's own.
+var methodFlags = []string{
+	"method", "axis", "arms", "clip", "clip-input", "range", "act-order", "damp", "refine",
+	"objective", "search", "inputs", "correct",
+}
+
 // applyPreset sets what the preset decides.
 func (f *quantizeFlags) applyPreset(c *cobra.Command) error {
 	if f.preset == "" {
-		return nil
+		for _, name := range methodFlags {
+			if c.Flags().Changed(name) {
+				return nil
+			}
+		}
+		f.preset = defaultPreset
 	}
 	var o lowbit.Options
 	if err := o.ApplyPreset(f.preset); err != nil {
@@ -275,6 +290,8 @@ func (f *quantizeFlags) setChoice(o *lowbit.Options, c *cobra.Command) error {
 		arms = kept
 	}
 	o.Arms = arms
+	// Nobody asked for these arms in particular: what the format cannot hold is left out.
+	o.FitArms = f.preset != "" && !c.Flags().Changed("arms") && !c.Flags().Changed("axis")
 	if o.Objective, err = adadim.ParseObjective(f.objective); err != nil {
 		return err
 	}

@@ -22,7 +22,7 @@ import (
 // quick are flags for a run of a second.
 func quick(out string, more ...string) []string {
 	return append([]string{"quantize", embedded, "-o", out, "--bits", "3", "--group-size", "64",
-		"--calib", calibration, "--per-document", "--samples", "4", "--quiet"}, more...)
+		"--calib", calibration, "--per-document", "--samples", "4", "--method", "gptq", "--quiet"}, more...)
 }
 
 // shortText is a text of a few windows of the embedded model.
@@ -119,7 +119,8 @@ func TestPreset(t *testing.T) {
 		rounds    int
 		clip      bool
 	}{
-		{nil, adadim.PaperArms(), adadim.ObjectiveLinear, adadim.SearchRTN, lowbit.InputsFull, 0, 0, false},
+		{nil, adadim.AllArms(), adadim.ObjectiveRelative, adadim.SearchMethod, lowbit.InputsQuantized, strength, 3, true},
+		{[]string{"--axis", "ada"}, adadim.PaperArms(), adadim.ObjectiveLinear, adadim.SearchRTN, lowbit.InputsFull, 0, 0, false},
 		{[]string{"--preset", "paper"}, adadim.PaperArms(), adadim.ObjectiveLinear, adadim.SearchRTN, lowbit.InputsFull, 0, 0, false},
 		{[]string{"--preset", "best", "--axis", "oc"}, []adadim.Arm{adadim.ArmOC}, adadim.ObjectiveRelative, adadim.SearchMethod, lowbit.InputsQuantized, strength, 3, true},
 		{[]string{"--preset", "best", "--axis", "ic", "--arms", "all", "--refine", "1"}, []adadim.Arm{adadim.ArmIC, adadim.ArmICRowScale}, adadim.ObjectiveRelative, adadim.SearchMethod, lowbit.InputsQuantized, strength, 1, true},
@@ -172,13 +173,13 @@ func TestTarget(t *testing.T) {
 // TestFormatRefused: what a format cannot hold is said before work starts.
 func TestFormatRefused(t *testing.T) {
 	out := filepath.Join(t.TempDir(), "out")
-	o := runCommand(t, quick(out, "--format", "gptq")...)
+	o := runCommand(t, quick(out, "--format", "gptq", "--axis", "ada")...)
 	require.Equal(t, exitError, o.code)
 	requireOneLine(t, o, "use axis oc, or format hqq")
 	require.NoFileExists(t, out)
 	require.NoFileExists(t, out+".partial")
 
-	o = succeed(t, quick(out, "--format", "gptq", "--fit")...)
+	o = succeed(t, quick(out, "--format", "gptq", "--axis", "ada", "--fit")...)
 	require.Equal(t, 1, strings.Count(o.stderr, "warning: model.layers."), o.stderr)
 	require.Contains(t, o.stderr, "the same for 28 layers in all: ")
 	require.Contains(t, o.stdout, "engines that load it: lowbit, transformers")
