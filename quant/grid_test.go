@@ -201,45 +201,42 @@ func TestClipMinimizes(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		n := rapid.IntRange(1, 64).Draw(t, "n")
 		s := schemes(t, 1, n)
+		s.MinZero = 0 // the zero-point's own rule is another matter
 		rng := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "values"), 1))
 		x, importance := make([]float32, n), make([]float32, n)
+		lo, hi := float32(math.Inf(1)), float32(math.Inf(-1))
 		for i := range x {
-			x[i] = float32(math.Exp(rng.NormFloat64()) * (rng.Float64() - 0.4))
+			x[i] = float32(math.Exp(rng.NormFloat64()) * (rng.Float64() - 0.5))
 			importance[i] = float32(rng.ExpFloat64())
+			lo, hi = min(lo, x[i]), max(hi, x[i])
 		}
-		s.Clip = false
-		plain, err := s.Grid(x, importance)
-		require.NoError(t, err)
-		s.Clip = true
-		clipped, err := s.Grid(x, importance)
-		require.NoError(t, err)
-		best := measure(s, clipped, x, importance)
-		slack := 1e-4*best + 1e-12
-		require.LessOrEqual(t, best, measure(s, plain, x, importance)+slack)
-		if best < 0.9*measure(s, plain, x, importance) {
-			lower++
-		}
-		if s.MinZero > 0 {
-			return // the zero-point's own rule comes in
-		}
-		s.Clip = false
-		for i := range 80 {
-			// A group with the shrunk extremes has the shrunk grid.
-			p := float32(1 - float64(i)/100)
-			lo, hi := float32(math.Inf(1)), float32(math.Inf(-1))
-			for _, v := range x {
-				lo, hi = min(lo, v), max(hi, v)
-			}
-			g, err := s.Grid([]float32{p * lo, p * hi}, nil)
+		for _, s.ClipInput = range []bool{false, true} {
+			s.Clip = true
+			clipped, err := s.Grid(x, importance)
 			require.NoError(t, err)
-			require.LessOrEqual(t, best, measure(s, g, x, importance)+slack, "shrunk by %g", p)
-			if !s.ClipInput || s.Symmetric {
-				continue
+			s.Clip = false
+			plain, err := s.Grid(x, importance)
+			require.NoError(t, err)
+			best := measure(s, clipped, x, importance)
+			slack := 1e-4*best + 1e-12
+			require.LessOrEqual(t, best, measure(s, plain, x, importance)+slack)
+			if best < 0.9*measure(s, plain, x, importance) {
+				lower++
 			}
-			for _, z := range []int{int(g.Zero) - 1, int(g.Zero) + 1} {
-				if z >= 0 && z <= s.MaxCode() {
-					e := measure(s, quant.Grid{Scale: g.Scale, Zero: uint8(z)}, x, importance)
-					require.LessOrEqual(t, best, e+slack, "shrunk by %g, zero-point %d", p, z)
+			for i := range 80 {
+				// A group with the shrunk extremes has the shrunk grid.
+				p := float32(1 - float64(i)/100)
+				g, err := s.Grid([]float32{p * lo, p * hi}, nil)
+				require.NoError(t, err)
+				require.LessOrEqual(t, best, measure(s, g, x, importance)+slack, "shrunk by %g", p)
+				if !s.ClipInput || s.Symmetric {
+					continue
+				}
+				for _, z := range []int{int(g.Zero) - 1, int(g.Zero) + 1} {
+					if z >= 0 && z <= s.MaxCode() {
+						e := measure(s, quant.Grid{Scale: g.Scale, Zero: uint8(z)}, x, importance)
+						require.LessOrEqual(t, best, e+slack, "shrunk by %g, zero-point %d", p, z)
+					}
 				}
 			}
 		}
@@ -262,6 +259,15 @@ func TestClipInputFollowsTheInputs(t *testing.T) {
 	require.InDelta(t, 4, large.At(0, 5), 0.02)
 	require.Less(t, small.At(0, 5), float32(1.5))
 	require.InDelta(t, 0.31, small.At(0, 0), 0.1)
+	// Every group has its own inputs.
+	twice := tensor.FromSlice(1, 16, append(make([]float32, 8), x...))
+	wide := tensor.New(16, 16)
+	for j := range 16 {
+		wide.Set(j, j, 1)
+	}
+	wide.Set(13, 13, 1e4)
+	require.InDelta(t, 4, rtn(t, twice, s, &quant.Calibration{H: wide, Tokens: 1}).Dequantize().At(0, 13), 0.02)
+
 	none := rtn(t, tensor.FromSlice(1, 8, x), s, nil).Dequantize()
 	for j := range 8 {
 		h.Set(j, j, 3)

@@ -1,0 +1,82 @@
+package quant
+
+import (
+	"github.com/golowbit/lowbit/internal/kernel"
+	"github.com/golowbit/lowbit/tensor"
+)
+
+// RoundLines rounds to nearest, as RTN does, the lines from first on, which
+// are the rows of x: for callers that do not want the whole weight in memory.
+// Different lines may be filled concurrently.
+func (w *Weight) RoundLines(first int, x *tensor.Matrix) error {
+	w.checkLines(first, x.Rows, x.Cols)
+	b := newLineBuffers(w)
+	for i := range x.Rows {
+		if err := w.fillLine(first+i, x.Row(i), nil, b.part, b.codes); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// RoundHalves is RoundLines for lines one after another of bfloat16, or of
+// half floats if bf16 is false. The plain 4-bit scheme takes one pass.
+func (w *Weight) RoundHalves(first int, src []uint16, bf16 bool) error {
+	n := w.LineLen()
+	lines := len(src) / n
+	w.checkLines(first, lines, n)
+	var b *lineBuffers
+	for i := range lines {
+		line := src[i*n : (i+1)*n]
+		if w.roundFused(first+i, line, bf16) {
+			continue
+		}
+		if b == nil {
+			b = newLineBuffers(w)
+			b.x = make([]float32, n)
+		}
+		if bf16 {
+			tensor.BF16ToF32(b.x, line)
+		} else {
+			tensor.F16ToF32(b.x, line)
+		}
+		if err := w.fillLine(first+i, b.x, nil, b.part, b.codes); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// roundFused rounds line l if the kernel does such a scheme. What it returns
+// false for, fillLine does, or has an error for.
+func (w *Weight) roundFused(l int, line []uint16, bf16 bool) bool {
+	s := w.Scheme
+	if s.Bits != 4 || s.Symmetric || s.Strided || s.Clip || s.Range != RangeZero || s.ScaleType != F16 || s.MinZero > 0 {
+		return false
+	}
+	words, groups := w.WordsPerLine(), w.Groups()
+	codes := w.Codes[l*words : (l+1)*words]
+	scales, zeros := w.Scales[l*groups:(l+1)*groups], w.Zeros[l*groups:(l+1)*groups]
+	g := s.groupLen(len(line))
+	if bf16 {
+		return kernel.RTN4BF16(codes, scales, zeros, line, g)
+	}
+	return kernel.RTN4F16(codes, scales, zeros, line, g)
+}
+
+func (w *Weight) checkLines(first, lines, length int) {
+	if length != w.LineLen() || first < 0 || first+lines > w.Lines() {
+		panic("quant: lines that the weight does not have")
+	}
+}
+
+// lineBuffers is scratch of a line's length.
+type lineBuffers struct {
+	x, part []float32
+	codes   []uint8
+}
+
+func newLineBuffers(w *Weight) *lineBuffers {
+	n := w.LineLen()
+	return &lineBuffers{part: make([]float32, n), codes: make([]uint8, n)}
+}
