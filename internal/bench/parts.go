@@ -1,0 +1,164 @@
+package bench
+
+import (
+	"fmt"
+
+	"github.com/golowbit/lowbit/gptq"
+	"github.com/golowbit/lowbit/internal/kernel"
+	"github.com/golowbit/lowbit/internal/llama"
+	"github.com/golowbit/lowbit/quant"
+	"github.com/golowbit/lowbit/tensor"
+)
+
+// products measures C = A B and the lower triangle of AᵀA.
+func (s *suite) products() error {
+	for _, name := range []int{2048, 4096} {
+		n := s.size(name)
+		a, b, c := s.noise(n*n), s.noise(n*n), make([]float32, n*n)
+		t, err := s.do(func() { kernel.Gemm(false, false, n, n, n, 1, a, n, b, n, 0, c, n, s.threads) })
+		if err != nil {
+			return err
+		}
+		f := float64(n)
+		s.gemm = 2 * f * f * f / t / 1e9
+		if err := s.report(Result{fmt.Sprintf("gemm/%d", name), s.gemm, GFLOPS, s.fma, "fma"}); err != nil {
+			return err
+		}
+	}
+	tokens, n := s.size(16384), s.size(4096)
+	x, h := s.noise(tokens*n), make([]float32, n*n)
+	t, err := s.do(func() { kernel.SyrkT(n, tokens, 1, x, n, 0, h, n, s.threads) })
+	if err != nil {
+		return err
+	}
+	flops := float64(n) * float64(n+1) * float64(tokens)
+	return s.report(Result{"syrk/16384x4096", flops / t / 1e9, GFLOPS, s.fma, "fma"})
+}
+
+// secondMoments returns H of inputs that differ in size.
+func (s *suite) secondMoments(n int) *tensor.Matrix {
+	x := tensor.FromSlice(n+n/4, n, s.noise((n+n/4)*n))
+	for i := range x.Rows {
+		row := x.Row(i)
+		for j := 0; j < n; j += 61 {
+			row[j] *= 20
+		}
+	}
+	return quant.NewCalibration(x, s.threads).H
+}
+
+func (s *suite) cholesky() error {
+	n := s.size(4096)
+	h := s.secondMoments(n)
+	for i := range n {
+		h.Data[i*n+i] *= 1.01
+	}
+	l := tensor.New(n, n)
+	bad := -1
+	factor := func() {
+		l.CopyFrom(h)
+		bad = max(bad, tensor.Cholesky(l, s.threads))
+	}
+	t, err := s.do(factor)
+	if err != nil {
+		return err
+	}
+	if bad >= 0 {
+		return fmt.Errorf("cholesky: pivot %d of a positive definite matrix", bad)
+	}
+	// The copy is no part of it.
+	copying, err := s.do(func() { l.CopyFrom(h) })
+	if err != nil {
+		return err
+	}
+	f := float64(n)
+	rate := f * f * f / 3 / max(t-copying, 1e-9) / 1e9
+	return s.report(Result{"cholesky/4096", rate, GFLOPS, s.fma, "fma"})
+}
+
+// solves measures GPTQ, 4 bits in groups of 128, factorization included.
+func (s *suite) solves() error {
+	in := s.size(4096)
+	h := s.secondMoments(in)
+	for _, c := range []struct {
+		axis quant.Axis
+		out  int
+	}{{quant.OC, 4096}, {quant.IC, 4096}, {quant.OC, 11008}} {
+		out := s.size(c.out)
+		w := tensor.FromSlice(out, in, s.noise(out*in))
+		scheme := quant.Scheme{Bits: 4, GroupSize: 128, Axis: c.axis}
+		t, err := s.time(func() error {
+			// A Calibration of its own remembers no factorization.
+			_, err := gptq.Quantizer{Workers: s.threads}.Quantize(s.ctx, w, scheme, &quant.Calibration{H: h, Tokens: in})
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		n, m := float64(in), float64(out)
+		floor := (m*n*n + n*n*n/3) / s.gemm / 1e9
+		if err := s.report(Result{fmt.Sprintf("solve/%v/%dx4096", c.axis, c.out), t, Seconds, floor, "gemm"}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// rtn measures rounding to 4 bits in groups of 128, and packing, of bfloat16
+// weights in memory, on one core.
+func (s *suite) rtn() error {
+	lines, in := s.size(32768), s.size(4096)
+	src := make([]uint16, lines*in)
+	row := s.noise(in)
+	for i := range lines {
+		kernel.F32ToBF16(src[i*in:(i+1)*in], row)
+	}
+	w := quant.NewWeight(lines, in, quant.Scheme{Bits: 4, GroupSize: 128})
+	t, err := s.time(func() error { return w.RoundHalves(0, src, true) })
+	if err != nil {
+		return err
+	}
+	return s.report(Result{"rtn/bf16", float64(2*len(src)) / t / 1e9, GBS, s.copyRate, "memory"})
+}
+
+// forward measures a block of the shape of a Llama of 1.1 B parameters (22
+// such blocks) on windows of 2048 tokens, attention included.
+func (s *suite) forward() error {
+	const blocks = 22
+	c := llama.Config{
+		ModelType: "llama", Hidden: 64 * max(32/s.o.Shrink, 1), Intermediate: 64 * max(88/s.o.Shrink, 1), Layers: 1,
+		Heads: max(32/s.o.Shrink, 1), KVHeads: max(4/s.o.Shrink, 1), HeadDim: 64,
+		Vocab: 32000, NormEps: 1e-5, RopeTheta: 10000, BOS: -1,
+	}
+	tokens := s.size(2048)
+	b := &llama.Block{AttnNorm: ones(c.Hidden), MLPNorm: ones(c.Hidden)}
+	flops := 2 * float64(tokens+1) * float64(c.QueryWidth()) // a token's two products with half of a window
+	for _, l := range c.Linears(0) {
+		w := s.noise(l.Out * l.In)
+		kernel.Scale(w, 0.03)
+		*b.Linear(l.Role) = llama.Linear{Name: l.Name, Weight: tensor.FromSlice(l.Out, l.In, w)}
+		flops += 2 * float64(l.Out) * float64(l.In)
+	}
+	r, err := llama.NewRunner(&c, s.threads)
+	if err != nil {
+		return err
+	}
+	x := tensor.FromSlice(tokens, c.Hidden, s.noise(tokens*c.Hidden))
+	y := tensor.New(tokens, c.Hidden)
+	t, err := s.time(func() error {
+		y.CopyFrom(x)
+		return r.Forward(b, y, tokens, nil)
+	})
+	if err != nil {
+		return err
+	}
+	return s.report(Result{"forward", float64(tokens) / (blocks * t), TokensSec, s.gemm * 1e9 / (blocks * flops), "gemm"})
+}
+
+func ones(n int) []float32 {
+	x := make([]float32, n)
+	for i := range x {
+		x[i] = 1
+	}
+	return x
+}
