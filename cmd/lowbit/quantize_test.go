@@ -267,6 +267,16 @@ func TestBadInput(t *testing.T) {
 		{name: "no weights", make: func(t *testing.T, dir string) {
 			require.NoError(t, os.Remove(filepath.Join(dir, weights)))
 		}, want: []string{"model", "safetensors"}},
+		{name: "missing shard", make: func(t *testing.T, dir string) {
+			data, err := os.ReadFile(filepath.Join(dir, weights))
+			require.NoError(t, err)
+			require.NoError(t, os.Remove(filepath.Join(dir, weights)))
+			for _, shard := range []string{"model-00001-of-00003.safetensors", "model-00002-of-00003.safetensors"} {
+				require.NoError(t, os.WriteFile(filepath.Join(dir, shard), data, 0o666))
+			}
+			require.NoError(t, os.WriteFile(filepath.Join(dir, "model.safetensors.index.json"),
+				[]byte(`{"metadata":{},"weight_map":{"model.norm.weight":"model-00003-of-00003.safetensors"}}`), 0o666))
+		}, want: []string{"model-00003-of-00003.safetensors"}},
 		{name: "shard outside", make: func(t *testing.T, dir string) {
 			require.NoError(t, os.Remove(filepath.Join(dir, weights)))
 			require.NoError(t, os.WriteFile(filepath.Join(dir, "model.safetensors.index.json"),
