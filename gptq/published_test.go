@@ -1,0 +1,280 @@
+package gptq_test
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"gonum.org/v1/gonum/mat"
+
+	"github.com/golowbit/lowbit/gptq"
+	"github.com/golowbit/lowbit/quant"
+	"github.com/golowbit/lowbit/tensor"
+)
+
+// published is GPTQ as published (arXiv 2210.17323, Algorithm 1, with the
+// options of its code), in float64: an inverse, its Cholesky factor, and the
+// error of each column spread over those to its right.
+type published struct {
+	s        quant.Scheme
+	actOrder bool
+	static   bool
+}
+
+// fromTie is how far x is from being rounded the other way.
+func fromTie(x float64) float64 { return math.Abs(x - math.Floor(x) - 0.5) }
+
+// grid is the scale and zero-point of a group, by the rules of RTN.
+func (p published) grid(x []float64) (scale, zero, doubt float64) {
+	top := float64(p.s.MaxCode())
+	lo, hi := slices.Min(x), slices.Max(x)
+	round := func(v float64) float64 {
+		if p.s.ScaleType == quant.F16 {
+			return float64(tensor.RoundF16(float32(v)))
+		}
+		return v
+	}
+	switch {
+	case p.s.Symmetric:
+		a := max(-lo, hi)
+		if a == 0 {
+			a = 1
+		}
+		return round(2 * a / top), math.Exp2(float64(p.s.Bits - 1)), 0.5
+	case p.s.Range == quant.RangeZero || p.s.Axis == quant.OC:
+		lo, hi = min(lo, 0), max(hi, 0)
+		if lo == hi {
+			lo, hi = -1, 1
+		}
+	}
+	scale = round(max(hi-lo, 1e-5) / top)
+	return scale, min(max(math.RoundToEven(-lo/scale), 0), top), fromTie(-lo / scale)
+}
+
+// outcome is what the algorithm leaves behind.
+type outcome struct {
+	codes   []uint8   // [out, in]
+	weights []float64 // [out, in], what the codes stand for
+	doubt   []float64 // how far the choice of each code, and of its zero-point, was from a tie, in steps
+	groupOf []int     // by column, axis OC
+	order   []int     // columns as they were quantized
+}
+
+func (p published) quantize(t *testing.T, w, h *tensor.Matrix) (o outcome) {
+	out, in := w.Rows, w.Cols
+	top := float64(p.s.MaxCode())
+	g := p.s.GroupSize
+	if _, length := p.s.Lines(out, in); g == quant.WholeLine {
+		g = length
+	}
+	var mean float64
+	dead := make([]bool, in)
+	diag := make([]float64, in)
+	perm := make([]int, in)
+	for j := range in {
+		perm[j], diag[j] = j, float64(h.At(j, j))
+		if dead[j] = diag[j] == 0; dead[j] {
+			diag[j] = 1
+		}
+		mean += diag[j] / float64(in)
+	}
+	original := mat.NewDense(out, in, nil)
+	for r := range out {
+		for j := range in {
+			if !dead[j] {
+				original.Set(r, j, float64(w.At(r, j)))
+			}
+		}
+	}
+	if p.actOrder {
+		slices.SortStableFunc(perm, func(a, b int) int { return cmp.Compare(diag[b], diag[a]) })
+	}
+	damped := mat.NewSymDense(in, nil)
+	weight := mat.NewDense(out, in, nil)
+	for i := range in {
+		for j := range i {
+			damped.SetSym(i, j, float64(h.At(perm[i], perm[j])))
+		}
+		damped.SetSym(i, i, diag[perm[i]]+0.01*mean)
+		for r := range out {
+			weight.Set(r, i, original.At(r, perm[i]))
+		}
+	}
+	var chol, of mat.Cholesky
+	var inverse mat.SymDense
+	var u mat.TriDense
+	require.True(t, chol.Factorize(damped))
+	require.NoError(t, chol.InverseTo(&inverse))
+	require.True(t, of.Factorize(&inverse))
+	of.UTo(&u)
+
+	o = outcome{make([]uint8, out*in), make([]float64, out*in), make([]float64, out*in), make([]int, in), perm}
+	scale, zero, doubt := make([]float64, out), make([]float64, out), make([]float64, out)
+	rows := func(m *mat.Dense, columns ...int) {
+		for r := range out {
+			x := make([]float64, len(columns))
+			for i, j := range columns {
+				x[i] = m.At(r, j)
+			}
+			scale[r], zero[r], doubt[r] = p.grid(x)
+		}
+	}
+	span := func(a, b int) (s []int) {
+		for i := a; i < b; i++ {
+			s = append(s, i)
+		}
+		return s
+	}
+	const blocksize = 128
+	for i1 := 0; i1 < in; i1 += blocksize {
+		i2 := min(i1+blocksize, in)
+		w1 := mat.DenseCopyOf(weight.Slice(0, out, i1, i2))
+		errs := mat.NewDense(out, i2-i1, nil)
+		for i := range i2 - i1 {
+			at, col := i1+i, perm[i1+i]
+			switch {
+			case p.s.Axis == quant.IC:
+				x := mat.Col(nil, i, w1)
+				if p.static {
+					x = mat.Col(nil, col, original)
+				}
+				for a := 0; a < out; a += g {
+					b := min(a+g, out)
+					s, z, d := p.grid(x[a:b])
+					for r := a; r < b; r++ {
+						scale[r], zero[r], doubt[r] = s, z, d
+					}
+				}
+			case p.static:
+				o.groupOf[col] = col / g
+				rows(original, span(o.groupOf[col]*g, min((o.groupOf[col]+1)*g, in))...)
+			default:
+				o.groupOf[col] = at / g
+				if at%g == 0 {
+					rows(weight, span(at, min(at+g, in))...)
+				}
+			}
+			d := u.At(at, at)
+			for r := range out {
+				v := w1.At(r, i)
+				code := min(max(math.RoundToEven(v/scale[r])+zero[r], 0), top)
+				o.codes[r*in+col] = uint8(code)
+				o.doubt[r*in+col] = min(fromTie(v/scale[r]), doubt[r])
+				o.weights[r*in+col] = scale[r] * (code - zero[r])
+				e := (v - o.weights[r*in+col]) / d
+				errs.Set(r, i, e)
+				for k := i; k < i2-i1; k++ {
+					w1.Set(r, k, w1.At(r, k)-e*u.At(at, i1+k))
+				}
+			}
+		}
+		for j := i2; j < in; j++ {
+			for r := range out {
+				var sum float64
+				for i := range i2 - i1 {
+					sum += errs.At(r, i) * u.At(i1+i, j)
+				}
+				weight.Set(r, j, weight.At(r, j)-sum)
+			}
+		}
+	}
+	return o
+}
+
+// The codes must be those of the published algorithm, for all its variants
+// and beyond, but for the order of float operations: what is all but a tie
+// may fall the other way and then changes what comes after it, in its row or,
+// where scales are found on the way, in its band of rows.
+func TestIsThePublishedAlgorithm(t *testing.T) {
+	natural, static, dynamic := gptq.OrderNatural, gptq.GroupsStatic, gptq.GroupsDynamic
+	f32 := quant.F32
+	for _, c := range []struct {
+		out, in int
+		q       gptq.Quantizer
+		s       quant.Scheme
+	}{
+		{40, 300, gptq.Quantizer{}, quant.Scheme{Bits: 3, GroupSize: 64}},
+		{40, 300, gptq.Quantizer{}, quant.Scheme{Bits: 4, GroupSize: 64, Symmetric: true, ScaleType: f32}},
+		{40, 300, gptq.Quantizer{Groups: dynamic}, quant.Scheme{Bits: 3, GroupSize: 64, ScaleType: f32}},
+		{40, 300, gptq.Quantizer{Order: natural}, quant.Scheme{Bits: 3, GroupSize: 64, ScaleType: f32}},
+		{40, 300, gptq.Quantizer{Order: natural}, quant.Scheme{Bits: 3, GroupSize: 100, ScaleType: f32}}, // groups astride blocks
+		{40, 300, gptq.Quantizer{Order: natural}, quant.Scheme{Bits: 2, GroupSize: 200, ScaleType: f32, Symmetric: true}},
+		{40, 300, gptq.Quantizer{Order: natural}, quant.Scheme{Bits: 3, GroupSize: quant.WholeLine}},
+		{40, 300, gptq.Quantizer{Order: natural, Groups: static}, quant.Scheme{Bits: 3, GroupSize: 48}},
+		{64, 300, gptq.Quantizer{}, quant.Scheme{Bits: 3, GroupSize: 8, Axis: quant.IC, ScaleType: f32}},
+		{60, 300, gptq.Quantizer{Order: natural}, quant.Scheme{Bits: 3, GroupSize: 8, Axis: quant.IC, ScaleType: f32, Range: quant.RangePaper}},
+		{40, 300, gptq.Quantizer{Order: natural, Groups: static}, quant.Scheme{Bits: 4, GroupSize: 32, Axis: quant.IC, Symmetric: true}},
+		{40, 300, gptq.Quantizer{Groups: static}, quant.Scheme{Bits: 3, GroupSize: 16, Axis: quant.IC}},
+		{100, 90, gptq.Quantizer{}, quant.Scheme{Bits: 4, GroupSize: 32}},
+		{100, 90, gptq.Quantizer{Groups: dynamic}, quant.Scheme{Bits: 2, GroupSize: 32, ScaleType: f32}},
+		{100, 90, gptq.Quantizer{}, quant.Scheme{Bits: 4, GroupSize: 16, Axis: quant.IC, ScaleType: f32}},
+		{100, 90, gptq.Quantizer{Groups: static, Order: natural}, quant.Scheme{Bits: 2, GroupSize: quant.WholeLine, Axis: quant.IC}},
+	} {
+		t.Run(fmt.Sprintf("%dx%d/%+v/%+v", c.out, c.in, c.q, c.s), func(t *testing.T) {
+			const dead = 11 // an input that never comes
+			rng := rand.New(rand.NewPCG(uint64(c.in), uint64(c.s.Bits)))
+			x := correlated(rng, 2*c.in, c.in)
+			for i := range x.Rows {
+				x.Set(i, dead, 0)
+			}
+			w, cal := normal(rng, c.out, c.in), quant.NewCalibration(x, 1)
+			p := published{s: c.s, actOrder: c.q.Order == gptq.OrderActivation, static: c.q.Groups == static}
+			if c.q.Groups == gptq.GroupsAuto {
+				p.static = c.s.Axis == quant.OC && p.actOrder
+			}
+			want := p.quantize(t, w, cal.H)
+			q := quantize(t, c.q, w, c.s, cal)
+			got, weights := codes(q), q.Dequantize()
+			unit := 1 // rows that depend on each other
+			if c.s.Axis == quant.IC && !p.static {
+				unit = c.s.GroupSize
+			}
+			units, astray, differ := 0, 0, 0
+			for r0 := 0; r0 < c.out; r0 += unit {
+				units++
+				first := math.Inf(1) // doubt of the first column to differ
+				for _, j := range want.order {
+					if j == dead {
+						continue // any code of 0 will do
+					}
+					var doubt []float64
+					for r := r0; r < min(r0+unit, c.out); r++ {
+						if i := r*c.in + j; got[i] != want.codes[i] {
+							doubt = append(doubt, want.doubt[i])
+						}
+					}
+					differ += len(doubt)
+					if math.IsInf(first, 1) && doubt == nil {
+						for r := r0; r < min(r0+unit, c.out); r++ {
+							require.InDelta(t, want.weights[r*c.in+j], weights.At(r, j), 2e-3, "row %d, column %d", r, j)
+						}
+					}
+					if math.IsInf(first, 1) && doubt != nil {
+						first = slices.Min(doubt)
+						require.Less(t, first, 2e-3, "rows from %d on differ from column %d on", r0, j)
+						astray++
+					}
+				}
+			}
+			require.LessOrEqual(t, astray, max(1, units/8), "rows or bands that differ")
+			if unit == 1 {
+				require.LessOrEqual(t, float64(differ), 0.002*float64(len(got)), "codes that differ")
+			}
+			t.Logf("%d codes differ, in %d of %d", differ, astray, units)
+			if c.s.Axis == quant.OC {
+				for j, k := range want.groupOf {
+					require.Equal(t, k, q.Group(j), "group of column %d", j)
+				}
+				require.Equal(t, p.actOrder && !p.static, q.GroupIndex != nil, "a group index where it is needed")
+			}
+			loss, _ := rowLosses(w, q.Dequantize(), cal.H)
+			for r, l := range q.RowLoss {
+				require.InEpsilon(t, loss[r], l, 2e-3, "row %d", r)
+			}
+		})
+	}
+}
