@@ -3,6 +3,7 @@ package lowbit
 import (
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/internal/llama"
+	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 )
 
@@ -32,4 +33,11 @@ func halfWeights(cfg *llama.Config, src *checkpoint.Model) bool {
 		}
 	}
 	return true
+}
+
+// collector returns what observes an input of the block.
+func (r *blockRun) collector(in llama.Input, paired bool) *quant.Collector {
+	c := quant.NewCollector(r.width(in), paired)
+	c.BF16 = r.fwd.BF16
+	return c
 }

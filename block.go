@@ -161,7 +161,7 @@ func (r *blockRun) runFull() error {
 	var collectors [llama.Inputs]*quant.Collector
 	for in := range llama.Inputs {
 		if folds || r.pending(in) {
-			collectors[in] = quant.NewCollector(r.width(in), false)
+			collectors[in] = r.collector(in, false)
 		}
 	}
 	ref := r.newReference()
@@ -262,7 +262,7 @@ func (r *blockRun) runStaged() error {
 	stage := func(in llama.Input, keep *streamPair, compute func(fb *llama.Block, x, dst *tensor.Matrix, r0, r1 int, full bool)) error {
 		var c *quant.Collector
 		if r.pending(in) {
-			c = quant.NewCollector(r.width(in), r.full != nil)
+			c = r.collector(in, r.full != nil)
 		}
 		err := r.eachBatch(func(r0, r1 int) error {
 			var dst, dstFull *tensor.Matrix
