@@ -85,13 +85,16 @@ func (s Scheme) Grid(x, importance []float32) (Grid, error) {
 		}
 		score = func(c Grid) float64 { return kernel.SquareErr(x, importance, c.Scale, float32(c.Zero), top) }
 	}
-	best := math.Inf(1)
+	best, since := math.Inf(1), 0
 	try := func(c Grid) {
 		if e := score(c); e < best {
-			best, g = e, c
+			best, g, since = e, c, 0
 		}
 	}
 	for i := range clipSteps {
+		if since++; s.ClipInput && since > clipPatience {
+			break
+		}
 		p := float32(1 - float64(i)/100)
 		c, err := s.fromRange(p*lo, p*hi)
 		if err != nil {
@@ -132,6 +135,10 @@ func ones(n int) []float32 {
 // clipSteps is the number of shrink factors 1-i/100 that Clip tries (GPTQ's
 // mse option: grid 100, maxshrink 0.8).
 const clipSteps = 80
+
+// clipPatience is after how many steps without gain ClipInput gives up: the
+// error has one valley, but a ragged one.
+const clipPatience = 16
 
 // extend applies the range rule to a group's extremes.
 func (s Scheme) extend(lo, hi float32) (float32, float32) {

@@ -57,12 +57,10 @@ func powErrTerms(s *[16]float32, w []float32, scale, zero, maxq float32) {
 }
 
 func sumTree(s *[16]float32) float32 {
-	for n := 8; n > 0; n /= 2 {
-		for i := range n {
-			s[i] += s[i+n]
-		}
-	}
-	return s[0]
+	a, b, c, d := s[0]+s[8], s[1]+s[9], s[2]+s[10], s[3]+s[11]
+	e, f, g, h := s[4]+s[12], s[5]+s[13], s[6]+s[14], s[7]+s[15]
+	a, b, c, d = a+e, b+f, c+g, d+h
+	return (a + c) + (b + d)
 }
 
 func powErrColsGo(acc, w, scale, zero []float32, maxq float32) {
