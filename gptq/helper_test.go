@@ -63,17 +63,20 @@ func dense(m *tensor.Matrix) *mat.Dense {
 	return d
 }
 
-// rowLosses is e_r H e_rᵀ in float64, and the sum of the terms' magnitudes,
-// to which float32 is exact.
+// rowLosses is e_r H e_rᵀ in float64, and the sum of the magnitudes of its
+// terms, to which float32 is exact.
 func rowLosses(w, approx, h *tensor.Matrix) (loss, terms []float64) {
-	var e, eh mat.Dense
-	e.Sub(dense(approx), dense(w))
-	eh.Mul(&e, dense(h))
 	loss, terms = make([]float64, w.Rows), make([]float64, w.Rows)
+	e := make([]float64, w.Cols)
 	for r := range loss {
-		loss[r] = mat.Dot(e.RowView(r), eh.RowView(r))
-		for j := range w.Cols {
-			terms[r] += math.Abs(e.At(r, j) * eh.At(r, j))
+		for j, v := range w.Row(r) {
+			e[j] = float64(approx.At(r, j)) - float64(v)
+		}
+		for j, a := range e {
+			for k, v := range h.Row(j) {
+				loss[r] += a * float64(v) * e[k]
+				terms[r] += math.Abs(a * float64(v) * e[k])
+			}
 		}
 	}
 	return loss, terms

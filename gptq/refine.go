@@ -225,8 +225,9 @@ func (r *refiner) newStrip(r0, r1, workers int) *strip {
 	for u := range s.best {
 		s.best[u] = math.Inf(1)
 	}
-	s.bestCodes = make([]uint8, len(s.codes))
-	s.bestScale = make([]float32, len(s.scale))
+	// What is given stays where no loss is found: H may not be finite.
+	s.bestCodes = append([]uint8(nil), s.codes...)
+	s.bestScale = append([]float32(nil), s.scale...)
 	s.refreshError()
 	return s
 }
