@@ -172,6 +172,7 @@ func (w *Writer) WriteAt(name string, data []byte, off int64) error {
 	if err := writeFull(w.files[p.shard], data, start+off); err != nil {
 		return w.fail(tensorErrorf(err, file, name, "writing %d bytes: %s", len(data), writeText(err)))
 	}
+	writeback(w.files[p.shard].output, start+off, int64(len(data)))
 	return nil
 }
 
