@@ -185,7 +185,8 @@ func centered(factors []float64) []float32 {
 	for i, f := range factors {
 		out[i] = 1
 		if usable(f) {
-			out[i] = float32(min(max(f/math.Exp(sum/n), 1.0/maxFactor), maxFactor))
+			// Rounded, so that the last bit of a logarithm does not matter.
+			out[i] = tensor.RoundF16(float32(min(max(f/math.Exp(sum/n), 1.0/maxFactor), maxFactor)))
 		}
 		alike = alike && math.Abs(float64(out[i])-1) < 1e-6
 	}

@@ -9,7 +9,9 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
+	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/internal/llama"
+	"github.com/golowbit/lowbit/safetensors"
 	"github.com/golowbit/lowbit/tensor"
 )
 
@@ -175,8 +177,8 @@ func TestFactors(t *testing.T) {
 	f := []float64{1, 2, 4, 8, 1. / 8, 1. / 4, 1. / 2, 1}
 	require.True(t, s.Set(llama.AttnOutput, f, roundBF16))
 	want := []float32{1, 2, 4, 8, 1, 2, 4, 8, 1, 2, 4, 8, 1. / 8, 1. / 4, 1. / 2, 1, 1. / 8, 1. / 4, 1. / 2, 1, 1. / 8, 1. / 4, 1. / 2, 1}
-	require.InDeltaSlice(t, want, s.Input(llama.AttnOutput), 1e-6)
-	require.InDeltaSlice(t, []float32{1, 2, 4, 8, 1. / 8, 1. / 4, 1. / 2, 1}, s.Output(llama.V), 1e-6)
+	require.Equal(t, want, s.Input(llama.AttnOutput))
+	require.Equal(t, []float32{1, 2, 4, 8, 1. / 8, 1. / 4, 1. / 2, 1}, s.Output(llama.V))
 	require.Nil(t, s.Output(llama.Up))
 	w := s.Weight(llama.O, b.O.Weight)
 	require.InDelta(t, b.O.Weight.At(5, 3)/8, w.At(5, 3), 1e-6)
@@ -234,4 +236,43 @@ func (s *Scales) mustSet(t *testing.T, in llama.Input) []float32 {
 	}
 	require.True(t, s.Set(in, f, exact))
 	return s.Input(in)
+}
+
+// TestRealModel folds factors into all blocks of a model and compares logits.
+func TestRealModel(t *testing.T) {
+	src, err := checkpoint.Open("../../testdata/tinyllama-2m")
+	require.NoError(t, err)
+	defer src.Close()
+	c, err := llama.ParseConfig(src.Config())
+	require.NoError(t, err)
+	m, err := llama.LoadModel(c, src, 2)
+	require.NoError(t, err)
+	ids := make([]int32, 96)
+	for i := range ids {
+		ids[i] = int32(7 * i * i % c.Vocab)
+	}
+	want, err := m.Logits(ids)
+	require.NoError(t, err)
+	rng := rand.New(rand.NewPCG(3, 3))
+	for i, b := range m.Blocks {
+		s := New(c, b)
+		for in := range llama.Inputs {
+			factors := make([]float64, Channels(c, in))
+			for i := range factors {
+				factors[i] = math.Exp(rng.NormFloat64())
+			}
+			name, ok := Carrier(b, in)
+			round := exact
+			if dtype, _ := src.DType(name); ok && dtype == safetensors.BF16 {
+				round = roundBF16
+			} else if ok && dtype == safetensors.F16 {
+				round = tensor.RoundF16
+			}
+			require.True(t, s.Set(in, factors, round))
+		}
+		m.Blocks[i] = s.Block()
+	}
+	got, err := m.Logits(ids)
+	require.NoError(t, err)
+	near(t, want, got, 1e-5, "logits")
 }
