@@ -93,13 +93,17 @@ func TestGridsWithoutFeedback(t *testing.T) {
 	for j := range in {
 		independent.Set(j, j, float32(rng.ExpFloat64())+0.1)
 	}
-	for _, s := range []quant.Scheme{{Bits: 3, GroupSize: 16}, {Bits: 3, GroupSize: 10, Axis: quant.IC}, {Bits: 4, GroupSize: 8, Axis: quant.IC, Strided: true}} {
+	for _, s := range []quant.Scheme{
+		{Bits: 3, GroupSize: 16}, {Bits: 3, GroupSize: 10, Axis: quant.IC}, {Bits: 4, GroupSize: 8, Axis: quant.IC, Strided: true},
+		{Bits: 3, GroupSize: 16, Clip: true, ClipInput: true}, {Bits: 3, GroupSize: 10, Axis: quant.IC, Clip: true, ClipInput: true},
+	} {
 		for _, order := range []gptq.Order{gptq.OrderActivation, gptq.OrderNatural} {
-			rtn := quantize(t, quant.RTN{}, w, s, nil)
+			rtn := quantize(t, quant.RTN{}, w, s, cal)
 			static := quantize(t, gptq.Quantizer{Groups: gptq.GroupsStatic, Order: order}, w, s, cal)
 			require.Equal(t, rtn.Scales, static.Scales)
 			require.Equal(t, rtn.Zeros, static.Zeros)
 			require.NotEqual(t, rtn.Codes, static.Codes)
+			rtn = quantize(t, quant.RTN{}, w, s, &quant.Calibration{H: independent, Tokens: 1})
 			alone := quantize(t, gptq.Quantizer{Order: order}, w, s, &quant.Calibration{H: independent, Tokens: 1})
 			require.Equal(t, rtn.Codes, alone.Codes)
 			require.Equal(t, rtn.Scales, alone.Scales)
@@ -138,6 +142,17 @@ func TestGroupIndex(t *testing.T) {
 		}
 	}
 	require.Nil(t, quantize(t, gptq.Quantizer{}, w, s, cal).GroupIndex)
+	ties := tensor.New(96, 96)
+	turn := map[float32]int{3: 0, 2: 32, 1: 64} // of the next column with this diagonal
+	want := make([]int32, 96)
+	for j := range want {
+		d := float32(j*7%3 + 1)
+		ties.Set(j, j, d)
+		want[j] = int32(turn[d] / s.GroupSize)
+		turn[d]++
+	}
+	tied := quantize(t, gptq.Quantizer{Groups: gptq.GroupsDynamic}, normal(rng, 3, 96), s, &quant.Calibration{H: ties, Tokens: 1})
+	require.Equal(t, want, tied.GroupIndex, "ties keep their order")
 	s.GroupSize = quant.WholeLine
 	require.Nil(t, quantize(t, gptq.Quantizer{Groups: gptq.GroupsDynamic}, w, s, cal).GroupIndex, "one group needs no index")
 	s.GroupSize, s.Axis = 2, quant.IC

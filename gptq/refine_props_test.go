@@ -32,7 +32,8 @@ func TestImproveAnything(t *testing.T) {
 		s := schemes(t, out, in)
 		rng := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 1))
 		w, x := normal(rng, out, in), correlated(rng, rapid.IntRange(1, 90).Draw(t, "tokens"), in)
-		if rapid.Bool().Draw(t, "dead") {
+		dead := rapid.Bool().Draw(t, "dead")
+		if dead {
 			for i := range x.Rows {
 				x.Set(i, in/2, 0)
 			}
@@ -72,6 +73,12 @@ func TestImproveAnything(t *testing.T) {
 		require.Equal(t, q.Zeros, got.Zeros)
 		require.Equal(t, q.GroupIndex, got.GroupIndex)
 		require.Equal(t, q.Scheme, got.Scheme)
+		if dead {
+			a, b := codes(q), codes(got)
+			for r := range out {
+				require.Equal(t, a[r*in+in/2], b[r*in+in/2], "a weight that does not matter")
+			}
+		}
 		for i, v := range got.Scales {
 			require.Positive(t, v)
 			if v != q.Scales[i] {
