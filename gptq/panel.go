@@ -9,8 +9,13 @@ import (
 )
 
 const (
-	block    = 128 // columns as one of which dynamic groups see those before, as in the published code
-	subBlock = 16  // columns that correct each other one by one
+	// Columns as one of which dynamic groups of axis OC see those before, as
+	// in the published code.
+	block = 128
+	// Columns that correct each other one by one.
+	subBlock = block / 8
+	// Where there are no such, products are cut to whole tiles of the kernels.
+	tiles = 96
 )
 
 // panel sweeps some outputs through all columns. Its memory is reused.
@@ -22,9 +27,9 @@ type panel struct {
 	t tensor.Matrix // [in, r1-r0] weights corrected for the errors so far
 	e tensor.Matrix // [in, r1-r0] weights, dead columns 0; w - q where quantized
 
-	deq, errs []float32 // of one column
-	moved     []float32 // columns on their way
-	early     earlyWeights
+	deq   []float32 // of one column
+	moved []float32 // columns on their way
+	early earlyWeights
 }
 
 // earlyWeights are weights as of the start of a block, for dynamic grids.
@@ -48,7 +53,7 @@ func (p *panel) run(sv *solver, r0, r1, workers int) error {
 	n := r1 - r0
 	shape(&p.e, p.in, n)
 	shape(&p.t, p.in, n)
-	p.deq, p.errs = resized(&p.deq, n), resized(&p.errs, n)
+	p.deq = resized(&p.deq, n)
 	p.gather()
 	copy(p.t.Data, p.e.Data)
 	return p.sweep(&p.t, &p.e, 0, p.in, 0, p.column)
@@ -95,7 +100,11 @@ func (p *panel) gather() {
 // hundredth is in large products.
 func (p *panel) sweep(t, e *tensor.Matrix, a0, a1, base int, column func(pos int) error) error {
 	n := a1 - a0
-	if n <= subBlock {
+	large, small := tiles, tiles/8
+	if p.dynamic && p.scheme.Axis == quant.OC {
+		large, small = block, subBlock
+	}
+	if n <= small { // correct each other one by one
 		for a := a1 - 1; a >= a0; a-- {
 			if err := column(a); err != nil {
 				return err
@@ -107,9 +116,9 @@ func (p *panel) sweep(t, e *tensor.Matrix, a0, a1, base int, column func(pos int
 		}
 		return nil
 	}
-	unit := subBlock
-	if n > block {
-		unit = block
+	unit := small
+	if n > large {
+		unit = large
 		if err := p.ctx.Err(); err != nil {
 			return err
 		}
@@ -136,23 +145,14 @@ func (p *panel) column(a int) error {
 	if err != nil {
 		return err
 	}
-	for i, v := range p.deq {
-		e[i] -= v
-	}
-	if !p.f.dead[p.f.perm[a]] {
-		p.addLoss(a, e)
-	}
-	return nil
-}
-
-// addLoss adds what a column costs. The sweep's own sum is under the damped
-// H; the damping's share of it is taken off again.
-func (p *panel) addLoss(a int, e []float32) {
+	// The sweep's own loss is under the damped H; the damping's share of it
+	// is taken off again.
 	d, lambda := p.f.d[a], p.f.lambda
-	loss := p.loss[p.r0:p.r1]
-	for r, v := range p.errs {
-		loss[r] += float64(d*float64(v))*float64(v) - float64(lambda*float64(e[r]))*float64(e[r])
+	if p.f.dead[p.f.perm[a]] {
+		d, lambda = 0, 0
 	}
+	kernel.ErrorCols(e, p.loss[p.r0:p.r1], t, p.deq, d, lambda)
+	return nil
 }
 
 // columnOC quantizes t, every element on the grid of its row.
@@ -171,7 +171,7 @@ func (p *panel) columnOC(a int, codes []uint8, t []float32) error {
 		}
 	}
 	at := p.groupOf[a]*p.out + p.r0
-	kernel.QuantCols(codes, p.deq, p.errs, t, p.scale[at:at+len(t)], p.zero[at:at+len(t)], float32(p.scheme.MaxCode()))
+	kernel.QuantCols(codes, p.deq, nil, t, p.scale[at:at+len(t)], p.zero[at:at+len(t)], float32(p.scheme.MaxCode()))
 	return nil
 }
 
@@ -193,9 +193,6 @@ func (p *panel) columnIC(a int, codes []uint8, t []float32) error {
 		}
 		kernel.QuantRow(codes[i:j], t[i:j], grid.Scale, float32(grid.Zero), top)
 		kernel.Dequant(p.deq[i:j], codes[i:j], grid.Scale, float32(grid.Zero))
-	}
-	for r, v := range t {
-		p.errs[r] = v - p.deq[r]
 	}
 	return nil
 }

@@ -49,7 +49,7 @@ func (q Quantizer) solve(ctx context.Context, w *tensor.Matrix, s quant.Scheme, 
 		return nil, err
 	}
 	workers := parallel.Workers(q.Workers)
-	width := panelFor(s, sv.out, workers)
+	width := panelFor(s, sv.out, sv.in, workers)
 	panels := (sv.out + width - 1) / width
 	inner := max(1, workers/panels)
 	if err := parallel.For(ctx, workers, panels, func(i int) error {
@@ -79,11 +79,12 @@ func resized[T any](buf *[]T, n int) []T {
 }
 
 // panelFor is how many outputs a worker takes through all columns at once:
-// enough for products to run well, few enough to stay in the caches, the
+// enough for products to run well, few enough to stay small in memory, the
 // same number of panels for every worker, and a whole number of groups for
 // axis IC. The result does not depend on it.
-func panelFor(s quant.Scheme, out, workers int) int {
-	const most, unit = 512, 32
+func panelFor(s quant.Scheme, out, in, workers int) int {
+	const unit = 32
+	most := min(max((16<<20)/in, 256), 1024)
 	rounds := (out + most*workers - 1) / (most * workers)
 	n := (out + rounds*workers - 1) / (rounds * workers)
 	n = (n + unit - 1) / unit * unit

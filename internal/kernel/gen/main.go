@@ -40,6 +40,7 @@ func generate() map[string][]byte {
 	add("zrows_amd64", amd64, rowsAMD64)
 	add("zhalf_amd64", amd64, halfAMD64)
 	add("zrtn_amd64", amd64, rtnAMD64)
+	add("zsweep_amd64", amd64, sweepAMD64)
 	add("zpeak_amd64", amd64, peakAMD64)
 	const arm64 = "arm64 && !purego"
 	add("zgemm_arm64", arm64, gemmARM64)
