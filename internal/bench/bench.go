@@ -138,7 +138,7 @@ func (s *suite) noise(n int) []float32 {
 
 // machine measures the ceilings.
 func (s *suite) machine() error {
-	rounds := s.size(4 << 20)
+	rounds := s.size(16 << 20) // a tenth of a second
 	var flops float64
 	t, err := s.do(func() {
 		done := make([]float64, s.threads)
