@@ -123,7 +123,7 @@ func (d *Decision) Margin() float64 {
 // quant.Quantizer itself; the scheme's own axis is ignored.
 type Quantizer struct {
 	Method    quant.Quantizer // nil means quant.RTN
-	Arms      []Arm           // nil means PaperArms; ties go to the earlier
+	Arms      []Arm           // none means PaperArms; ties go to the earlier
 	Objective Objective
 	Search    Search
 	// BlockLoss gives the squared error of the surrounding block's output if
@@ -144,7 +144,7 @@ func (q Quantizer) Choose(ctx context.Context, w *tensor.Matrix, s quant.Scheme,
 	if q.Method == nil {
 		q.Method = quant.RTN{Workers: q.Workers}
 	}
-	if q.Arms == nil {
+	if len(q.Arms) == 0 {
 		q.Arms = PaperArms()
 	}
 	for _, a := range q.Arms {
