@@ -2,6 +2,7 @@ package gptq
 
 import (
 	"context"
+	"encoding/binary"
 	"sync"
 
 	"github.com/golowbit/lowbit/internal/parallel"
@@ -228,18 +229,73 @@ func pack(w *quant.Weight, codes []uint8, perm []int, workers int) {
 		})
 		return
 	}
-	const tile = 64
+	at := make([]int, w.In) // column -> position
+	for p, c := range perm {
+		at[c] = p
+	}
+	const tile, line = 64, 64 // outputs; bytes, so that rows begin in different cache sets
+	stride := w.In + line
 	_ = parallel.For(context.Background(), workers, (w.Out+tile-1)/tile, func(b int) error {
 		r0, r1 := b*tile, min((b+1)*tile, w.Out)
-		lines := make([]uint8, (r1-r0)*w.In)
-		for j, c := range perm {
-			for r, u := range codes[j*w.Out+r0 : j*w.Out+r1] {
-				lines[r*w.In+c] = u
-			}
-		}
+		lines := make([]uint8, (r1-r0)*stride)
+		transposeCodes(lines, stride, codes, w.Out, at, r0, r1)
 		for r := r0; r < r1; r++ {
-			w.SetLine(r, lines[(r-r0)*w.In:(r-r0+1)*w.In])
+			w.SetLine(r, lines[(r-r0)*stride:(r-r0)*stride+w.In])
 		}
 		return nil
 	})
+}
+
+// transposeCodes gathers the outputs r0 to r1 of the rows at of codes, which
+// are out bytes long, as rows of dst.
+func transposeCodes(dst []uint8, stride int, codes []uint8, out int, at []int, r0, r1 int) {
+	c := 0
+	for ; c+8 <= len(at); c += 8 {
+		var row [8][]uint8
+		for i := range row {
+			p := at[c+i]
+			row[i] = codes[p*out+r0 : p*out+r1]
+		}
+		r := 0
+		for ; r+8 <= r1-r0; r += 8 {
+			var x [8]uint64
+			for i := range x {
+				x[i] = binary.LittleEndian.Uint64(row[i][r:])
+			}
+			transpose8(&x)
+			for i, v := range x {
+				binary.LittleEndian.PutUint64(dst[(r+i)*stride+c:], v)
+			}
+		}
+		for ; r < r1-r0; r++ {
+			for i := range row {
+				dst[r*stride+c+i] = row[i][r]
+			}
+		}
+	}
+	for ; c < len(at); c++ {
+		for r, u := range codes[at[c]*out+r0 : at[c]*out+r1] {
+			dst[r*stride+c] = u
+		}
+	}
+}
+
+// transpose8 transposes 8 x 8 bytes, by quarters, then quarters of these.
+func transpose8(x *[8]uint64) {
+	for i := range 4 {
+		swapBits(&x[i], &x[i+4], 32, 0x00000000ffffffff)
+	}
+	for _, i := range [...]int{0, 1, 4, 5} {
+		swapBits(&x[i], &x[i+2], 16, 0x0000ffff0000ffff)
+	}
+	for i := 0; i < 8; i += 2 {
+		swapBits(&x[i], &x[i+1], 8, 0x00ff00ff00ff00ff)
+	}
+}
+
+// swapBits swaps the high parts of a with the low parts, by mask, of b.
+func swapBits(a, b *uint64, shift uint, mask uint64) {
+	t := (*a>>shift ^ *b) & mask
+	*a ^= t << shift
+	*b ^= t
 }
