@@ -105,7 +105,8 @@ type Decision struct {
 }
 
 // Margin is ln(L_ic / L_oc) by the objective, for the best arm of each axis:
-// positive where OC is better. It is 0 if only one axis was tried.
+// positive where OC is better. It is 0 if only one axis was tried, and
+// finite also where one of them has no loss at all.
 func (d *Decision) Margin() float64 {
 	best := [2]float64{math.Inf(1), math.Inf(1)}
 	for _, c := range d.Candidates {
@@ -116,7 +117,8 @@ func (d *Decision) Margin() float64 {
 	case math.IsInf(oc, 1) || math.IsInf(ic, 1) || oc == ic:
 		return 0
 	}
-	return math.Log(ic / oc)
+	log := func(v float64) float64 { return math.Log(max(v, math.SmallestNonzeroFloat64)) }
+	return log(ic) - log(oc)
 }
 
 // Quantizer chooses among arms and runs a method in the one chosen. It is a

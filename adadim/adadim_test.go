@@ -389,6 +389,8 @@ func TestMargin(t *testing.T) {
 		"one axis":       {[]adadim.Candidate{c(oc, 1), c(adadim.ArmOCInputScale, 2)}, 0},
 		"other axis":     {[]adadim.Candidate{c(ic, 1)}, 0},
 		"nothing":        {nil, 0},
+		"no loss on oc":  {[]adadim.Candidate{c(oc, 0), c(ic, 1)}, -math.Log(math.SmallestNonzeroFloat64)},
+		"no loss on ic":  {[]adadim.Candidate{c(oc, 1), c(ic, 0)}, math.Log(math.SmallestNonzeroFloat64)},
 		"no loss at all": {[]adadim.Candidate{c(oc, 0), c(ic, 0)}, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
