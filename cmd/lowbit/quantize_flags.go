@@ -53,7 +53,7 @@ func (f *quantizeFlags) register(s *pflag.FlagSet) {
 	s.StringVar(&f.preset, "preset", "", "how hard to try; sets arms, clip, objective, search, inputs, correction and refinement: "+strings.Join(lowbit.Presets, ", ")+" (default "+defaultPreset+", unless a flag below from --method to --correct is given)")
 
 	s.StringVar(&f.method, "method", "gptq", "how weights are put on the grid: gptq or rtn")
-	s.StringVar(&f.axis, "axis", "ada", "where groups lie: oc (output channels), ic (input channels) or ada (chosen for every layer)")
+	s.StringVar(&f.axis, "axis", "ada", "where groups lie: oc (output channels), ic (input channels) or ada (chosen for every layer); with --preset, oc also folds input scales")
 	s.IntVar(&f.bits, "bits", 4, "bits a weight, 2 to 8")
 	s.IntVar(&f.groupSize, "group-size", 128, "weights that share a scale; -1 for whole channels")
 	s.BoolVar(&f.sym, "sym", false, "symmetric grid: the zero-point is fixed")
@@ -275,7 +275,7 @@ func (f *quantizeFlags) setChoice(o *lowbit.Options, c *cobra.Command) error {
 		if err != nil {
 			return fmt.Errorf("axis %q: want oc, ic or ada", f.axis)
 		}
-		if !c.Flags().Changed("arms") {
+		if !c.Flags().Changed("arms") && f.preset == "" {
 			arms = []adadim.Arm{{Axis: axis}}
 		}
 		var kept []adadim.Arm
@@ -297,6 +297,10 @@ func (f *quantizeFlags) setChoice(o *lowbit.Options, c *cobra.Command) error {
 	}
 	if o.Search, err = adadim.ParseSearch(f.search); err != nil {
 		return err
+	}
+	if f.axis == "oc" && f.preset != "" {
+		// A preset in the axis that every engine reads: nothing but plain groups is stored.
+		unset(c, "fold", &f.fold, lowbit.FoldOn.String())
 	}
 	if o.Fold, err = lowbit.ParseFold(f.fold); err != nil {
 		return err

@@ -92,9 +92,9 @@ var methods = []variant{
 	{"paper", preset("paper", nil, nil), nil},
 	{"fast", preset("fast", nil, nil), nil},
 	{"best", preset("best", nil, nil), nil},
-	{"best, --axis oc", preset("best", oc, nil), nil},
+	{"best, --axis oc", preset("best", []adadim.Arm{adadim.ArmOC, adadim.ArmOCInputScale}, func(o *lowbit.Options) { o.Fold = lowbit.FoldOn }), nil},
 	{"best, no extra bits", preset("best", adadim.PaperArms(), nil), ablation},
-	{"fast, --axis oc", preset("fast", oc, nil), ablation},
+	{"fast, --axis oc", preset("fast", []adadim.Arm{adadim.ArmOC, adadim.ArmOCInputScale}, func(o *lowbit.Options) { o.Fold = lowbit.FoldOn }), ablation},
 
 	{"best, no clip", preset("best", nil, func(o *lowbit.Options) { o.Scheme.Clip = false }), ablation},
 	{"best, no refinement", preset("best", nil, refine(gptq.Refine{})), ablation},
@@ -104,5 +104,5 @@ var methods = []variant{
 	{"best, raw objective", preset("best", nil, func(o *lowbit.Options) { o.Objective = adadim.ObjectiveLinear }), ablation},
 	{"best, oc+in only", preset("best", []adadim.Arm{adadim.ArmOCInputScale}, nil), ablation},
 	{"best, ic+row only", preset("best", []adadim.Arm{adadim.ArmICRowScale}, nil), ablation},
-	{"best, --axis oc, folded", preset("best", []adadim.Arm{adadim.ArmOC, adadim.ArmOCInputScale}, func(o *lowbit.Options) { o.Fold = lowbit.FoldOn }), ablation},
+	{"best, oc arm only", preset("best", oc, nil), ablation},
 }
