@@ -279,7 +279,8 @@ func (j *job) quantizeLayer(p *layerPlan, w *tensor.Matrix, cal *quant.Calibrati
 
 // finish records a layer and tells of it.
 func (j *job) finish(r *LayerReport) {
-	for _, n := range r.Notes {
+	planned := len(j.plan[r.Name].notes) // told before the work
+	for _, n := range r.Notes[min(planned, len(r.Notes)):] {
 		j.event(Event{Kind: EventWarning, Message: r.Name + ": " + n})
 	}
 	j.done[r.Name] = r

@@ -3,6 +3,7 @@ package checkpoint
 import (
 	"errors"
 	"io/fs"
+	"os"
 	"path/filepath"
 
 	"github.com/golowbit/lowbit/safetensors"
@@ -22,6 +23,10 @@ func openFolder(dir string) (Source, error) {
 		return &tensorFiles{r, dir}, nil
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	// What is missing may be a shard that the index names.
+	if _, statErr := os.Lstat(filepath.Join(dir, "model.safetensors.index.json")); statErr == nil {
 		return nil, err
 	}
 	files, globErr := filepath.Glob(filepath.Join(escapeGlob(dir), "*.safetensors"))
