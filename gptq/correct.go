@@ -150,7 +150,7 @@ func solveTriangular(l, b *tensor.Matrix, workers int) {
 			for j := i0; j < i; j++ {
 				kernel.Axpy(-l.At(i, j), b.Row(j), row)
 			}
-			scale(row, 1/l.At(i, i))
+			kernel.Scale(row, 1/l.At(i, i))
 		}
 	}
 	lt := l.T()
@@ -164,13 +164,7 @@ func solveTriangular(l, b *tensor.Matrix, workers int) {
 			for j := i + 1; j < i1; j++ {
 				kernel.Axpy(-lt.At(i, j), b.Row(j), row)
 			}
-			scale(row, 1/lt.At(i, i))
+			kernel.Scale(row, 1/lt.At(i, i))
 		}
-	}
-}
-
-func scale(x []float32, f float32) {
-	for i := range x {
-		x[i] *= f
 	}
 }

@@ -270,15 +270,7 @@ func (s *strip) refreshError() {
 
 // measure computes eh and keeps every unit that is better than ever before.
 func (s *strip) measure() {
-	tensor.Gemm(false, false, 1, s.h.h, s.e, 0, s.eh, s.workers)
-	loss := make([]float64, s.units())
-	for j := range s.src.In {
-		eh := s.eh.Row(j)
-		for i, v := range s.e.Row(j) {
-			loss[i/s.bandLen] += float64(v) * float64(eh[i])
-		}
-	}
-	for u, l := range loss {
+	for u, l := range s.losses(s.bandLen) {
 		if !(l < s.best[u]) {
 			continue
 		}
@@ -297,6 +289,19 @@ func (s *strip) measure() {
 			}
 		}
 	}
+}
+
+// losses computes eh, and from it the loss of every run of n outputs.
+func (s *strip) losses(n int) []float64 {
+	tensor.Gemm(false, false, 1, s.h.h, s.e, 0, s.eh, s.workers)
+	loss := make([]float64, (s.n+n-1)/n)
+	for j := range s.src.In {
+		eh := s.eh.Row(j)
+		for i, v := range s.e.Row(j) {
+			loss[i/n] += float64(v) * float64(eh[i])
+		}
+	}
+	return loss
 }
 
 // store writes the best of every unit to the result.
@@ -326,15 +331,7 @@ func (s *strip) rowLosses() {
 	copy(s.codes, s.bestCodes)
 	copy(s.scale, s.bestScale)
 	s.refreshError()
-	tensor.Gemm(false, false, 1, s.h.h, s.e, 0, s.eh, s.workers)
-	loss := make([]float64, s.n)
-	for j := range s.src.In {
-		eh := s.eh.Row(j)
-		for i, v := range s.e.Row(j) {
-			loss[i] += float64(v) * float64(eh[i])
-		}
-	}
-	for i, l := range loss {
+	for i, l := range s.losses(1) {
 		s.dst.RowLoss[s.output(s.r0+i)] = max(l, 0)
 	}
 }
