@@ -1,0 +1,175 @@
+package decoder
+
+import (
+	"fmt"
+
+	"github.com/golowbit/lowbit/tensor"
+)
+
+// Weights gives a model's tensors by name, finite.
+type Weights interface {
+	Matrix(name string) (*tensor.Matrix, error) // two dimensions, dense float32
+	Vector(name string) ([]float32, error)      // one dimension
+	Has(name string) bool
+	Shape(name string) ([]int, bool)
+}
+
+// Linear is y = x Weightᵀ + Bias.
+type Linear struct {
+	Weight *tensor.Matrix // [out, in]
+	Bias   []float32      // [out], or nil
+}
+
+// Block is a Program with weights. It holds nothing but weights: a Clone with
+// another Weight in one of its linears is another block.
+type Block struct {
+	*Program
+	linears []Linear
+	params  []*tensor.Matrix // vectors have one row
+}
+
+// Clone returns a block that shares all weights.
+func (b *Block) Clone() *Block {
+	c := *b
+	c.linears = append([]Linear(nil), b.linears...)
+	c.params = append([]*tensor.Matrix(nil), b.params...)
+	return &c
+}
+
+// Linear returns a linear layer of the block, to be read or replaced.
+func (b *Block) Linear(i int) *Linear { return &b.linears[i] }
+
+// Vector returns the name and the content of a gain or bias.
+func (b *Block) Vector(i int) (name string, v []float32) { return b.paramName(i), b.params[i].Data }
+
+// SetVector replaces a gain or bias.
+func (b *Block) SetVector(i int, v []float32) { b.params[i] = tensor.FromSlice(1, len(v), v) }
+
+// Load reads a block's weights and checks that all are there and have the
+// shapes that the configuration asks for.
+func (p *Program) Load(w Weights) (*Block, error) {
+	b := &Block{Program: p, linears: make([]Linear, len(p.Linears)), params: make([]*tensor.Matrix, len(p.params))}
+	var err error
+	for i, t := range p.params {
+		if b.params[i], err = loadParam(w, p.paramName(i), t.shape); err != nil {
+			return nil, err
+		}
+	}
+	for _, path := range p.absent {
+		if err := checkNoEffect(w, p.prefix+path); err != nil {
+			return nil, err
+		}
+	}
+	for i, info := range p.Linears {
+		l := &b.linears[i]
+		if l.Weight, err = loadMatrix(w, info.WeightName(), info.Out, info.In); err != nil {
+			return nil, err
+		}
+		if l.Bias, err = loadBias(w, info); err != nil {
+			return nil, err
+		}
+	}
+	return b, nil
+}
+
+// checkShapes compares the shapes of all tensors of the block with what the
+// program wants.
+func (p *Program) checkShapes(w Weights) error {
+	for i, t := range p.params {
+		if err := checkShape(w, p.paramName(i), t.shape...); err != nil {
+			return err
+		}
+	}
+	for _, l := range p.Linears {
+		if err := checkShape(w, l.WeightName(), l.Out, l.In); err != nil {
+			return err
+		}
+		if l.Bias {
+			if err := checkShape(w, l.BiasName(), l.Out); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func checkShape(w Weights, name string, want ...int) error {
+	got, ok := w.Shape(name)
+	if !ok {
+		return fmt.Errorf("tensor %q: missing, want shape %v", name, want)
+	}
+	same := len(got) == len(want)
+	for i := 0; same && i < len(want); i++ {
+		same = got[i] == want[i]
+	}
+	if !same {
+		return fmt.Errorf("tensor %q: shape %v, want %v", name, got, want)
+	}
+	return nil
+}
+
+func loadParam(w Weights, name string, shape []int) (*tensor.Matrix, error) {
+	if len(shape) == 2 {
+		return loadMatrix(w, name, shape[0], shape[1])
+	}
+	v, err := loadVector(w, name, shape[0])
+	if err != nil {
+		return nil, err
+	}
+	return tensor.FromSlice(1, len(v), v), nil
+}
+
+func loadMatrix(w Weights, name string, rows, cols int) (*tensor.Matrix, error) {
+	if err := checkShape(w, name, rows, cols); err != nil {
+		return nil, err
+	}
+	m, err := w.Matrix(name)
+	if err != nil {
+		return nil, err
+	}
+	if m.Rows != rows || m.Cols != cols {
+		return nil, fmt.Errorf("tensor %q: shape [%d %d], want [%d %d]", name, m.Rows, m.Cols, rows, cols)
+	}
+	return m, nil
+}
+
+func loadVector(w Weights, name string, n int) ([]float32, error) {
+	if err := checkShape(w, name, n); err != nil {
+		return nil, err
+	}
+	v, err := w.Vector(name)
+	if err != nil {
+		return nil, err
+	}
+	if len(v) != n {
+		return nil, fmt.Errorf("tensor %q: %d elements, want %d", name, len(v), n)
+	}
+	return v, nil
+}
+
+// loadBias loads a bias that is there only if the configuration says so. One
+// that is there against the configuration is let pass only if it is all zeros
+// and so has no effect: to ignore another would run another model.
+func loadBias(w Weights, l LinearInfo) ([]float32, error) {
+	if l.Bias {
+		return loadVector(w, l.BiasName(), l.Out)
+	}
+	return nil, checkNoEffect(w, l.BiasName())
+}
+
+// checkNoEffect fails if a vector is there and not all zeros.
+func checkNoEffect(w Weights, name string) error {
+	if !w.Has(name) {
+		return nil
+	}
+	v, err := w.Vector(name)
+	if err != nil {
+		return err
+	}
+	for _, x := range v {
+		if x != 0 {
+			return fmt.Errorf("tensor %q: not foreseen by config.json, but present and not zero", name)
+		}
+	}
+	return nil
+}

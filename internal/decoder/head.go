@@ -1,0 +1,168 @@
+package decoder
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/golowbit/lowbit/internal/kernel"
+	"github.com/golowbit/lowbit/tensor"
+)
+
+// Embedding turns token ids into the residual stream.
+type Embedding struct {
+	Weight *tensor.Matrix // [Vocab, Hidden]
+	scale  float32
+}
+
+// LoadEmbedding reads the embedding.
+func (m *Model) LoadEmbedding(w Weights) (*Embedding, error) {
+	e := &Embedding{scale: float32(m.embed.scale)}
+	var err error
+	e.Weight, err = loadMatrix(w, m.names.embedding, m.Vocab, m.Hidden)
+	return e, err
+}
+
+// Embed writes the residual stream of ids, whole windows, to dst
+// [len(ids), Hidden]. An id outside the vocabulary is an error.
+func (e *Embedding) Embed(dst *tensor.Matrix, ids []int32) error {
+	if dst.Rows != len(ids) || dst.Cols != e.Weight.Cols {
+		panic("decoder: embedding of mismatched shapes")
+	}
+	for i, id := range ids {
+		if id < 0 || int(id) >= e.Weight.Rows {
+			return fmt.Errorf("token id %d at %d: the model's vocabulary has %d", id, i, e.Weight.Rows)
+		}
+		row := dst.Row(i)
+		copy(row, e.Weight.Row(int(id)))
+		if e.scale != 0 {
+			kernel.Scale(row, e.scale)
+		}
+	}
+	return nil
+}
+
+// Head turns the residual stream into logits: the final norm and the output
+// matrix.
+type Head struct {
+	Weight *tensor.Matrix // [Vocab, Hidden]
+	spec   headSpec
+	gain   []float32 // [Hidden]
+}
+
+// LoadHead reads the output head. In a model with tied embeddings its matrix
+// is that of the embedding, which is read if nil.
+func (m *Model) LoadHead(w Weights, embedding *Embedding) (*Head, error) {
+	h := &Head{spec: m.head}
+	if h.spec.norm.eps == 0 {
+		h.spec.norm.eps = m.NormEps
+	}
+	gain, err := loadVector(w, m.names.finalNorm, m.Hidden)
+	if err != nil {
+		return nil, err
+	}
+	h.gain = h.spec.norm.gainOf(gain)
+	switch {
+	case !m.Tied:
+		h.Weight, err = loadMatrix(w, m.names.head, m.Vocab, m.Hidden)
+	case embedding != nil:
+		h.Weight = embedding.Weight
+	default:
+		h.Weight, err = loadMatrix(w, m.names.embedding, m.Vocab, m.Hidden)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return h, nil
+}
+
+// Normed writes to dst what enters the output matrix; dst and x are
+// [rows, Hidden].
+func (r *Runner) Normed(h *Head, dst, x *tensor.Matrix) {
+	if dst.Rows != x.Rows || dst.Cols != x.Cols {
+		panic("decoder: norm of mismatched shapes")
+	}
+	r.bands(x.Rows, func(i0, i1 int) {
+		for i := i0; i < i1; i++ {
+			h.spec.norm.apply(dst.Row(i), x.Row(i), h.gain, nil)
+		}
+	})
+}
+
+// Logits writes the logits of x, [rows, Hidden], to dst, [rows, Vocab].
+// Vocabularies are large: call it for some rows at a time.
+func (r *Runner) Logits(h *Head, dst, x *tensor.Matrix) {
+	n := r.matrix(x.Rows, x.Cols)
+	r.Normed(h, n, x)
+	tensor.Gemm(false, true, 1, n, h.Weight, 0, dst, r.workers)
+	r.release(n)
+	if h.spec.scale == 0 && h.spec.cap == 0 {
+		return
+	}
+	r.bands(dst.Rows, func(i0, i1 int) {
+		for i := i0; i < i1; i++ {
+			h.spec.adjust(dst.Row(i))
+		}
+	})
+}
+
+func (s *headSpec) adjust(logits []float32) {
+	if s.scale != 0 {
+		kernel.Scale(logits, float32(s.scale))
+	}
+	if s.cap != 0 {
+		for j, v := range logits {
+			logits[j] = float32(s.cap * math.Tanh(float64(v)/s.cap))
+		}
+	}
+}
+
+// NLL returns the negative log-likelihood, in nats, of target under the
+// softmax of logits.
+func NLL(logits []float32, target int32) float64 {
+	return kernel.LogSumExp(logits) - float64(logits[target])
+}
+
+// KL returns the Kullback-Leibler divergence, in nats, of the softmax of q
+// from that of p: sum of P (log P - log Q). p and q have the same length.
+func KL(p, q []float32) float64 {
+	_, pTop := kernel.MinMax(p)
+	_, qTop := kernel.MinMax(q)
+	pShift, qShift := float64(pTop), float64(qTop)
+	var pSum, qSum, diff float64
+	q = q[:len(p)]
+	for i, v := range p {
+		e := math.Exp(float64(v) - pShift)
+		pSum += e
+		diff += float64(e * (float64(v) - float64(q[i])))
+		qSum += math.Exp(float64(q[i]) - qShift)
+	}
+	return diff/pSum - ((pShift + math.Log(pSum)) - (qShift + math.Log(qSum)))
+}
+
+// NLLs writes the negative log-likelihood of targets[i] under row i of logits
+// to dst. A negative target is skipped and gives 0.
+func (r *Runner) NLLs(dst []float64, logits *tensor.Matrix, targets []int32) {
+	if len(dst) != logits.Rows || len(targets) != logits.Rows {
+		panic("decoder: targets and logits differ in number")
+	}
+	r.bands(logits.Rows, func(i0, i1 int) {
+		for i := i0; i < i1; i++ {
+			dst[i] = 0
+			if targets[i] >= 0 {
+				dst[i] = NLL(logits.Row(i), targets[i])
+			}
+		}
+	})
+}
+
+// KLs writes KL of each row of p and q to dst.
+func (r *Runner) KLs(dst []float64, p, q *tensor.Matrix) {
+	if len(dst) != p.Rows || p.Rows != q.Rows || p.Cols != q.Cols {
+		panic("decoder: logits of mismatched shapes")
+	}
+	r.bands(p.Rows, func(i0, i1 int) {
+		for i := i0; i < i1; i++ {
+			dst[i] = KL(p.Row(i), q.Row(i))
+		}
+	})
+}
