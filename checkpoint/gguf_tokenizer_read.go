@@ -3,27 +3,26 @@ package checkpoint
 import (
 	"encoding/json"
 	"fmt"
+	"io/fs"
 	"slices"
 	"sort"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"github.com/golowbit/lowbit/internal/gguf"
 )
 
-// TokenizerFiles returns tokenizer.json and tokenizer_config.json of a model
-// whose file holds the tokenizer (GGUF), by name, made from its metadata. For
-// a folder, which has its own, it returns nil.
-func TokenizerFiles(m *Model) (map[string][]byte, error) {
-	f, ok := m.src.(*ggufFile)
-	if !ok {
-		return nil, nil
-	}
-	files, err := tokenizerFiles(f.f)
-	if err != nil {
-		return nil, fmt.Errorf("%s: tokenizer: %w", m.path, err)
-	}
-	return files, nil
+// tokenizerFS holds tokenizer.json and tokenizer_config.json, made from a
+// file's metadata when the first is opened.
+func tokenizerFS(f *ggufFile) fs.FS {
+	return memFS(sync.OnceValues(func() (map[string][]byte, error) {
+		files, err := tokenizerFiles(f.f)
+		if err != nil {
+			return nil, fmt.Errorf("the tokenizer in the metadata: %w", err)
+		}
+		return files, nil
+	}))
 }
 
 // jsonObject is a JSON object being made.
