@@ -3,6 +3,7 @@ package decoder
 import (
 	"fmt"
 	"math"
+	"strings"
 
 	"github.com/golowbit/lowbit/internal/kernel"
 	"github.com/golowbit/lowbit/tensor"
@@ -45,8 +46,10 @@ func (e *Embedding) Embed(dst *tensor.Matrix, ids []int32) error {
 // matrix.
 type Head struct {
 	Weight *tensor.Matrix // [Vocab, Hidden]
+	Bias   []float32      // [Vocab], or nil
 	spec   headSpec
-	gain   []float32 // [Hidden]
+	gain   []float32 // of the norm [Hidden], or nil
+	shift  []float32 // its bias, or nil
 }
 
 // LoadHead reads the output head. In a model with tied embeddings its matrix
@@ -56,11 +59,10 @@ func (m *Model) LoadHead(w Weights, embedding *Embedding) (*Head, error) {
 	if h.spec.norm.eps == 0 {
 		h.spec.norm.eps = m.NormEps
 	}
-	gain, err := loadVector(w, m.names.finalNorm, m.Hidden)
-	if err != nil {
+	if err := h.loadNorm(w, m); err != nil {
 		return nil, err
 	}
-	h.gain = h.spec.norm.gainOf(gain)
+	var err error
 	switch {
 	case !m.Tied:
 		h.Weight, err = loadMatrix(w, m.names.head, m.Vocab, m.Hidden)
@@ -69,11 +71,33 @@ func (m *Model) LoadHead(w Weights, embedding *Embedding) (*Head, error) {
 	default:
 		h.Weight, err = loadMatrix(w, m.names.embedding, m.Vocab, m.Hidden)
 	}
+	if err == nil && h.spec.bias {
+		h.Bias, err = loadVector(w, biasOf(m.names.head), m.Vocab)
+	}
 	if err != nil {
 		return nil, err
 	}
 	return h, nil
 }
+
+func (h *Head) loadNorm(w Weights, m *Model) error {
+	if !h.spec.norm.plain {
+		gain, err := loadVector(w, m.names.finalNorm, m.Hidden)
+		if err != nil {
+			return err
+		}
+		h.gain = h.spec.norm.gainOf(gain)
+	}
+	if h.spec.norm.bias {
+		var err error
+		h.shift, err = loadVector(w, biasOf(m.names.finalNorm), m.Hidden)
+		return err
+	}
+	return nil
+}
+
+// biasOf is the name of the bias that goes with a weight.
+func biasOf(weight string) string { return strings.TrimSuffix(weight, ".weight") + ".bias" }
 
 // Normed writes to dst what enters the output matrix; dst and x are
 // [rows, Hidden].
@@ -83,7 +107,7 @@ func (r *Runner) Normed(h *Head, dst, x *tensor.Matrix) {
 	}
 	r.bands(x.Rows, func(i0, i1 int) {
 		for i := i0; i < i1; i++ {
-			h.spec.norm.apply(dst.Row(i), x.Row(i), h.gain, nil)
+			h.spec.norm.apply(dst.Row(i), x.Row(i), h.gain, h.shift)
 		}
 	})
 }
@@ -95,11 +119,14 @@ func (r *Runner) Logits(h *Head, dst, x *tensor.Matrix) {
 	r.Normed(h, n, x)
 	tensor.Gemm(false, true, 1, n, h.Weight, 0, dst, r.workers)
 	r.release(n)
-	if h.spec.scale == 0 && h.spec.cap == 0 {
+	if h.Bias == nil && h.spec.scale == 0 && h.spec.cap == 0 {
 		return
 	}
 	r.bands(dst.Rows, func(i0, i1 int) {
 		for i := i0; i < i1; i++ {
+			if h.Bias != nil {
+				kernel.Axpy(1, h.Bias, dst.Row(i))
+			}
 			h.spec.adjust(dst.Row(i))
 		}
 	})

@@ -64,6 +64,7 @@ type embedSpec struct {
 // headSpec says what happens between the last block and the logits.
 type headSpec struct {
 	norm  normSpec
+	bias  bool    // the output matrix has one
 	scale float64 // of the logits; 0 means 1
 	cap   float64 // logits become cap·tanh(logit/cap); 0: they stay
 }
@@ -275,8 +276,18 @@ func (m *Model) CheckShapes(w Weights) error {
 			return err
 		}
 	}
+	if c.head.norm.bias {
+		if err := checkShape(w, biasOf(c.names.finalNorm), c.Hidden); err != nil {
+			return err
+		}
+	}
 	if !c.Tied {
 		if err := checkShape(w, c.names.head, c.Vocab, c.Hidden); err != nil {
+			return err
+		}
+	}
+	if c.head.bias {
+		if err := checkShape(w, biasOf(c.names.head), c.Vocab); err != nil {
 			return err
 		}
 	}

@@ -99,6 +99,7 @@ type headNormOp struct {
 	spec       normSpec
 	gain, bias int
 	perHead    bool
+	gains      []int // of each head, where each is a tensor of its own
 }
 
 func (o *headNormOp) reads() []reg                      { return []reg{o.h.reg} }
@@ -120,7 +121,11 @@ func (o *headNormOp) run(x *exec) {
 		row := m.Row(i)
 		for h := range o.h.n {
 			head := row[o.h.at(h):][:o.h.dim]
-			o.spec.apply(head, head, o.part(gain, h), o.part(bias, h))
+			g := o.part(gain, h)
+			if o.gains != nil {
+				g = o.spec.gainOf(x.vector(o.gains[h]))
+			}
+			o.spec.apply(head, head, g, o.part(bias, h))
 		}
 	})
 }
@@ -205,33 +210,38 @@ func (a activation) apply(x []float32) {
 	}
 }
 
-// gatedOp is a gated linear unit (Shazeer, arXiv 2002.05202): gate = act(gate)*up.
+// gatedOp is a gated linear unit (Shazeer, arXiv 2002.05202): dst = act(gate)*up,
+// as wide as dst. Gate and up are registers of their own, or columns of one.
 type gatedOp struct {
-	act      activation
-	gate, up reg
+	act          activation
+	dst          reg // may be gate
+	gate, up     reg
+	gateAt, upAt int // first columns
 }
 
 func (o *gatedOp) reads() []reg  { return []reg{o.gate, o.up} }
-func (o *gatedOp) writes() []reg { return []reg{o.gate} }
+func (o *gatedOp) writes() []reg { return []reg{o.dst} }
 
 func (o *gatedOp) run(x *exec) {
-	gate, up := x.reg(o.gate), x.reg(o.up)
-	x.rows(gate.Rows, func(i int) {
-		g, u := gate.Row(i), up.Row(i)
+	gate, up, dst := x.reg(o.gate), x.reg(o.up), x.write(o.dst)
+	n := dst.Cols
+	x.rows(dst.Rows, func(i int) {
+		d, g, u := dst.Row(i), gate.Row(i)[o.gateAt:][:n], up.Row(i)[o.upAt:][:n]
 		if o.act == silu {
-			kernel.SiLUMul(g, g, u)
+			kernel.SiLUMul(d, g, u)
 			return
 		}
-		o.act.apply(g)
+		copy(d, g)
+		o.act.apply(d)
 		for j, v := range u {
-			g[j] *= v
+			d[j] *= v
 		}
 	})
 }
 
 func (o *gatedOp) fold(p *Program, at int) *Fold {
-	w := p.regs[o.up].width
-	l, row, ok := p.computedBy(o.up, 0, w, at)
+	w := p.regs[o.dst].width
+	l, row, ok := p.computedBy(o.up, o.upAt, o.upAt+w, at)
 	if !ok {
 		return nil
 	}
