@@ -36,7 +36,7 @@ func isWeightFile(name string) bool {
 // not those in replaced: tokenizer, generation settings, templates, code,
 // licence, model card. Sub-folders and hidden files stay behind. If the source
 // is a single file there is nothing to copy.
-func copyFiles(dir, source string, replaced map[string][]byte) error {
+func copyFiles(dir, source string, replaced map[string][]byte, formats []Format) error {
 	info, err := os.Stat(source)
 	if err != nil {
 		return err
@@ -44,14 +44,20 @@ func copyFiles(dir, source string, replaced map[string][]byte) error {
 	if !info.IsDir() {
 		return nil
 	}
+	// Some files describe the source's own quantization.
+	own := map[string]bool{}
+	for _, f := range formats {
+		if s, ok := f.(Sidecar); ok {
+			own[s.Sidecar()] = true
+		}
+	}
 	entries, err := os.ReadDir(source)
 	if err != nil {
 		return err
 	}
 	for _, e := range entries {
 		name := e.Name()
-		// quantize_config.json describes the source's own quantization.
-		if _, ok := replaced[name]; ok || strings.HasPrefix(name, ".") || name == quantizeFile || isWeightFile(name) {
+		if _, ok := replaced[name]; ok || own[name] || strings.HasPrefix(name, ".") || isWeightFile(name) {
 			continue
 		}
 		// Stat, because the hub's cache is a folder of links.

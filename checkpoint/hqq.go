@@ -69,7 +69,7 @@ func (HQQ) Name() string { return "hqq" }
 // groups for axis ic.
 func (f HQQ) Check(l Layer) error {
 	s := l.Scheme
-	if err := (Lowbit{}).Check(l); err != nil {
+	if err := checkScheme(l); err != nil {
 		return err
 	}
 	lines, length := s.Lines(l.Out, l.In)
@@ -167,6 +167,14 @@ func hqqState(l Layer) []Tensor {
 		flag(name, 1)
 	}
 	return out
+}
+
+// Engines says which engines load the layers.
+func (HQQ) Engines(layers []Layer) []Note {
+	return []Note{
+		Judge(EngineVLLM, layers, Always(false, "no loader for layers with an axis of their own")),
+		Judge(EngineTransformers, layers, Always(true, "needs the package hqq and a GPU")),
+	}
 }
 
 // Encode packs a layer.

@@ -162,11 +162,19 @@ func trivialGroups(in, groupSize int) []int32 {
 	return g
 }
 
+// checkScheme refuses a scheme that does not fit the shape of its layer.
+func checkScheme(l Layer) error {
+	if err := l.Scheme.CheckShape(l.Out, l.In); err != nil {
+		return fmt.Errorf("%w: %w", ErrUnsupported, err)
+	}
+	return nil
+}
+
 // checkInputGroups is the part of Check that is common to formats whose
 // groups are consecutive inputs of an output row and whose scales are F16.
 func checkInputGroups(format string, l Layer) error {
 	s := l.Scheme
-	if err := (Lowbit{}).Check(l); err != nil {
+	if err := checkScheme(l); err != nil {
 		return err
 	}
 	switch {

@@ -158,15 +158,9 @@ func readChecked(src Source, name, sum string) ([]float32, error) {
 
 func checksum(data []byte) string { return fmt.Sprintf("%08x", crc32.Checksum(data, castagnoli)) }
 
-func (w *Writer) changedDense() map[string][]float32 {
+// origin is the source as it is with the changed tensors.
+func (w *Writer) origin() overlay {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return maps.Clone(w.changed)
-}
-
-// changedSource is the source as it is with the changed tensors.
-func (w *Writer) changedSource() *Model {
-	m := *w.o.Source
-	m.changed = w.changedDense()
-	return &m
+	return overlay{w.o.Source, maps.Clone(w.changed)}
 }

@@ -158,7 +158,7 @@ func TestPutDenseResume(t *testing.T) {
 // vectorFile is a file of one vector of the source.
 type vectorFile struct{ oneFile }
 
-func (vectorFile) Assemble(_ context.Context, path string, src *Model, _ []Layer, _ func(string) (*quant.Weight, error)) error {
+func (vectorFile) Write(_ context.Context, path string, src Origin, _ []Layer, _ func(string) (*quant.Weight, error)) error {
 	v, err := src.Vector(testNorm)
 	if err != nil {
 		return err
@@ -170,8 +170,8 @@ func (vectorFile) Assemble(_ context.Context, path string, src *Model, _ []Layer
 	return os.WriteFile(path, data, 0o666)
 }
 
-// An Assembler is given a source with the changed tensors.
-func TestPutDenseAssembler(t *testing.T) {
+// A File is given a source with the changed tensors.
+func TestPutDenseFile(t *testing.T) {
 	source := openModel(t, writeModel(t, safetensors.F16))
 	o := WriterOptions{Out: filepath.Join(t.TempDir(), "out"), Source: source, Format: vectorFile{}, Layers: layerNames()}
 	w, err := Create(o)

@@ -180,8 +180,12 @@ func (r *Runner) Effect(b *Block, f *Frame, stage int) *tensor.Matrix {
 	return x
 }
 
-// EffectAlone is Effect on a stream of zeros.
+// EffectAlone is Effect on a stream of zeros, without the rounding of a
+// difference, where the stage is not the stream itself.
 func (r *Runner) EffectAlone(b *Block, f *Frame, stage int) *tensor.Matrix {
+	if f.p.Stages[stage].reg == stream {
+		return r.Effect(b, f, stage)
+	}
 	x := tensor.New(f.X.Rows, f.X.Cols)
 	r.effect(b, f, x, stage)
 	return x
@@ -194,9 +198,13 @@ func (r *Runner) effect(b *Block, f *Frame, x *tensor.Matrix, stage int) {
 	r.Done(g)
 }
 
-// Keep returns a frame that stays at its stage while f goes on.
-func (r *Runner) Keep(f *Frame) *Frame {
-	g := f.p.NewFrame(f.X.Clone(), f.seqLen)
+// Keep returns a frame that stays at a stage, for EffectAlone, while f goes on.
+func (r *Runner) Keep(f *Frame, stage int) *Frame {
+	x := f.X // only its shape matters
+	if f.p.Stages[stage].reg == stream {
+		x = x.Clone()
+	}
+	g := f.p.NewFrame(x, f.seqLen)
 	g.pc, g.routes = f.pc, append([]*routing(nil), f.routes...)
 	for i, m := range f.regs {
 		if m != nil && f.p.live(reg(i), f.pc) {
