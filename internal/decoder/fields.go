@@ -14,6 +14,7 @@ import (
 type fields struct {
 	path   string // name of the object in the file, "" for the whole
 	values map[string]json.RawMessage
+	nested bool // it is one of several, each for a type of layers
 	err    error
 }
 
@@ -146,6 +147,12 @@ func (f *fields) ints(key string) []int {
 	}
 	var v []int
 	f.read(key, &v, "an integer or a list of them")
+	return v
+}
+
+func (f *fields) floats(key string) []float64 {
+	var v []float64
+	f.read(key, &v, "a list of numbers")
 	return v
 }
 

@@ -232,8 +232,8 @@ func (c *Config) validate() error {
 		return fmt.Errorf(`"rms_norm_eps": %g, want a small positive number`, c.NormEps)
 	}
 	if c.Rope != nil {
-		if c.Rope.Dim%2 != 0 {
-			return fmt.Errorf(`"head_dim": %d, want an even number`, c.Rope.Dim)
+		if 2*c.Rope.pairs() > c.HeadDim {
+			return fmt.Errorf(`"head_dim": %d, want an even number`, c.HeadDim)
 		}
 		if err := c.Rope.validate(); err != nil {
 			return err
