@@ -24,19 +24,19 @@ func (m *Model) LoadEmbedding(w Weights) (*Embedding, error) {
 	if e.Weight, err = loadMatrix(w, m.names.embedding, m.Vocab, m.embedWidth()); err != nil {
 		return nil, err
 	}
-	if m.embed.project != "" {
-		if e.project, err = loadMatrix(w, m.embed.project, m.Hidden, m.embedWidth()); err != nil {
+	if m.names.projectIn != "" {
+		if e.project, err = loadMatrix(w, m.names.projectIn, m.Hidden, m.embedWidth()); err != nil {
 			return nil, err
 		}
 	}
-	if m.embed.positions != "" {
-		if e.positions, err = loadMatrix(w, m.embed.positions, m.MaxPosition+m.embed.offset, m.Hidden); err != nil {
+	if m.names.positions != "" {
+		if e.positions, err = loadMatrix(w, m.names.positions, m.MaxPosition+m.embed.offset, m.Hidden); err != nil {
 			return nil, err
 		}
 	}
 	if m.embed.norm != nil {
 		s := *m.embed.norm
-		e.gain, e.bias, err = m.loadNorm(w, &s, m.embed.normName)
+		e.gain, e.bias, err = m.loadNorm(w, &s, m.names.embedNorm)
 		e.spec.norm = &s
 	}
 	return e, err

@@ -30,8 +30,8 @@ func (m *Model) LoadHead(w Weights, embedding *Embedding) (*Head, error) {
 		}
 	}
 	width := m.embedWidth()
-	if m.head.project != "" {
-		if h.project, err = loadMatrix(w, m.head.project, width, m.Hidden); err != nil {
+	if m.names.projectOut != "" {
+		if h.project, err = loadMatrix(w, m.names.projectOut, width, m.Hidden); err != nil {
 			return nil, err
 		}
 	}

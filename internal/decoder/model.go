@@ -49,31 +49,34 @@ type Config struct {
 
 // names are those of tensors outside the blocks, and what the names of a
 // block's tensors begin with.
-type names struct{ embedding, finalNorm, head, block string }
+type names struct {
+	embedding, finalNorm, head, block string
+	// Of those that have it, "" otherwise: the matrix behind an embedding of
+	// another width [Hidden, width] and that before the head [width, Hidden],
+	// learned positions [positions, Hidden], the gain of a norm behind them.
+	projectIn, projectOut, positions, embedNorm string
+}
 
 // plainNames are those of most architectures.
 func plainNames() names {
-	return names{"model.embed_tokens.weight", "model.norm.weight", "lm_head.weight", "model.layers.%d."}
+	return names{
+		embedding: "model.embed_tokens.weight", finalNorm: "model.norm.weight", head: "lm_head.weight", block: "model.layers.%d.",
+	}
 }
 
 // embedSpec says what happens to embeddings before the first block, in this
 // order.
 type embedSpec struct {
-	scale     float64   // 0 means 1
-	width     int       // of the embedding, 0 means Hidden; another is also that of the head
-	project   string    // tensor [Hidden, width], "" for none
-	positions string    // tensor of learned positions, "" for none
-	offset    int       // its row for position 0
-	norm      *normSpec // nil for none
-	normName  string    // its gain
+	scale  float64   // 0 means 1
+	width  int       // of the embedding and of the head; 0 means Hidden
+	offset int       // the row of learned positions for position 0
+	norm   *normSpec // nil for none
 }
 
 // headSpec says what happens between the last block and the logits.
 type headSpec struct {
-	norm normSpec
-	none bool // no norm
-	// project is a tensor [embed.width, Hidden] behind the norm, "" for none.
-	project string
+	norm    normSpec
+	none    bool    // no norm
 	bias    bool    // the output matrix has one
 	scale   float64 // of the logits; 0 means 1
 	cap     float64 // logits become cap·tanh(logit/cap); 0: they stay
@@ -308,15 +311,15 @@ func (c *Config) outerTensors() []param {
 		}
 	}
 	e, h := &c.embed, &c.head
-	add(e.project != "", e.project, c.Hidden, width)
-	add(e.positions != "", e.positions, c.MaxPosition+e.offset, c.Hidden)
+	add(c.names.projectIn != "", c.names.projectIn, c.Hidden, width)
+	add(c.names.positions != "", c.names.positions, c.MaxPosition+e.offset, c.Hidden)
 	if e.norm != nil {
-		add(!e.norm.plain, e.normName, c.Hidden)
-		add(e.norm.bias, biasOf(e.normName), c.Hidden)
+		add(!e.norm.plain, c.names.embedNorm, c.Hidden)
+		add(e.norm.bias, biasOf(c.names.embedNorm), c.Hidden)
 	}
 	add(!h.none && !h.norm.plain, c.names.finalNorm, c.Hidden)
 	add(!h.none && h.norm.bias, biasOf(c.names.finalNorm), c.Hidden)
-	add(h.project != "", h.project, width, c.Hidden)
+	add(c.names.projectOut != "", c.names.projectOut, width, c.Hidden)
 	add(!c.Tied, c.names.head, c.Vocab, width)
 	add(h.bias, biasOf(c.names.head), c.Vocab)
 	return list

@@ -288,10 +288,16 @@ func (p *Program) isResidual(s *Stage) bool {
 	return true
 }
 
-// findAdded is the first operation after the stage that writes the stream, and
-// the end of the block if there is none.
+// findAdded is the first operation after the last of the stage's linears that
+// writes the stream, and the end of the block if there is none.
 func (p *Program) findAdded(s *Stage) int {
+	last := s.at
 	for i := s.at; i < len(p.ops); i++ {
+		if l, ok := p.ops[i].(*linearOp); ok && l.linear == s.Linears[len(s.Linears)-1] {
+			last = i
+		}
+	}
+	for i := last; i < len(p.ops); i++ {
 		if slices.Contains(p.ops[i].writes(), stream) {
 			return i + 1
 		}
