@@ -152,6 +152,20 @@ func (b *builder) activate(act activation, r reg) reg {
 	return r
 }
 
+// twoLayerMLP is a linear, an activation and a linear; its output is added to dst.
+func (b *builder) twoLayerMLP(dst, h reg, in, out string, width int, act activation, bias bool) {
+	b.addLinear(dst, b.activate(act, b.linear(h, in, width, bias)), out, bias)
+}
+
+// copied is a register with the content of another. Linears that read the
+// residual stream as it is read a copy, so that a stage holds what they read
+// whatever becomes of the stream.
+func (b *builder) copied(src reg) reg {
+	dst := b.like(src, b.width(src))
+	b.do(&copyOp{dst, src})
+	return dst
+}
+
 // add adds factor*src to dst.
 func (b *builder) add(dst, src reg, factor float64) {
 	b.do(&addOp{dst: dst, src: src, factor: float32(factor)})
@@ -191,7 +205,9 @@ func (h heads) at(i int) int {
 }
 
 // contiguous tells whether the heads lie side by side.
-func (h heads) contiguous() bool { return h.group == 0 && (h.step == 0 || h.step == h.dim) }
+func (h heads) contiguous() bool {
+	return h.n == 1 || h.group == 0 && (h.step == 0 || h.step == h.dim)
+}
 
 // leaves reports whether the heads are apart from columns [c0, c1) of r.
 func (h heads) leaves(r reg, c0, c1 int) bool {
