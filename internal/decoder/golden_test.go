@@ -47,6 +47,7 @@ func logits(t testing.TB, dir string, config []byte, ids [][]int32) (*tensor.Mat
 	src := fileWeights{folder}
 	m, err := decoder.ParseConfig(config)
 	require.NoError(t, err)
+	require.NoError(t, m.Fit(src))
 	require.NoError(t, m.CheckShapes(src))
 	e, err := m.LoadEmbedding(src)
 	require.NoError(t, err)

@@ -93,7 +93,8 @@ type Architecture struct {
 func architectures() []*Architecture {
 	return []*Architecture{
 		llamaArch(), mistralArch(), qwen2Arch(), qwen3Arch(),
-		mixtralArch(), qwen3MoEArch(), gemma3Arch(),
+		mixtralArch(), qwen3MoEArch(),
+		gemmaArch(), gemma2Arch(), gemma3Arch(), gemma3ImageArch(),
 	}
 }
 
