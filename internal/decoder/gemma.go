@@ -35,13 +35,7 @@ func gemma2Arch() *Architecture {
 		read: func(f *fields, c *Config) func(*builder) {
 			c.readGemma(f, 4)
 			c.head.cap = f.orNull("final_logit_softcapping", 30)
-			types := c.layerTypes(f, func(i int) string {
-				if i%2 == 0 {
-					return slidingAttention
-				}
-				return fullAttention
-			})
-			c.setWindows(f, types, slidingWindow(f, 4096))
+			c.setWindows(f, c.layerTypes(f, slidingBut(2)), slidingWindow(f, 4096))
 			c.Rope = c.readRope(f, fullAttention, 10000)
 			scale := 1 / math.Sqrt(f.float("query_pre_attn_scalar", 256))
 			cap := f.orNull("attn_logit_softcapping", 50)

@@ -21,13 +21,7 @@ func gemma3Arch() *Architecture {
 			c.QKNorm = true
 			c.head.cap = f.float("final_logit_softcapping", 0)
 			pattern := f.size("sliding_window_pattern", f.size("_sliding_window_pattern", 6))
-			types := c.layerTypes(f, func(i int) string {
-				if (i+1)%pattern == 0 {
-					return fullAttention
-				}
-				return slidingAttention
-			})
-			c.setWindows(f, types, slidingWindow(f, 4096))
+			c.setWindows(f, c.layerTypes(f, slidingBut(pattern)), slidingWindow(f, 4096))
 			c.Rope = c.readRope(f, fullAttention, 1e6)
 			local := c.localRope(f)
 			scale := 1 / math.Sqrt(f.float("query_pre_attn_scalar", 256))

@@ -43,7 +43,10 @@ func plainBlock(f *fields) func(*builder) {
 
 // plainAttention adds attention and its output: separate q, k, v, with norms of
 // q and k where the configuration has them, rotation, and a window.
-func (b *builder) plainAttention(h reg) {
+func (b *builder) plainAttention(h reg) { b.rotatedAttention(h, b.c.Rope) }
+
+// rotatedAttention is plainAttention with a rotation, or without one if it is nil.
+func (b *builder) rotatedAttention(h reg, rope *Rope) {
 	c := b.c
 	q, k, v := b.qkv(h)
 	if c.QKNorm {
@@ -52,8 +55,8 @@ func (b *builder) plainAttention(h reg) {
 	} else {
 		b.absent("self_attn.q_norm.weight", "self_attn.k_norm.weight")
 	}
-	b.rotate(q, c.Rope)
-	b.rotate(k, c.Rope)
+	b.rotate(q, rope)
+	b.rotate(k, rope)
 	a := b.attend(attention{q: q, k: k, v: v, window: c.Window(b.p.Index)})
 	b.addLinear(stream, a, "self_attn.o_proj", c.OBias)
 }
