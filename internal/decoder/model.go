@@ -98,7 +98,7 @@ func architectures() []*Architecture {
 		phi3Arch(), smollm3Arch(), graniteArch(), olmoArch(), olmo2Arch(), olmo3Arch(),
 		ministralArch(), ministral3Arch(), mistral3Arch(), stablelmArch(), seedOSSArch(),
 		hunyuanArch(), cohereArch(), cohere2Arch(), starcoder2Arch(), glmArch(), glm4Arch(),
-		nemotronArch(), exaone4Arch(), ernieArch(), arceeArch(), heliumArch(),
+		nemotronArch(), exaone4Arch(), ernieArch(), arceeArch(), heliumArch(), apertusArch(),
 	}
 }
 
