@@ -28,6 +28,16 @@ func (w fileWeights) Matrix(name string) (*tensor.Matrix, error) {
 
 func (w fileWeights) Vector(name string) ([]float32, error) { return w.ReadFloat32(name, nil) }
 
+func (w fileWeights) Rows(name string, i0, i1 int, _ []float32) ([]float32, error) {
+	v, err := w.ReadFloat32(name, nil)
+	if err != nil {
+		return nil, err
+	}
+	s, _ := w.Shape(name)
+	n := len(v) / s[0]
+	return v[i0*n : i1*n], nil
+}
+
 func (w fileWeights) Has(name string) bool {
 	_, ok := w.Info(name)
 	return ok

@@ -49,24 +49,37 @@ type Config struct {
 
 // names are those of tensors outside the blocks, and what the names of a
 // block's tensors begin with.
-type names struct{ embedding, finalNorm, head, block string }
+type names struct {
+	embedding, finalNorm, head, block string
+	// Of those that have it, "" otherwise: the matrix behind an embedding of
+	// another width [Hidden, width] and that before the head [width, Hidden],
+	// learned positions [positions, Hidden], the gain of a norm behind them.
+	projectIn, projectOut, positions, embedNorm string
+}
 
 // plainNames are those of most architectures.
 func plainNames() names {
-	return names{"model.embed_tokens.weight", "model.norm.weight", "lm_head.weight", "model.layers.%d."}
+	return names{
+		embedding: "model.embed_tokens.weight", finalNorm: "model.norm.weight", head: "lm_head.weight", block: "model.layers.%d.",
+	}
 }
 
-// embedSpec says what happens to embeddings before the first block.
+// embedSpec says what happens to embeddings before the first block, in this
+// order.
 type embedSpec struct {
-	scale float64 // 0 means 1
+	scale  float64   // 0 means 1
+	width  int       // of the embedding and of the head; 0 means Hidden
+	offset int       // the row of learned positions for position 0
+	norm   *normSpec // nil for none
 }
 
 // headSpec says what happens between the last block and the logits.
 type headSpec struct {
-	norm  normSpec
-	bias  bool    // the output matrix has one
-	scale float64 // of the logits; 0 means 1
-	cap   float64 // logits become cap·tanh(logit/cap); 0: they stay
+	norm    normSpec
+	none    bool    // no norm
+	bias    bool    // the output matrix has one
+	scale   float64 // of the logits; 0 means 1
+	cap     float64 // logits become cap·tanh(logit/cap); 0: they stay
 }
 
 // EmbeddingName, FinalNormName and HeadName are the names of the tensors outside
@@ -270,26 +283,8 @@ func (m *Model) Linears() []LinearInfo {
 // the configuration, without reading any of them.
 func (m *Model) CheckShapes(w Weights) error {
 	c := &m.Config
-	if err := checkShape(w, c.names.embedding, c.Vocab, c.Hidden); err != nil {
-		return err
-	}
-	if !c.head.norm.plain {
-		if err := checkShape(w, c.names.finalNorm, c.Hidden); err != nil {
-			return err
-		}
-	}
-	if c.head.norm.bias {
-		if err := checkShape(w, biasOf(c.names.finalNorm), c.Hidden); err != nil {
-			return err
-		}
-	}
-	if !c.Tied {
-		if err := checkShape(w, c.names.head, c.Vocab, c.Hidden); err != nil {
-			return err
-		}
-	}
-	if c.head.bias {
-		if err := checkShape(w, biasOf(c.names.head), c.Vocab); err != nil {
+	for _, t := range c.outerTensors() {
+		if err := checkShape(w, t.path, t.shape...); err != nil {
 			return err
 		}
 	}
@@ -306,4 +301,36 @@ func (m *Model) CheckShapes(w Weights) error {
 		}
 	}
 	return nil
+}
+
+// outerTensors are the tensors outside the blocks.
+func (c *Config) outerTensors() []param {
+	width := c.embedWidth()
+	list := []param{{c.names.embedding, []int{c.Vocab, width}}}
+	add := func(there bool, name string, shape ...int) {
+		if there {
+			list = append(list, param{name, shape})
+		}
+	}
+	e, h := &c.embed, &c.head
+	add(c.names.projectIn != "", c.names.projectIn, c.Hidden, width)
+	add(c.names.positions != "", c.names.positions, c.MaxPosition+e.offset, c.Hidden)
+	if e.norm != nil {
+		add(!e.norm.plain, c.names.embedNorm, c.Hidden)
+		add(e.norm.bias, biasOf(c.names.embedNorm), c.Hidden)
+	}
+	add(!h.none && !h.norm.plain, c.names.finalNorm, c.Hidden)
+	add(!h.none && h.norm.bias, biasOf(c.names.finalNorm), c.Hidden)
+	add(c.names.projectOut != "", c.names.projectOut, width, c.Hidden)
+	add(!c.Tied, c.names.head, c.Vocab, width)
+	add(h.bias, biasOf(c.names.head), c.Vocab)
+	return list
+}
+
+// embedWidth is the width of the embedding, and of what enters the output matrix.
+func (c *Config) embedWidth() int {
+	if c.embed.width > 0 {
+		return c.embed.width
+	}
+	return c.Hidden
 }
