@@ -114,8 +114,12 @@ func (b *builder) linearTo(dst, src reg, path string, bias, add bool) {
 	b.do(&linearOp{dst: dst, src: src, linear: len(b.p.Linears) - 1, add: add})
 }
 
-// rotate applies rotary position embeddings to heads, in place.
-func (b *builder) rotate(h heads, r *Rope) { b.do(&rotateOp{h: h, rope: r}) }
+// rotate applies rotary position embeddings to heads, in place; without r none.
+func (b *builder) rotate(h heads, r *Rope) {
+	if r != nil {
+		b.do(&rotateOp{h: h, rope: r})
+	}
+}
 
 // attend adds attention; the result has the query heads side by side.
 func (b *builder) attend(s attention) reg {
@@ -164,6 +168,13 @@ func (b *builder) copied(src reg) reg {
 	dst := b.like(src, b.width(src))
 	b.do(&copyOp{dst, src})
 	return dst
+}
+
+// clip limits the elements of a register to [-limit, limit]; 0 is no limit.
+func (b *builder) clip(r reg, limit float64) {
+	if limit != 0 {
+		b.do(&clipOp{reg: r, limit: float32(limit)})
+	}
 }
 
 // add adds factor*src to dst.

@@ -135,6 +135,14 @@ func (f *fields) float(key string, missing float64) float64 {
 	return v
 }
 
+// orNull reads a number where null means 0, absent another.
+func (f *fields) orNull(key string, missing float64) float64 {
+	if !f.absent(key) {
+		missing = 0
+	}
+	return f.float(key, missing)
+}
+
 func (f *fields) needFloat(key string) float64 {
 	if f.null(key) {
 		f.fail(key, "missing")

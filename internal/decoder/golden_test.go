@@ -51,12 +51,24 @@ func (w fileWeights) Shape(name string) ([]int, bool) {
 // logits runs a model on sequences of equal length.
 func logits(t testing.TB, dir string, config []byte, ids [][]int32) (*tensor.Matrix, *decoder.Model) {
 	t.Helper()
+	return logitsOf(t, dir, config, ids, nil)
+}
+
+// logitsOf is logits with blocks changed before they run.
+func logitsOf(t testing.TB, dir string, config []byte, ids [][]int32, change func(*decoder.Block)) (*tensor.Matrix, *decoder.Model) {
+	t.Helper()
 	folder, err := safetensors.OpenFolder(dir)
 	require.NoError(t, err)
 	defer folder.Close()
-	src := fileWeights{folder}
+	return run(t, fileWeights{folder}, config, ids, change)
+}
+
+// run runs a model with weights from anywhere.
+func run(t testing.TB, src decoder.Weights, config []byte, ids [][]int32, change func(*decoder.Block)) (*tensor.Matrix, *decoder.Model) {
+	t.Helper()
 	m, err := decoder.ParseConfig(config)
 	require.NoError(t, err)
+	require.NoError(t, m.Fit(src))
 	require.NoError(t, m.CheckShapes(src))
 	e, err := m.LoadEmbedding(src)
 	require.NoError(t, err)
@@ -69,6 +81,9 @@ func logits(t testing.TB, dir string, config []byte, ids [][]int32) (*tensor.Mat
 	for _, p := range m.Blocks {
 		b, err := p.Load(src)
 		require.NoError(t, err)
+		if change != nil {
+			change(b)
+		}
 		require.NoError(t, r.Forward(b, x, n, nil))
 	}
 	h, err := m.LoadHead(src, e)
@@ -78,20 +93,27 @@ func logits(t testing.TB, dir string, config []byte, ids [][]int32) (*tensor.Mat
 	return out, m
 }
 
+// architectureDirs lists the folders of tiny random models: those of the
+// repository and those in the folder that LOWBIT_ARCHITECTURES names.
+func architectureDirs(t testing.TB) []string {
+	files, err := filepath.Glob("../../testdata/architectures/*/reference.json")
+	require.NoError(t, err)
+	require.NotEmpty(t, files)
+	if root := os.Getenv("LOWBIT_ARCHITECTURES"); root != "" {
+		more, err := filepath.Glob(filepath.Join(root, "*/reference.json"))
+		require.NoError(t, err)
+		files = append(files, more...)
+	}
+	for i, f := range files {
+		files[i] = filepath.Dir(f)
+	}
+	return files
+}
+
 // TestArchitectures compares the logits of tiny random models with those of
 // Hugging Face transformers: to 2e-4 of their standard deviation.
 func TestArchitectures(t *testing.T) {
-	dirs, err := filepath.Glob("../../testdata/architectures/*/reference.json")
-	require.NoError(t, err)
-	require.NotEmpty(t, dirs)
-	root := os.Getenv("LOWBIT_ARCHITECTURES") // more of them, if set
-	if root != "" {
-		more, err := filepath.Glob(filepath.Join(root, "*/reference.json"))
-		require.NoError(t, err)
-		dirs = append(dirs, more...)
-	}
-	for _, path := range dirs {
-		dir := filepath.Dir(path)
+	for _, dir := range architectureDirs(t) {
 		for _, config := range []string{"config.json", "config.v4.json"} {
 			data, err := os.ReadFile(filepath.Join(dir, config))
 			if os.IsNotExist(err) {

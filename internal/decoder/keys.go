@@ -127,6 +127,17 @@ func everyLayer(window, from int) func(i int) string {
 	}
 }
 
+// slidingBut is a layer type where "layer_types" is absent: sliding but in each
+// n-th layer.
+func slidingBut(n int) func(i int) string {
+	return func(i int) string {
+		if (i+1)%n == 0 {
+			return fullAttention
+		}
+		return slidingAttention
+	}
+}
+
 // slidingWindow reads "sliding_window"; missing is what an absent key means.
 func slidingWindow(f *fields, missing int) int {
 	if !f.absent("sliding_window") {

@@ -30,7 +30,7 @@ type Config struct {
 	NormEps float64
 	Tied    bool   // the output head is the embedding
 	DType   string // dtype the weights were saved in, as stated: "bfloat16", "float16", "float32" or ""
-	BOS     int    // -1 if there is none
+	BOS     int    // as stated, -1 if there is none; small models keep numbers beyond their vocabulary
 	EOS     []int
 
 	// Rope is the rotary embedding of full attention, nil if there is none.
@@ -106,7 +106,12 @@ type Architecture struct {
 func architectures() []*Architecture {
 	return []*Architecture{
 		llamaArch(), mistralArch(), qwen2Arch(), qwen3Arch(),
-		mixtralArch(), qwen3MoEArch(), gemma3Arch(),
+		mixtralArch(), qwen3MoEArch(),
+		gemmaArch(), gemma2Arch(), gemma3Arch(), gemma3ImageArch(),
+		phi3Arch(), smollm3Arch(), graniteArch(), olmoArch(), olmo2Arch(), olmo3Arch(),
+		ministralArch(), ministral3Arch(), mistral3Arch(), stablelmArch(), seedOSSArch(),
+		hunyuanArch(), cohereArch(), cohere2Arch(), starcoder2Arch(), glmArch(), glm4Arch(),
+		nemotronArch(), exaone4Arch(), ernieArch(), arceeArch(), heliumArch(), apertusArch(),
 		optArch(), neoxArch(), gpt2Arch(), phiArch(), falconArch(), bloomArch(),
 	}
 }
@@ -247,9 +252,6 @@ func (c *Config) validate() error {
 		if w < 0 {
 			return fmt.Errorf(`"sliding_window": %d in layer %d, want a positive number`, w, i)
 		}
-	}
-	if c.BOS < -1 || c.BOS >= c.Vocab {
-		return fmt.Errorf(`"bos_token_id": %d, vocab_size is %d`, c.BOS, c.Vocab)
 	}
 	return nil
 }
