@@ -15,7 +15,7 @@ type fields struct {
 	path   string // name of the object in the file, "" for the whole
 	values map[string]json.RawMessage
 	called map[string]string // what a key is called in the file, if otherwise
-	nested bool // it is one of several, each for a type of layers
+	nested bool              // it is one of several, each for a type of layers
 	err    error
 }
 

@@ -58,7 +58,7 @@ func bodies(body string) []string {
 
 // moved are the names with another prefix of the body.
 func (n names) moved(body, prefix string) names {
-	for _, s := range []*string{&n.embedding, &n.finalNorm, &n.block} {
+	for _, s := range []*string{&n.embedding, &n.finalNorm, &n.block, &n.projectIn, &n.projectOut, &n.positions, &n.embedNorm} {
 		if rest, ok := strings.CutPrefix(*s, body); ok {
 			*s = prefix + rest
 		}
@@ -81,7 +81,9 @@ func (m *Model) headBeside(w Weights, prefix string) string {
 // any tells whether there is a tensor of the block under a prefix.
 func (p *Program) any(w Weights, block string) bool {
 	prefix := fmt.Sprintf(block, p.Index)
-	return slices.ContainsFunc(p.Linears, func(l LinearInfo) bool { return w.Has(prefix + l.Path + ".weight") })
+	return slices.ContainsFunc(p.Linears, func(l LinearInfo) bool {
+		return w.Has(prefix+l.Path+".weight") || w.Has(prefix+strings.TrimPrefix(l.Stored().Weight, p.prefix))
+	})
 }
 
 // rename gives all tensors the names they have with another prefix.
@@ -95,12 +97,29 @@ func (m *Model) rename(w Weights, body, prefix string) error {
 		return fmt.Errorf(`tensor %q: missing, and "tie_word_embeddings" is false%s`, m.names.head, there(w))
 	}
 	for _, p := range m.Blocks {
-		p.prefix = fmt.Sprintf(m.names.block, p.Index)
-		for i := range p.Linears {
-			p.Linears[i].Name = p.prefix + p.Linears[i].Path
-		}
+		p.rename(fmt.Sprintf(m.names.block, p.Index))
 	}
 	return nil
+}
+
+// rename gives the block's tensors names with another prefix.
+func (p *Program) rename(prefix string) {
+	old := p.prefix
+	p.prefix = prefix
+	for i := range p.Linears {
+		l := &p.Linears[i]
+		l.Name = prefix + l.Path
+		if l.Slice == nil {
+			continue
+		}
+		s := *l.Slice
+		for _, name := range []*string{&s.Weight, &s.Bias} {
+			if rest, ok := strings.CutPrefix(*name, old); ok {
+				*name = prefix + rest
+			}
+		}
+		l.Slice = &s
+	}
 }
 
 // there says what tensors there are, for errors; "" if that is not known.

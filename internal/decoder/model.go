@@ -75,11 +75,11 @@ type embedSpec struct {
 
 // headSpec says what happens between the last block and the logits.
 type headSpec struct {
-	norm    normSpec
-	none    bool    // no norm
-	bias    bool    // the output matrix has one
-	scale   float64 // of the logits; 0 means 1
-	cap     float64 // logits become cap·tanh(logit/cap); 0: they stay
+	norm  normSpec
+	none  bool    // no norm
+	bias  bool    // the output matrix has one
+	scale float64 // of the logits; 0 means 1
+	cap   float64 // logits become cap·tanh(logit/cap); 0: they stay
 }
 
 // EmbeddingName, FinalNormName and HeadName are the names of the tensors outside
