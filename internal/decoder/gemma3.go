@@ -38,9 +38,17 @@ func gemma3Arch() *Architecture {
 	}
 }
 
-// gemma3ImageArch is Gemma 3 for images and text.
+// gemma3ImageArch is Gemma 3 for images and text, whose logits transformers never
+// caps.
 func gemma3ImageArch() *Architecture {
-	return withImages("Gemma3ForConditionalGeneration", "gemma3", "gemma3_text")
+	a := withImages("Gemma3ForConditionalGeneration", "gemma3", "gemma3_text")
+	read := a.read
+	a.read = func(f *fields, c *Config) func(*builder) {
+		block := read(f, c)
+		c.head.cap = 0
+		return block
+	}
+	return a
 }
 
 // localRope is the rotation of layers with a window: a base of its own, no

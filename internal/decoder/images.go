@@ -21,11 +21,12 @@ func withImages(class, modelType, missing string) *Architecture {
 				f.take(t)
 				return nil
 			}
-			for _, key := range []string{"tie_word_embeddings", "bos_token_id", "eos_token_id"} {
+			for _, key := range []string{"bos_token_id", "eos_token_id"} {
 				if t.null(key) && !f.null(key) {
 					t.values[key] = f.values[key]
 				}
 			}
+			tied := f.bool("tie_word_embeddings", true) // the inner one has no effect
 			// The dtype of the file is that of the whole; the inner one is
 			// whatever the model was made in.
 			for _, key := range []string{"dtype", "torch_dtype"} {
@@ -36,6 +37,7 @@ func withImages(class, modelType, missing string) *Architecture {
 			}
 			block := a.read(t, c)
 			f.take(t)
+			c.Tied = tied
 			return block
 		},
 	}
