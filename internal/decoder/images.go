@@ -4,8 +4,9 @@ import "encoding/json"
 
 // withImages is a model for images and text, of which only the text model is
 // run: its configuration is in "text_config", where missing is what an absent
-// "model_type" means.
-func withImages(class, modelType, missing string) *Architecture {
+// "model_type" means. What is as in transformers' config class of the text model
+// is left out there: sizes says what that is, by model type.
+func withImages(class, modelType, missing string, sizes map[string]map[string]int) *Architecture {
 	return &Architecture{
 		Classes: []string{class}, Type: modelType,
 		read: func(f *fields, c *Config) func(*builder) {
@@ -20,6 +21,9 @@ func withImages(class, modelType, missing string) *Architecture {
 				t.unsupported("model_type", inner, missing)
 				f.take(t)
 				return nil
+			}
+			for key, v := range sizes[inner] {
+				t.missing(key, v)
 			}
 			for _, key := range []string{"bos_token_id", "eos_token_id"} {
 				if t.null(key) && !f.null(key) {
