@@ -191,7 +191,7 @@ func architectureOf(f *fields) (*Architecture, error) {
 	}
 	all := architectures()
 	if len(list) == 1 {
-		i := slices.IndexFunc(all, func(a *Architecture) bool { return slices.Contains(a.Classes, list[0]) })
+		i := slices.IndexFunc(all, func(a *Architecture) bool { return a.is(list[0]) })
 		if i < 0 {
 			return nil, fmt.Errorf(`"architectures": %q is %w (supported: %s)`, list[0], ErrUnsupported, strings.Join(Supported(), ", "))
 		}
@@ -208,6 +208,15 @@ func architectureOf(f *fields) (*Architecture, error) {
 		types = append(types, a.Type)
 	}
 	return nil, fmt.Errorf(`"model_type": %q is %w (supported: %s)`, stated, ErrUnsupported, strings.Join(types, ", "))
+}
+
+// is tells whether a class is of the architecture: one of its own, or that of its
+// model without a head, which has one if the embeddings are tied.
+func (a *Architecture) is(class string) bool {
+	return slices.ContainsFunc(a.Classes, func(c string) bool {
+		base, ok := strings.CutSuffix(c, "ForCausalLM")
+		return class == c || ok && class == base+"Model"
+	})
 }
 
 // Limits far above any model: they keep products of sizes far from overflow
