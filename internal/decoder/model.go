@@ -108,7 +108,7 @@ type Architecture struct {
 	GGUF *GGUF
 }
 
-func (a *Architecture) is(modelType string) bool {
+func (a *Architecture) isType(modelType string) bool {
 	return a.Type == modelType || slices.Contains(a.OtherTypes, modelType)
 }
 
@@ -195,14 +195,14 @@ func architectureOf(f *fields) (*Architecture, error) {
 		if i < 0 {
 			return nil, fmt.Errorf(`"architectures": %q is %w (supported: %s)`, list[0], ErrUnsupported, strings.Join(Supported(), ", "))
 		}
-		if stated != "" && !all[i].is(stated) {
+		if stated != "" && !all[i].isType(stated) {
 			return nil, fmt.Errorf(`"model_type" %q contradicts "architectures" %q`, stated, list[0])
 		}
 		return all[i], nil
 	}
 	var types []string
 	for _, a := range all {
-		if a.is(stated) {
+		if a.isType(stated) {
 			return a, nil
 		}
 		types = append(types, a.Type)
