@@ -37,7 +37,10 @@ func halfWeights(cfg *llama.Config, src *checkpoint.Model) bool {
 
 // collector returns what observes an input of the block.
 func (r *blockRun) collector(in llama.Input, paired bool) *quant.Collector {
-	c := quant.NewCollector(r.width(in), paired)
+	c := quant.NewCollector(r.width(in))
+	if paired {
+		c = quant.NewPairCollector(r.width(in))
+	}
 	c.BF16 = r.fwd.BF16
 	return c
 }

@@ -375,7 +375,7 @@ func (e *foldErrors) least(role llama.Role, arms []adadim.Arm, cal *quant.Calibr
 		Method: e.method, Arms: arms,
 		Objective: adadim.ObjectiveRelative, Search: adadim.SearchMethod, Workers: e.r.Workers,
 	}
-	_, d, err := q.Choose(e.r.ctx, e.r.scales.Weight(role, l.Weight), e.r.planOf(role).scheme, cal)
+	_, d, err := q.Choose(e.r.ctx, adadim.Layer{Weight: e.r.scales.Weight(role, l.Weight), Calibration: cal}, e.r.planOf(role).scheme)
 	if err != nil {
 		return 0, fmt.Errorf("%s: %w", l.Name, err)
 	}
@@ -401,9 +401,9 @@ func (r *blockRun) observeForFolding() (cals [llama.Inputs]*quant.Calibration, e
 		if !k[in] {
 			continue
 		}
-		collectors[in] = quant.NewCollector(r.width(in), false)
+		collectors[in] = quant.NewCollector(r.width(in))
 		if src := fold.InputOf(role); ok && collectors[src] == nil {
-			collectors[src] = quant.NewCollector(r.width(src), false)
+			collectors[src] = quant.NewCollector(r.width(src))
 		}
 	}
 	err = r.eachBatch(func(r0, r1 int) error {

@@ -248,18 +248,17 @@ func (j *job) quantizeLayer(p *layerPlan, w *tensor.Matrix, cal *quant.Calibrati
 	}
 	if j.Correction > 0 {
 		var err error
-		if w, err = gptq.Correct(w, cal, j.Correction, 0, j.Workers); err != nil {
+		if w, err = gptq.Correct(w, cal, gptq.Correction{Strength: j.Correction}, j.Workers); err != nil {
 			return nil, fmt.Errorf("%s: %w", p.name, err)
 		}
 	}
-	ada := j.chooser(p)
-	ada.BlockLoss = blockLoss
-	q, d, err := ada.Choose(j.ctx, w, p.scheme, cal)
+	q, d, err := j.chooser(p).Choose(j.ctx, adadim.Layer{Weight: w, Calibration: cal, BlockLoss: blockLoss}, p.scheme)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", p.name, err)
 	}
 	r.Arm, r.Scheme, r.Decision = d.Candidates[d.Chosen].Arm.String(), q.Scheme, d
-	r.Relative, r.Margin = d.Relative, d.Margin()
+	r.Relative = d.Relative
+	r.Margin, _ = d.Margin()
 	if d.OutputSize > 0 {
 		r.Loss = d.Loss / d.OutputSize
 	}

@@ -8,22 +8,48 @@ import (
 	"github.com/golowbit/lowbit/tensor"
 )
 
+// Correction says how far Correct goes.
+type Correction struct {
+	// Strength in [0, 1] multiplies the correction: 1 goes as far as the
+	// calibration text bears out, 0 does nothing.
+	Strength float64
+	// Damping is the fraction of the mean diagonal of X_qᵀX_q that is added to
+	// its diagonal; 0 means DefaultDamping.
+	Damping float64
+}
+
+// Validate reports what is out of range. Errors wrap ErrOptions.
+func (c Correction) Validate() error {
+	switch {
+	case !(c.Strength >= 0 && c.Strength <= 1):
+		return fmt.Errorf("%w: correction %g, want 0 to 1", ErrOptions, c.Strength)
+	case !(c.Damping >= 0 && c.Damping < 1):
+		return fmt.Errorf("%w: damping %g of the correction, want at least 0 and below 1", ErrOptions, c.Damping)
+	}
+	return nil
+}
+
 // Correct returns the target that makes up for what the layers before this
 // one have lost: with X what the layer would see in the unquantized model,
 // X_q what it will see, and R what the residual stream that its output is
 // added to lacks of the unquantized model's (0 if it is not added to one),
 //
-//	w + strength * a * (w (X-X_q)ᵀ + Rᵀ) X_q (X_qᵀX_q + damping)⁻¹
+//	w + Strength * a * (w (X-X_q)ᵀ + Rᵀ) X_q (X_qᵀX_q + Damping * mean diagonal)⁻¹
 //
 // (after GPTAQ, arXiv 2504.02692, which has neither R nor a). The fit follows
 // the calibration text more closely than other text, the fewer its tokens
 // the more; a in [0, 1] makes up for that. It is found by fitting on each
 // half of the tokens and asking the other half how far to go. w is [out, in]
-// and is not modified; cal must hold Cross.
-func Correct(w *tensor.Matrix, cal *quant.Calibration, strength, damping float64, workers int) (*tensor.Matrix, error) {
-	if cal.Cross == nil || strength == 0 {
+// and is not modified; it is returned as it is where cal has no Cross.
+// Errors wrap ErrOptions or ErrNotFinite.
+func Correct(w *tensor.Matrix, cal *quant.Calibration, c Correction, workers int) (*tensor.Matrix, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	if cal.Cross == nil || c.Strength == 0 {
 		return w, nil
 	}
+	damping := c.Damping
 	if damping == 0 {
 		damping = DefaultDamping
 	}
@@ -36,7 +62,7 @@ func Correct(w *tensor.Matrix, cal *quant.Calibration, strength, damping float64
 		return nil, err
 	}
 	out := w.Clone()
-	f := float32(strength * a)
+	f := float32(c.Strength * a)
 	for r := range out.Rows {
 		row := out.Row(r)
 		for j := range row {

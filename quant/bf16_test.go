@@ -24,7 +24,7 @@ func TestCollectorBF16(t *testing.T) {
 	tensor.F32ToBF16(h, x.Data)
 	tensor.BF16ToF32(rounded.Data, h)
 	collect := func(x *tensor.Matrix, half bool, workers int) *quant.Calibration {
-		c := quant.NewCollector(x.Cols, false)
+		c := quant.NewCollector(x.Cols)
 		c.BF16 = half
 		c.Add(x.View(0, 200, 0, x.Cols), workers)
 		c.Add(x.View(200, 301, 0, x.Cols), workers)

@@ -114,7 +114,7 @@ func (s *suite) rtn() error {
 		kernel.F32ToBF16(src[i*in:(i+1)*in], row)
 	}
 	w := quant.NewWeight(lines, in, quant.Scheme{Bits: 4, GroupSize: 128})
-	t, err := s.time(func() error { return w.RoundHalves(0, src, true) })
+	t, err := s.time(func() error { return w.RoundBF16(0, src) })
 	if err != nil {
 		return err
 	}
