@@ -6,7 +6,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/golowbit/lowbit/internal/kernel"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/tensor"
 )
@@ -31,7 +30,7 @@ func TestCollectorBF16(t *testing.T) {
 		return c.Calibration()
 	}
 	want, got := collect(rounded, false, 1), collect(x, true, 1)
-	if !kernel.HasBF16() {
+	if !tensor.HasBF16() {
 		want = collect(x, false, 1)
 	}
 	require.InDeltaSlice(t, want.H.Data, got.H.Data, 1e-3)

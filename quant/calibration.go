@@ -4,7 +4,6 @@ import (
 	"context"
 	"sync"
 
-	"github.com/golowbit/lowbit/internal/kernel"
 	"github.com/golowbit/lowbit/internal/parallel"
 	"github.com/golowbit/lowbit/tensor"
 )
@@ -118,7 +117,7 @@ func (c *Collector) Add(x *tensor.Matrix, workers int) {
 
 func (c *Collector) add(s *sums, x *tensor.Matrix, workers int) {
 	if c.BF16 {
-		kernel.SyrkTBF16(x.Cols, x.Rows, 1, x.Data, x.Stride, 1, s.h.Data, s.h.Stride, workers)
+		tensor.SyrkTBF16(x, s.h, workers)
 	} else {
 		tensor.SyrkT(x, s.h, workers)
 	}
