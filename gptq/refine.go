@@ -2,6 +2,7 @@ package gptq
 
 import (
 	"context"
+	"fmt"
 	"math"
 
 	"github.com/golowbit/lowbit/internal/kernel"
@@ -14,12 +15,35 @@ import (
 // scales that fit the codes best under H, in the least-squares sense, and
 // then sweeps over the codes, moving each to the minimizer given all others.
 type Refine struct {
-	Rounds int // 0 means no refinement
-	Sweeps int // over the codes in a round; 0 means 2
+	Rounds int `json:"rounds"` // 0 means no refinement
+	Sweeps int `json:"sweeps"` // over the codes in a round; 0 means 2
 }
 
-// DefaultRefine is enough to converge on the models it was measured on.
-var DefaultRefine = Refine{Rounds: 3, Sweeps: 2}
+// defaultSweeps is what Refine.Sweeps is if it is 0.
+const defaultSweeps = 2
+
+// DefaultRefine returns what is enough to converge on the models it was
+// measured on: 3 rounds of 2 sweeps.
+func DefaultRefine() Refine { return Refine{Rounds: 3, Sweeps: defaultSweeps} }
+
+// Validate reports numbers that are negative. Errors wrap ErrOptions.
+func (r Refine) Validate() error {
+	if r.Rounds < 0 || r.Sweeps < 0 {
+		return fmt.Errorf("%w: refinement of %d rounds of %d sweeps, want none negative", ErrOptions, r.Rounds, r.Sweeps)
+	}
+	return nil
+}
+
+// withDefaults spells out what 0 means.
+func (r Refine) withDefaults() Refine {
+	if r.Rounds == 0 {
+		return Refine{}
+	}
+	if r.Sweeps == 0 {
+		r.Sweeps = defaultSweeps
+	}
+	return r
+}
 
 // Improve lowers tr(E H Eᵀ), E = q - w, by changing scales and codes of q,
 // any quantized weight of w [out, in] without row or input scales. The
@@ -33,11 +57,11 @@ func Improve(ctx context.Context, w *tensor.Matrix, q *quant.Weight, cal *quant.
 	if w.Rows != q.Out || w.Cols != q.In || cal.H.Rows != q.In {
 		panic("gptq: refinement of mismatched shapes")
 	}
-	if opt.Rounds <= 0 {
-		return q, nil
+	if err := opt.Validate(); err != nil {
+		return nil, err
 	}
-	if opt.Sweeps <= 0 {
-		opt.Sweeps = 2
+	if opt = opt.withDefaults(); opt.Rounds == 0 {
+		return q, nil
 	}
 	h := refineOrder(cal, workers)
 	out := *q

@@ -10,10 +10,17 @@ import (
 )
 
 // RTN rounds every weight to the nearest point of its group's grid. It needs
-// no calibration data.
+// no calibration data; with some, Scheme.ClipInput weighs errors by the
+// diagonal of H.
 type RTN struct {
-	Workers int // goroutines; 0 means GOMAXPROCS
+	Workers int `json:"-"` // goroutines; 0 means GOMAXPROCS
 }
+
+// NeedsCalibration implements DataFree: it returns false.
+func (q RTN) NeedsCalibration() bool { return false }
+
+// WithWorkers implements Parallel.
+func (q RTN) WithWorkers(n int) Quantizer { return RTN{Workers: n} }
 
 // Quantize implements Quantizer.
 func (q RTN) Quantize(ctx context.Context, w *tensor.Matrix, s Scheme, cal *Calibration) (*Weight, error) {

@@ -1,7 +1,6 @@
 package quant
 
 import (
-	"context"
 	"fmt"
 
 	"github.com/golowbit/lowbit/internal/kernel"
@@ -45,16 +44,6 @@ type Weight struct {
 	// Notes is what the method wants said about this weight: damping that had
 	// to be raised, a fallback. It is not stored in checkpoints.
 	Notes []string
-}
-
-// Quantizer is a quantization method. Quantize puts w [out, in] on the grid
-// that s describes. cal may be nil for methods that need no data; methods
-// that do need it say what they do without. The weight is not modified.
-//
-// Implementations must be safe for concurrent use and give the same result
-// for any number of workers.
-type Quantizer interface {
-	Quantize(ctx context.Context, w *tensor.Matrix, s Scheme, cal *Calibration) (*Weight, error)
 }
 
 // NewWeight returns a weight with room for codes, scales and zero-points.
