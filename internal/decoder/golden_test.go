@@ -9,7 +9,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/golowbit/lowbit/internal/decoder"
 	"github.com/golowbit/lowbit/safetensors"
 	"github.com/golowbit/lowbit/tensor"
 )
@@ -39,33 +38,18 @@ func (w fileWeights) Shape(name string) ([]int, bool) {
 }
 
 // logits runs a model on sequences of equal length.
-func logits(t testing.TB, dir string, config []byte, ids [][]int32) (*tensor.Matrix, *decoder.Model) {
-	t.Helper()
-	folder, err := safetensors.OpenFolder(dir)
-	require.NoError(t, err)
-	defer folder.Close()
-	src := fileWeights{folder}
-	m, err := decoder.ParseConfig(config)
-	require.NoError(t, err)
-	require.NoError(t, m.CheckShapes(src))
-	e, err := m.LoadEmbedding(src)
-	require.NoError(t, err)
-	n := len(ids[0])
-	x := tensor.New(len(ids)*n, m.Hidden)
-	for i, s := range ids {
-		require.NoError(t, e.Embed(x.View(i*n, (i+1)*n, 0, m.Hidden), s))
+func (m *inMemory) logits(ids [][]int32) (*tensor.Matrix, error) {
+	var all []int32
+	for _, s := range ids {
+		all = append(all, s...)
 	}
-	r := decoder.NewRunner(0)
-	for _, p := range m.Blocks {
-		b, err := p.Load(src)
-		require.NoError(t, err)
-		require.NoError(t, r.Forward(b, x, n, nil))
+	x, err := m.hidden(all, len(ids[0]))
+	if err != nil {
+		return nil, err
 	}
-	h, err := m.LoadHead(src, e)
-	require.NoError(t, err)
 	out := tensor.New(x.Rows, m.Vocab)
-	r.Logits(h, out, x)
-	return out, m
+	m.runner.Logits(m.head, out, x)
+	return out, nil
 }
 
 // TestArchitectures compares the logits of tiny random models with those of
@@ -108,7 +92,8 @@ func compareLogits(t *testing.T, dir string, config []byte) {
 	check := func(name string, ids [][]int32) {
 		want, err := f.ReadFloat32(name, nil)
 		require.NoError(t, err)
-		got, _ := logits(t, dir, config, ids)
+		got, err := loadFolder(t, dir, config).logits(ids)
+		require.NoError(t, err)
 		require.Len(t, got.Data, len(want))
 		worst := 0.0
 		for i, v := range want {
