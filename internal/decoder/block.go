@@ -10,8 +10,25 @@ import (
 type Weights interface {
 	Matrix(name string) (*tensor.Matrix, error) // two dimensions, dense float32
 	Vector(name string) ([]float32, error)      // one dimension
+	// Rows are the entries i0 <= i < i1 of the first dimension of a tensor of any
+	// dimensions, one after the other, in dst's memory where that suffices.
+	Rows(name string, i0, i1 int, dst []float32) ([]float32, error)
 	Has(name string) bool
 	Shape(name string) ([]int, bool)
+}
+
+// Quantized is implemented by Weights that hold some layers quantized: it tells
+// whether Matrix gives a weight, name, as [Out, In] although the architecture
+// stores it otherwise (see Slice).
+type Quantized interface{ Quantized(name string) bool }
+
+// asOwn tells whether a layer is stored as a tensor of its own.
+func (l LinearInfo) asOwn(w Weights) bool {
+	if l.Slice == nil {
+		return true
+	}
+	q, ok := w.(Quantized)
+	return ok && q.Quantized(l.WeightName()) || l.Slice.Weight != l.WeightName() && w.Has(l.WeightName())
 }
 
 // Linear is y = x Weightᵀ + Bias.
@@ -62,7 +79,7 @@ func (p *Program) Load(w Weights) (*Block, error) {
 	}
 	for i, info := range p.Linears {
 		l := &b.linears[i]
-		if l.Weight, err = loadMatrix(w, info.WeightName(), info.Out, info.In); err != nil {
+		if l.Weight, err = loadWeight(w, info); err != nil {
 			return nil, err
 		}
 		if l.Bias, err = loadBias(w, info); err != nil {
@@ -81,11 +98,15 @@ func (p *Program) checkShapes(w Weights) error {
 		}
 	}
 	for _, l := range p.Linears {
-		if err := checkShape(w, l.WeightName(), l.Out, l.In); err != nil {
+		s := l.Stored()
+		if l.asOwn(w) {
+			s = Slice{Weight: l.WeightName(), Bias: s.Bias, Outputs: l.Out, Step: 1}
+		}
+		if err := checkShape(w, s.Weight, s.WeightShape(l.In)...); err != nil {
 			return err
 		}
-		if l.Bias {
-			if err := checkShape(w, l.BiasName(), l.Out); err != nil {
+		if l.Bias && (s.Bias == l.BiasName() || !w.Has(l.BiasName())) {
+			if err := checkShape(w, s.Bias, s.BiasShape()...); err != nil {
 				return err
 			}
 		}
@@ -109,8 +130,18 @@ func checkShape(w Weights, name string, want ...int) error {
 }
 
 func loadParam(w Weights, name string, shape []int) (*tensor.Matrix, error) {
-	if len(shape) == 2 {
+	switch len(shape) {
+	case 2:
 		return loadMatrix(w, name, shape[0], shape[1])
+	case 3:
+		if err := checkShape(w, name, shape...); err != nil {
+			return nil, err
+		}
+		v, err := w.Rows(name, 0, shape[0], nil)
+		if err != nil {
+			return nil, err
+		}
+		return tensor.FromSlice(shape[0], shape[1]*shape[2], v), nil
 	}
 	v, err := loadVector(w, name, shape[0])
 	if err != nil {
@@ -133,6 +164,46 @@ func loadMatrix(w Weights, name string, rows, cols int) (*tensor.Matrix, error) 
 	return m, nil
 }
 
+// loadWeight reads a linear layer's weight as [Out, In] from where it lies.
+func loadWeight(w Weights, l LinearInfo) (*tensor.Matrix, error) {
+	if l.asOwn(w) {
+		return loadMatrix(w, l.WeightName(), l.Out, l.In)
+	}
+	s := l.Stored()
+	shape := s.WeightShape(l.In)
+	stored, err := loadStored(w, s, shape)
+	if err != nil || s.whole(l.Out) {
+		return stored, err
+	}
+	m := tensor.New(l.Out, l.In)
+	for i := range m.Rows {
+		o := s.Output0 + i*s.Step
+		if !s.Transposed {
+			copy(m.Row(i), stored.Row(o))
+			continue
+		}
+		for j := range m.Row(i) {
+			m.Data[i*m.Stride+j] = stored.Data[j*stored.Stride+o]
+		}
+	}
+	return m, nil
+}
+
+// loadStored reads a stored matrix: a tensor, or one of the experts in it.
+func loadStored(w Weights, s Slice, shape []int) (*tensor.Matrix, error) {
+	if s.Experts == 0 {
+		return loadMatrix(w, s.Weight, shape[0], shape[1])
+	}
+	if err := checkShape(w, s.Weight, shape...); err != nil {
+		return nil, err
+	}
+	v, err := w.Rows(s.Weight, s.Expert, s.Expert+1, nil)
+	if err != nil {
+		return nil, err
+	}
+	return tensor.FromSlice(shape[1], shape[2], v), nil
+}
+
 func loadVector(w Weights, name string, n int) ([]float32, error) {
 	if err := checkShape(w, name, n); err != nil {
 		return nil, err
@@ -151,10 +222,25 @@ func loadVector(w Weights, name string, n int) ([]float32, error) {
 // that is there against the configuration is let pass only if it is all zeros
 // and so has no effect: to ignore another would run another model.
 func loadBias(w Weights, l LinearInfo) ([]float32, error) {
-	if l.Bias {
+	s := l.Stored()
+	switch {
+	case !l.Bias:
+		return nil, checkNoEffect(w, l.BiasName())
+	case s.Bias == l.BiasName() || w.Has(l.BiasName()):
 		return loadVector(w, l.BiasName(), l.Out)
 	}
-	return nil, checkNoEffect(w, l.BiasName())
+	if err := checkShape(w, s.Bias, s.BiasShape()...); err != nil {
+		return nil, err
+	}
+	v, err := w.Rows(s.Bias, s.Expert, s.Expert+1, nil)
+	if err != nil {
+		return nil, err
+	}
+	bias := make([]float32, l.Out)
+	for i := range bias {
+		bias[i] = v[s.Output0+i*s.Step]
+	}
+	return bias, nil
 }
 
 // checkNoEffect fails if a vector is there and not all zeros.

@@ -82,6 +82,19 @@ func (b *builder) headNorm(h heads, path string, s normSpec, perHead bool) {
 	b.do(o)
 }
 
+// headNorms normalizes each head by itself, in place, each with a gain that is
+// a tensor of its own; path has the head's number for %d.
+func (b *builder) headNorms(h heads, path string, s normSpec) {
+	o := &headNormOp{h: h, spec: s, gain: -1, bias: -1}
+	if s.eps == 0 {
+		o.spec.eps = b.c.NormEps
+	}
+	for i := range h.n {
+		o.gains = append(o.gains, b.param(sprintf(path, i)+".weight", h.dim))
+	}
+	b.do(o)
+}
+
 // linear adds a linear layer, out wide, into a new register.
 func (b *builder) linear(src reg, path string, out int, bias bool) reg {
 	dst := b.like(src, out)
@@ -101,8 +114,12 @@ func (b *builder) linearTo(dst, src reg, path string, bias, add bool) {
 	b.do(&linearOp{dst: dst, src: src, linear: len(b.p.Linears) - 1, add: add})
 }
 
-// rotate applies rotary position embeddings to heads, in place.
-func (b *builder) rotate(h heads, r *Rope) { b.do(&rotateOp{h: h, rope: r}) }
+// rotate applies rotary position embeddings to heads, in place; without r none.
+func (b *builder) rotate(h heads, r *Rope) {
+	if r != nil {
+		b.do(&rotateOp{h: h, rope: r})
+	}
+}
 
 // attend adds attention; the result has the query heads side by side.
 func (b *builder) attend(s attention) reg {
@@ -119,14 +136,31 @@ func (b *builder) attend(s attention) reg {
 
 // gated sets gate to act(gate)*up and returns it.
 func (b *builder) gated(act activation, gate, up reg) reg {
-	b.do(&gatedOp{act: act, gate: gate, up: up})
+	b.do(&gatedOp{act: act, dst: gate, gate: gate, up: up})
 	return gate
+}
+
+// gatedHalves is gated with the gate in the first half of the columns of a
+// register and the other factor in the second; the result is a register of half
+// the width.
+func (b *builder) gatedHalves(act activation, r reg) reg {
+	w := b.width(r) / 2
+	dst := b.like(r, w)
+	b.do(&gatedOp{act: act, dst: dst, gate: r, up: r, upAt: w})
+	return dst
 }
 
 // activate applies an activation in place.
 func (b *builder) activate(act activation, r reg) reg {
 	b.do(&activateOp{act: act, reg: r})
 	return r
+}
+
+// clip limits the elements of a register to [-limit, limit]; 0 is no limit.
+func (b *builder) clip(r reg, limit float64) {
+	if limit != 0 {
+		b.do(&clipOp{reg: r, limit: float32(limit)})
+	}
 }
 
 // add adds factor*src to dst.

@@ -14,6 +14,8 @@ import (
 type fields struct {
 	path   string // name of the object in the file, "" for the whole
 	values map[string]json.RawMessage
+	called map[string]string // what a key is called in the file, if otherwise
+	nested bool              // it is one of several, each for a type of layers
 	err    error
 }
 
@@ -37,15 +39,42 @@ func parseFields(data []byte, path string) (*fields, error) {
 	return f, nil
 }
 
+// name is the name of a key for messages.
+func (f *fields) name(key string) string {
+	if other, ok := f.called[key]; ok {
+		key = other
+	}
+	return f.path + key
+}
+
+// alias lets a key be called otherwise in the file.
+func (f *fields) alias(key, other string) {
+	v, ok := f.values[other]
+	if !ok || !f.null(key) {
+		return
+	}
+	if f.called == nil {
+		f.called = map[string]string{}
+	}
+	f.values[key], f.called[key] = v, other
+}
+
+// otherwise sets what an absent key, or null, means.
+func (f *fields) otherwise(key string, value any) {
+	if f.null(key) {
+		f.values[key], _ = json.Marshal(value)
+	}
+}
+
 func (f *fields) fail(key, format string, args ...any) {
 	if f.err == nil {
-		f.err = fmt.Errorf("%q: %s", f.path+key, fmt.Sprintf(format, args...))
+		f.err = fmt.Errorf("%q: %s", f.name(key), fmt.Sprintf(format, args...))
 	}
 }
 
 func (f *fields) unsupported(key, value, supported string) {
 	if f.err == nil {
-		f.err = fmt.Errorf("%q: %q is %w (supported: %s)", f.path+key, value, ErrUnsupported, supported)
+		f.err = fmt.Errorf("%q: %q is %w (supported: %s)", f.name(key), value, ErrUnsupported, supported)
 	}
 }
 
@@ -106,6 +135,14 @@ func (f *fields) float(key string, missing float64) float64 {
 	return v
 }
 
+// orNull reads a number where null means 0, absent another.
+func (f *fields) orNull(key string, missing float64) float64 {
+	if !f.absent(key) {
+		missing = 0
+	}
+	return f.float(key, missing)
+}
+
 func (f *fields) needFloat(key string) float64 {
 	if f.null(key) {
 		f.fail(key, "missing")
@@ -146,6 +183,12 @@ func (f *fields) ints(key string) []int {
 	}
 	var v []int
 	f.read(key, &v, "an integer or a list of them")
+	return v
+}
+
+func (f *fields) floats(key string) []float64 {
+	var v []float64
+	f.read(key, &v, "a list of numbers")
 	return v
 }
 

@@ -1,73 +1,54 @@
 package decoder
 
 import (
-	"fmt"
 	"math"
+	"slices"
+	"strings"
 
 	"github.com/golowbit/lowbit/internal/kernel"
 	"github.com/golowbit/lowbit/tensor"
 )
 
-// Embedding turns token ids into the residual stream.
-type Embedding struct {
-	Weight *tensor.Matrix // [Vocab, Hidden]
-	scale  float32
-}
-
-// LoadEmbedding reads the embedding.
-func (m *Model) LoadEmbedding(w Weights) (*Embedding, error) {
-	e := &Embedding{scale: float32(m.embed.scale)}
-	var err error
-	e.Weight, err = loadMatrix(w, m.names.embedding, m.Vocab, m.Hidden)
-	return e, err
-}
-
-// Embed writes the residual stream of ids, whole windows, to dst
-// [len(ids), Hidden]. An id outside the vocabulary is an error.
-func (e *Embedding) Embed(dst *tensor.Matrix, ids []int32) error {
-	if dst.Rows != len(ids) || dst.Cols != e.Weight.Cols {
-		panic("decoder: embedding of mismatched shapes")
-	}
-	for i, id := range ids {
-		if id < 0 || int(id) >= e.Weight.Rows {
-			return fmt.Errorf("token id %d at %d: the model's vocabulary has %d", id, i, e.Weight.Rows)
-		}
-		row := dst.Row(i)
-		copy(row, e.Weight.Row(int(id)))
-		if e.scale != 0 {
-			kernel.Scale(row, e.scale)
-		}
-	}
-	return nil
-}
-
 // Head turns the residual stream into logits: the final norm and the output
 // matrix.
 type Head struct {
-	Weight *tensor.Matrix // [Vocab, Hidden]
-	spec   headSpec
-	gain   []float32 // [Hidden]
+	Weight  *tensor.Matrix // [Vocab, Hidden], or as wide as the embedding
+	Bias    []float32      // [Vocab], or nil
+	spec    headSpec
+	gain    []float32 // of the norm [Hidden], or nil
+	shift   []float32 // its bias, or nil
+	project *tensor.Matrix
 }
 
 // LoadHead reads the output head. In a model with tied embeddings its matrix
-// is that of the embedding, which is read if nil.
+// is that of the embedding, which is read if nil, unless another one is saved.
 func (m *Model) LoadHead(w Weights, embedding *Embedding) (*Head, error) {
 	h := &Head{spec: m.head}
-	if h.spec.norm.eps == 0 {
-		h.spec.norm.eps = m.NormEps
+	var err error
+	if !h.spec.none {
+		if h.gain, h.shift, err = m.loadNorm(w, &h.spec.norm, m.names.finalNorm); err != nil {
+			return nil, err
+		}
 	}
-	gain, err := loadVector(w, m.names.finalNorm, m.Hidden)
-	if err != nil {
-		return nil, err
+	width := m.embedWidth()
+	if m.names.projectOut != "" {
+		if h.project, err = loadMatrix(w, m.names.projectOut, width, m.Hidden); err != nil {
+			return nil, err
+		}
 	}
-	h.gain = h.spec.norm.gainOf(gain)
 	switch {
 	case !m.Tied:
-		h.Weight, err = loadMatrix(w, m.names.head, m.Vocab, m.Hidden)
+		h.Weight, err = loadMatrix(w, m.names.head, m.Vocab, width)
 	case embedding != nil:
 		h.Weight = embedding.Weight
 	default:
-		h.Weight, err = loadMatrix(w, m.names.embedding, m.Vocab, m.Hidden)
+		h.Weight, err = loadMatrix(w, m.names.embedding, m.Vocab, width)
+	}
+	if err == nil && m.Tied {
+		err = h.untie(w, m.names, width)
+	}
+	if err == nil && h.spec.bias {
+		h.Bias, err = loadVector(w, biasOf(m.names.head), m.Vocab)
 	}
 	if err != nil {
 		return nil, err
@@ -75,31 +56,85 @@ func (m *Model) LoadHead(w Weights, embedding *Embedding) (*Head, error) {
 	return h, nil
 }
 
-// Normed writes to dst what enters the output matrix; dst and x are
-// [rows, Hidden].
+// untie takes the head that is saved beside a tied embedding if it differs, as
+// transformers does since version 5.
+func (h *Head) untie(w Weights, n names, width int) error {
+	if n.head == n.embedding || !w.Has(n.head) {
+		return nil
+	}
+	own, err := loadMatrix(w, n.head, h.Weight.Rows, width)
+	if err != nil {
+		return err
+	}
+	for i := range own.Rows {
+		if !slices.Equal(own.Row(i), h.Weight.Row(i)) {
+			h.Weight = own
+			return nil
+		}
+	}
+	return nil
+}
+
+// loadNorm reads gain and bias of a norm outside the blocks.
+func (m *Model) loadNorm(w Weights, s *normSpec, name string) (gain, bias []float32, err error) {
+	if s.eps == 0 {
+		s.eps = m.NormEps
+	}
+	if !s.plain {
+		if gain, err = loadVector(w, name, m.Hidden); err != nil {
+			return nil, nil, err
+		}
+		gain = s.gainOf(gain)
+	}
+	if s.bias {
+		bias, err = loadVector(w, biasOf(name), m.Hidden)
+	}
+	return gain, bias, err
+}
+
+// biasOf is the name of the bias that goes with a weight.
+func biasOf(weight string) string { return strings.TrimSuffix(weight, ".weight") + ".bias" }
+
+// Normed writes to dst [rows, width of Weight] what enters the output matrix; x
+// is [rows, Hidden].
 func (r *Runner) Normed(h *Head, dst, x *tensor.Matrix) {
-	if dst.Rows != x.Rows || dst.Cols != x.Cols {
+	if dst.Rows != x.Rows || dst.Cols != h.Weight.Cols {
 		panic("decoder: norm of mismatched shapes")
+	}
+	n := dst
+	if h.project != nil {
+		n = r.matrix(x.Rows, x.Cols)
+		defer r.release(n)
 	}
 	r.bands(x.Rows, func(i0, i1 int) {
 		for i := i0; i < i1; i++ {
-			h.spec.norm.apply(dst.Row(i), x.Row(i), h.gain, nil)
+			if h.spec.none {
+				copy(n.Row(i), x.Row(i))
+			} else {
+				h.spec.norm.apply(n.Row(i), x.Row(i), h.gain, h.shift)
+			}
 		}
 	})
+	if h.project != nil {
+		tensor.Gemm(false, true, 1, n, h.project, 0, dst, r.workers)
+	}
 }
 
 // Logits writes the logits of x, [rows, Hidden], to dst, [rows, Vocab].
 // Vocabularies are large: call it for some rows at a time.
 func (r *Runner) Logits(h *Head, dst, x *tensor.Matrix) {
-	n := r.matrix(x.Rows, x.Cols)
+	n := r.matrix(x.Rows, h.Weight.Cols)
 	r.Normed(h, n, x)
 	tensor.Gemm(false, true, 1, n, h.Weight, 0, dst, r.workers)
 	r.release(n)
-	if h.spec.scale == 0 && h.spec.cap == 0 {
+	if h.Bias == nil && h.spec.scale == 0 && h.spec.cap == 0 {
 		return
 	}
 	r.bands(dst.Rows, func(i0, i1 int) {
 		for i := i0; i < i1; i++ {
+			if h.Bias != nil {
+				kernel.Axpy(1, h.Bias, dst.Row(i))
+			}
 			h.spec.adjust(dst.Row(i))
 		}
 	})

@@ -1,5 +1,10 @@
 package decoder
 
+import (
+	"math"
+	"reflect"
+)
+
 // Keys of config.json that many architectures share.
 
 // readShape sets the sizes. kvHeads and headDim are what transformers' config
@@ -119,6 +124,17 @@ func everyLayer(window, from int) func(i int) string {
 	}
 }
 
+// slidingBut is a layer type where "layer_types" is absent: sliding but in each
+// n-th layer.
+func slidingBut(n int) func(i int) string {
+	return func(i int) string {
+		if (i+1)%n == 0 {
+			return fullAttention
+		}
+		return slidingAttention
+	}
+}
+
 // slidingWindow reads "sliding_window"; missing is what an absent key means.
 func slidingWindow(f *fields, missing int) int {
 	if !f.absent("sliding_window") {
@@ -131,9 +147,14 @@ func slidingWindow(f *fields, missing int) int {
 // rope_scaling up to transformers 4, one object rope_parameters since 5, which
 // may hold one object for each type of layers.
 func (c *Config) readRope(f *fields, layerType string, theta float64) *Rope {
+	return c.readPartialRope(f, layerType, theta, 1)
+}
+
+// readPartialRope is readRope with what an absent partial_rotary_factor means.
+func (c *Config) readPartialRope(f *fields, layerType string, theta, fraction float64) *Rope {
 	r := &Rope{Theta: f.float("rope_theta", theta)}
 	given := !f.null("rope_theta")
-	fraction := f.float("partial_rotary_factor", 1)
+	fraction = f.float("partial_rotary_factor", fraction)
 	old, new := f.object("rope_scaling").forLayers(f, layerType), f.object("rope_parameters").forLayers(f, layerType)
 	if f.err != nil {
 		return nil
@@ -142,7 +163,7 @@ func (c *Config) readRope(f *fields, layerType string, theta float64) *Rope {
 		if o == nil {
 			continue
 		}
-		s := readScaling(o)
+		s := c.readScaling(f, o)
 		fraction = o.float("partial_rotary_factor", fraction)
 		// transformers 5 accepts the new object under the old key.
 		if t := o.float("rope_theta", r.Theta); !o.null("rope_theta") {
@@ -151,7 +172,7 @@ func (c *Config) readRope(f *fields, layerType string, theta float64) *Rope {
 			}
 			r.Theta, given = t, true
 		}
-		if o == new && old != nil && s != r.Scaling {
+		if o == new && old != nil && !reflect.DeepEqual(s, r.Scaling) {
 			f.fail("rope_parameters", "contradicts rope_scaling")
 		}
 		r.Scaling = s
@@ -185,28 +206,83 @@ func (o *fields) forLayers(f *fields, layerType string) *fields {
 	inner := o.object(layerType)
 	if inner == nil {
 		f.fail(o.path+layerType, "missing")
+	} else {
+		inner.nested = true
 	}
 	f.take(o)
 	return inner
 }
 
-const supportedRope = "default, linear, llama3"
+const supportedRope = "default, linear, dynamic, llama3, yarn, longrope"
 
-func readScaling(s *fields) RopeScaling {
+// readScaling reads how a rotation is scaled from its object s.
+func (c *Config) readScaling(f, s *fields) RopeScaling {
 	var r RopeScaling
 	r.Type = s.str("rope_type", s.str("type", "default"))
+	original := func() int {
+		const key = "original_max_position_embeddings"
+		n := s.int(key, c.MaxPosition)
+		if !s.nested {
+			n = f.int(key, n)
+		}
+		return n
+	}
 	switch r.Type {
 	case "default":
 		r.Type = ""
 	case "linear":
 		r.Factor = s.needFloat("factor")
+	case "dynamic":
+		r.Factor = s.needFloat("factor")
+		r.OriginalMaxPosition = c.MaxPosition
 	case "llama3":
 		r.Factor = s.needFloat("factor")
 		r.LowFreqFactor = s.needFloat("low_freq_factor")
 		r.HighFreqFactor = s.needFloat("high_freq_factor")
 		r.OriginalMaxPosition = s.need("original_max_position_embeddings")
+	case "yarn":
+		r.OriginalMaxPosition = original()
+		c.readYarn(s, &r)
+	case "longrope", "su":
+		r.Type = "longrope"
+		r.OriginalMaxPosition = original()
+		r.Short, r.Long = s.floats("short_factor"), s.floats("long_factor")
+		// The context may be stated as a multiple of the original one.
+		length := float64(r.OriginalMaxPosition)
+		factor := s.float("factor", float64(c.MaxPosition)/max(length, 1))
+		if factor > 1 && length > 1 {
+			r.Attention = math.Sqrt(1 + math.Log(factor)/math.Log(length))
+		}
+		r.Attention = s.float("attention_factor", r.Attention)
 	default:
 		s.unsupported("rope_type", r.Type, supportedRope)
 	}
 	return r
+}
+
+// readYarn reads the keys of YaRN. The factor of cosines and sines is that of
+// arXiv 2309.00071, equation 22, or as DeepSeek has it the quotient of two.
+func (c *Config) readYarn(s *fields, r *RopeScaling) {
+	r.Factor = s.float("factor", float64(c.MaxPosition)/float64(max(r.OriginalMaxPosition, 1)))
+	r.BetaFast, r.BetaSlow = s.float("beta_fast", 32), s.float("beta_slow", 1)
+	if r.BetaFast == 0 {
+		r.BetaFast = 32
+	}
+	if r.BetaSlow == 0 {
+		r.BetaSlow = 1
+	}
+	// Where there is an object for each type of layers transformers looks for
+	// "truncate" beside them, so what is in one has no effect.
+	r.Truncate = s.nested || s.bool("truncate", true)
+	scale := func(m float64) float64 {
+		if r.Factor <= 1 {
+			return 1
+		}
+		return 0.1*m*math.Log(r.Factor) + 1
+	}
+	r.Attention = scale(1)
+	if m, all := s.float("mscale", 0), s.float("mscale_all_dim", 0); m != 0 && all != 0 {
+		r.Attention = scale(m) / scale(all)
+	}
+	r.Attention = s.float("attention_factor", r.Attention)
 }

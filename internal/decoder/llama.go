@@ -42,22 +42,31 @@ func plainBlock(act activation) func(*builder) {
 
 // plainAttention adds attention and its output: separate q, k, v, with norms of
 // q and k where the configuration has them, rotation, and a window.
-func (b *builder) plainAttention(h reg) {
+func (b *builder) plainAttention(h reg) { b.rotatedAttention(h, b.c.Rope) }
+
+// rotatedAttention is plainAttention with a rotation, or without one if it is nil.
+func (b *builder) rotatedAttention(h reg, rope *Rope) {
 	c := b.c
-	q := b.linear(h, "self_attn.q_proj", c.QueryWidth(), c.QKVBias)
-	k := b.linear(h, "self_attn.k_proj", c.KVWidth(), c.QKVBias)
-	v := b.linear(h, "self_attn.v_proj", c.KVWidth(), c.QKVBias)
-	qh, kh, vh := b.whole(q, c.HeadDim), b.whole(k, c.HeadDim), b.whole(v, c.HeadDim)
+	q, k, v := b.qkv(h)
 	if c.QKNorm {
-		b.headNorm(qh, "self_attn.q_norm", normSpec{}, false)
-		b.headNorm(kh, "self_attn.k_norm", normSpec{}, false)
+		b.headNorm(q, "self_attn.q_norm", normSpec{}, false)
+		b.headNorm(k, "self_attn.k_norm", normSpec{}, false)
 	} else {
 		b.absent("self_attn.q_norm.weight", "self_attn.k_norm.weight")
 	}
-	b.rotate(qh, c.Rope)
-	b.rotate(kh, c.Rope)
-	a := b.attend(attention{q: qh, k: kh, v: vh, window: c.Window(b.p.Index)})
+	b.rotate(q, rope)
+	b.rotate(k, rope)
+	a := b.attend(attention{q: q, k: k, v: v, window: c.Window(b.p.Index)})
 	b.addLinear(stream, a, "self_attn.o_proj", c.OBias)
+}
+
+// qkv adds the linears of queries, keys and values, each its own.
+func (b *builder) qkv(h reg) (q, k, v heads) {
+	c := b.c
+	qr := b.linear(h, "self_attn.q_proj", c.QueryWidth(), c.QKVBias)
+	kr := b.linear(h, "self_attn.k_proj", c.KVWidth(), c.QKVBias)
+	vr := b.linear(h, "self_attn.v_proj", c.KVWidth(), c.QKVBias)
+	return b.whole(qr, c.HeadDim), b.whole(kr, c.HeadDim), b.whole(vr, c.HeadDim)
 }
 
 // gatedMLP adds a gated MLP of Intermediate, its output added to dst.
@@ -66,4 +75,12 @@ func (b *builder) gatedMLP(dst, h reg, path string, act activation) {
 	gate := b.linear(h, path+"gate_proj", c.Intermediate, c.MLPBias)
 	up := b.linear(h, path+"up_proj", c.Intermediate, c.MLPBias)
 	b.addLinear(dst, b.gated(act, gate, up), path+"down_proj", c.MLPBias)
+}
+
+// mlpOutput adds a gated MLP of Intermediate and returns its output.
+func (b *builder) mlpOutput(h reg, path string, act activation) reg {
+	c := b.c
+	gate := b.linear(h, path+"gate_proj", c.Intermediate, c.MLPBias)
+	up := b.linear(h, path+"up_proj", c.Intermediate, c.MLPBias)
+	return b.linear(b.gated(act, gate, up), path+"down_proj", c.Hidden, c.MLPBias)
 }

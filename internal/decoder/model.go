@@ -30,7 +30,7 @@ type Config struct {
 	NormEps float64
 	Tied    bool   // the output head is the embedding
 	DType   string // dtype the weights were saved in, as stated: "bfloat16", "float16", "float32" or ""
-	BOS     int    // -1 if there is none
+	BOS     int    // as stated, -1 if there is none; small models keep numbers beyond their vocabulary
 	EOS     []int
 
 	// Rope is the rotary embedding of full attention, nil if there is none.
@@ -49,21 +49,35 @@ type Config struct {
 
 // names are those of tensors outside the blocks, and what the names of a
 // block's tensors begin with.
-type names struct{ embedding, finalNorm, head, block string }
+type names struct {
+	embedding, finalNorm, head, block string
+	// Of those that have it, "" otherwise: the matrix behind an embedding of
+	// another width [Hidden, width] and that before the head [width, Hidden],
+	// learned positions [positions, Hidden], the gain of a norm behind them.
+	projectIn, projectOut, positions, embedNorm string
+}
 
 // plainNames are those of most architectures.
 func plainNames() names {
-	return names{"model.embed_tokens.weight", "model.norm.weight", "lm_head.weight", "model.layers.%d."}
+	return names{
+		embedding: "model.embed_tokens.weight", finalNorm: "model.norm.weight", head: "lm_head.weight", block: "model.layers.%d.",
+	}
 }
 
-// embedSpec says what happens to embeddings before the first block.
+// embedSpec says what happens to embeddings before the first block, in this
+// order.
 type embedSpec struct {
-	scale float64 // 0 means 1
+	scale  float64   // 0 means 1
+	width  int       // of the embedding and of the head; 0 means Hidden
+	offset int       // the row of learned positions for position 0
+	norm   *normSpec // nil for none
 }
 
 // headSpec says what happens between the last block and the logits.
 type headSpec struct {
 	norm  normSpec
+	none  bool    // no norm
+	bias  bool    // the output matrix has one
 	scale float64 // of the logits; 0 means 1
 	cap   float64 // logits become cap·tanh(logit/cap); 0: they stay
 }
@@ -92,7 +106,12 @@ type Architecture struct {
 func architectures() []*Architecture {
 	return []*Architecture{
 		llamaArch(), mistralArch(), qwen2Arch(), qwen3Arch(),
-		mixtralArch(), qwen3MoEArch(), gemma3Arch(),
+		mixtralArch(), qwen3MoEArch(),
+		gemmaArch(), gemma2Arch(), gemma3Arch(), gemma3ImageArch(),
+		phi3Arch(), smollm3Arch(), graniteArch(), olmoArch(), olmo2Arch(), olmo3Arch(),
+		ministralArch(), ministral3Arch(), mistral3Arch(), stablelmArch(), seedOSSArch(),
+		hunyuanArch(), cohereArch(), cohere2Arch(), starcoder2Arch(), glmArch(), glm4Arch(),
+		nemotronArch(), exaone4Arch(), ernieArch(), arceeArch(), heliumArch(), apertusArch(),
 	}
 }
 
@@ -229,8 +248,8 @@ func (c *Config) validate() error {
 		return fmt.Errorf(`"rms_norm_eps": %g, want a small positive number`, c.NormEps)
 	}
 	if c.Rope != nil {
-		if c.Rope.Dim%2 != 0 {
-			return fmt.Errorf(`"head_dim": %d, want an even number`, c.Rope.Dim)
+		if 2*c.Rope.pairs() > c.HeadDim {
+			return fmt.Errorf(`"head_dim": %d, want an even number`, c.HeadDim)
 		}
 		if err := c.Rope.validate(); err != nil {
 			return err
@@ -240,9 +259,6 @@ func (c *Config) validate() error {
 		if w < 0 {
 			return fmt.Errorf(`"sliding_window": %d in layer %d, want a positive number`, w, i)
 		}
-	}
-	if c.BOS < -1 || c.BOS >= c.Vocab {
-		return fmt.Errorf(`"bos_token_id": %d, vocab_size is %d`, c.BOS, c.Vocab)
 	}
 	return nil
 }
@@ -275,16 +291,8 @@ func (m *Model) Linears() []LinearInfo {
 // the configuration, without reading any of them.
 func (m *Model) CheckShapes(w Weights) error {
 	c := &m.Config
-	if err := checkShape(w, c.names.embedding, c.Vocab, c.Hidden); err != nil {
-		return err
-	}
-	if !c.head.norm.plain {
-		if err := checkShape(w, c.names.finalNorm, c.Hidden); err != nil {
-			return err
-		}
-	}
-	if !c.Tied {
-		if err := checkShape(w, c.names.head, c.Vocab, c.Hidden); err != nil {
+	for _, t := range c.outerTensors() {
+		if err := checkShape(w, t.path, t.shape...); err != nil {
 			return err
 		}
 	}
@@ -301,4 +309,36 @@ func (m *Model) CheckShapes(w Weights) error {
 		}
 	}
 	return nil
+}
+
+// outerTensors are the tensors outside the blocks.
+func (c *Config) outerTensors() []param {
+	width := c.embedWidth()
+	list := []param{{c.names.embedding, []int{c.Vocab, width}}}
+	add := func(there bool, name string, shape ...int) {
+		if there {
+			list = append(list, param{name, shape})
+		}
+	}
+	e, h := &c.embed, &c.head
+	add(c.names.projectIn != "", c.names.projectIn, c.Hidden, width)
+	add(c.names.positions != "", c.names.positions, c.MaxPosition+e.offset, c.Hidden)
+	if e.norm != nil {
+		add(!e.norm.plain, c.names.embedNorm, c.Hidden)
+		add(e.norm.bias, biasOf(c.names.embedNorm), c.Hidden)
+	}
+	add(!h.none && !h.norm.plain, c.names.finalNorm, c.Hidden)
+	add(!h.none && h.norm.bias, biasOf(c.names.finalNorm), c.Hidden)
+	add(c.names.projectOut != "", c.names.projectOut, width, c.Hidden)
+	add(!c.Tied, c.names.head, c.Vocab, width)
+	add(h.bias, biasOf(c.names.head), c.Vocab)
+	return list
+}
+
+// embedWidth is the width of the embedding, and of what enters the output matrix.
+func (c *Config) embedWidth() int {
+	if c.embed.width > 0 {
+		return c.embed.width
+	}
+	return c.Hidden
 }

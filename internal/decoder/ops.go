@@ -99,6 +99,7 @@ type headNormOp struct {
 	spec       normSpec
 	gain, bias int
 	perHead    bool
+	gains      []int // of each head, where each is a tensor of its own
 }
 
 func (o *headNormOp) reads() []reg                      { return []reg{o.h.reg} }
@@ -120,7 +121,11 @@ func (o *headNormOp) run(x *exec) {
 		row := m.Row(i)
 		for h := range o.h.n {
 			head := row[o.h.at(h):][:o.h.dim]
-			o.spec.apply(head, head, o.part(gain, h), o.part(bias, h))
+			g := o.part(gain, h)
+			if o.gains != nil {
+				g = o.spec.gainOf(x.vector(o.gains[h]))
+			}
+			o.spec.apply(head, head, g, o.part(bias, h))
 		}
 	})
 }
@@ -205,33 +210,38 @@ func (a activation) apply(x []float32) {
 	}
 }
 
-// gatedOp is a gated linear unit (Shazeer, arXiv 2002.05202): gate = act(gate)*up.
+// gatedOp is a gated linear unit (Shazeer, arXiv 2002.05202): dst = act(gate)*up,
+// as wide as dst. Gate and up are registers of their own, or columns of one.
 type gatedOp struct {
-	act      activation
-	gate, up reg
+	act          activation
+	dst          reg // may be gate
+	gate, up     reg
+	gateAt, upAt int // first columns
 }
 
 func (o *gatedOp) reads() []reg  { return []reg{o.gate, o.up} }
-func (o *gatedOp) writes() []reg { return []reg{o.gate} }
+func (o *gatedOp) writes() []reg { return []reg{o.dst} }
 
 func (o *gatedOp) run(x *exec) {
-	gate, up := x.reg(o.gate), x.reg(o.up)
-	x.rows(gate.Rows, func(i int) {
-		g, u := gate.Row(i), up.Row(i)
+	gate, up, dst := x.reg(o.gate), x.reg(o.up), x.write(o.dst)
+	n := dst.Cols
+	x.rows(dst.Rows, func(i int) {
+		d, g, u := dst.Row(i), gate.Row(i)[o.gateAt:][:n], up.Row(i)[o.upAt:][:n]
 		if o.act == silu {
-			kernel.SiLUMul(g, g, u)
+			kernel.SiLUMul(d, g, u)
 			return
 		}
-		o.act.apply(g)
+		copy(d, g)
+		o.act.apply(d)
 		for j, v := range u {
-			g[j] *= v
+			d[j] *= v
 		}
 	})
 }
 
 func (o *gatedOp) fold(p *Program, at int) *Fold {
-	w := p.regs[o.up].width
-	l, row, ok := p.computedBy(o.up, 0, w, at)
+	w := p.regs[o.dst].width
+	l, row, ok := p.computedBy(o.up, o.upAt, o.upAt+w, at)
 	if !ok {
 		return nil
 	}
@@ -276,6 +286,47 @@ func (o *scaleOp) writes() []reg { return []reg{o.reg} }
 func (o *scaleOp) run(x *exec) {
 	m := x.reg(o.reg)
 	x.rows(m.Rows, func(i int) { kernel.Scale(m.Row(i), o.factor) })
+}
+
+// clipOp limits elements to [-limit, limit].
+type clipOp struct {
+	reg   reg
+	limit float32
+}
+
+func (o *clipOp) reads() []reg  { return []reg{o.reg} }
+func (o *clipOp) writes() []reg { return []reg{o.reg} }
+
+func (o *clipOp) run(x *exec) {
+	m := x.reg(o.reg)
+	x.rows(m.Rows, func(i int) {
+		row := m.Row(i)
+		for j, v := range row {
+			row[j] = min(max(v, -o.limit), o.limit)
+		}
+	})
+}
+
+// growOp multiplies heads by 1 + beta ln(1 + ⌊position/length⌋), so that
+// attention stays sharp over long contexts.
+type growOp struct {
+	h      heads
+	beta   float64
+	length int
+}
+
+func (o *growOp) reads() []reg                  { return []reg{o.h.reg} }
+func (o *growOp) writes() []reg                 { return []reg{o.h.reg} }
+func (o *growOp) leaves(r reg, c0, c1 int) bool { return o.h.leaves(r, c0, c1) }
+
+func (o *growOp) run(x *exec) {
+	m := x.reg(o.h.reg)
+	x.rows(m.Rows, func(i int) {
+		f := float32(1 + o.beta*math.Log1p(float64(i%x.f.seqLen/o.length)))
+		for h := range o.h.n {
+			kernel.Scale(m.Row(i)[o.h.at(h):][:o.h.dim], f)
+		}
+	})
 }
 
 // linear computes dst = x Wᵀ + b, or with add dst += x Wᵀ + b.

@@ -26,6 +26,60 @@ type LinearInfo struct {
 	Out, In int    // the weight's shape
 	Bias    bool
 	Expert  int // which expert it is part of, or -1
+	// Slice is where it lies in a checkpoint that does not store it as a tensor
+	// of its own, [Out, In]; nil if it does. See Stored.
+	Slice *Slice
+}
+
+// Slice is the place of a linear layer in stored tensors that are transposed or
+// hold several layers: matrices [in, out] (the Conv1D of GPT-2), all experts of
+// a block, gate and up. A checkpoint that holds the layer quantized has it under
+// its own Name as [Out, In], whatever its Slice was.
+type Slice struct {
+	Weight, Bias string // names of the stored tensors; Bias is "" if there is none
+	Transposed   bool   // the last two dimensions of the weight are [in, out]
+	// Experts is the first of three dimensions of the weight, and of two of the
+	// bias; Expert the index there. With Experts 0 they have two and one.
+	Experts, Expert int
+	// The stored tensors have this many outputs; the i-th of the layer is
+	// Output0 + i*Step of them.
+	Outputs, Output0, Step int
+}
+
+// Stored returns where the layer lies in a checkpoint that is not quantized.
+func (l LinearInfo) Stored() Slice {
+	if l.Slice != nil {
+		return *l.Slice
+	}
+	s := Slice{Weight: l.WeightName(), Outputs: l.Out, Step: 1}
+	if l.Bias {
+		s.Bias = l.BiasName()
+	}
+	return s
+}
+
+// WeightShape and BiasShape are the shapes of the stored tensors of a layer with
+// so many inputs.
+func (s Slice) WeightShape(in int) []int {
+	shape := []int{s.Outputs, in}
+	if s.Transposed {
+		shape = []int{in, s.Outputs}
+	}
+	return s.stacked(shape...)
+}
+
+func (s Slice) BiasShape() []int { return s.stacked(s.Outputs) }
+
+func (s Slice) stacked(shape ...int) []int {
+	if s.Experts > 0 {
+		return append([]int{s.Experts}, shape...)
+	}
+	return shape
+}
+
+// whole reports whether a weight is the matrix as it is stored.
+func (s Slice) whole(out int) bool {
+	return !s.Transposed && s.Outputs == out && s.Output0 == 0 && s.Step == 1
 }
 
 // WeightName returns the name of the layer's weight tensor.
@@ -34,10 +88,11 @@ func (l LinearInfo) WeightName() string { return l.Name + ".weight" }
 // BiasName returns the name of the layer's bias tensor.
 func (l LinearInfo) BiasName() string { return l.Name + ".bias" }
 
-// param is a dense tensor of a block: a gain, a bias, a router's matrix.
+// param is a dense tensor of a block: a gain, a bias, a router's matrix. In
+// memory it has two dimensions: those after the first are one, a vector is a row.
 type param struct {
 	path  string // inside the block, whole
-	shape []int  // one or two dimensions
+	shape []int  // one to three dimensions
 }
 
 // Stage is one input of a block: a register that linear layers read.
@@ -233,10 +288,16 @@ func (p *Program) isResidual(s *Stage) bool {
 	return true
 }
 
-// findAdded is the first operation after the stage that writes the stream, and
-// the end of the block if there is none.
+// findAdded is the first operation after the last of the stage's linears that
+// writes the stream, and the end of the block if there is none.
 func (p *Program) findAdded(s *Stage) int {
+	last := s.at
 	for i := s.at; i < len(p.ops); i++ {
+		if l, ok := p.ops[i].(*linearOp); ok && l.linear == s.Linears[len(s.Linears)-1] {
+			last = i
+		}
+	}
+	for i := last; i < len(p.ops); i++ {
 		if slices.Contains(p.ops[i].writes(), stream) {
 			return i + 1
 		}

@@ -10,7 +10,9 @@ import (
 // Rope is a rotary position embedding (Su et al., RoFormer, arXiv 2104.09864).
 type Rope struct {
 	Theta float64
-	Dim   int // how many leading elements of a head rotate; even
+	// Dim is how many leading elements of a head rotate. An odd number means one
+	// more, at frequencies spaced over the odd number.
+	Dim int
 	// Interleaved pairs elements (0, 1), (2, 3)...; otherwise element j pairs
 	// with j+Dim/2 (rotate_half).
 	Interleaved bool
@@ -20,27 +22,94 @@ type Rope struct {
 // RopeScaling changes the rotary frequencies for contexts longer than the
 // model was first trained on.
 type RopeScaling struct {
-	Type   string  // "" (none), "linear", "llama3"
-	Factor float64 // at least 1
+	Type   string  // "" (none), "linear", "llama3", "dynamic", "yarn", "longrope"
+	Factor float64 // at least 1; not of longrope
+
+	// OriginalMaxPosition is the context before scaling, of llama3, yarn and
+	// longrope; of dynamic it is the length up to which nothing changes.
+	OriginalMaxPosition int
 
 	// llama3 only: frequencies whose wavelength is below
 	// OriginalMaxPosition/HighFreqFactor stay, those above
 	// OriginalMaxPosition/LowFreqFactor are divided by Factor, between them
 	// the two are blended.
-	LowFreqFactor       float64
-	HighFreqFactor      float64
-	OriginalMaxPosition int
+	LowFreqFactor  float64
+	HighFreqFactor float64
+
+	// yarn only: frequencies that turn more than BetaFast times in the original
+	// context stay, those that turn less than BetaSlow times are divided by
+	// Factor, between them the two are blended; with Truncate between whole pairs.
+	BetaFast, BetaSlow float64
+	Truncate           bool
+
+	// longrope only: divisors of the frequencies [pairs] for sequences up to the
+	// original context and for longer ones.
+	Short, Long []float64
+
+	// Attention is a factor of cosines and sines (yarn, longrope); 0 means 1.
+	Attention float64
 }
+
+// pairs is how many pairs of elements rotate.
+func (r *Rope) pairs() int { return (r.Dim + 1) / 2 }
 
 // frequencies returns radians per position, one for each pair of a head, and
 // the factor of cosines and sines, for a sequence of a length.
 func (r *Rope) frequencies(seqLen int) (freq []float64, factor float64) {
-	freq = make([]float64, r.Dim/2)
+	freq = make([]float64, r.pairs())
+	theta := r.Theta
+	if s := &r.Scaling; s.Type == "dynamic" && seqLen > s.OriginalMaxPosition {
+		theta *= s.stretch(seqLen, r.Dim)
+	}
 	for j := range freq {
-		f := math.Pow(r.Theta, -2*float64(j)/float64(r.Dim))
+		f := math.Pow(theta, -2*float64(j)/float64(r.Dim))
 		freq[j] = r.Scaling.scale(f)
 	}
-	return freq, 1
+	switch r.Scaling.Type {
+	case "yarn":
+		r.yarn(freq)
+	case "longrope":
+		divisors := r.Scaling.Short
+		if seqLen > r.Scaling.OriginalMaxPosition {
+			divisors = r.Scaling.Long
+		}
+		for j, d := range divisors {
+			freq[j] /= d
+		}
+	}
+	if factor = r.Scaling.Attention; factor == 0 {
+		factor = 1
+	}
+	return freq, factor
+}
+
+// stretch is the factor of the base for a sequence that is longer than the
+// context: dynamic NTK scaling, as in transformers.
+func (s *RopeScaling) stretch(seqLen, dim int) float64 {
+	more := s.Factor*float64(seqLen)/float64(s.OriginalMaxPosition) - (s.Factor - 1)
+	return math.Pow(more, float64(dim)/float64(dim-2))
+}
+
+// yarn blends frequencies with those of position interpolation (Peng et al.,
+// YaRN, arXiv 2309.00071, section 3.2).
+func (r *Rope) yarn(freq []float64) {
+	s := &r.Scaling
+	// pair returns which pair turns so many times in the original context.
+	pair := func(turns float64) float64 {
+		return float64(r.Dim) * math.Log(float64(s.OriginalMaxPosition)/(turns*2*math.Pi)) / (2 * math.Log(r.Theta))
+	}
+	low, high := pair(s.BetaFast), pair(s.BetaSlow)
+	if s.Truncate {
+		low, high = math.Floor(low), math.Ceil(high)
+	}
+	low, high = max(low, 0), min(high, float64(r.Dim-1))
+	if low == high {
+		high += 0.001
+	}
+	for j, f := range freq {
+		ramp := min(max((float64(j)-low)/(high-low), 0), 1)
+		freq[j] = f/s.Factor*ramp + f*(1-ramp)
+	}
 }
 
 // scale returns what becomes of a frequency: position interpolation for
@@ -65,33 +134,60 @@ func (s *RopeScaling) scale(freq float64) float64 {
 }
 
 // lengthDependent tells whether frequencies depend on the sequence's length.
-func (r *Rope) lengthDependent() bool { return false }
+func (r *Rope) lengthDependent() bool {
+	return r.Scaling.Type == "dynamic" || r.Scaling.Type == "longrope"
+}
 
 func (r *Rope) validate() error {
 	if !(r.Theta > 0) || math.IsInf(r.Theta, 0) {
 		return fmt.Errorf(`"rope_theta": %g, want a positive number`, r.Theta)
 	}
-	if r.Dim < 2 || r.Dim%2 != 0 || r.Dim > maxWidth {
-		return fmt.Errorf("rotary width of %d, want an even number", r.Dim)
+	if r.Dim < 1 || r.Dim > maxWidth {
+		return fmt.Errorf("rotary width of %d, want a positive number", r.Dim)
 	}
-	return r.Scaling.validate()
+	return r.Scaling.validate(r)
 }
 
-func (s *RopeScaling) validate() error {
+func (s *RopeScaling) validate(r *Rope) error {
 	if s.Type == "" {
 		return nil
 	}
-	if !(s.Factor >= 1) || math.IsInf(s.Factor, 0) {
+	if s.Type != "longrope" && !(s.Factor >= 1) || math.IsInf(s.Factor, 0) {
 		return fmt.Errorf(`rope scaling "factor": %g, want at least 1`, s.Factor)
 	}
-	if s.Type == "linear" {
-		return nil
-	}
-	if !(s.LowFreqFactor > 0) || !(s.HighFreqFactor > s.LowFreqFactor) || math.IsInf(s.HighFreqFactor, 0) {
-		return fmt.Errorf(`rope scaling "low_freq_factor" %g, "high_freq_factor" %g: want 0 < low < high`, s.LowFreqFactor, s.HighFreqFactor)
-	}
-	if s.OriginalMaxPosition < 1 {
+	if s.Type != "linear" && s.OriginalMaxPosition < 1 {
 		return fmt.Errorf(`rope scaling "original_max_position_embeddings": %d, want a positive number`, s.OriginalMaxPosition)
+	}
+	if s.Attention < 0 || math.IsNaN(s.Attention) || math.IsInf(s.Attention, 0) {
+		return fmt.Errorf(`rope scaling "attention_factor": %g, want a positive number`, s.Attention)
+	}
+	switch s.Type {
+	case "llama3":
+		if !(s.LowFreqFactor > 0) || !(s.HighFreqFactor > s.LowFreqFactor) || math.IsInf(s.HighFreqFactor, 0) {
+			return fmt.Errorf(`rope scaling "low_freq_factor" %g, "high_freq_factor" %g: want 0 < low < high`, s.LowFreqFactor, s.HighFreqFactor)
+		}
+	case "dynamic":
+		if r.Dim < 3 {
+			return fmt.Errorf("rotary width of %d, want more than 2 with dynamic scaling", r.Dim)
+		}
+	case "yarn":
+		if !(s.BetaSlow > 0) || !(s.BetaFast >= s.BetaSlow) || math.IsInf(s.BetaFast, 0) {
+			return fmt.Errorf(`rope scaling "beta_slow" %g, "beta_fast" %g: want 0 < slow <= fast`, s.BetaSlow, s.BetaFast)
+		}
+		if r.Theta == 1 {
+			return fmt.Errorf(`"rope_theta": 1, want another number with yarn scaling`)
+		}
+	case "longrope":
+		for key, list := range map[string][]float64{"short_factor": s.Short, "long_factor": s.Long} {
+			if len(list) != r.pairs() {
+				return fmt.Errorf("rope scaling %q: %d entries, want %d, half the rotary width", key, len(list), r.pairs())
+			}
+			for _, v := range list {
+				if !(v > 0) || math.IsInf(v, 0) {
+					return fmt.Errorf("rope scaling %q: %g, want positive numbers", key, v)
+				}
+			}
+		}
 	}
 	return nil
 }
