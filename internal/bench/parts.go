@@ -176,6 +176,14 @@ func (w noiseWeights) Vector(string) ([]float32, error) {
 	return x, nil
 }
 
+func (w noiseWeights) Rows(name string, i0, i1 int, _ []float32) ([]float32, error) {
+	m, err := w.Matrix(name)
+	if err != nil {
+		return nil, err
+	}
+	return m.Data[i0*m.Cols : i1*m.Cols], nil
+}
+
 func (w noiseWeights) Has(name string) bool { _, ok := w.Shape(name); return ok }
 
 func (w noiseWeights) Shape(name string) ([]int, bool) {

@@ -27,6 +27,10 @@ type attention struct {
 	scale   float64   // of the scores; 0 means 1/√(width of a head)
 	cap     float64   // scores become cap·tanh(score/cap); 0: they stay
 	slopes  []float64 // ALiBi (arXiv 2108.12409): slope·(key position) is added, by head; nil: nothing
+	// biasBF16 rounds what ALiBi adds to bfloat16 and multiplies it by the scale.
+	// (The eager attention of transformers adds that twice in Falcon; its default
+	// and the model's own code do not.)
+	biasBF16 bool
 	// sinkPath is a vector of one score for each head that takes part in the
 	// softmax without a value, "" for none.
 	sinkPath string
@@ -165,13 +169,43 @@ func (t *attnTask) soften(s *attnScratch, row []float32, i, k0, k1 int) {
 	if t.o.slopes != nil {
 		slope := t.o.slopes[t.head+i%t.heads]
 		for j := range row {
-			row[j] += float32(slope * float64(lo+j))
+			row[j] += t.o.bias(slope, lo+j)
 		}
 	}
 	if _, top := kernel.MinMax(row); top > s.max[i] {
 		s.raise(i, top)
 	}
 	s.sum[i] += kernel.ExpShift(row, 1, s.max[i])
+}
+
+// bias is what ALiBi adds to the score of a key.
+func (o *attention) bias(slope float64, pos int) float32 {
+	if !o.biasBF16 {
+		return float32(slope * float64(pos))
+	}
+	round := func(v float32) float32 { // to nearest even; finite
+		b := math.Float32bits(v)
+		return math.Float32frombits((b + 0x7fff + b>>16&1) &^ 0xffff)
+	}
+	return round(round(float32(slope))*round(float32(pos))) * float32(o.scale)
+}
+
+// alibiSlopes are the slopes of ALiBi: for a power of two of heads a geometric
+// series down to 2^-8; for other numbers that of the next smaller power, and then
+// every other one of that of the next larger.
+func alibiSlopes(n int) []float64 {
+	small := 1
+	for 2*small <= n {
+		small *= 2
+	}
+	var s []float64
+	for i := 1; i <= small; i++ {
+		s = append(s, math.Exp2(-8*float64(i)/float64(small)))
+	}
+	for i := 1; len(s) < n; i += 2 {
+		s = append(s, math.Exp2(-4*float64(i)/float64(small)))
+	}
+	return s
 }
 
 // raise makes top the maximum of a row.

@@ -156,6 +156,20 @@ func (b *builder) activate(act activation, r reg) reg {
 	return r
 }
 
+// twoLayerMLP is a linear, an activation and a linear; its output is added to dst.
+func (b *builder) twoLayerMLP(dst, h reg, in, out string, width int, act activation, bias bool) {
+	b.addLinear(dst, b.activate(act, b.linear(h, in, width, bias)), out, bias)
+}
+
+// copied is a register with the content of another. Linears that read the
+// residual stream as it is read a copy, so that a stage holds what they read
+// whatever becomes of the stream.
+func (b *builder) copied(src reg) reg {
+	dst := b.like(src, b.width(src))
+	b.do(&copyOp{dst, src})
+	return dst
+}
+
 // clip limits the elements of a register to [-limit, limit]; 0 is no limit.
 func (b *builder) clip(r reg, limit float64) {
 	if limit != 0 {
@@ -202,7 +216,9 @@ func (h heads) at(i int) int {
 }
 
 // contiguous tells whether the heads lie side by side.
-func (h heads) contiguous() bool { return h.group == 0 && (h.step == 0 || h.step == h.dim) }
+func (h heads) contiguous() bool {
+	return h.n == 1 || h.group == 0 && (h.step == 0 || h.step == h.dim)
+}
 
 // leaves reports whether the heads are apart from columns [c0, c1) of r.
 func (h heads) leaves(r reg, c0, c1 int) bool {

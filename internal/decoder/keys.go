@@ -36,6 +36,9 @@ func (c *Config) readShape(f *fields, kvHeads, headDim int) {
 	c.Tied = f.bool("tie_word_embeddings", false)
 }
 
+// layerNorm is a LayerNorm with gain and bias.
+var layerNorm = normSpec{layer: true, bias: true}
+
 // readTokens sets dtype and special tokens.
 func (c *Config) readTokens(f *fields) {
 	c.DType = f.str("torch_dtype", "")

@@ -18,13 +18,13 @@ func TestLinears(t *testing.T) {
 	c.QKVBias = true
 	p := model(t, &c).Blocks[1]
 	require.Equal(t, []LinearInfo{
-		{"model.layers.1.self_attn.q_proj", "self_attn.q_proj", 0, 24, 24, true, -1},
-		{"model.layers.1.self_attn.k_proj", "self_attn.k_proj", 0, 12, 24, true, -1},
-		{"model.layers.1.self_attn.v_proj", "self_attn.v_proj", 0, 12, 24, true, -1},
-		{"model.layers.1.self_attn.o_proj", "self_attn.o_proj", 1, 24, 24, false, -1},
-		{"model.layers.1.mlp.gate_proj", "mlp.gate_proj", 2, 40, 24, false, -1},
-		{"model.layers.1.mlp.up_proj", "mlp.up_proj", 2, 40, 24, false, -1},
-		{"model.layers.1.mlp.down_proj", "mlp.down_proj", 3, 24, 40, false, -1},
+		{"model.layers.1.self_attn.q_proj", "self_attn.q_proj", 0, 24, 24, true, -1, nil},
+		{"model.layers.1.self_attn.k_proj", "self_attn.k_proj", 0, 12, 24, true, -1, nil},
+		{"model.layers.1.self_attn.v_proj", "self_attn.v_proj", 0, 12, 24, true, -1, nil},
+		{"model.layers.1.self_attn.o_proj", "self_attn.o_proj", 1, 24, 24, false, -1, nil},
+		{"model.layers.1.mlp.gate_proj", "mlp.gate_proj", 2, 40, 24, false, -1, nil},
+		{"model.layers.1.mlp.up_proj", "mlp.up_proj", 2, 40, 24, false, -1, nil},
+		{"model.layers.1.mlp.down_proj", "mlp.down_proj", 3, 24, 40, false, -1, nil},
 	}, p.Linears)
 	b, err := p.Load(randomWeights(t, &c, 1))
 	require.NoError(t, err)

@@ -112,6 +112,7 @@ func architectures() []*Architecture {
 		ministralArch(), ministral3Arch(), mistral3Arch(), stablelmArch(), seedOSSArch(),
 		hunyuanArch(), cohereArch(), cohere2Arch(), starcoder2Arch(), glmArch(), glm4Arch(),
 		nemotronArch(), exaone4Arch(), ernieArch(), arceeArch(), heliumArch(), apertusArch(),
+		optArch(), neoxArch(), gpt2Arch(), phiArch(), falconArch(), bloomArch(),
 	}
 }
 

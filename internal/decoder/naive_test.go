@@ -18,7 +18,12 @@ type memory map[string]*tensor.Matrix // vectors have one row
 
 func (w memory) Matrix(name string) (*tensor.Matrix, error) { return w[name], nil }
 func (w memory) Vector(name string) ([]float32, error)      { return w[name].Data, nil }
-func (w memory) Has(name string) bool                       { return w[name] != nil }
+func (w memory) Rows(name string, i0, i1 int, _ []float32) ([]float32, error) {
+	m := w[name]
+	return m.Data[i0*m.Cols : i1*m.Cols], nil
+}
+
+func (w memory) Has(name string) bool { return w[name] != nil }
 
 func (w memory) Shape(name string) ([]int, bool) {
 	m, ok := w[name]

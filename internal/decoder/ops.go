@@ -261,6 +261,23 @@ func (o *activateOp) run(x *exec) {
 	x.rows(m.Rows, func(i int) { o.act.apply(m.Row(i)) })
 }
 
+// fold is there for ReLU alone: it keeps positive factors.
+func (o *activateOp) fold(p *Program, at int) *Fold {
+	w := p.regs[o.reg].width
+	l, row, ok := p.computedBy(o.reg, 0, w, at)
+	if !ok || o.act != relu {
+		return nil
+	}
+	return &Fold{Into: p.Linears[l].Path, Channels: w, Before: l, Row0: row}
+}
+
+// copyOp is dst = src.
+type copyOp struct{ dst, src reg }
+
+func (o *copyOp) reads() []reg  { return []reg{o.src} }
+func (o *copyOp) writes() []reg { return []reg{o.dst} }
+func (o *copyOp) run(x *exec)   { x.write(o.dst).CopyFrom(x.reg(o.src)) }
+
 // addOp is dst += factor*src.
 type addOp struct {
 	dst, src reg

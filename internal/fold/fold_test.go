@@ -49,6 +49,10 @@ type randomWeights struct {
 func (w randomWeights) Shape(name string) ([]int, bool) { return w.p.Shape(name) }
 func (w randomWeights) Has(name string) bool            { _, ok := w.Shape(name); return ok }
 
+func (w randomWeights) Rows(string, int, int, []float32) ([]float32, error) {
+	panic("no block here has stacked tensors")
+}
+
 func (w randomWeights) Matrix(name string) (*tensor.Matrix, error) {
 	s, _ := w.Shape(name)
 	m := tensor.New(s[0], s[1])
