@@ -171,7 +171,7 @@ func (p *panel) columnOC(a int, codes []uint8, t []float32) error {
 		}
 	}
 	at := p.groupOf[a]*p.out + p.r0
-	kernel.QuantCols(codes, p.deq, nil, t, p.scale[at:at+len(t)], p.zero[at:at+len(t)], float32(p.scheme.MaxCode()))
+	kernel.QuantCols(codes, p.deq, t, p.scale[at:at+len(t)], p.zero[at:at+len(t)], float32(p.scheme.MaxCode()))
 	return nil
 }
 

@@ -390,7 +390,7 @@ func (s *strip) sweep() bool {
 					x[i] = w[i] + e[i] - gj[i]/hjj
 				}
 				codes := s.codes[j*n : (j+1)*n]
-				kernel.QuantCols(codes, deq, nil, x, scale, zero, top)
+				kernel.QuantCols(codes, deq, x, scale, zero, top)
 				for i, v := range deq {
 					v -= w[i]
 					d[i] = v - e[i]
