@@ -3,8 +3,10 @@ package tokenizer
 import (
 	"encoding/json"
 	"fmt"
-	"strconv"
 	"strings"
+
+	"github.com/golowbit/lowbit/internal/tokenizer/chars"
+	"github.com/golowbit/lowbit/internal/tokenizer/model"
 )
 
 // decodeStep turns a list of token strings into another; the last list is
@@ -122,9 +124,9 @@ func perToken(f func(i, n int, s string) string) decodeStep {
 func decodeByteLevel(tokens []string) []string {
 	var b []byte
 	for _, s := range tokens {
-		b = appendFromSymbols(b, s)
+		b = chars.AppendFromSymbols(b, s)
 	}
-	return []string{validUTF8(string(b))}
+	return []string{chars.ValidUTF8(string(b))}
 }
 
 // decodeByteFallback turns runs of byte tokens into the text they spell, or, if
@@ -137,7 +139,7 @@ func decodeByteFallback(tokens []string) []string {
 			return
 		}
 		s := string(pending)
-		if validUTF8(s) == s {
+		if chars.ValidUTF8(s) == s {
 			out = append(out, s)
 		} else {
 			for range pending {
@@ -147,7 +149,7 @@ func decodeByteFallback(tokens []string) []string {
 		pending = pending[:0]
 	}
 	for _, s := range tokens {
-		if b, ok := byteTokenValue(s); ok {
+		if b, ok := model.ByteToken(s); ok {
 			pending = append(pending, b)
 			continue
 		}
@@ -156,15 +158,6 @@ func decodeByteFallback(tokens []string) []string {
 	}
 	flush()
 	return out
-}
-
-// byteTokenValue reads "<0xAB>".
-func byteTokenValue(s string) (byte, bool) {
-	if len(s) != 6 || !strings.HasPrefix(s, "<0x") || s[5] != '>' {
-		return 0, false
-	}
-	v, err := strconv.ParseUint(s[3:5], 16, 8)
-	return byte(v), err == nil
 }
 
 // strip cuts up to start copies of c from the left and stop from the right.

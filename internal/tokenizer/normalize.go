@@ -4,9 +4,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
-	"unicode"
 
 	"golang.org/x/text/unicode/norm"
+
+	"github.com/golowbit/lowbit/internal/tokenizer/chars"
+	"github.com/golowbit/lowbit/internal/tokenizer/model"
+	"github.com/golowbit/lowbit/internal/tokenizer/pattern"
 )
 
 // normalizer rewrites a stretch of text. atStart comes back false when what was
@@ -46,17 +49,17 @@ func parseNormalizer(where string, raw json.RawMessage, depth int) (normalizer, 
 		}
 		return r.normalize, nil
 	case "NFC":
-		return plain(func(s string) string { return normalForm(s, norm.NFC) }), nil
+		return plain(func(s string) string { return chars.Normalize(s, norm.NFC) }), nil
 	case "NFD":
-		return plain(func(s string) string { return normalForm(s, norm.NFD) }), nil
+		return plain(func(s string) string { return chars.Normalize(s, norm.NFD) }), nil
 	case "NFKC":
-		return plain(func(s string) string { return normalForm(s, norm.NFKC) }), nil
+		return plain(func(s string) string { return chars.Normalize(s, norm.NFKC) }), nil
 	case "NFKD":
-		return plain(func(s string) string { return normalForm(s, norm.NFKD) }), nil
+		return plain(func(s string) string { return chars.Normalize(s, norm.NFKD) }), nil
 	case "Lowercase":
-		return plain(lowercase), nil
+		return plain(chars.Lowercase), nil
 	case "StripAccents":
-		return filter(func(r rune) bool { return !isMark(r) }), nil
+		return filter(func(r rune) bool { return !chars.IsMark(r) }), nil
 	case "Strip":
 		var p struct {
 			Left  bool `json:"strip_left"`
@@ -68,11 +71,11 @@ func parseNormalizer(where string, raw json.RawMessage, depth int) (normalizer, 
 		return func(s string) (string, bool) {
 			n := len(s)
 			if p.Left {
-				s = trimLeftSpace(s)
+				s = chars.TrimLeftSpace(s)
 			}
 			atStart := len(s) == n
 			if p.Right {
-				s = trimRightSpace(s)
+				s = chars.TrimRightSpace(s)
 			}
 			return s, atStart
 		}, nil
@@ -83,7 +86,7 @@ func parseNormalizer(where string, raw json.RawMessage, depth int) (normalizer, 
 			return strings.Map(nmtSpace, s), atStart
 		}, nil
 	case "ByteLevel":
-		return plain(toSymbols), nil
+		return plain(chars.ToSymbols), nil
 	}
 	return nil, unsupported(where, typ, normalizerTypes...)
 }
@@ -145,39 +148,6 @@ func filter(keep func(rune) bool) normalizer {
 	}
 }
 
-// lowercase maps character by character, without the context rule for the Greek
-// final sigma.
-func lowercase(s string) string {
-	var b strings.Builder
-	b.Grow(len(s))
-	for _, r := range s {
-		if r == 'İ' { // the only one whose full mapping is longer than one
-			b.WriteString("i̇")
-			continue
-		}
-		b.WriteRune(toLower(r))
-	}
-	return b.String()
-}
-
-// toLower knows the case pairs that came with Unicode 16.0 and 17.0.
-func toLower(r rune) rune {
-	switch {
-	case r < firstNew:
-	case r == 0x1C89, r == 0xA7CC, r == 0xA7CE, r == 0xA7D2, r == 0xA7D4, r == 0xA7DA:
-		return r + 1
-	case r == 0xA7CB:
-		return 0x264
-	case r == 0xA7DC:
-		return 0x19B
-	case 0x10D50 <= r && r <= 0x10D65:
-		return r + 0x20
-	case 0x16EA0 <= r && r <= 0x16EB8:
-		return r + 0x1B
-	}
-	return unicode.ToLower(r)
-}
-
 // nmtControl and nmtSpace are SentencePiece's NMT normalization.
 func nmtControl(r rune) bool {
 	return 1 <= r && r <= 8 || r == 0xB || 0xE <= r && r <= 0x1F || r == 0x7F || r == 0x8F || r == 0x9F
@@ -186,7 +156,7 @@ func nmtControl(r rune) bool {
 func nmtSpace(r rune) rune {
 	switch {
 	case r == '\t', r == '\n', r == '\f', r == '\r', r == 0x1680, 0x200B <= r && r <= 0x200F,
-		r == 0x2028, r == 0x2029, r == metaspace, r == 0xFEFF, r == 0xFFFD:
+		r == 0x2028, r == 0x2029, r == model.Metaspace, r == 0xFEFF, r == 0xFFFD:
 		return ' '
 	}
 	return r
@@ -195,7 +165,7 @@ func nmtSpace(r rune) rune {
 // replacer is Replace, as normalizer and as decoder.
 type replacer struct {
 	literal string
-	re      *regex // nil: literal
+	re      *pattern.Regex // nil: literal
 	content string
 }
 
@@ -210,7 +180,7 @@ func parseReplace(where string, raw json.RawMessage) (*replacer, error) {
 	r := &replacer{content: p.Content}
 	switch {
 	case p.Pattern.Regex != nil:
-		re, err := compileRegex(*p.Pattern.Regex)
+		re, err := pattern.Compile(*p.Pattern.Regex)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", where, err)
 		}
@@ -231,7 +201,7 @@ func (r *replacer) replace(s string) string {
 		return strings.ReplaceAll(s, r.literal, r.content)
 	}
 	var b strings.Builder
-	r.re.find(s, func(start, end int, match bool) {
+	r.re.Find(s, func(start, end int, match bool) {
 		if match {
 			b.WriteString(r.content)
 		} else {
@@ -251,7 +221,7 @@ func (r *replacer) normalize(s string) (string, bool) {
 		return out, !strings.HasPrefix(s, r.literal)
 	}
 	atStart := true
-	r.re.find(s, func(start, end int, match bool) {
+	r.re.Find(s, func(start, end int, match bool) {
 		if start == 0 && match && end > 0 {
 			atStart = false
 		}

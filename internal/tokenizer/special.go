@@ -125,7 +125,7 @@ func (t *Tokenizer) loadSpecial(dir folder) error {
 	}
 	s.bos, s.eos, s.unk, s.pad = resolve("bos"), resolve("eos"), resolve("unk"), resolve("pad")
 	if s.unk < 0 {
-		s.unk = t.model.unk
+		s.unk = t.model.Unknown()
 	}
 	s.addBOS, s.addEOS = conf.bool("add_bos_token"), conf.bool("add_eos_token")
 	return t.loadChatTemplate(dir, conf)

@@ -24,12 +24,16 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+
+	"github.com/golowbit/lowbit/internal/tokenizer/chars"
+	"github.com/golowbit/lowbit/internal/tokenizer/model"
+	"github.com/golowbit/lowbit/internal/tokenizer/prefix"
 )
 
 // Tokenizer turns text into ids and back. It may be used by several goroutines
 // at once.
 type Tokenizer struct {
-	model     *bpe
+	model     model.Model
 	normalize normalizer // nil: none
 	pre       *preTokenizer
 	around    template
@@ -38,9 +42,10 @@ type Tokenizer struct {
 	added      []added
 	addedByID  map[int32]*added
 	addedByStr map[string]int32
-	raw        trie // tokens that match the text as it is
-	normalized trie // tokens that match normalized text
+	raw        *prefix.Trie // tokens that match the text as it is
+	normalized *prefix.Trie // tokens that match normalized text
 	size       int
+	scores     []float32 // by id, nil: the model's
 
 	special  specialTokens
 	encoders sync.Pool
@@ -154,7 +159,7 @@ func Parse(data []byte) (*Tokenizer, error) {
 			}
 		}
 	}
-	t.encoders.New = func() any { return newEncoder(t.model) }
+	t.encoders.New = func() any { return t.model.NewEncoder() }
 	return t, nil
 }
 
@@ -163,15 +168,15 @@ func Parse(data []byte) (*Tokenizer, error) {
 func (t *Tokenizer) addTokens(list []addedJSON) {
 	t.addedByStr = make(map[string]int32, len(list))
 	index := make(map[int32]int, len(list)) // id to place in t.added
-	next := int32(len(t.model.vocab))
-	t.size = len(t.model.tokens)
+	next := int32(t.model.Vocab().Count())
+	t.size = t.model.Vocab().Size()
 	for _, a := range list {
 		if a.Content == "" {
 			continue
 		}
 		id, ok := t.addedByStr[a.Content]
 		if !ok {
-			if id, ok = t.model.vocab[a.Content]; !ok {
+			if id, ok = t.model.Vocab().ID(a.Content); !ok {
 				id = next
 				next++
 			}
@@ -189,16 +194,24 @@ func (t *Tokenizer) addTokens(list []addedJSON) {
 		t.added = append(t.added, e)
 		t.size = max(t.size, int(id)+1)
 	}
+	t.indexAdded()
+}
+
+// indexAdded makes the look-up tables of t.added.
+func (t *Tokenizer) indexAdded() {
 	t.addedByID = make(map[int32]*added, len(t.added))
+	var raw, normalized []string
+	var rawAt, normalizedAt []int32
 	for i := range t.added {
 		a := &t.added[i]
 		t.addedByID[a.id] = a
 		if a.Normalized {
-			t.normalized.insert(a.normal, int32(i))
+			normalized, normalizedAt = append(normalized, a.normal), append(normalizedAt, int32(i))
 		} else {
-			t.raw.insert(a.Content, int32(i))
+			raw, rawAt = append(raw, a.Content), append(rawAt, int32(i))
 		}
 	}
+	t.raw, t.normalized = prefix.Build(raw, rawAt), prefix.Build(normalized, normalizedAt)
 }
 
 // Encode returns the ids of text without what the post-processor adds around
@@ -219,18 +232,18 @@ func (t *Tokenizer) EncodeSpecial(text string) []int32 {
 }
 
 func (t *Tokenizer) encode(dst []int32, text string) []int32 {
-	text = validUTF8(text)
-	e := t.encoders.Get().(*encoder)
+	text = chars.ValidUTF8(text)
+	e := t.encoders.Get().(model.Encoder)
 	defer t.encoders.Put(e)
 	token := func(id int32) { dst = append(dst, id) }
-	piece := func(s string, _ bool) { dst = e.piece(dst, s, t.pre.bytes) }
-	t.splitAdded(&t.raw, text, func(start, end int) {
+	piece := func(s string, _ bool) { dst = e.Encode(dst, s, t.pre.bytes) }
+	t.splitAdded(t.raw, text, func(start, end int) {
 		s, first := text[start:end], start == 0
 		if t.normalize != nil {
 			out, atStart := t.normalize(s)
 			s, first = out, first && atStart
 		}
-		t.splitAdded(&t.normalized, s, func(start, end int) {
+		t.splitAdded(t.normalized, s, func(start, end int) {
 			t.pre.run(s[start:end], first && start == 0, piece)
 		}, token)
 	}, token)
@@ -271,10 +284,7 @@ func (t *Tokenizer) Token(id int32) (string, bool) {
 	if a, ok := t.addedByID[id]; ok {
 		return a.Content, true
 	}
-	if id < 0 || int(id) >= len(t.model.tokens) || !t.model.used[id] {
-		return "", false
-	}
-	return t.model.tokens[id], true
+	return t.model.Vocab().Token(id)
 }
 
 // ID returns the id of a token, spelled as Token spells it.
@@ -282,6 +292,5 @@ func (t *Tokenizer) ID(token string) (int32, bool) {
 	if id, ok := t.addedByStr[token]; ok {
 		return id, true
 	}
-	id, ok := t.model.vocab[token]
-	return id, ok
+	return t.model.Vocab().ID(token)
 }

@@ -1,4 +1,4 @@
-package tokenizer
+package pattern
 
 import (
 	"errors"
@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"unicode"
+
+	"github.com/golowbit/lowbit/internal/tokenizer/chars"
 )
 
 // translate rewrites a pattern from Oniguruma's Ruby syntax, which the reference
@@ -255,7 +257,7 @@ func (t *translator) escape(inClass bool) (s string, zeroWidth bool, err error) 
 		if err != nil {
 			return "", false, err
 		}
-		if extra, ok := unicode16[name]; ok && !(inClass && negate) {
+		if extra, ok := chars.Unicode16[name]; ok && !(inClass && negate) {
 			return brackets(`\p{`+name+`}`+rangeText(extra), negate)
 		}
 		if negate {
@@ -268,7 +270,7 @@ func (t *translator) escape(inClass bool) (s string, zeroWidth bool, err error) 
 		if inClass && c == 'D' {
 			return `\D`, false, nil
 		}
-		return brackets(`\p{Nd}`+rangeText(unicode16["Nd"]), c == 'D')
+		return brackets(`\p{Nd}`+rangeText(chars.Unicode16["Nd"]), c == 'D')
 	case c == 'h' || c == 'H':
 		return brackets("0-9a-fA-F", c == 'H')
 	case c == 's' || c == 'S':
@@ -356,7 +358,7 @@ func literalText(r rune) string {
 // wordClass is Oniguruma's \w between brackets.
 var wordClass = `\p{L}\p{M}\p{N}\p{Pc}\u24B6-\u24E9` + string(rune(0x1F130)) + "-" + string(rune(0x1F149)) +
 	string(rune(0x1F150)) + "-" + string(rune(0x1F169)) + string(rune(0x1F170)) + "-" + string(rune(0x1F189)) +
-	rangeText(unicode16["L"]) + rangeText(unicode16["M"]) + rangeText(unicode16["N"])
+	rangeText(chars.Unicode16["L"]) + rangeText(chars.Unicode16["M"]) + rangeText(chars.Unicode16["N"])
 
 func rangeText(t *unicode.RangeTable) string {
 	var b strings.Builder

@@ -1,4 +1,4 @@
-package tokenizer
+package chars
 
 import (
 	"sort"
@@ -7,13 +7,13 @@ import (
 	"golang.org/x/text/unicode/norm"
 )
 
-// normalForm applies a Unicode normalization form as the reference does, which
+// Normalize applies a Unicode normalization form as the reference does, which
 // differs from the norm package in two ways. The package keeps to the
 // Stream-Safe Text Format (UAX 15, section 13) and breaks up more than 30
 // combining marks in a row by U+034F. And the reference's tables are those of
 // Unicode 9.0, where later characters neither decompose nor reorder. Text with
 // either takes a way of its own.
-func normalForm(s string, f norm.Form) string {
+func Normalize(s string, f norm.Form) string {
 	switch {
 	case unusual(s):
 		return longForm(s, f)
