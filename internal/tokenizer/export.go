@@ -73,12 +73,14 @@ func (t *Tokenizer) Vocab() ([]string, []TokenType) {
 		id := int32(i)
 		s, ok := t.Token(id)
 		tokens[i] = s
-		a, isAdded := t.addedByID[id]
+		a, isAdded := t.addedToken(id)
 		switch {
 		case !ok:
 			types[i] = Unused
 		case id == t.model.Unknown():
 			types[i] = Unknown
+		case t.types != nil && i < len(t.types) && t.types[i] != Normal:
+			types[i] = t.types[i]
 		case isAdded && a.Special:
 			types[i] = Control
 		case isAdded:
@@ -116,7 +118,7 @@ func (t *Tokenizer) Scores() []float32 {
 		copy(scores, t.scores)
 		return scores
 	}
-	isAdded := func(id int32) bool { _, ok := t.addedByID[id]; return ok }
+	isAdded := func(id int32) bool { _, ok := t.addedAt[id]; return ok }
 	switch m := t.model.(type) {
 	case *model.BPE:
 		copy(scores, m.Scores(isAdded))

@@ -4,12 +4,15 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"golang.org/x/text/unicode/norm"
 
 	"github.com/golowbit/lowbit/internal/tokenizer/chars"
 	"github.com/golowbit/lowbit/internal/tokenizer/model"
 	"github.com/golowbit/lowbit/internal/tokenizer/pattern"
+	"github.com/golowbit/lowbit/internal/tokenizer/sentencepiece"
 )
 
 // normalizer rewrites a stretch of text. atStart comes back false when what was
@@ -18,6 +21,7 @@ type normalizer func(s string) (out string, atStart bool)
 
 var normalizerTypes = []string{
 	"Sequence", "Prepend", "Replace", "NFC", "NFD", "NFKC", "NFKD", "Lowercase", "Strip", "StripAccents", "Nmt", "ByteLevel",
+	"BertNormalizer", "Precompiled",
 }
 
 func parseNormalizer(where string, raw json.RawMessage, depth int) (normalizer, error) {
@@ -59,26 +63,9 @@ func parseNormalizer(where string, raw json.RawMessage, depth int) (normalizer, 
 	case "Lowercase":
 		return plain(chars.Lowercase), nil
 	case "StripAccents":
-		return filter(func(r rune) bool { return !chars.IsMark(r) }), nil
+		return filter(func(r rune) bool { return !chars.IsAccent(r) }), nil
 	case "Strip":
-		var p struct {
-			Left  bool `json:"strip_left"`
-			Right bool `json:"strip_right"`
-		}
-		if err := decodeInto(where, raw, &p); err != nil {
-			return nil, err
-		}
-		return func(s string) (string, bool) {
-			n := len(s)
-			if p.Left {
-				s = chars.TrimLeftSpace(s)
-			}
-			atStart := len(s) == n
-			if p.Right {
-				s = chars.TrimRightSpace(s)
-			}
-			return s, atStart
-		}, nil
+		return parseStripNormalizer(where, raw)
 	case "Nmt":
 		drop := filter(func(r rune) bool { return !nmtControl(r) })
 		return func(s string) (string, bool) {
@@ -87,6 +74,10 @@ func parseNormalizer(where string, raw json.RawMessage, depth int) (normalizer, 
 		}, nil
 	case "ByteLevel":
 		return plain(chars.ToSymbols), nil
+	case "BertNormalizer":
+		return parseBertNormalizer(where, raw)
+	case "Precompiled":
+		return parsePrecompiled(where, raw)
 	}
 	return nil, unsupported(where, typ, normalizerTypes...)
 }
@@ -120,6 +111,104 @@ func parseNormalizerSequence(where string, raw json.RawMessage, depth int) (norm
 		}
 		return s, atStart
 	}, nil
+}
+
+func parseStripNormalizer(where string, raw json.RawMessage) (normalizer, error) {
+	var p struct {
+		Left  bool `json:"strip_left"`
+		Right bool `json:"strip_right"`
+	}
+	if err := decodeInto(where, raw, &p); err != nil {
+		return nil, err
+	}
+	return func(s string) (string, bool) {
+		n := len(s)
+		if p.Left {
+			s = chars.TrimLeftSpace(s)
+		}
+		atStart := len(s) == n
+		if p.Right {
+			s = chars.TrimRightSpace(s)
+		}
+		return s, atStart
+	}, nil
+}
+
+// parseBertNormalizer reads BERT's basic tokenizer up to its splitting.
+func parseBertNormalizer(where string, raw json.RawMessage) (normalizer, error) {
+	c := struct {
+		Clean      bool  `json:"clean_text"`
+		Ideographs bool  `json:"handle_chinese_chars"`
+		Strip      *bool `json:"strip_accents"`
+		Lowercase  bool  `json:"lowercase"`
+	}{true, true, nil, true}
+	if err := decodeInto(where, raw, &c); err != nil {
+		return nil, err
+	}
+	strip := c.Lowercase
+	if c.Strip != nil {
+		strip = *c.Strip
+	}
+	clean := filter(func(r rune) bool {
+		return r == '\t' || r == '\n' || r == '\r' || r != 0 && r != utf8.RuneError && !chars.IsControl(r)
+	})
+	return func(s string) (string, bool) {
+		atStart := true
+		if c.Clean {
+			s, atStart = clean(s)
+			s = strings.Map(func(r rune) rune {
+				if unicode.IsSpace(r) {
+					return ' '
+				}
+				return r
+			}, s)
+		}
+		if c.Ideographs {
+			s = spaceIdeographs(s)
+		}
+		if strip {
+			var kept bool
+			s, kept = filter(func(r rune) bool { return !chars.IsNonspacing(r) })(chars.Normalize(s, norm.NFD))
+			atStart = atStart && kept
+		}
+		if c.Lowercase {
+			s = chars.Lowercase(s)
+		}
+		return s, atStart
+	}, nil
+}
+
+func spaceIdeographs(s string) string {
+	if strings.IndexFunc(s, chars.IsIdeograph) < 0 {
+		return s
+	}
+	var b strings.Builder
+	b.Grow(2 * len(s))
+	for _, r := range s {
+		if chars.IsIdeograph(r) {
+			b.WriteByte(' ')
+			b.WriteRune(r)
+			b.WriteByte(' ')
+		} else {
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
+}
+
+// parsePrecompiled reads the map of characters of a SentencePiece model.
+func parsePrecompiled(where string, raw json.RawMessage) (normalizer, error) {
+	var c struct {
+		Charsmap []byte `json:"precompiled_charsmap"`
+	}
+	if err := decodeInto(where, raw, &c); err != nil {
+		return nil, err
+	}
+	m, err := sentencepiece.ParseCharsmap(c.Charsmap)
+	if err != nil {
+		return nil, fmt.Errorf("%s: precompiled_charsmap: %w", where, err)
+	}
+	return func(s string) (string, bool) { return m.ReplaceGraphemes(s) }, nil
 }
 
 // plain wraps a rewriting that keeps the start. Empty text stays empty: nothing

@@ -48,6 +48,7 @@ func (p *preTokenizer) from(k int, s string, first bool, emit emitFunc) {
 
 var preTokenizerTypes = []string{
 	"Sequence", "Split", "ByteLevel", "Metaspace", "Digits", "Whitespace", "WhitespaceSplit", "Punctuation", "CharDelimiterSplit",
+	"BertPreTokenizer", "UnicodeScripts", "FixedLength",
 }
 
 func parsePreTokenizer(raw json.RawMessage) (*preTokenizer, error) {
@@ -109,6 +110,13 @@ func (p *preTokenizer) add(where string, raw json.RawMessage, depth int) error {
 		st = cut(runes(unicode.IsSpace), removed)
 	case "CharDelimiterSplit":
 		st, err = delimiterStage(where, raw)
+	case "BertPreTokenizer":
+		p.stages = append(p.stages, cut(runes(unicode.IsSpace), removed))
+		st = cut(runes(chars.IsPunct), isolated)
+	case "UnicodeScripts":
+		st = splitScripts
+	case "FixedLength":
+		st, err = fixedLengthStage(where, raw)
 	default:
 		return unsupported(where, typ, preTokenizerTypes...)
 	}
@@ -287,6 +295,47 @@ func delimiterStage(where string, raw json.RawMessage) (stage, error) {
 		return nil, err
 	}
 	return cut(runes(func(r rune) bool { return r == d }), removed), nil
+}
+
+// splitScripts cuts where the script changes. Characters without a script go with
+// what is before them.
+func splitScripts(s string, first bool, emit emitFunc) {
+	start, last := 0, chars.Script(0)
+	for i, r := range s {
+		script := chars.ScriptOf(r)
+		if script == 0 {
+			continue
+		}
+		if last != 0 && script != last {
+			emit(s[start:i], first && start == 0)
+			start = i
+		}
+		last = script
+	}
+	emit(s[start:], first && start == 0)
+}
+
+func fixedLengthStage(where string, raw json.RawMessage) (stage, error) {
+	c := struct {
+		Length int `json:"length"`
+	}{5}
+	if err := decodeInto(where, raw, &c); err != nil {
+		return nil, err
+	}
+	if c.Length < 1 {
+		return nil, fmt.Errorf("%s: length is %d, want at least 1", where, c.Length)
+	}
+	return func(s string, first bool, emit emitFunc) {
+		start, n := 0, 0
+		for i := range s {
+			if n == c.Length {
+				emit(s[start:i], first && start == 0)
+				start, n = i, 0
+			}
+			n++
+		}
+		emit(s[start:], first && start == 0)
+	}, nil
 }
 
 // behavior says what becomes of the matches of a splitting pattern.

@@ -72,14 +72,16 @@ func TestOpenErrors(t *testing.T) {
 		{"huge id", `{"model":{"type":"BPE","vocab":{"a":2000000000},"merges":[]}}`, `token "a" has id 2000000000`},
 		{"shared id", `{"model":{"type":"BPE","vocab":{"a":3,"b":3},"merges":[]}}`, `"a" and "b" share id 3`},
 		{"unk", `{"model":{"type":"BPE","unk_token":"?","vocab":{"a":0},"merges":[]}}`, `unk_token "?" is not in the vocabulary`},
-		{"normalizer", `{` + model + `,"normalizer":{"type":"Precompiled"}}`, `normalizer: type "Precompiled" is not supported (supported: Sequence, Prepend`},
+		{"normalizer", `{` + model + `,"normalizer":{"type":"Magic"}}`, `normalizer: type "Magic" is not supported (supported: Sequence, Prepend`},
 		{"normalizer in sequence", `{` + model + `,"normalizer":{"type":"Sequence","normalizers":[{"type":"NFC"},{"type":"X"}]}}`, `normalizer.normalizers[1]: type "X"`},
 		{"no type", `{` + model + `,"normalizer":{}}`, `normalizer: no "type"`},
-		{"pre-tokenizer", `{` + model + `,"pre_tokenizer":{"type":"BertPreTokenizer"}}`, `pre_tokenizer: type "BertPreTokenizer" is not supported`},
+		{"pre-tokenizer", `{` + model + `,"pre_tokenizer":{"type":"Magic"}}`, `pre_tokenizer: type "Magic" is not supported`},
 		{"behavior", `{` + model + `,"pre_tokenizer":{"type":"Split","pattern":{"String":"a"},"behavior":"Gone"}}`, `behavior "Gone" is not known`},
 		{"pattern", `{` + model + `,"pre_tokenizer":{"type":"Split","pattern":{},"behavior":"Isolated"}}`, `neither "String" nor "Regex"`},
 		{"regex", `{` + model + `,"pre_tokenizer":{"type":"Split","pattern":{"Regex":"a("},"behavior":"Isolated"}}`, `pre_tokenizer: pattern "a(": missing )`},
 		{"intersection", `{` + model + `,"pre_tokenizer":{"type":"Split","pattern":{"Regex":"[a&&b]"},"behavior":"Isolated"}}`, `class intersection && is not supported`},
+		{"charsmap", `{` + model + `,"normalizer":{"type":"Precompiled","precompiled_charsmap":"AAEAAA=="}}`, `normalizer: precompiled_charsmap: trie of 256 bytes in 0 bytes of data`},
+		{"fixed length", `{` + model + `,"pre_tokenizer":{"type":"FixedLength","length":0}}`, `pre_tokenizer: length is 0, want at least 1`},
 		{"metaspace", `{` + model + `,"pre_tokenizer":{"type":"Metaspace","replacement":"ab"}}`, `replacement is "ab", want one character`},
 		{"scheme", `{` + model + `,"pre_tokenizer":{"type":"Metaspace","replacement":"_","prepend_scheme":"last"}}`, `prepend_scheme is "last"`},
 		{"contradiction", `{` + model + `,"pre_tokenizer":{"type":"Metaspace","replacement":"_","prepend_scheme":"first","add_prefix_space":false}}`, `contradicts`},
@@ -87,7 +89,7 @@ func TestOpenErrors(t *testing.T) {
 		{"template without A", `{` + model + `,"post_processor":{"type":"TemplateProcessing","single":[]}}`, "does not hold the sequence A"},
 		{"template token", `{` + model + `,"post_processor":{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"<s>"}}]}}`, `"<s>" is not among special_tokens`},
 		{"template id", `{` + model + `,"post_processor":{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"s"}},{"Sequence":{"id":"A"}}],"special_tokens":{"s":{"ids":[77]}}}}`, "id 77 is not in the vocabulary"},
-		{"decoder", `{` + model + `,"decoder":{"type":"WordPiece"}}`, `decoder: type "WordPiece" is not supported`},
+		{"decoder", `{` + model + `,"decoder":{"type":"Magic"}}`, `decoder: type "Magic" is not supported`},
 		{"nesting", `{` + model + `,"normalizer":` + strings.Repeat(`{"type":"Sequence","normalizers":[`, 20) + `{"type":"NFC"}` + strings.Repeat("]}", 20) + `}`, "nested deeper than"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -110,7 +112,7 @@ func TestOpenMissing(t *testing.T) {
 	require.ErrorContains(t, err, fileName)
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "tokenizer.model"), nil, 0o644))
 	_, err = Open(dir)
-	require.ErrorContains(t, err, "the folder holds tokenizer.model; only tokenizer.json is read")
+	require.ErrorContains(t, err, "tokenizer.model: no pieces")
 }
 
 func TestMergesAsPairs(t *testing.T) {
@@ -420,9 +422,11 @@ func TestOpenFS(t *testing.T) {
 	fsys["tokenizer_config.json"] = &fstest.MapFile{Data: []byte(`[`)}
 	_, err = OpenFS(fsys)
 	require.ErrorContains(t, err, "tokenizer_config.json: unexpected end")
-	_, err = OpenFS(fstest.MapFS{"vocab.json": {}})
+	_, err = OpenFS(fstest.MapFS{})
 	require.ErrorIs(t, err, os.ErrNotExist)
-	require.ErrorContains(t, err, "open tokenizer.json: file does not exist (the folder holds vocab.json")
+	require.EqualError(t, err, "open tokenizer.json: file does not exist (nor tokenizer.model, spiece.model, tekken.json, vocab.json or vocab.txt)")
+	_, err = OpenFS(fstest.MapFS{"vocab.json": {}})
+	require.ErrorContains(t, err, "open merges.txt: file does not exist")
 
 	tk, err = Parse(fsys[fileName].Data)
 	require.NoError(t, err)

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"golang.org/x/text/unicode/rangetable"
 )
 
 // Class is what the splitting patterns ask about a character.
@@ -84,11 +86,45 @@ func IsWord(r rune) bool {
 		unicode.Other_Alphabetic, unicode.Other_Lowercase, unicode.Other_Uppercase, unicode.Join_Control)
 }
 
+// The versions that the reference's tables have.
+var (
+	unicode8 = rangetable.Assigned("8.0.0")
+	unicode9 = rangetable.Assigned("9.0.0")
+)
+
+// IsPunct is punctuation: \p{P} of Unicode 8.0 and all of ASCII's.
 func IsPunct(r rune) bool {
 	if r < utf8.RuneSelf {
 		return '!' <= r && r <= '/' || ':' <= r && r <= '@' || '[' <= r && r <= '`' || '{' <= r && r <= '~'
 	}
-	return unicode.Is(unicode.P, r)
+	return unicode.Is(unicode.P, r) && unicode.Is(unicode8, r) || r == 0x166D || r == 0x111C9
+}
+
+// IsAccent is \p{M} of Unicode 9.0, what StripAccents removes.
+func IsAccent(r rune) bool {
+	return unicode.Is(unicode.M, r) && unicode.Is(unicode9, r) && r != 0x111C9 || r == 0x1CF2 || r == 0x1CF3
+}
+
+// IsNonspacing is \p{Mn} of Unicode 8.0, what BertNormalizer removes.
+func IsNonspacing(r rune) bool {
+	switch r {
+	case 0x1734:
+		return true
+	case 0x1885, 0x1886, 0xA9BD, 0x111C9:
+		return false
+	}
+	return unicode.Is(unicode.Mn, r) && unicode.Is(unicode8, r)
+}
+
+// IsControl is \p{Cc}, \p{Cf} and \p{Co} of Unicode 8.0.
+func IsControl(r rune) bool {
+	return unicode.In(r, unicode.Cc, unicode.Cf, unicode.Co) && (r < utf8.RuneSelf || unicode.Is(unicode8, r))
+}
+
+// IsIdeograph is what BERT puts spaces around.
+func IsIdeograph(r rune) bool {
+	return 0x4E00 <= r && r <= 0x9FFF || 0x3400 <= r && r <= 0x4DBF || 0x20000 <= r && r <= 0x2A6DF ||
+		0x2A700 <= r && r <= 0x2B81F || 0x2B920 <= r && r <= 0x2CEAF || 0xF900 <= r && r <= 0xFAFF || 0x2F800 <= r && r <= 0x2FA1F
 }
 
 // TrimLeftSpace cuts white space off the start.

@@ -19,6 +19,8 @@ type BPEConfig struct {
 	Ranks []uint32
 	// Whole are tokens that are cut out of a piece before any merge.
 	Whole []string
+	// Split are ids that may take part in merges, but are taken apart again at the end.
+	Split []int32
 	// Unknown is the token of what the vocabulary cannot spell, "" if there is none.
 	Unknown string
 	Prefix  string // before every character but the first of a piece
@@ -36,6 +38,7 @@ type BPE struct {
 	merges [][2]string
 	table  *mergeTable
 	whole  *prefix.Trie
+	split  map[int32][2]int32 // what ids of BPEConfig.Split are made of
 
 	unk          int32 // -1: none
 	prefix       string
@@ -64,7 +67,7 @@ func NewBPE(c BPEConfig) (*BPE, error) {
 			m.allSymbols = false
 		}
 	}
-	if err := m.setMerges(c.Ranks); err != nil {
+	if err := m.setMerges(c.Ranks, c.Split); err != nil {
 		return nil, err
 	}
 	if c.Unknown != "" {
@@ -89,8 +92,12 @@ func NewBPE(c BPEConfig) (*BPE, error) {
 	return m, nil
 }
 
-func (m *BPE) setMerges(ranks []uint32) error {
+func (m *BPE) setMerges(ranks []uint32, split []int32) error {
 	m.table = newMergeTable(len(m.merges))
+	m.split = make(map[int32][2]int32, len(split))
+	for _, id := range split {
+		m.split[id] = [2]int32{id, -1}
+	}
 	for i, p := range m.merges {
 		a, ok := m.vocab.ids[p[0]]
 		b, ok2 := m.vocab.ids[p[1]]
@@ -114,6 +121,9 @@ func (m *BPE) setMerges(ranks []uint32) error {
 			rank = ranks[i]
 		}
 		m.table.put(a, b, rank, id)
+		if _, ok := m.split[id]; ok {
+			m.split[id] = [2]int32{a, b}
+		}
 	}
 	return nil
 }
@@ -290,7 +300,24 @@ func (e *bpeEncoder) segment(s string, bytes, whole bool) []int32 {
 		}
 	}
 	e.ids = m.appendSymbols(e.ids[:0], s)
-	return e.merge.merge(e.ids)
+	ids := e.merge.merge(e.ids)
+	if len(m.split) == 0 {
+		return ids
+	}
+	var out []int32
+	for _, id := range ids {
+		out = m.appendSplit(out, id)
+	}
+	return out
+}
+
+// appendSplit appends id, or what it is made of.
+func (m *BPE) appendSplit(dst []int32, id int32) []int32 {
+	parts, ok := m.split[id]
+	if !ok || parts[1] < 0 {
+		return append(dst, id)
+	}
+	return m.appendSplit(m.appendSplit(dst, parts[0]), parts[1])
 }
 
 // appendSymbols appends the ids that s starts from before any merge: one for

@@ -13,7 +13,7 @@ import (
 // TestSplittersAgainstRegexes holds the hand-written splitters to the patterns.
 func TestSplittersAgainstRegexes(t *testing.T) {
 	runes := []rune("aZsStTrRevVmMlLdD''''19  \t\n\r.!_-é日Яſ٣½²\u0301\u00a0\u3000\u0085\u200b\u1c89🦙" + string(rune(0x10d40)) + string(rune(0x13460)))
-	for _, p := range []string{patternGPT2, patternLlama3, patternQwen2} {
+	for _, p := range []string{GPT2, Llama3, Qwen2} {
 		re, err := Compile(p)
 		require.NoError(t, err)
 		require.NotNil(t, re.next)
@@ -53,7 +53,7 @@ func TestTranslate(t *testing.T) {
 
 func FuzzSplitters(f *testing.F) {
 	var all []*Regex
-	for _, p := range []string{patternGPT2, patternLlama3, patternQwen2} {
+	for _, p := range []string{GPT2, Llama3, Qwen2} {
 		re, err := Compile(p)
 		require.NoError(f, err)
 		all = append(all, re)

@@ -10,9 +10,9 @@ import (
 // The splitting patterns met most, each with a hand-written twin that is held
 // to the regular expression by a test.
 const (
-	patternGPT2   = `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`
-	patternLlama3 = `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
-	patternQwen2  = `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
+	GPT2   = `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`
+	Llama3 = `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
+	Qwen2  = `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
 )
 
 // nextFunc returns the end of the match that starts at s[i], i < len(s). The
@@ -21,11 +21,11 @@ type nextFunc func(s string, i int) int
 
 func knownPattern(pattern string) nextFunc {
 	switch pattern {
-	case patternGPT2:
+	case GPT2:
 		return NextGPT2
-	case patternLlama3:
+	case Llama3:
 		return func(s string, i int) int { return nextCL100K(s, i, 3) }
-	case patternQwen2:
+	case Qwen2:
 		return func(s string, i int) int { return nextCL100K(s, i, 1) }
 	}
 	return nil
