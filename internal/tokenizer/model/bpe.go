@@ -19,7 +19,8 @@ type BPEConfig struct {
 	Ranks []uint32
 	// Whole are tokens that are cut out of a piece before any merge.
 	Whole []string
-	// Split are ids that may take part in merges, but are taken apart again at the end.
+	// Split are ids that may take part in merges, but are taken apart again at the
+	// end, and are unknown where no merge made them.
 	Split []int32
 	// Unknown is the token of what the vocabulary cannot spell, "" if there is none.
 	Unknown string
@@ -175,7 +176,7 @@ func (m *BPE) NewEncoder() Encoder {
 // merges on its own. A text without any other splitting (Llama 2) can then be
 // taken word by word, which lets the cache work and changes no id.
 func (m *BPE) findWordStart() bool {
-	if m.prefix != "" || m.suffix != "" {
+	if m.prefix != "" || m.suffix != "" || len(m.split) > 0 {
 		return false
 	}
 	if _, ok := m.vocab.ids[string(Metaspace)]; !ok {
@@ -314,10 +315,21 @@ func (e *bpeEncoder) segment(s string, bytes, whole bool) []int32 {
 // appendSplit appends id, or what it is made of.
 func (m *BPE) appendSplit(dst []int32, id int32) []int32 {
 	parts, ok := m.split[id]
-	if !ok || parts[1] < 0 {
-		return append(dst, id)
+	switch {
+	case ok && parts[1] >= 0:
+		return m.appendSplit(m.appendSplit(dst, parts[0]), parts[1])
+	case ok:
+		if m.fallback {
+			if out, ok := appendBytes(dst, &m.byteToken, m.vocab.tokens[id]); ok {
+				return out
+			}
+		}
+		id = m.unk
 	}
-	return m.appendSplit(m.appendSplit(dst, parts[0]), parts[1])
+	if id == m.unk && (id < 0 || m.fuseUnk && len(dst) > 0 && dst[len(dst)-1] == id) {
+		return dst
+	}
+	return append(dst, id)
 }
 
 // appendSymbols appends the ids that s starts from before any merge: one for

@@ -21,8 +21,8 @@ type UnigramConfig struct {
 	Single bool
 	// LeaveOut are ids that text never becomes: control and unused pieces.
 	LeaveOut []int32
-	// Whole are ids that text always becomes where it holds them: user-defined
-	// pieces (Single only).
+	// Whole are ids that text is to become where it holds them: user-defined pieces
+	// (Single only).
 	Whole []int32
 }
 
@@ -39,10 +39,14 @@ type Unigram struct {
 	byteToken [256]int32
 	single    bool
 	whole     []bool // by id; nil: none
-	best      float64
 }
 
-const unknownPenalty = 10
+const (
+	unknownPenalty = 10
+	// wholeBonus is what a user-defined piece scores for each byte but the first:
+	// more than any pieces of it together, whose scores are below 0.
+	wholeBonus = 0.1
+)
 
 // NewUnigram checks the scores and the id of the unknown token.
 func NewUnigram(c UnigramConfig) (*Unigram, error) {
@@ -67,7 +71,7 @@ func NewUnigram(c UnigramConfig) (*Unigram, error) {
 			m.whole[id] = true
 		}
 	}
-	lowest, highest := math.Inf(1), math.Inf(-1)
+	lowest := math.Inf(1)
 	var keys []string
 	var ids []int32
 	for id, s := range c.Vocab.tokens {
@@ -79,12 +83,12 @@ func NewUnigram(c UnigramConfig) (*Unigram, error) {
 			continue
 		}
 		if m.whole == nil || !m.whole[id] {
-			lowest, highest = min(lowest, score), max(highest, score)
+			lowest = min(lowest, score)
 		}
 		keys, ids = append(keys, s), append(ids, int32(id))
 	}
 	m.trie = prefix.Build(keys, ids)
-	m.best, m.unkScore = highest, lowest-unknownPenalty
+	m.unkScore = lowest - unknownPenalty
 	if m.single {
 		m.unkScore = float64(float32(lowest) - unknownPenalty)
 	}
@@ -202,11 +206,7 @@ func (e *unigramEncoder) viterbi(s string) {
 			one = one || j-i == size
 		}
 		if !one {
-			total := m.unkScore + score
-			if m.single {
-				total = float64(float32(total))
-			}
-			e.offer(i+size, i, m.unk, total)
+			e.offer(i+size, i, m.unk, m.unkScore+score)
 		}
 		i += size
 	}
@@ -215,19 +215,19 @@ func (e *unigramEncoder) viterbi(s string) {
 // score is that of a token of n bytes.
 func (m *Unigram) score(id int32, n int) float64 {
 	if m.whole != nil && m.whole[id] {
-		return float64(float32(n)*float32(m.best)) - 0.1
+		return wholeBonus * float64(n-1)
 	}
 	return m.scores[id]
 }
 
 // offer keeps the better of two ways to come to end.
 func (e *unigramEncoder) offer(end, start int, id int32, score float64) {
+	if e.m.single {
+		score = float64(float32(score))
+	}
 	p := &e.path[end]
 	if p.start >= 0 && score <= p.score {
 		return
-	}
-	if e.m.single {
-		score = float64(float32(score))
 	}
 	*p = pathNode{score: score, start: int32(start), id: id}
 }
