@@ -19,7 +19,8 @@ type added struct {
 // splitAdded cuts s at the added tokens of t: text(start, end) for what lies
 // between, token(id) for each token, in order.
 func (tk *Tokenizer) splitAdded(t *prefix.Trie, s string, text func(start, end int), token func(id int32)) {
-	done := 0 // everything before is already emitted
+	done := 0     // everything before is already emitted
+	spaceEnd := 0 // end of the last run of white space that was looked at
 	for from := 0; !t.Empty(); {
 		start, end, v := t.Find(s, from)
 		if v < 0 {
@@ -31,15 +32,21 @@ func (tk *Tokenizer) splitAdded(t *prefix.Trie, s string, text func(start, end i
 			continue
 		}
 		if a.LStrip {
-			start = max(len(chars.TrimRightSpace(s[:start])), done)
+			start = max(start, done)
+			start = done + len(chars.TrimRightSpace(s[done:start]))
 		}
 		if a.RStrip {
-			end = len(s) - len(chars.TrimLeftSpace(s[end:]))
+			if spaceEnd < end {
+				spaceEnd = len(s) - len(chars.TrimLeftSpace(s[end:]))
+			}
+			end = spaceEnd
 		}
 		if done < start {
 			text(done, start)
 		}
-		token(a.id)
+		if start < end {
+			token(a.id)
+		}
 		done = end
 	}
 	if done < len(s) {

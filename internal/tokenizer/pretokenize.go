@@ -298,16 +298,18 @@ func delimiterStage(where string, raw json.RawMessage) (stage, error) {
 }
 
 // splitScripts cuts where the script changes. Characters without a script go with
-// what is before them.
+// what is before them; those that nothing is before are lost, as in the reference.
 func splitScripts(s string, first bool, emit emitFunc) {
-	start, last := 0, chars.Script(0)
+	start, last := len(s), chars.Script(0)
 	for i, r := range s {
 		script := chars.ScriptOf(r)
 		if script == 0 {
 			continue
 		}
-		if last != 0 && script != last {
-			emit(s[start:i], first && start == 0)
+		if script != last {
+			if last != 0 {
+				emit(s[start:i], first && start == 0)
+			}
 			start = i
 		}
 		last = script
