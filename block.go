@@ -43,6 +43,7 @@ func prefetch(ctx context.Context, cfg *llama.Config, src llama.Weights) <-chan 
 // blockRun is the work on a model's blocks, one after another.
 type blockRun struct {
 	*job
+	ctx context.Context
 	fwd *llama.Runner
 
 	// Residual streams [tokens, hidden] of all calibration windows: full is
@@ -59,10 +60,10 @@ type blockRun struct {
 	scales *fold.Scales
 }
 
-func (j *job) runBlocks() error {
-	ctx, cancel := context.WithCancel(j.ctx)
+func (j *job) runBlocks(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	fwd, err := newRunner(j.cfg, j.src, j.BF16, j.Workers)
+	fwd, err := newRunner(j.cfg, j.src, j.set.bf16, j.set.workers)
 	if err != nil {
 		return err
 	}
@@ -70,7 +71,7 @@ func (j *job) runBlocks() error {
 	if err != nil {
 		return err
 	}
-	r := &blockRun{job: j, fwd: fwd}
+	r := &blockRun{job: j, ctx: ctx, fwd: fwd}
 	x := tensor.New(j.text.tokens(), j.cfg.Hidden)
 	for i, w := range j.text.windows {
 		if err := llama.Embed(rows(x, i*j.text.seqLen, (i+1)*j.text.seqLen), emb, w); err != nil {
@@ -78,9 +79,9 @@ func (j *job) runBlocks() error {
 		}
 	}
 	switch {
-	case j.Inputs == InputsFull:
+	case j.set.inputs == InputsFull:
 		r.full = x
-	case j.Correction > 0:
+	case j.set.correction > 0:
 		r.full, r.quantized = x.Clone(), x
 	default:
 		r.quantized = x
@@ -91,7 +92,7 @@ func (j *job) runBlocks() error {
 		if l.err != nil {
 			return l.err
 		}
-		if err := j.ctx.Err(); err != nil {
+		if err := ctx.Err(); err != nil {
 			return err
 		}
 		j.event(Event{Kind: EventBlock, Block: i, Blocks: j.cfg.Layers})
@@ -104,7 +105,7 @@ func (j *job) runBlocks() error {
 }
 
 func (r *blockRun) run() error {
-	if r.Inputs == InputsFull {
+	if r.set.inputs == InputsFull {
 		return r.runFull()
 	}
 	return r.runStaged()
@@ -169,7 +170,7 @@ func (r *blockRun) runFull() error {
 		x := rows(r.full, r0, r1)
 		observe := func(in llama.Input, h *tensor.Matrix) {
 			if c := collectors[in]; c != nil {
-				c.Add(h, r.Workers)
+				c.Add(h, r.set.workers)
 			}
 		}
 		n := r1 - r0
@@ -225,12 +226,12 @@ func (r *blockRun) layer(l llama.LinearInfo, cal *quant.Calibration, ref *refere
 	if !p.dense && r.out.Done(l.Name) {
 		q, err = r.resumed(p)
 	} else {
-		q, err = r.quantizeLayer(p, w, cal, r.blockLoss(l.Role, ref, w, cal))
+		q, err = r.quantizeLayer(r.ctx, p, w, cal, r.blockLoss(l.Role, ref, w, cal))
 	}
 	if err != nil || q == nil {
 		return err
 	}
-	if r.Inputs == InputsQuantized {
+	if r.set.inputs == InputsQuantized {
 		r.qb.Linear(l.Role).Weight = r.scales.Restore(l.Role, q.Dequantize())
 	}
 	return nil
@@ -286,9 +287,9 @@ func (r *blockRun) runStaged() error {
 					lack = rows(r.full, r0, r1).Clone()
 					subtract(lack, rows(r.quantized, r0, r1))
 				}
-				c.AddPair(dstFull.Clone(), dst, lack, r.Workers)
+				c.AddPair(dstFull.Clone(), dst, lack, r.set.workers)
 			default:
-				c.Add(dst, r.Workers)
+				c.Add(dst, r.set.workers)
 			}
 			return nil
 		})

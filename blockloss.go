@@ -19,7 +19,7 @@ type reference struct {
 }
 
 func (r *blockRun) newReference() *reference {
-	if r.Objective != adadim.ObjectiveBlock {
+	if r.set.objective != adadim.ObjectiveBlock {
 		return nil
 	}
 	n, hidden := r.text.tokens(), r.cfg.Hidden
@@ -80,7 +80,7 @@ func (r *blockRun) blockLoss(role llama.Role, ref *reference, w *tensor.Matrix, 
 		var loss float64
 		switch role {
 		case llama.O, llama.Down:
-			return quant.Loss(w, approx, cal.H, r.Workers), nil
+			return quant.Loss(w, approx, cal.H, r.set.workers), nil
 		case llama.Q, llama.K, llama.V:
 			err := r.eachBatch(func(r0, r1 int) error {
 				a, y := tensor.New(r1-r0, r.cfg.QueryWidth()), tensor.New(r1-r0, r.cfg.Hidden)

@@ -64,7 +64,8 @@ func TestDirect(t *testing.T) {
 			}
 			t.Run(fmt.Sprintf("%s/%+v", dtype, s), func(t *testing.T) {
 				o := Options{
-					Model: model, Output: filepath.Join(t.TempDir(), "out"), Scheme: s,
+					Model: model, Output: filepath.Join(t.TempDir(), "out"),
+					Bits: s.Bits, GroupSize: s.GroupSize, Symmetric: &s.Symmetric, ScaleType: s.ScaleType, Clip: &s.Clip, MinZero: s.MinZero,
 					Method: quant.RTN{}, Arms: []adadim.Arm{{Axis: s.Axis}}, Workers: 1 + 3*i,
 				}
 				r, err := Quantize(ctx, o)
@@ -110,7 +111,7 @@ func TestDirectNotFinite(t *testing.T) {
 	data[at], data[at+1] = 0, 0x7c // +Inf
 	require.NoError(t, os.WriteFile(path, data, 0o666))
 	_, err = Quantize(context.Background(), Options{
-		Model: dir, Output: filepath.Join(t.TempDir(), "out"), Scheme: quant.Scheme{Bits: 4, GroupSize: 64},
+		Model: dir, Output: filepath.Join(t.TempDir(), "out"), GroupSize: 64,
 		Method: quant.RTN{}, Arms: []adadim.Arm{adadim.ArmOC()},
 	})
 	require.ErrorContains(t, err, layer)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math"
-	"strings"
 
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/internal/llama"
@@ -42,6 +41,9 @@ type Evaluation struct {
 // Evaluate measures a model's perplexity on text. The text is cut into
 // consecutive windows that do not overlap; the ragged last one is dropped.
 func Evaluate(ctx context.Context, o EvalOptions) (*Evaluation, error) {
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
 	main, err := openEvaluated(o.Model, o.BF16, o.Workers)
 	if err != nil {
 		return nil, err
@@ -59,9 +61,6 @@ func Evaluate(ctx context.Context, o EvalOptions) (*Evaluation, error) {
 		}
 		all = append(all, other)
 	}
-	if o.Window < 0 || o.Window == 1 {
-		return nil, fmt.Errorf("%w: window of %d tokens, want at least 2", ErrOptions, o.Window)
-	}
 	window := contextLength(main.cfg, o.Window)
 	if main.cfg.MaxPosition > 0 && window > main.cfg.MaxPosition {
 		return nil, fmt.Errorf("%w: window of %d tokens, but the model's context is %d", ErrOptions, window, main.cfg.MaxPosition)
@@ -72,7 +71,7 @@ func Evaluate(ctx context.Context, o EvalOptions) (*Evaluation, error) {
 	}
 	w := windows(ids, window)
 	if len(w) == 0 {
-		return nil, fmt.Errorf("%s: %d tokens of text, want at least one window of %d", strings.Join(o.Text.Files, ", "), len(ids), window)
+		return nil, fmt.Errorf("%v: %d tokens of text, want at least one window of %d", o.Text, len(ids), window)
 	}
 	total := 0
 	for _, m := range all {

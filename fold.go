@@ -4,48 +4,16 @@ import (
 	"fmt"
 	"maps"
 	"math"
-	"regexp"
 	"slices"
 
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/checkpoint"
-	"github.com/golowbit/lowbit/gptq"
 	"github.com/golowbit/lowbit/internal/fold"
 	"github.com/golowbit/lowbit/internal/llama"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 	"github.com/golowbit/lowbit/tensor"
 )
-
-// Fold says when the scales of arms are folded into the norm or the linear
-// before, instead of being stored with the layer.
-type Fold uint8
-
-const (
-	// FoldAuto folds where the format cannot store the scales.
-	FoldAuto Fold = iota
-	// FoldOff stores all scales.
-	FoldOff
-	// FoldOn folds wherever it is possible.
-	FoldOn
-)
-
-var foldNames = []string{"auto", "off", "on"}
-
-func (f Fold) String() string {
-	if int(f) < len(foldNames) {
-		return foldNames[f]
-	}
-	return fmt.Sprintf("Fold(%d)", uint8(f))
-}
-
-// ParseFold reads "auto", "off" or "on".
-func ParseFold(s string) (Fold, error) {
-	if i := slices.Index(foldNames, s); i >= 0 {
-		return Fold(i), nil
-	}
-	return 0, fmt.Errorf("fold %q: want auto, off or on", s)
-}
 
 // folding says which inputs of a block have scales that are folded.
 type folding [llama.Inputs]bool
@@ -81,15 +49,15 @@ func (k folding) arms(l llama.LinearInfo, arms []adadim.Arm) []adadim.Arm {
 // folding finds the inputs of a block whose scales will be folded: those with
 // a scale among the arms, of whose layers none is to stay dense, and with
 // FoldAuto only if the format cannot store the scale.
-func (o *Options) folding(f checkpoint.Format, infos []llama.LinearInfo, layers []checkpoint.Layer) folding {
+func (s *settings) folding(infos []llama.LinearInfo, layers []checkpoint.Layer) folding {
 	var k folding
-	if o.Fold == FoldOff {
+	if s.fold == FoldOff {
 		return k
 	}
 	for i, l := range infos {
 		after, before := fold.After(l.Role)
-		for _, a := range o.arms() {
-			store := o.Fold != FoldOn && o.stores(f, layers[i], a)
+		for _, a := range s.arms {
+			store := s.fold != FoldOn && s.stores(layers[i], a)
 			if a.InputScale && !store {
 				k[l.Input] = true
 			}
@@ -99,7 +67,7 @@ func (o *Options) folding(f checkpoint.Format, infos []llama.LinearInfo, layers 
 		}
 	}
 	for _, l := range infos {
-		if o.skips(l.Name) {
+		if s.skips(l.Name) != nil {
 			k.without(l)
 		}
 	}
@@ -109,25 +77,21 @@ func (o *Options) folding(f checkpoint.Format, infos []llama.LinearInfo, layers 
 // stores reports whether a format holds an arm's scale. Where it does not
 // even hold the layer without the scale, in any group size that Fit may
 // choose, the answer is yes: folding would not help.
-func (o *Options) stores(f checkpoint.Format, l checkpoint.Layer, a adadim.Arm) bool {
-	sizes := []int{o.Scheme.GroupSize}
-	if o.Fit {
-		for g := halved(o.Scheme.GroupSize, l.In); g >= smallestGroup; g /= 2 {
+func (s *settings) stores(l checkpoint.Layer, a adadim.Arm) bool {
+	sizes := []int{s.scheme.GroupSize}
+	if s.fit == FitOn {
+		for g := halved(s.scheme.GroupSize, l.In); g >= smallestGroup; g /= 2 {
 			sizes = append(sizes, g)
 		}
 	}
 	for _, g := range sizes {
-		p := &layerPlan{scheme: o.Scheme}
+		p := s.newLayerPlan(l)
 		p.scheme.GroupSize = g
-		if p.admit(f, l, []adadim.Arm{{Axis: a.Axis}}, false) == nil {
-			return p.admit(f, l, []adadim.Arm{a}, false) == nil
+		if p.admit(s.format, []adadim.Arm{{Axis: a.Axis}}, false) == nil {
+			return p.admit(s.format, []adadim.Arm{a}, false) == nil
 		}
 	}
 	return true
-}
-
-func (o *Options) skips(name string) bool {
-	return slices.ContainsFunc(o.Skip, func(r *regexp.Regexp) bool { return r.MatchString(name) })
 }
 
 // The exponents that are tried: of the mean absolute inputs, and of the root
@@ -154,7 +118,7 @@ type scaling struct {
 // scalings lists the candidates for an input, after that of no scale.
 func (r *blockRun) scalings(in llama.Input, cal *quant.Calibration) []scaling {
 	var input, row bool
-	for _, a := range r.arms() {
+	for _, a := range r.set.arms {
 		input, row = input || a.InputScale, row || a.RowScale
 	}
 	var list []scaling
@@ -227,7 +191,7 @@ func (r *blockRun) foldInput(in llama.Input, cals [llama.Inputs]*quant.Calibrati
 		return err
 	}
 	var chosen scaling
-	if _, rtn := r.method().(quant.RTN); !rtn {
+	if quant.NeedsCalibration(r.set.method) {
 		least -= worthFolding
 	}
 	for _, s := range r.scalings(in, cals[in]) {
@@ -354,18 +318,12 @@ func (e *foldErrors) mean() (float64, error) {
 }
 
 // foldMethod is what candidates are quantized with: if the search is to be
-// by the method, the method without its refinement, which costs the most and
-// comes after all choices.
+// by the method, its draft.
 func (r *blockRun) foldMethod() quant.Quantizer {
-	if r.Search != adadim.SearchMethod {
-		return quant.RTN{Workers: r.Workers}
+	if r.set.search != adadim.SearchMethod {
+		return quant.RTN{Workers: r.set.workers}
 	}
-	m := r.method()
-	if g, ok := m.(gptq.Quantizer); ok {
-		g.Refine = gptq.Refine{}
-		return g
-	}
-	return m
+	return draftOf(r.set.method)
 }
 
 // least is the least relative error of a layer among arms.
@@ -373,7 +331,7 @@ func (e *foldErrors) least(role llama.Role, arms []adadim.Arm, cal *quant.Calibr
 	l := e.r.block.Linear(role)
 	q := adadim.Quantizer{
 		Method: e.method, Arms: arms,
-		Objective: adadim.ObjectiveRelative, Search: adadim.SearchMethod, Workers: e.r.Workers,
+		Objective: adadim.ObjectiveRelative, Search: adadim.SearchMethod, Workers: e.r.set.workers,
 	}
 	_, d, err := q.Choose(e.r.ctx, adadim.Layer{Weight: e.r.scales.Weight(role, l.Weight), Calibration: cal}, e.r.planOf(role).scheme)
 	if err != nil {
@@ -409,7 +367,7 @@ func (r *blockRun) observeForFolding() (cals [llama.Inputs]*quant.Calibration, e
 	err = r.eachBatch(func(r0, r1 int) error {
 		return r.fwd.Forward(r.block, rows(r.quantized, r0, r1).Clone(), r.text.seqLen, func(in llama.Input, x *tensor.Matrix) error {
 			if c := collectors[in]; c != nil {
-				c.Add(x, r.Workers)
+				c.Add(x, r.set.workers)
 			}
 			return r.ctx.Err()
 		})

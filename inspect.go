@@ -15,7 +15,7 @@ type Info struct {
 	Architecture string `json:"architecture"` // "" if the model is of a kind that cannot be run here
 	Unsupported  string `json:"unsupported,omitempty"`
 
-	Layers       int  `json:"layers"`
+	Blocks       int  `json:"blocks"`
 	Hidden       int  `json:"hidden"`
 	Intermediate int  `json:"intermediate"`
 	Heads        int  `json:"heads"`
@@ -65,7 +65,7 @@ func Inspect(path string) (*Info, error) {
 		info.Unsupported = err.Error()
 	} else {
 		info.Architecture = c.ModelType
-		info.Layers, info.Hidden, info.Intermediate = c.Layers, c.Hidden, c.Intermediate
+		info.Blocks, info.Hidden, info.Intermediate = c.Layers, c.Hidden, c.Intermediate
 		info.Heads, info.KVHeads, info.HeadDim = c.Heads, c.KVHeads, c.HeadDim
 		info.Vocab, info.Context, info.Tied = c.Vocab, c.MaxPosition, c.Tied
 		if err := llama.CheckShapes(c, m); err != nil {

@@ -30,14 +30,14 @@ func EngineNames() []string {
 
 // EngineNote says whether an engine loads a checkpoint.
 type EngineNote struct {
-	Engine   string
-	Accepted bool
+	Engine   string `json:"engine"`
+	Accepted bool   `json:"accepted"`
 	// Layer is the first layer that the engine refuses, or "" if the reason
 	// is the format or the checkpoint as a whole; Layers is how many it refuses.
-	Layer  string
-	Layers int
+	Layer  string `json:"layer,omitempty"`
+	Layers int    `json:"layers,omitempty"`
 	// Reason says why not, or what an engine that accepts needs for it.
-	Reason string
+	Reason string `json:"reason,omitempty"`
 }
 
 func (n EngineNote) String() string {
