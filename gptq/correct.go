@@ -3,7 +3,6 @@ package gptq
 import (
 	"fmt"
 
-	"github.com/golowbit/lowbit/internal/kernel"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/tensor"
 )
@@ -91,7 +90,7 @@ func fitShift(w *tensor.Matrix, cal *quant.Calibration, damping float64, workers
 		}
 	}
 	shift = rhs.Clone()
-	solveTriangular(l, shift, workers)
+	tensor.CholeskySolve(l, shift, workers)
 	return shift, rhs, nil
 }
 
@@ -149,48 +148,13 @@ func dampedFactor(h *tensor.Matrix, damping float64, workers int) *tensor.Matrix
 		mean = 1 // no input ever: nothing to correct
 	}
 	l := tensor.New(n, n)
-	for ; damping <= 1e3; damping *= 10 {
+	if _, ok := tensor.CholeskyDamped(l, damping, func(damping float64) {
 		l.CopyFrom(h)
 		for j := range n {
 			l.Data[j*n+j] += float32(damping * mean)
 		}
-		if tensor.Cholesky(l, workers) < 0 {
-			return l
-		}
+	}, workers); !ok {
+		return nil
 	}
-	return nil
-}
-
-// solveTriangular overwrites b [n, m] with (L Lᵀ)⁻¹ b, by blocks of rows:
-// the products carry the work.
-func solveTriangular(l, b *tensor.Matrix, workers int) {
-	const nb = 64
-	n, m := b.Rows, b.Cols
-	for i0 := 0; i0 < n; i0 += nb {
-		i1 := min(i0+nb, n)
-		if i0 > 0 {
-			tensor.Gemm(false, false, -1, l.View(i0, i1, 0, i0), b.View(0, i0, 0, m), 1, b.View(i0, i1, 0, m), workers)
-		}
-		for i := i0; i < i1; i++ {
-			row := b.Row(i)
-			for j := i0; j < i; j++ {
-				kernel.Axpy(-l.At(i, j), b.Row(j), row)
-			}
-			kernel.Scale(row, 1/l.At(i, i))
-		}
-	}
-	lt := l.T()
-	for i1 := n; i1 > 0; i1 -= min(nb, i1) {
-		i0 := max(i1-nb, 0)
-		if i1 < n {
-			tensor.Gemm(false, false, -1, lt.View(i0, i1, i1, n), b.View(i1, n, 0, m), 1, b.View(i0, i1, 0, m), workers)
-		}
-		for i := i1 - 1; i >= i0; i-- {
-			row := b.Row(i)
-			for j := i + 1; j < i1; j++ {
-				kernel.Axpy(-lt.At(i, j), b.Row(j), row)
-			}
-			kernel.Scale(row, 1/lt.At(i, i))
-		}
-	}
+	return l
 }

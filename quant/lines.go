@@ -12,7 +12,7 @@ func (w *Weight) RoundLines(first int, x *tensor.Matrix) error {
 	w.checkLines(first, x.Rows, x.Cols)
 	b := newLineBuffers(w)
 	for i := range x.Rows {
-		if err := w.fillLine(first+i, x.Row(i), nil, b.part, b.codes); err != nil {
+		if err := w.fillLine(first+i, x.Row(i), nil, b); err != nil {
 			return err
 		}
 	}
@@ -41,17 +41,17 @@ func (w *Weight) roundHalves(first int, src []uint16, t halfType) error {
 	lines := len(src) / n
 	w.checkLines(first, lines, n)
 	var b *lineBuffers
+	var wide []float32
 	for i := range lines {
 		line := src[i*n : (i+1)*n]
 		if w.roundFused(first+i, line, t) {
 			continue
 		}
 		if b == nil {
-			b = newLineBuffers(w)
-			b.x = make([]float32, n)
+			b, wide = newLineBuffers(w), make([]float32, n)
 		}
-		t.widen(b.x, line)
-		if err := w.fillLine(first+i, b.x, nil, b.part, b.codes); err != nil {
+		t.widen(wide, line)
+		if err := w.fillLine(first+i, wide, nil, b); err != nil {
 			return err
 		}
 	}
@@ -62,28 +62,17 @@ func (w *Weight) roundHalves(first int, src []uint16, t halfType) error {
 // false for, fillLine does, or has an error for.
 func (w *Weight) roundFused(l int, line []uint16, t halfType) bool {
 	s := w.Scheme
-	if s.Bits != 4 || s.Symmetric || s.Strided || s.Clip || s.Range != RangeZero || s.ScaleType != F16 || s.MinZero > 0 {
+	if s.Grid != nil || s.Bits != 4 || s.Symmetric || s.Strided || s.Clip || s.Range != RangeZero || s.ScaleType != F16 || s.MinZero > 0 {
 		return false
 	}
 	words, groups := w.WordsPerLine(), w.Groups()
 	codes := w.Codes[l*words : (l+1)*words]
 	scales, zeros := w.Scales[l*groups:(l+1)*groups], w.Zeros[l*groups:(l+1)*groups]
-	return t.rtn4(codes, scales, zeros, line, s.groupLen(len(line)))
+	return t.rtn4(codes, scales, zeros, line, s.GroupLen(len(line)))
 }
 
 func (w *Weight) checkLines(first, lines, length int) {
 	if length != w.LineLen() || first < 0 || first+lines > w.Lines() {
 		panic("quant: lines that the weight does not have")
 	}
-}
-
-// lineBuffers is scratch of a line's length.
-type lineBuffers struct {
-	x, part []float32
-	codes   []uint8
-}
-
-func newLineBuffers(w *Weight) *lineBuffers {
-	n := w.LineLen()
-	return &lineBuffers{part: make([]float32, n), codes: make([]uint8, n)}
 }

@@ -1,12 +1,13 @@
 // Package quant defines how weights are put on low-bit grids: the scheme
-// (bits, group size, axis, range rule), the packed weight that results, the
-// Quantizer interface that every method implements, round-to-nearest, and
-// the calibration statistics and losses by which methods are compared.
+// (bits, group size, axis, range rule), the grid of values that a group can
+// take, the packed weight that results, the Quantizer interface that every
+// method implements, round-to-nearest, and the calibration statistics and
+// losses by which methods are compared.
 //
 // A group is GroupSize weights that share one scale s and one zero-point z;
-// a code u in 0 … 2^Bits-1 stands for the weight s*(u-z). With axis OC a
-// group lies inside one output row, with axis IC inside one input column
-// (AdaDim, arXiv 2309.15531, §4.1).
+// a code u in 0 … 2^Bits-1 stands for the weight s*(u-z), or for what
+// another Grid makes of it. With axis OC a group lies inside one output row,
+// with axis IC inside one input column (AdaDim, arXiv 2309.15531, §4.1).
 package quant
 
 import (
@@ -120,6 +121,13 @@ type Scheme struct {
 	Clip      bool      `json:"clip"`       // shrink each group's range to minimize Σ|err|^2.4 (GPTQ's mse option)
 	ClipInput bool      `json:"clip_input"` // with Clip, minimize Σ H_jj err² instead, and try the zero-points beside the rounded one
 	MinZero   int       `json:"min_zero"`   // asymmetric zero-points are at least this; 1 keeps GPTQ v1 files unambiguous
+
+	// Grid is what values a group can take, if they are not evenly spaced or
+	// their parameters not stored as ScaleType and zero-points; nil means the
+	// uniform grid. It has rules of its own for what Symmetric, Range,
+	// ScaleType and MinZero say of the uniform one: they must be 0. JSON has
+	// its text, and cannot be read back where there is one.
+	Grid Grid `json:"grid,omitempty"`
 }
 
 // ErrScheme is wrapped by every error about an impossible scheme.
@@ -139,6 +147,14 @@ func (s Scheme) Validate() error {
 		return bad("strided groups need axis ic")
 	case s.MinZero < 0 || s.MinZero > 1:
 		return bad("smallest zero-point %d, want 0 or 1", s.MinZero)
+	}
+	if g := s.Grid; g != nil {
+		if g.Bits() != s.Bits {
+			return bad("bits %d, want %d of the grid", s.Bits, g.Bits())
+		}
+		if s.Symmetric || s.Range != 0 || s.ScaleType != 0 || s.MinZero != 0 {
+			return bad("symmetric, range, scale type and smallest zero-point are for the uniform grid only")
+		}
 	}
 	for _, err := range []error{axes.Check(s.Axis), ranges.Check(s.Range), scaleTypes.Check(s.ScaleType)} {
 		if err != nil {
@@ -176,13 +192,20 @@ func (s Scheme) Lines(out, in int) (lines, length int) {
 
 // Groups returns the number of groups in a line of the given length.
 func (s Scheme) Groups(length int) int {
-	g := s.groupLen(length)
+	g := s.GroupLen(length)
 	return (length + g - 1) / g
 }
 
-func (s Scheme) groupLen(length int) int {
+// GroupLen returns the length of a full group in a line of the given length.
+func (s Scheme) GroupLen(length int) int {
 	if s.GroupSize == WholeLine || s.GroupSize > length {
 		return length
 	}
 	return s.GroupSize
+}
+
+// SpanLen returns the number of weights, in a line of the given length, whose
+// groups store their parameters together (Grid.Span).
+func (s Scheme) SpanLen(length int) int {
+	return min(s.GroupLen(length)*GridOf(s).Span(), length)
 }
