@@ -9,7 +9,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/golowbit/lowbit/internal/gguf"
-	"github.com/golowbit/lowbit/internal/tokenizer"
 )
 
 // TokenizerFiles returns tokenizer.json and tokenizer_config.json of a model
@@ -80,8 +79,8 @@ func tokenizerFiles(f *gguf.File) (map[string][]byte, error) {
 	}
 	added := []jsonObject{}
 	for id, s := range v.tokens {
-		special := v.types[id] == int32(tokenizer.Control) || v.types[id] == int32(tokenizer.Unknown)
-		if special || v.types[id] == int32(tokenizer.UserDefined) {
+		special := v.types[id] == ggufControl || v.types[id] == ggufUnknown
+		if special || v.types[id] == ggufUserDefined {
 			added = append(added, jsonObject{
 				"id": id, "content": s, "special": special,
 				"single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
@@ -152,7 +151,7 @@ func readVocab(f *gguf.File) (*ggufVocab, error) {
 		return nil, fmt.Errorf("no key %q", ggufKeyTokens)
 	}
 	if v.types == nil {
-		v.types = slices.Repeat([]int32{int32(tokenizer.Normal)}, len(v.tokens))
+		v.types = slices.Repeat([]int32{ggufNormal}, len(v.tokens))
 	}
 	if len(v.types) != len(v.tokens) {
 		return nil, fmt.Errorf("key %q: %d entries for %d tokens", ggufKeyTypes, len(v.types), len(v.tokens))
@@ -181,7 +180,7 @@ func (v *ggufVocab) flag(key string, missing bool) bool {
 func (v *ggufVocab) vocab() (map[string]int, error) {
 	ids := make(map[string]int, len(v.tokens))
 	for id, s := range v.tokens {
-		if v.types[id] == int32(tokenizer.Unused) {
+		if v.types[id] == ggufUnused {
 			continue
 		}
 		if _, twice := ids[s]; twice {
@@ -291,11 +290,11 @@ func (v *ggufVocab) spmMerges(ids map[string]int) []string {
 	type merge struct{ left, right, whole int }
 	normal := func(s string) (int, bool) {
 		id, ok := ids[s]
-		return id, ok && v.types[id] == int32(tokenizer.Normal)
+		return id, ok && v.types[id] == ggufNormal
 	}
 	var merges []merge
 	for id, s := range v.tokens {
-		if v.types[id] != int32(tokenizer.Normal) {
+		if v.types[id] != ggufNormal {
 			continue
 		}
 		for i := range s {

@@ -1,13 +1,13 @@
-package tokenizer
+package chars
 
 import (
 	"strings"
 	"unicode/utf8"
 )
 
-// byteSymbols is GPT-2's printable stand-in for every byte: printable Latin-1
+// ByteSymbols is GPT-2's printable stand-in for every byte: printable Latin-1
 // stands for itself, the rest are numbered from U+0100 on.
-var byteSymbols = func() (t [256]rune) {
+var ByteSymbols = func() (t [256]rune) {
 	n := rune(0)
 	for b := range t {
 		r := rune(b)
@@ -21,30 +21,30 @@ var byteSymbols = func() (t [256]rune) {
 	return t
 }()
 
-// symbolByte inverts byteSymbols; -1 marks runes that stand for no byte.
+// symbolByte inverts ByteSymbols; -1 marks runes that stand for no byte.
 var symbolByte = func() (t [256 + 68]int16) {
 	for i := range t {
 		t[i] = -1
 	}
-	for b, r := range byteSymbols {
+	for b, r := range ByteSymbols {
 		t[r] = int16(b)
 	}
 	return t
 }()
 
-// toSymbols writes every byte of s as its symbol.
-func toSymbols(s string) string {
+// ToSymbols writes every byte of s as its symbol.
+func ToSymbols(s string) string {
 	var b strings.Builder
 	b.Grow(len(s) + len(s)/2)
 	for i := 0; i < len(s); i++ {
-		b.WriteRune(byteSymbols[s[i]])
+		b.WriteRune(ByteSymbols[s[i]])
 	}
 	return b.String()
 }
 
-// appendFromSymbols appends the bytes that the symbols of s stand for. Where s
+// AppendFromSymbols appends the bytes that the symbols of s stand for. Where s
 // holds anything else it is appended as it is.
-func appendFromSymbols(dst []byte, s string) []byte {
+func AppendFromSymbols(dst []byte, s string) []byte {
 	n := len(dst)
 	for _, r := range s {
 		if int(r) >= len(symbolByte) || symbolByte[r] < 0 {
@@ -55,9 +55,9 @@ func appendFromSymbols(dst []byte, s string) []byte {
 	return dst
 }
 
-// validUTF8 replaces every maximal invalid part of s (Unicode 15, section 3.9,
+// ValidUTF8 replaces every maximal invalid part of s (Unicode 15, section 3.9,
 // "substitution of maximal subparts") with U+FFFD.
-func validUTF8(s string) string {
+func ValidUTF8(s string) string {
 	if utf8.ValidString(s) {
 		return s
 	}

@@ -1,4 +1,4 @@
-package tokenizer
+package pattern
 
 import (
 	"errors"
@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"unicode"
+
+	"github.com/golowbit/lowbit/internal/tokenizer/chars"
 )
 
 // translate rewrites a pattern from Oniguruma's Ruby syntax, which the reference
@@ -255,7 +257,7 @@ func (t *translator) escape(inClass bool) (s string, zeroWidth bool, err error) 
 		if err != nil {
 			return "", false, err
 		}
-		if extra, ok := unicode16[name]; ok && !(inClass && negate) {
+		if extra, ok := chars.Unicode16[name]; ok && !(inClass && negate) {
 			return brackets(`\p{`+name+`}`+rangeText(extra), negate)
 		}
 		if negate {
@@ -263,12 +265,15 @@ func (t *translator) escape(inClass bool) (s string, zeroWidth bool, err error) 
 		}
 		return `\p{` + name + `}`, false, nil
 	case c == 'w' || c == 'W':
+		if !inClass {
+			return brackets(wordClass+latinWords, c == 'W')
+		}
 		return brackets(wordClass, c == 'W')
 	case c == 'd' || c == 'D':
 		if inClass && c == 'D' {
 			return `\D`, false, nil
 		}
-		return brackets(`\p{Nd}`+rangeText(unicode16["Nd"]), c == 'D')
+		return brackets(digitClass, c == 'D')
 	case c == 'h' || c == 'H':
 		return brackets("0-9a-fA-F", c == 'H')
 	case c == 's' || c == 'S':
@@ -353,10 +358,23 @@ func literalText(r rune) string {
 	return string(r)
 }
 
-// wordClass is Oniguruma's \w between brackets.
-var wordClass = `\p{L}\p{M}\p{N}\p{Pc}\u24B6-\u24E9` + string(rune(0x1F130)) + "-" + string(rune(0x1F149)) +
-	string(rune(0x1F150)) + "-" + string(rune(0x1F169)) + string(rune(0x1F170)) + "-" + string(rune(0x1F189)) +
-	rangeText(unicode16["L"]) + rangeText(unicode16["M"]) + rangeText(unicode16["N"])
+// wordClass is Oniguruma's \w between brackets: alphabetic characters, marks, digits
+// and connectors. Outside of brackets \w has some numbers of Latin-1 besides.
+var (
+	wordClass  = alphaClass + `\p{M}\p{Nd}\p{Pc}` + rangeText(chars.Unicode16["M"]) + rangeText(chars.Unicode16["Nd"])
+	latinWords = "²³¹¼½¾"
+	alphaClass = `\p{L}\p{Nl}` + rangeText(unicode.Other_Alphabetic) + rangeText(chars.Unicode16["L"]) + rangeText(newAlphabetic)
+)
+
+// newAlphabetic are the marks that have the property Other_Alphabetic since Unicode
+// 16.0.
+var newAlphabetic = &unicode.RangeTable{
+	R16: []unicode.Range16{{0x363, 0x36F, 1}, {0x897, 0x897, 1}, {0x1DD3, 0x1DE6, 1}},
+	R32: []unicode.Range32{
+		{0x10D69, 0x10D69, 1}, {0x10EFC, 0x10EFC, 1}, {0x113B8, 0x113C0, 1}, {0x113C2, 0x113C2, 1}, {0x113C5, 0x113C5, 1},
+		{0x113C7, 0x113CA, 1}, {0x113CC, 0x113CD, 1}, {0x1611E, 0x1612E, 1},
+	},
+}
 
 func rangeText(t *unicode.RangeTable) string {
 	var b strings.Builder
@@ -367,20 +385,33 @@ func rangeText(t *unicode.RangeTable) string {
 			b.WriteRune(hi)
 		}
 	}
+	each := func(lo, hi, stride rune) {
+		if stride == 1 {
+			add(lo, hi)
+			return
+		}
+		for r := lo; r <= hi; r += stride {
+			add(r, r)
+		}
+	}
 	for _, r := range t.R16 {
-		add(rune(r.Lo), rune(r.Hi))
+		each(rune(r.Lo), rune(r.Hi), rune(r.Stride))
 	}
 	for _, r := range t.R32 {
-		add(rune(r.Lo), rune(r.Hi))
+		each(rune(r.Lo), rune(r.Hi), rune(r.Stride))
 	}
 	return b.String()
 }
 
 var posixClasses = map[string]string{
-	"alpha": `\p{L}\p{M}\p{Nl}`, "digit": `\p{Nd}`, "space": `\s`, "upper": `\p{Lu}`, "lower": `\p{Ll}`,
-	"alnum": `\p{L}\p{M}\p{Nl}\p{Nd}`, "xdigit": `0-9a-fA-F`, "blank": `\t\p{Zs}`, "cntrl": `\p{Cc}`,
-	"punct": `\p{P}$+<=>\^` + "`" + `|~`,
+	"alpha": alphaClass, "digit": digitClass, "space": `\s`, "xdigit": `0-9a-fA-F`, "blank": `\t\p{Zs}`, "cntrl": `\p{Cc}`,
+	"alnum": alphaClass + digitClass, "word": wordClass,
+	"upper": `\p{Lu}` + rangeText(unicode.Other_Uppercase) + rangeText(chars.Unicode16["Lu"]),
+	"lower": `\p{Ll}` + rangeText(unicode.Other_Lowercase) + rangeText(chars.Unicode16["Ll"]),
+	"punct": `\p{P}\p{S}` + rangeText(chars.Unicode16["P"]) + rangeText(chars.Unicode16["S"]),
 }
+
+var digitClass = `\p{Nd}` + rangeText(chars.Unicode16["Nd"])
 
 // class copies a bracket expression.
 func (t *translator) class() error {

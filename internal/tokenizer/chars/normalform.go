@@ -1,4 +1,4 @@
-package tokenizer
+package chars
 
 import (
 	"sort"
@@ -7,13 +7,13 @@ import (
 	"golang.org/x/text/unicode/norm"
 )
 
-// normalForm applies a Unicode normalization form as the reference does, which
+// Normalize applies a Unicode normalization form as the reference does, which
 // differs from the norm package in two ways. The package keeps to the
 // Stream-Safe Text Format (UAX 15, section 13) and breaks up more than 30
 // combining marks in a row by U+034F. And the reference's tables are those of
 // Unicode 9.0, where later characters neither decompose nor reorder. Text with
 // either takes a way of its own.
-func normalForm(s string, f norm.Form) string {
+func Normalize(s string, f norm.Form) string {
 	switch {
 	case unusual(s):
 		return longForm(s, f)
@@ -24,7 +24,7 @@ func normalForm(s string, f norm.Form) string {
 }
 
 // unusual reports a run of marks that may decompose into more than 30, or a
-// character of unicode9Inert.
+// inert character.
 func unusual(s string) bool {
 	marks := 0
 	for _, r := range s {
@@ -32,7 +32,7 @@ func unusual(s string) bool {
 			marks = 0
 			continue
 		}
-		if unicode.Is(unicode9Inert, r) {
+		if inert(r) {
 			return true
 		}
 		if !unicode.Is(unicode.M, r) {
@@ -44,25 +44,9 @@ func unusual(s string) bool {
 	return false
 }
 
-// unicode9Inert holds the characters added since Unicode 9.0 that have a
-// combining class or a decomposition.
-var unicode9Inert = &unicode.RangeTable{
-	R16: []unicode.Range16{
-		{0x7FD, 0x7FD, 1}, {0x898, 0x89F, 1}, {0x8CA, 0x8D3, 1}, {0x9FE, 0x9FE, 1}, {0xC3C, 0xC3C, 1},
-		{0xD3B, 0xD3C, 1}, {0xEBA, 0xEBA, 1}, {0x1715, 0x1715, 1}, {0x1ABF, 0x1ACE, 1}, {0x1DF6, 0x1DFA, 1},
-		{0x32FF, 0x32FF, 1}, {0xA7F2, 0xA7F4, 1}, {0xA82C, 0xA82C, 1}, {0xAB69, 0xAB69, 1},
-	},
-	R32: []unicode.Range32{
-		{0x10781, 0x10785, 1}, {0x10787, 0x107B0, 1}, {0x107B2, 0x107BA, 1}, {0x10D24, 0x10D27, 1},
-		{0x10EAB, 0x10EAC, 1}, {0x10EFD, 0x10EFF, 1}, {0x10F46, 0x10F50, 1}, {0x10F82, 0x10F85, 1},
-		{0x11070, 0x11070, 1}, {0x1133B, 0x1133B, 1}, {0x1145E, 0x1145E, 1}, {0x11839, 0x1183A, 1},
-		{0x11938, 0x11938, 1}, {0x1193D, 0x1193E, 1}, {0x11943, 0x11943, 1}, {0x119E0, 0x119E0, 1},
-		{0x11A34, 0x11A34, 1}, {0x11A47, 0x11A47, 1}, {0x11A99, 0x11A99, 1}, {0x11D42, 0x11D42, 1},
-		{0x11D44, 0x11D45, 1}, {0x11D97, 0x11D97, 1}, {0x11F41, 0x11F42, 1}, {0x16FF0, 0x16FF1, 1},
-		{0x1E030, 0x1E06D, 1}, {0x1E08F, 0x1E08F, 1}, {0x1E130, 0x1E136, 1}, {0x1E2AE, 0x1E2AE, 1},
-		{0x1E2EC, 0x1E2EF, 1}, {0x1E4EC, 0x1E4EF, 1}, {0x1F16C, 0x1F16C, 1}, {0x1FBF0, 0x1FBF9, 1},
-	},
-}
+// inert reports a character that Unicode 9.0 does not have: it neither decomposes
+// nor reorders.
+func inert(r rune) bool { return r >= 0x300 && !unicode.Is(unicode9, r) }
 
 // longForm is Unicode normalization by the definition (Unicode 15, section
 // 3.11): decompose, order marks by combining class, compose.
@@ -83,7 +67,7 @@ func decompose(s string, compat bool) []rune {
 	}
 	rs := make([]rune, 0, len(s))
 	for _, r := range s {
-		if unicode.Is(unicode9Inert, r) {
+		if inert(r) {
 			rs = append(rs, r)
 			continue
 		}
@@ -94,7 +78,7 @@ func decompose(s string, compat bool) []rune {
 }
 
 func combining(r rune) uint8 {
-	if r < 0x300 || unicode.Is(unicode9Inert, r) {
+	if r < 0x300 || inert(r) {
 		return 0
 	}
 	return norm.NFD.PropertiesString(string(r)).CCC()
@@ -140,5 +124,5 @@ func compose(rs []rune) []rune {
 // pair is the primary composite of two characters.
 func pair(a, b rune) (rune, bool) {
 	rs := []rune(norm.NFC.String(string(a) + string(b)))
-	return rs[0], len(rs) == 1 && !unicode.Is(unicode9Inert, rs[0])
+	return rs[0], len(rs) == 1 && !inert(rs[0])
 }

@@ -1,4 +1,6 @@
-package tokenizer
+// Package pattern reads the regular expressions of tokenizer.json and finds their
+// matches as Oniguruma does, which Hugging Face's tokenizers library uses.
+package pattern
 
 import (
 	"fmt"
@@ -6,15 +8,16 @@ import (
 	"github.com/dlclark/regexp2"
 )
 
-// regex is a pattern of tokenizer.json. The reference compiles them with
+// Regex is a pattern of tokenizer.json. The reference compiles them with
 // Oniguruma; here they are translated (translate.go) for regexp2, which has the
 // lookahead and lookbehind that Go's own package lacks.
-type regex struct {
+type Regex struct {
 	re   *regexp2.Regexp
 	next nextFunc // hand-written twin, if there is one
 }
 
-func compileRegex(pattern string) (*regex, error) {
+// Compile reads a pattern; its errors name it.
+func Compile(pattern string) (*Regex, error) {
 	t, err := translate(pattern)
 	if err != nil {
 		return nil, fmt.Errorf("pattern %q: %w", pattern, err)
@@ -23,12 +26,12 @@ func compileRegex(pattern string) (*regex, error) {
 	if err != nil {
 		return nil, fmt.Errorf("pattern %q: %w", pattern, err)
 	}
-	return &regex{re: re, next: knownPattern(pattern)}, nil
+	return &Regex{re: re, next: knownPattern(pattern)}, nil
 }
 
-// find covers s with matches and what lies between them, in order. An empty
+// Find covers s with matches and what lies between them, in order. An empty
 // match right after a match does not count.
-func (r *regex) find(s string, yield func(start, end int, match bool)) {
+func (r *Regex) Find(s string, yield func(start, end int, match bool)) {
 	if r.next == nil {
 		r.findGeneral(s, yield)
 		return
@@ -40,7 +43,7 @@ func (r *regex) find(s string, yield func(start, end int, match bool)) {
 	}
 }
 
-func (r *regex) findGeneral(s string, yield func(start, end int, match bool)) {
+func (r *Regex) findGeneral(s string, yield func(start, end int, match bool)) {
 	if s == "" {
 		return
 	}

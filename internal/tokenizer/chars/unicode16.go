@@ -1,11 +1,11 @@
-package tokenizer
+package chars
 
 import "unicode"
 
-// unicode16 holds, by general category, the characters that Unicode 16.0 has
+// Unicode16 holds, by general category, the characters that Unicode 16.0 has
 // and the tables of Go's standard library (Unicode 15.0) do not have yet. The
 // reference splits by Unicode 16.0.
-var unicode16 = map[string]*unicode.RangeTable{
+var Unicode16 = map[string]*unicode.RangeTable{
 	"L": {
 		R16: []unicode.Range16{{0x1C89, 0x1C8A, 1}, {0xA7CB, 0xA7CD, 1}, {0xA7DA, 0xA7DC, 1}},
 		R32: []unicode.Range32{
