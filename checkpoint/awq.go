@@ -217,7 +217,7 @@ func awqLayer(src Source, name string, size int) (packedLayer, error) {
 	if size != quant.WholeLine && in%size != 0 {
 		return none, tensorError(src, qweight.Name, "%d inputs, want a multiple of the group_size %d (%s)", in, size, quantConfigKey)
 	}
-	scales, err := want(src, name+suffixAWQScales, []int{groups, out}, floatTypes...)
+	scales, err := want(src, name+suffixAWQScales, []int{groups, out}, floatTypes()...)
 	if err != nil {
 		return none, err
 	}

@@ -41,7 +41,7 @@ func (f Dense) Encode(l Layer, w *quant.Weight) ([]Tensor, error) {
 	}
 	t := Tensor{Spec: specs[0]}
 	t.Data = make([]byte, t.Bytes())
-	if err := narrow(t.Data, l.DType, w.Dequantize().Data); err != nil {
+	if err := safetensors.EncodeFloat32(t.Data, l.DType, w.Dequantize().Data); err != nil {
 		return nil, err
 	}
 	return []Tensor{t}, nil

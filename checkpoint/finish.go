@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/golowbit/lowbit/internal/disk"
 	"github.com/golowbit/lowbit/internal/parallel"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
@@ -251,7 +252,7 @@ func (w *Writer) writeFiles(dir string, layers []Layer, dense []Spec) error {
 		return err
 	}
 	for _, name := range slices.Sorted(maps.Keys(files)) {
-		if !plainFileName(name) {
+		if !disk.PlainName(name) {
 			return fmt.Errorf("format %s: file name %q is not allowed", w.o.Format.Name(), name)
 		}
 		if err := writeFileSync(filepath.Join(dir, name), files[name]); err != nil {
@@ -292,7 +293,7 @@ func (w *Writer) publish(result string) error {
 		return err
 	}
 	if info.IsDir() {
-		err = syncFolder(result)
+		err = disk.SyncFolder(result)
 	} else {
 		err = syncFile(result)
 	}
@@ -306,7 +307,7 @@ func (w *Writer) publish(result string) error {
 	if err := os.Rename(result, w.o.Out); err != nil {
 		return err
 	}
-	if err := syncFolder(filepath.Dir(w.o.Out)); err != nil {
+	if err := disk.SyncFolder(filepath.Dir(w.o.Out)); err != nil {
 		return err
 	}
 	w.mu.Lock()

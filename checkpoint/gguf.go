@@ -6,9 +6,9 @@ import (
 	"math"
 
 	"github.com/golowbit/lowbit/internal/gguf"
+	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
-	"github.com/golowbit/lowbit/tensor"
 )
 
 // GGUF is llama.cpp's one-file format, for the architectures llama (Mistral
@@ -122,14 +122,14 @@ func (p *ggufPacker) row(dst []byte, r int) error {
 	for b := 0; b*gguf.BlockLen < w.In; b++ {
 		g := r*w.Groups() + w.Group(b*gguf.BlockLen)
 		zero := int(w.Zeros[g])
-		d, ok := exactHalf(w.Scales[g])
+		d, ok := wire.ToHalf(w.Scales[g])
 		if !ok {
 			return fmt.Errorf("scale %g is no half float: %w", w.Scales[g], Unsupported("quantize with f16 scales"))
 		}
 		var m uint16
 		shift := 1<<(t.Bits()-1) - zero
 		if t.HasMin() {
-			if m, ok = exactHalf(0 - float32(w.Scales[g]*float32(zero))); !ok {
+			if m, ok = wire.ToHalf(0 - float32(w.Scales[g]*float32(zero))); !ok {
 				return fmt.Errorf("scale %g times zero-point %d is no half float: %w", w.Scales[g], zero, Unsupported("quantize with f16short scales"))
 			}
 			shift = 0
@@ -144,15 +144,6 @@ func (p *ggufPacker) row(dst []byte, r int) error {
 		t.PackBlock(dst[b*size:], d, m, &block)
 	}
 	return nil
-}
-
-// exactHalf returns v as a half float; ok is false where that rounds.
-func exactHalf(v float32) (h uint16, ok bool) {
-	var half [1]uint16
-	back := [1]float32{v}
-	tensor.F32ToF16(half[:], back[:])
-	tensor.F16ToF32(back[:], half[:])
-	return half[0], back[0] == v
 }
 
 // CheckModel says whether the engine has the model's architecture.

@@ -1,7 +1,6 @@
 package checkpoint
 
 import (
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +10,7 @@ import (
 	"strconv"
 
 	"github.com/golowbit/lowbit/internal/gguf"
+	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 	"github.com/golowbit/lowbit/tensor"
@@ -217,10 +217,7 @@ func (g *ggufFile) readRow(e ggufEntry, dst []byte, r int) error {
 	if err := e.info.Type.Decode(values, packed); err != nil {
 		return err
 	}
-	for i, v := range values {
-		binary.LittleEndian.PutUint32(dst[4*i:], math.Float32bits(v))
-	}
-	return nil
+	return safetensors.EncodeFloat32(dst, safetensors.F32, values)
 }
 
 // Layers lists the linears stored in blocks.
@@ -267,14 +264,14 @@ func (g *ggufFile) Weight(name string) (*quant.Weight, error) {
 			data = data[t.BlockBytes():]
 			copy(codes[b*gguf.BlockLen:], block[:])
 			k := r*w.Groups() + b
-			w.Scales[k] = halfValue(d)
+			w.Scales[k] = wire.Half(d)
 			w.Zeros[k] = 1 << (t.Bits() - 1)
 			if !t.HasMin() {
 				continue
 			}
-			z, ok := wholeZero(w.Scales[k], halfValue(m), w.Scheme.MaxCode())
+			z, ok := wholeZero(w.Scales[k], wire.Half(m), w.Scheme.MaxCode())
 			if !ok {
-				return nil, tensorError(g, name+weightSuffix, "row %d block %d: minimum %g is no multiple of scale %g: %w", r, b, halfValue(m), w.Scales[k], ErrNotWeight)
+				return nil, tensorError(g, name+weightSuffix, "row %d block %d: minimum %g is no multiple of scale %g: %w", r, b, wire.Half(m), w.Scales[k], ErrNotWeight)
 			}
 			w.Zeros[k] = z
 		}
@@ -299,12 +296,6 @@ func (g *ggufFile) Matrix(name string) (*tensor.Matrix, error) {
 		}
 	}
 	return m, nil
-}
-
-func halfValue(h uint16) float32 {
-	var v [1]float32
-	tensor.F16ToF32(v[:], []uint16{h})
-	return v[0]
 }
 
 // wholeZero returns the zero-point z with m = -d*z exactly.

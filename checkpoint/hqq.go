@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"slices"
 
+	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 )
@@ -234,7 +235,7 @@ func (p hqqPacking) pack(r []uint8, rows int) []byte {
 func (p hqqPacking) unpack(packed []byte, elements int) []uint8 {
 	r := make([]uint8, elements)
 	if p.dtype == safetensors.I32 {
-		words := wordsOf(packed)
+		words := wire.Words(packed)
 		p.eachBand(r, len(words), func(band []uint8, shift int) {
 			for i := range band {
 				band[i] = uint8(words[i]>>shift) & 7

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/golowbit/lowbit/internal/kernel"
+	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 )
@@ -376,7 +377,7 @@ func (r lowbitReader) weight() (*quant.Weight, error) {
 	var sum uint32
 	words := func(s Spec) ([]uint32, error) {
 		v, err := readWords(r.src, s.Name, s.Shape...)
-		sum = crc32.Update(sum, castagnoli, littleBytes(v))
+		sum = crc32.Update(sum, castagnoli, wire.Bytes(v))
 		return v, err
 	}
 	floats := func(s Spec) ([]float32, error) {
@@ -386,8 +387,7 @@ func (r lowbitReader) weight() (*quant.Weight, error) {
 		}
 		sum = crc32.Update(sum, castagnoli, data)
 		v := make([]float32, s.Elems())
-		widen(v, s.DType, data)
-		return v, nil
+		return v, safetensors.DecodeFloat32(v, s.DType, data)
 	}
 	for _, s := range r.specs[1:] {
 		var err error
@@ -406,7 +406,7 @@ func (r lowbitReader) weight() (*quant.Weight, error) {
 			}
 		case suffixGroupIndex:
 			w.GroupIndex, err = readInt32s(r.src, s.Name, s.Shape...)
-			sum = crc32.Update(sum, castagnoli, littleBytes(w.GroupIndex))
+			sum = crc32.Update(sum, castagnoli, wire.Bytes(w.GroupIndex))
 		case suffixRowScale:
 			w.RowScale, err = floats(s)
 		case suffixInputScale:

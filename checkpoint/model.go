@@ -7,12 +7,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"math"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
+	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 	"github.com/golowbit/lowbit/tensor"
@@ -391,7 +391,7 @@ func (m *Model) dequantize(l Layer) (*tensor.Matrix, error) {
 		}
 	}
 	for r := range d.Rows {
-		if j := notFinite(d.Row(r)); j >= 0 {
+		if j := wire.NotFinite(d.Row(r)); j >= 0 {
 			return nil, fmt.Errorf("%s: layer %q: weight [%d %d] is %g", m.path, l.Name, r, j, d.At(r, j))
 		}
 	}
@@ -404,34 +404,6 @@ func (m *Model) Vector(name string) ([]float32, error) {
 	return v, err
 }
 
-// Rows reads the rows r0 <= r < r1 of a dense matrix, row-major, into dst's
-// memory where that suffices. NaN and infinities are errors.
-func (m *Model) Rows(name string, r0, r1 int, dst []float32) ([]float32, error) {
-	spec, err := want(m.src, name, []int{anyDim, anyDim}, safetensors.F32, safetensors.F16, safetensors.BF16)
-	if err != nil {
-		return nil, err
-	}
-	rows, cols := spec.Shape[0], spec.Shape[1]
-	if r0 < 0 || r0 > r1 || r1 > rows {
-		return nil, tensorError(m.src, name, "rows %d to %d of %d asked for", r0, r1, rows)
-	}
-	n := (r1 - r0) * cols
-	if cap(dst) < n {
-		dst = make([]float32, n)
-	}
-	dst = dst[:n]
-	width := int(spec.DType.Bits() / 8)
-	data := make([]byte, n*width)
-	if err := m.src.ReadAt(name, data, int64(r0)*int64(cols)*int64(width)); err != nil {
-		return nil, err
-	}
-	widen(dst, spec.DType, data)
-	if i := notFinite(dst); i >= 0 {
-		return nil, tensorError(m.src, name, "element %d is %g", r0*cols+i, dst[i])
-	}
-	return dst, nil
-}
-
 func (m *Model) floats(name string, dims int) ([]float32, []int, error) {
 	shape := make([]int, dims)
 	for i := range shape {
@@ -441,36 +413,9 @@ func (m *Model) floats(name string, dims int) ([]float32, []int, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if i := notFinite(v); i >= 0 {
-		return nil, nil, tensorError(m.src, name, "element %d is %g", i, v[i])
+	if i := wire.NotFinite(v); i >= 0 {
+		return nil, nil, notFiniteError(m.src, name, i, v[i])
 	}
 	s, _ := m.src.Spec(name)
 	return v, s.Shape, nil
-}
-
-// notFinite returns the index of the first NaN or infinity, or -1.
-func notFinite(v []float32) int {
-	const exponent = 0x7f800000
-	for start := 0; start < len(v); start += 1024 {
-		part := v[start:min(start+1024, len(v))]
-		// Times 0 only NaN and infinities are not 0, and stay so in a sum.
-		var a, b float32
-		i := 0
-		for ; i+1 < len(part); i += 2 {
-			a += part[i] * 0
-			b += part[i+1] * 0
-		}
-		if i < len(part) {
-			a += part[i] * 0
-		}
-		if a+b == 0 {
-			continue
-		}
-		for j, x := range part {
-			if math.Float32bits(x)&exponent == exponent {
-				return start + j
-			}
-		}
-	}
-	return -1
 }

@@ -24,7 +24,7 @@ func (o overlay) Vector(name string) ([]float32, error) {
 
 // section reads the bytes of a dense tensor, or of what it was changed to.
 func (o overlay) section(s Spec) (*io.SectionReader, error) {
-	var r io.ReaderAt = sourceReader{o.src, s.Name, s.Bytes()}
+	r := tensorReader(o.src, s)
 	if v, ok := o.changed[s.Name]; ok {
 		t, err := floatTensor(s.Name, s.DType, v, s.Shape...)
 		if err != nil {
@@ -33,25 +33,4 @@ func (o overlay) section(s Spec) (*io.SectionReader, error) {
 		r = bytes.NewReader(t.Data)
 	}
 	return io.NewSectionReader(r, 0, s.Bytes()), nil
-}
-
-// sourceReader reads a tensor of a Source as an io.ReaderAt.
-type sourceReader struct {
-	src  Source
-	name string
-	size int64
-}
-
-func (r sourceReader) ReadAt(p []byte, off int64) (int, error) {
-	n := min(int64(len(p)), r.size-off)
-	if n <= 0 {
-		return 0, io.EOF
-	}
-	if err := r.src.ReadAt(r.name, p[:n], off); err != nil {
-		return 0, err
-	}
-	if n < int64(len(p)) {
-		return int(n), io.EOF
-	}
-	return int(n), nil
 }

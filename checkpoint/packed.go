@@ -111,7 +111,10 @@ func exactIn(t safetensors.DType, v []float32) bool {
 	return err == nil
 }
 
-var floatTypes = []safetensors.DType{safetensors.F16, safetensors.BF16, safetensors.F32}
+// floatTypes are the types of tensors that hold floats.
+func floatTypes() []safetensors.DType {
+	return []safetensors.DType{safetensors.F16, safetensors.BF16, safetensors.F32}
+}
 
 // middle is the zero-point of symmetric codes.
 func middle(bits int) uint8 { return 1 << (bits - 1) }

@@ -164,7 +164,7 @@ func (vectorFile) Write(_ context.Context, path string, src Origin, _ []Layer, _
 		return err
 	}
 	data := make([]byte, 4*len(v))
-	if err := narrow(data, safetensors.F32, v); err != nil {
+	if err := safetensors.EncodeFloat32(data, safetensors.F32, v); err != nil {
 		return err
 	}
 	return os.WriteFile(path, data, 0o666)
@@ -182,7 +182,7 @@ func TestPutDenseFile(t *testing.T) {
 	data, err := os.ReadFile(o.Out)
 	require.NoError(t, err)
 	v := make([]float32, 64)
-	widen(v, safetensors.F32, data)
+	require.NoError(t, safetensors.DecodeFloat32(v, safetensors.F32, data))
 	require.Equal(t, eighths(64, -3), v)
 	v, err = source.Vector(testNorm)
 	require.NoError(t, err)
