@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/golowbit/lowbit/checkpoint/formats/native"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/quant"
 )
@@ -54,7 +55,7 @@ func TestRealModels(t *testing.T) {
 			require.NotEmpty(t, layers)
 			for _, direct := range []bool{false, true} {
 				out := filepath.Join(t.TempDir(), "out")
-				w, err := Create(WriterOptions{Out: out, Source: src, Format: Lowbit{}, Layers: layers, Direct: direct})
+				w, err := Create(WriterOptions{Out: out, Source: src, Format: native.Format{}, Layers: layers, Direct: direct})
 				require.NoError(t, err)
 				for name, q := range weights {
 					require.NoError(t, w.Put(name, q, nil))

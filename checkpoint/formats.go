@@ -3,6 +3,12 @@ package checkpoint
 import (
 	"fmt"
 
+	"github.com/golowbit/lowbit/checkpoint/formats/autoawq"
+	"github.com/golowbit/lowbit/checkpoint/formats/autogptq"
+	"github.com/golowbit/lowbit/checkpoint/formats/compressed"
+	"github.com/golowbit/lowbit/checkpoint/formats/dense"
+	"github.com/golowbit/lowbit/checkpoint/formats/hqq"
+	"github.com/golowbit/lowbit/checkpoint/formats/native"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 )
 
@@ -11,14 +17,14 @@ import (
 // registered at start-up.
 func Formats() []layout.Format {
 	return []layout.Format{
-		Lowbit{},
-		Dense{},
-		GPTQ{},
-		GPTQ{Version: 1},
-		GPTQ{Version: 2},
-		CompressedTensors{},
-		AWQ{},
-		HQQ{},
+		native.Format{},
+		dense.Format{},
+		autogptq.Format{},
+		autogptq.Format{Version: 1},
+		autogptq.Format{Version: 2},
+		compressed.Format{},
+		autoawq.Format{},
+		hqq.Format{},
 		GGUF{},
 	}
 }

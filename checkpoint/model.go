@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/golowbit/lowbit/checkpoint/formats/dense"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/quant"
@@ -77,7 +78,7 @@ func Open(path string, extra ...layout.Format) (*Model, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Model{path: path, config: config, src: src, format: Dense{}, files: os.DirFS(path)}
+	m := &Model{path: path, config: config, src: src, format: dense.Format{}, files: os.DirFS(path)}
 	if reader != nil {
 		m.format = reader
 		if m.dec, err = reader.Open(quantization, src); err != nil {

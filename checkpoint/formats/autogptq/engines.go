@@ -1,4 +1,4 @@
-package checkpoint
+package autogptq
 
 import (
 	"slices"
@@ -9,7 +9,7 @@ import (
 )
 
 // Engines says which engines load the layers.
-func (f GPTQ) Engines(layers []layout.Layer) []layout.Note {
+func (f Format) Engines(layers []layout.Layer) []layout.Note {
 	transformers := layout.Judge(layout.EngineTransformers, layers, func(l layout.Layer) (bool, string) {
 		if !slices.Contains(gptqGroupSizes, l.Scheme.GroupSize) {
 			return layout.Refuse("GPTQModel's kernels take no groups of %d", l.Scheme.GroupSize)

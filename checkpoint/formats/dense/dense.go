@@ -1,4 +1,4 @@
-package checkpoint
+package dense
 
 import (
 	"github.com/golowbit/lowbit/checkpoint/layout"
@@ -9,13 +9,13 @@ import (
 // Dense stores dequantized weights in the type of the weights they came
 // from. Every engine loads it, at full size; the rounding to F16 or BF16 is
 // the only difference from the quantized weight.
-type Dense struct{}
+type Format struct{}
 
 // Name returns "dense".
-func (Dense) Name() string { return "dense" }
+func (Format) Name() string { return "dense" }
 
 // Check accepts every layer whose type is F32, F16 or BF16.
-func (Dense) Check(l layout.Layer) error {
+func (Format) Check(l layout.Layer) error {
 	switch l.DType {
 	case safetensors.F32, safetensors.F16, safetensors.BF16:
 		return layout.CheckScheme(l)
@@ -24,7 +24,7 @@ func (Dense) Check(l layout.Layer) error {
 }
 
 // Plan returns the one tensor "<name>.weight".
-func (f Dense) Plan(l layout.Layer) ([]layout.Spec, error) {
+func (f Format) Plan(l layout.Layer) ([]layout.Spec, error) {
 	if err := f.Check(l); err != nil {
 		return nil, err
 	}
@@ -32,7 +32,7 @@ func (f Dense) Plan(l layout.Layer) ([]layout.Spec, error) {
 }
 
 // Encode dequantizes. It fails where a weight is too large for the type.
-func (f Dense) Encode(l layout.Layer, w *quant.Weight) ([]layout.Tensor, error) {
+func (f Format) Encode(l layout.Layer, w *quant.Weight) ([]layout.Tensor, error) {
 	specs, err := f.Plan(l)
 	if err != nil {
 		return nil, err
@@ -49,7 +49,7 @@ func (f Dense) Encode(l layout.Layer, w *quant.Weight) ([]layout.Tensor, error) 
 }
 
 // Engines says that every engine but those of GGUF files loads it.
-func (Dense) Engines([]layout.Layer) []layout.Note {
+func (Format) Engines([]layout.Layer) []layout.Note {
 	var notes []layout.Note
 	for _, e := range []string{layout.EngineVLLM, layout.EngineTransformers, layout.EngineGPTQModel} {
 		notes = append(notes, layout.Note{Engine: e, Accepted: true, Reason: "at full size"})
@@ -61,4 +61,4 @@ func (Dense) Engines([]layout.Layer) []layout.Note {
 }
 
 // Config removes the quantization_config.
-func (Dense) Config(layout.Contents) (layout.Config, error) { return layout.Config{}, nil }
+func (Format) Config(layout.Contents) (layout.Config, error) { return layout.Config{}, nil }

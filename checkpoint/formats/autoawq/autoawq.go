@@ -1,4 +1,4 @@
-package checkpoint
+package autoawq
 
 import (
 	"encoding/json"
@@ -21,7 +21,7 @@ import (
 //
 // Nibble n of word c belongs to output 8c + awqOrder[n]. Zero-points are
 // stored as they are, and always: symmetric weights have 8 everywhere.
-type AWQ struct{}
+type Format struct{}
 
 const (
 	suffixAWQWeight = ".qweight"
@@ -33,10 +33,10 @@ const (
 var awqOrder = [8]int{0, 2, 4, 6, 1, 3, 5, 7}
 
 // Name returns "awq".
-func (AWQ) Name() string { return "awq" }
+func (Format) Name() string { return "awq" }
 
 // Check accepts 4 bits along the inputs, whole groups and F16 scales.
-func (f AWQ) Check(l layout.Layer) error {
+func (f Format) Check(l layout.Layer) error {
 	if err := layout.CheckInputGroups(f.Name(), l); err != nil {
 		return err
 	}
@@ -52,7 +52,7 @@ func (f AWQ) Check(l layout.Layer) error {
 }
 
 // Engines says which engines load the layers.
-func (AWQ) Engines(layers []layout.Layer) []layout.Note {
+func (Format) Engines(layers []layout.Layer) []layout.Note {
 	return []layout.Note{
 		vllm.Judge(layers, func(l layout.Layer) (bool, string) {
 			if !vllm.MarlinGroup(l.Scheme.GroupSize) {
@@ -66,7 +66,7 @@ func (AWQ) Engines(layers []layout.Layer) []layout.Note {
 }
 
 // Plan lists qweight, qzeros and scales.
-func (f AWQ) Plan(l layout.Layer) ([]layout.Spec, error) {
+func (f Format) Plan(l layout.Layer) ([]layout.Spec, error) {
 	if err := f.Check(l); err != nil {
 		return nil, err
 	}
@@ -79,7 +79,7 @@ func (f AWQ) Plan(l layout.Layer) ([]layout.Spec, error) {
 }
 
 // Encode packs a layer.
-func (f AWQ) Encode(l layout.Layer, w *quant.Weight) ([]layout.Tensor, error) {
+func (f Format) Encode(l layout.Layer, w *quant.Weight) ([]layout.Tensor, error) {
 	if err := layout.CheckWeight(f, l, w); err != nil {
 		return nil, err
 	}
@@ -126,7 +126,7 @@ type awqConfig struct {
 }
 
 // Config writes the quantization_config, which has one group size for all.
-func (f AWQ) Config(c layout.Contents) (layout.Config, error) {
+func (f Format) Config(c layout.Contents) (layout.Config, error) {
 	size, bits, zeroPoint := 128, 4, true
 	for i, l := range c.Layers {
 		if i == 0 {
@@ -148,7 +148,7 @@ func (f AWQ) Config(c layout.Contents) (layout.Config, error) {
 }
 
 // Detect looks at quant_method.
-func (AWQ) Detect(quantization json.RawMessage) bool {
+func (Format) Detect(quantization json.RawMessage) bool {
 	return layout.QuantMethod(quantization) == "awq"
 }
 
@@ -182,7 +182,7 @@ func orNone(n *int) string {
 }
 
 // Open reads the GEMM files of AutoAWQ and llm-awq's config spelling.
-func (AWQ) Open(quantization json.RawMessage, src layout.Source) (layout.Decoder, error) {
+func (Format) Open(quantization json.RawMessage, src layout.Source) (layout.Decoder, error) {
 	size, err := parseAWQ(quantization)
 	if err != nil {
 		return nil, err

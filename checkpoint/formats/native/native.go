@@ -1,4 +1,4 @@
-package checkpoint
+package native
 
 import (
 	"encoding/binary"
@@ -20,10 +20,10 @@ import (
 // can be, and each layer describes itself in a small header tensor, so that
 // resharding, merging and renaming files lose nothing. docs/format.md
 // specifies it byte by byte; the names here follow it.
-type Lowbit struct{}
+type Format struct{}
 
-// LowbitVersion is the version of the layer header that is written.
-const LowbitVersion = 1
+// Version is the version of the layer header that is written.
+const Version = 1
 
 // Suffixes of the tensors of a layer.
 const (
@@ -69,13 +69,13 @@ const (
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // Name returns "lowbit".
-func (Lowbit) Name() string { return "lowbit" }
+func (Format) Name() string { return "lowbit" }
 
 // Check accepts every layer whose scheme fits its shape.
-func (Lowbit) Check(l layout.Layer) error { return layout.CheckScheme(l) }
+func (Format) Check(l layout.Layer) error { return layout.CheckScheme(l) }
 
 // Engines says that no engine but this module reads the format.
-func (Lowbit) Engines([]layout.Layer) []layout.Note {
+func (Format) Engines([]layout.Layer) []layout.Note {
 	var notes []layout.Note
 	for _, e := range []string{layout.EngineVLLM, layout.EngineTransformers, layout.EngineGPTQModel, layout.EngineLlamaCPP, layout.EngineOllama} {
 		notes = append(notes, layout.Note{Engine: e, Reason: "format lowbit is read by lowbit only; convert it"})
@@ -85,7 +85,7 @@ func (Lowbit) Engines([]layout.Layer) []layout.Note {
 
 // Plan lists the tensors of a layer: header, codes, scales, and as the layer
 // has them zero-points, group index, row scales and input scales.
-func (f Lowbit) Plan(l layout.Layer) ([]layout.Spec, error) {
+func (f Format) Plan(l layout.Layer) ([]layout.Spec, error) {
 	if err := f.Check(l); err != nil {
 		return nil, err
 	}
@@ -122,7 +122,7 @@ func scaleDType(t quant.ScaleType) safetensors.DType {
 
 // Encode packs a layer. The scales, row scales and input scales must be
 // exact in the scheme's scale type.
-func (f Lowbit) Encode(l layout.Layer, w *quant.Weight) ([]layout.Tensor, error) {
+func (f Format) Encode(l layout.Layer, w *quant.Weight) ([]layout.Tensor, error) {
 	if err := w.Validate(); err != nil {
 		return nil, err
 	}
@@ -179,7 +179,7 @@ func lowbitHeader(l layout.Layer, sum uint32) []byte {
 	h := make([]byte, lowbitHeaderLen)
 	le := binary.LittleEndian
 	copy(h, lowbitMagic)
-	le.PutUint16(h[4:], LowbitVersion)
+	le.PutUint16(h[4:], Version)
 	le.PutUint16(h[6:], lowbitHeaderLen)
 	s := l.Scheme
 	h[8], h[9], h[11], h[12], h[13] = byte(s.Bits), byte(s.Axis), byte(s.ScaleType), byte(s.Range), byte(s.MinZero)
@@ -208,8 +208,8 @@ func parseLowbitHeader(h []byte) (l layout.Layer, sum uint32, err error) {
 	if len(h) < 8 || string(h[:4]) != lowbitMagic {
 		return l, 0, fmt.Errorf("header does not start with %q", lowbitMagic)
 	}
-	if v := le.Uint16(h[4:]); v != LowbitVersion {
-		return l, 0, fmt.Errorf("header version %d, want %d: the file was written by a newer lowbit", v, LowbitVersion)
+	if v := le.Uint16(h[4:]); v != Version {
+		return l, 0, fmt.Errorf("header version %d, want %d: the file was written by a newer lowbit", v, Version)
 	}
 	if n := le.Uint16(h[6:]); n != lowbitHeaderLen || len(h) != lowbitHeaderLen {
 		return l, 0, fmt.Errorf("header of %d bytes says it has %d, want %d", len(h), n, lowbitHeaderLen)
@@ -254,9 +254,9 @@ type lowbitConfig struct {
 
 // Config summarizes the layers: the values of each option that occur, and
 // the number of layers of each axis.
-func (Lowbit) Config(c layout.Contents) (layout.Config, error) {
+func (Format) Config(c layout.Contents) (layout.Config, error) {
 	q := lowbitConfig{
-		QuantMethod: "lowbit", Version: LowbitVersion, Method: c.Method,
+		QuantMethod: "lowbit", Version: Version, Method: c.Method,
 		Bits: []int{}, GroupSize: []int{}, Symmetric: []bool{}, Axes: map[string]int{},
 	}
 	for _, l := range c.Layers {
@@ -278,21 +278,21 @@ func (Lowbit) Config(c layout.Contents) (layout.Config, error) {
 }
 
 // Detect looks at quant_method.
-func (Lowbit) Detect(quantization json.RawMessage) bool {
+func (Format) Detect(quantization json.RawMessage) bool {
 	return layout.QuantMethod(quantization) == "lowbit"
 }
 
 // Open finds the layers by their headers and checks the types and shapes of
 // all their tensors.
-func (f Lowbit) Open(quantization json.RawMessage, src layout.Source) (layout.Decoder, error) {
+func (f Format) Open(quantization json.RawMessage, src layout.Source) (layout.Decoder, error) {
 	var q struct {
 		Version *int `json:"version"`
 	}
 	if err := json.Unmarshal(quantization, &q); err != nil {
 		return nil, fmt.Errorf("quantization_config: %w", err)
 	}
-	if q.Version != nil && *q.Version != LowbitVersion {
-		return nil, fmt.Errorf("quantization_config: lowbit version %d, want %d", *q.Version, LowbitVersion)
+	if q.Version != nil && *q.Version != Version {
+		return nil, fmt.Errorf("quantization_config: lowbit version %d, want %d", *q.Version, Version)
 	}
 	d := &layout.PackedDecoder{}
 	for _, name := range src.Names() {

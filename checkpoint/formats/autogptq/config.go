@@ -1,4 +1,4 @@
-package checkpoint
+package autogptq
 
 import (
 	"encoding/json"
@@ -105,7 +105,7 @@ func gptqKindOf(l layout.Layer) gptqKind {
 
 // Config writes quantization_config, and the same as quantize_config.json.
 // Layers that differ from most get rules in dynamic.
-func (f GPTQ) Config(c layout.Contents) (layout.Config, error) {
+func (f Format) Config(c layout.Contents) (layout.Config, error) {
 	base := gptqKind{4, 128, true}
 	var kinds []gptqKind
 	lmHead, descAct := false, false

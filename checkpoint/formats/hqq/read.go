@@ -1,4 +1,4 @@
-package checkpoint
+package hqq
 
 import (
 	"encoding/binary"
@@ -39,7 +39,7 @@ var _ layout.DenseDecoder = (*hqqDecoder)(nil)
 // Open reads checkpoints that transformers saved with hqq. Everything is in
 // the stored state of the layers; 5- and 6-bit layers, which hqq stores as
 // bytes, are read too.
-func (HQQ) Open(quantization json.RawMessage, src layout.Source) (layout.Decoder, error) {
+func (Format) Open(quantization json.RawMessage, src layout.Source) (layout.Decoder, error) {
 	var config struct {
 		Quant struct {
 			Weight struct {

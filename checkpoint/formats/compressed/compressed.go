@@ -1,4 +1,4 @@
-package checkpoint
+package compressed
 
 import (
 	"encoding/binary"
@@ -28,7 +28,7 @@ import (
 // Before compressed-tensors' change of May 2026 (pull request 715), widths of
 // 3, 5, 6 and 7 bits were packed floor(32/bits) codes to a word. Files of both
 // kinds are read; only the dense kind is written.
-type CompressedTensors struct{}
+type Format struct{}
 
 const (
 	suffixCTPacked = ".weight_packed"
@@ -39,10 +39,10 @@ const (
 )
 
 // Name returns "compressed-tensors".
-func (CompressedTensors) Name() string { return "compressed-tensors" }
+func (Format) Name() string { return "compressed-tensors" }
 
 // Check accepts 2 to 8 bits along the inputs, whole groups and F16 scales.
-func (f CompressedTensors) Check(l layout.Layer) error {
+func (f Format) Check(l layout.Layer) error {
 	if err := layout.CheckInputGroups(f.Name(), l); err != nil {
 		return err
 	}
@@ -62,7 +62,7 @@ func ctScaleType(l layout.Layer) safetensors.DType {
 
 // Plan lists weight_packed, weight_scale, weight_zero_point if the layer is
 // asymmetric, weight_shape, and weight_g_idx if it has a group index.
-func (f CompressedTensors) Plan(l layout.Layer) ([]layout.Spec, error) {
+func (f Format) Plan(l layout.Layer) ([]layout.Spec, error) {
 	if err := f.Check(l); err != nil {
 		return nil, err
 	}
@@ -83,7 +83,7 @@ func (f CompressedTensors) Plan(l layout.Layer) ([]layout.Spec, error) {
 
 // Encode packs a layer. A group index must give every group as many inputs
 // as the scheme says, because readers sort the inputs by group and cut.
-func (f CompressedTensors) Encode(l layout.Layer, w *quant.Weight) ([]layout.Tensor, error) {
+func (f Format) Encode(l layout.Layer, w *quant.Weight) ([]layout.Tensor, error) {
 	if err := layout.CheckWeight(f, l, w); err != nil {
 		return nil, err
 	}
@@ -127,7 +127,7 @@ func fullGroups(index []int32, groups, size int) (group, members int, ok bool) {
 }
 
 // Detect looks at quant_method, or at format where older files have none.
-func (f CompressedTensors) Detect(quantization json.RawMessage) bool {
+func (f Format) Detect(quantization json.RawMessage) bool {
 	if m := layout.QuantMethod(quantization); m != "" {
 		return m == f.Name()
 	}

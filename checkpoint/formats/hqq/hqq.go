@@ -1,4 +1,4 @@
-package checkpoint
+package hqq
 
 import (
 	"encoding/binary"
@@ -31,7 +31,7 @@ import (
 //	X.view_as_float, X.quant_scale, X.quant_zero, X.offload_meta,
 //	X.round_zero, X.optimize, X.channel_wise,
 //	X.encoded_state_dict, X.stores_quant_config      U8 scalars, 0 or 1
-type HQQ struct{}
+type Format struct{}
 
 const (
 	suffixHQQWeight = ".W_q"
@@ -65,11 +65,11 @@ func hqqPackingOf(bits int) hqqPacking {
 func (p hqqPacking) step(rows int) int { return (rows + p.bands - 1) / p.bands }
 
 // Name returns "hqq".
-func (HQQ) Name() string { return "hqq" }
+func (Format) Name() string { return "hqq" }
 
 // Check accepts 2, 3, 4 and 8 bits along both axes, whole groups, and strided
 // groups for axis ic.
-func (f HQQ) Check(l layout.Layer) error {
+func (f Format) Check(l layout.Layer) error {
 	s := l.Scheme
 	if err := layout.CheckScheme(l); err != nil {
 		return err
@@ -112,7 +112,7 @@ func hqqRows(out, in int, s quant.Scheme) int {
 }
 
 // Plan lists the tensors in the order of the table above.
-func (f HQQ) Plan(l layout.Layer) ([]layout.Spec, error) {
+func (f Format) Plan(l layout.Layer) ([]layout.Spec, error) {
 	if err := f.Check(l); err != nil {
 		return nil, err
 	}
@@ -172,7 +172,7 @@ func hqqState(l layout.Layer) []layout.Tensor {
 }
 
 // Engines says which engines load the layers.
-func (HQQ) Engines(layers []layout.Layer) []layout.Note {
+func (Format) Engines(layers []layout.Layer) []layout.Note {
 	return []layout.Note{
 		layout.Judge(layout.EngineVLLM, layers, layout.Always(false, "no loader for layers with an axis of their own")),
 		layout.Judge(layout.EngineTransformers, layers, layout.Always(true, "needs the package hqq and a GPU")),
@@ -180,7 +180,7 @@ func (HQQ) Engines(layers []layout.Layer) []layout.Note {
 }
 
 // Encode packs a layer.
-func (f HQQ) Encode(l layout.Layer, w *quant.Weight) ([]layout.Tensor, error) {
+func (f Format) Encode(l layout.Layer, w *quant.Weight) ([]layout.Tensor, error) {
 	if err := layout.CheckWeight(f, l, w); err != nil {
 		return nil, err
 	}
@@ -274,7 +274,7 @@ type hqqParams struct {
 }
 
 // Config writes the quantization_config.
-func (f HQQ) Config(c layout.Contents) (layout.Config, error) {
+func (f Format) Config(c layout.Contents) (layout.Config, error) {
 	type kind struct {
 		bits, group int
 		axis        quant.Axis
@@ -309,6 +309,6 @@ func (f HQQ) Config(c layout.Contents) (layout.Config, error) {
 }
 
 // Detect looks at quant_method.
-func (HQQ) Detect(quantization json.RawMessage) bool {
+func (Format) Detect(quantization json.RawMessage) bool {
 	return layout.QuantMethod(quantization) == "hqq"
 }

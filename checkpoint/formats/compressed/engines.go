@@ -1,4 +1,4 @@
-package checkpoint
+package compressed
 
 import (
 	"fmt"
@@ -10,7 +10,7 @@ import (
 )
 
 // Engines says which engines load the layers.
-func (CompressedTensors) Engines(layers []layout.Layer) []layout.Note {
+func (Format) Engines(layers []layout.Layer) []layout.Note {
 	return []layout.Note{
 		vllm.Judge(layers, vllmCT),
 		layout.Judge(layout.EngineTransformers, layers, func(l layout.Layer) (bool, string) {

@@ -1,4 +1,4 @@
-package checkpoint
+package compressed
 
 import (
 	"encoding/binary"
@@ -27,7 +27,7 @@ type ctTensors struct {
 }
 
 // Open reads pack-quantized files of llm-compressor, old and new.
-func (f CompressedTensors) Open(quantization json.RawMessage, src layout.Source) (layout.Decoder, error) {
+func (f Format) Open(quantization json.RawMessage, src layout.Source) (layout.Decoder, error) {
 	schemes, err := parseCT(quantization)
 	if err != nil {
 		return nil, err

@@ -1,4 +1,4 @@
-package checkpoint
+package autogptq
 
 import (
 	"encoding/json"
@@ -23,7 +23,7 @@ import (
 // Version 1 of the layout stores zero-points less one, version 2 as they are.
 // Readers of version 1 disagree on a zero-point of 0, so it is not written:
 // asymmetric weights go to version 1 only with Scheme.MinZero 1.
-type GPTQ struct {
+type Format struct {
 	// Version is 1 or 2, or 0 for 1 where the weights are symmetric and 2
 	// where they are not, which is what the engines of each expect.
 	Version int
@@ -43,7 +43,7 @@ const quantizeFile = "quantize_config.json"
 var gptqGroupSizes = []int{quant.WholeLine, 16, 32, 64, 128, 256, 512, 1024}
 
 // Name returns "gptq", "gptq_v1" or "gptq_v2".
-func (f GPTQ) Name() string {
+func (f Format) Name() string {
 	switch f.Version {
 	case 1:
 		return "gptq_v1"
@@ -54,7 +54,7 @@ func (f GPTQ) Name() string {
 }
 
 // version is the version in which a layer is stored.
-func (f GPTQ) version(symmetric bool) int {
+func (f Format) version(symmetric bool) int {
 	switch {
 	case f.Version != 0:
 		return f.Version
@@ -66,7 +66,7 @@ func (f GPTQ) version(symmetric bool) int {
 
 // Check accepts 2, 3, 4 and 8 bits along the inputs, with F16 scales and the
 // shapes and group sizes that at least one engine loads.
-func (f GPTQ) Check(l layout.Layer) error {
+func (f Format) Check(l layout.Layer) error {
 	if err := layout.CheckInputGroups(f.Name(), l); err != nil {
 		return err
 	}
@@ -85,7 +85,7 @@ func (f GPTQ) Check(l layout.Layer) error {
 }
 
 // Plan lists qweight, qzeros, scales and g_idx.
-func (f GPTQ) Plan(l layout.Layer) ([]layout.Spec, error) {
+func (f Format) Plan(l layout.Layer) ([]layout.Spec, error) {
 	if err := f.Check(l); err != nil {
 		return nil, err
 	}
@@ -99,7 +99,7 @@ func (f GPTQ) Plan(l layout.Layer) ([]layout.Spec, error) {
 }
 
 // Encode packs a layer.
-func (f GPTQ) Encode(l layout.Layer, w *quant.Weight) ([]layout.Tensor, error) {
+func (f Format) Encode(l layout.Layer, w *quant.Weight) ([]layout.Tensor, error) {
 	if err := layout.CheckWeight(f, l, w); err != nil {
 		return nil, err
 	}
@@ -132,10 +132,10 @@ func (f GPTQ) Encode(l layout.Layer, w *quant.Weight) ([]layout.Tensor, error) {
 }
 
 // Sidecar names the file in which AutoGPTQ first kept the configuration.
-func (GPTQ) Sidecar() string { return quantizeFile }
+func (Format) Sidecar() string { return quantizeFile }
 
 // FromSidecar adds the quant_method, which such files may lack.
-func (GPTQ) FromSidecar(data []byte) (json.RawMessage, error) {
+func (Format) FromSidecar(data []byte) (json.RawMessage, error) {
 	o, err := layout.ParseObject(data)
 	if err != nil {
 		return nil, err
@@ -148,7 +148,7 @@ func (GPTQ) FromSidecar(data []byte) (json.RawMessage, error) {
 
 // Detect takes checkpoint_format "gptq_v2" for version 2, and everything else
 // of quant_method "gptq" for "gptq".
-func (f GPTQ) Detect(quantization json.RawMessage) bool {
+func (f Format) Detect(quantization json.RawMessage) bool {
 	if layout.QuantMethod(quantization) != "gptq" {
 		return false
 	}

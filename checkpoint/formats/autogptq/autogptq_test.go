@@ -1,11 +1,10 @@
-package checkpoint
+package autogptq
 
 import (
 	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -26,22 +25,22 @@ var gptqBits = []int{2, 3, 4, 8}
 func TestGPTQListings(t *testing.T) {
 	for _, b := range gptqBits {
 		s := quant.Scheme{Bits: b, GroupSize: 16, MinZero: 1}
-		listed := formattest.CheckListing(t, GPTQ{Version: 2}, fmt.Sprintf("gptq/%dbit.txt", b), formattest.ListingWeight(32, 32, s))
-		formattest.CheckListing(t, GPTQ{}, fmt.Sprintf("gptq/%dbit.txt", b), formattest.ListingWeight(32, 32, s))
+		listed := formattest.CheckListing(t, Format{Version: 2}, fmt.Sprintf("%dbit.txt", b), formattest.ListingWeight(32, 32, s))
+		formattest.CheckListing(t, Format{}, fmt.Sprintf("%dbit.txt", b), formattest.ListingWeight(32, 32, s))
 
 		w := formattest.ListingWeight(32, 32, s)
 		l := layout.LayerOf("x", w)
-		tensors, err := GPTQ{Version: 1}.Encode(l, w)
+		tensors, err := Format{Version: 1}.Encode(l, w)
 		require.NoError(t, err)
 		i := slices.IndexFunc(listed, func(tn layout.Tensor) bool { return tn.Name == "x.qzeros.v1" })
 		require.Equal(t, listed[i].Data, tensors[1].Data)
-		_, back := formattest.ReadBack(t, GPTQ{}, formattest.QuantizationOf(t, GPTQ{Version: 1}, l), tensors)
+		_, back := formattest.ReadBack(t, Format{}, formattest.QuantizationOf(t, Format{Version: 1}, l), tensors)
 		formattest.RequireSame(t, w, back)
 	}
 }
 
 func TestGPTQRoundTrip(t *testing.T) {
-	for _, f := range []GPTQ{{}, {Version: 1}, {Version: 2}} {
+	for _, f := range []Format{{}, {Version: 1}, {Version: 2}} {
 		t.Run(f.Name(), func(t *testing.T) {
 			rapid.Check(t, func(t *rapid.T) {
 				l, w := formattest.DrawHeld(t, f, gptqBits, []int{quant.WholeLine, 16, 32, 64, 128}, 32, 32, quant.OC)
@@ -56,62 +55,12 @@ func TestGPTQRoundTrip(t *testing.T) {
 	}
 }
 
-// goldenPacked is what AutoGPTQ's and GPTQModel's own packers made.
-func goldenPacked(t testing.TB) (*safetensors.File, []goldenCase) {
-	t.Helper()
-	file, err := safetensors.Open("../testdata/golden/packed.safetensors")
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, file.Close()) })
-	text, err := os.ReadFile("../testdata/golden/packed_cases.json")
-	require.NoError(t, err)
-	var cases []goldenCase
-	require.NoError(t, json.Unmarshal(text, &cases))
-	require.Len(t, cases, 24)
-	return file, cases
-}
-
-type goldenCase struct {
-	Prefix  string `json:"prefix"`
-	Out     int    `json:"out"`
-	In      int    `json:"in"`
-	Group   int    `json:"group"`
-	Bits    int    `json:"bits"`
-	Sym     bool   `json:"sym"`
-	Trivial bool   `json:"g_idx_trivial"`
-	ZeroMin int    `json:"zero_min"`
-}
-
-// weight builds the weight of a case from its codes, scales and zero-points.
-func (c goldenCase) weight(t testing.TB, file *safetensors.File) *quant.Weight {
-	t.Helper()
-	read := func(name string) []byte {
-		data, err := file.ReadBytes(c.Prefix+name, nil)
-		require.NoError(t, err)
-		return data
-	}
-	w := quant.NewWeight(c.Out, c.In, quant.Scheme{Bits: c.Bits, GroupSize: c.Group, Symmetric: c.Sym, MinZero: min(c.ZeroMin, 1)})
-	codes := read("codes")
-	for r := range c.Out {
-		w.SetLine(r, codes[r*c.In:(r+1)*c.In])
-	}
-	w.Zeros = layout.Transposed(read("zeros"), w.Groups(), c.Out)
-	scales, err := file.ReadFloat32(c.Prefix+"scales", nil)
-	require.NoError(t, err)
-	w.Scales = layout.Transposed(scales, w.Groups(), c.Out)
-	if !c.Trivial {
-		for i := range c.In {
-			w.GroupIndex = append(w.GroupIndex, int32(binary.LittleEndian.Uint32(read("g_idx")[4*i:])))
-		}
-	}
-	return w
-}
-
 func TestGPTQGolden(t *testing.T) {
-	file, cases := goldenPacked(t)
+	file, cases := formattest.Golden(t, "../../../testdata")
 	refused, dequantized := 0, 0
 	for _, c := range cases {
 		t.Run(strings.TrimSuffix(c.Prefix, "."), func(t *testing.T) {
-			w := c.weight(t, file)
+			w := c.Weight(t, file)
 			l := layout.LayerOf("x", w)
 			stored := func(name, as string) layout.Tensor {
 				info, ok := file.Info(c.Prefix + name)
@@ -124,17 +73,17 @@ func TestGPTQGolden(t *testing.T) {
 				return []layout.Tensor{stored("qweight", "qweight"), stored(zeros, "qzeros"), stored("scales", "scales"), stored("g_idx", "g_idx")}
 			}
 
-			v2, err := GPTQ{Version: 2}.Encode(l, w)
+			v2, err := Format{Version: 2}.Encode(l, w)
 			require.NoError(t, err)
 			require.Equal(t, theirs("qzeros_v2"), v2)
-			_, back := formattest.ReadBack(t, GPTQ{}, formattest.QuantizationOf(t, GPTQ{Version: 2}, l), theirs("qzeros_v2"))
+			_, back := formattest.ReadBack(t, Format{}, formattest.QuantizationOf(t, Format{Version: 2}, l), theirs("qzeros_v2"))
 			formattest.RequireSame(t, w, back)
 
 			config := fmt.Sprintf(`{"quant_method":"gptq","bits":%d,"group_size":%d,"sym":%v,"desc_act":%v,"checkpoint_format":"gptq","meta":{"quantizer":["gptqmodel:5.0.0"]}}`, c.Bits, c.Group, c.Sym, !c.Trivial)
-			_, back = formattest.ReadBack(t, GPTQ{}, json.RawMessage(config), theirs("qzeros_v1_gptqmodel"))
+			_, back = formattest.ReadBack(t, Format{}, json.RawMessage(config), theirs("qzeros_v1_gptqmodel"))
 			formattest.RequireSame(t, w, back)
 
-			v1, err := GPTQ{Version: 1}.Encode(l, w)
+			v1, err := Format{Version: 1}.Encode(l, w)
 			if c.ZeroMin == 0 {
 				require.ErrorIs(t, err, layout.ErrUnsupported)
 				refused++
@@ -144,7 +93,7 @@ func TestGPTQGolden(t *testing.T) {
 			require.Equal(t, theirs("qzeros_v1_gptqmodel"), v1)
 			require.Equal(t, theirs("qzeros_v1_autogptq"), v1)
 			config = fmt.Sprintf(`{"bits":%d,"group_size":%d,"damp_percent":0.01,"desc_act":%v,"static_groups":false,"sym":%v,"true_sequential":true,"quant_method":"gptq","checkpoint_format":"gptq"}`, c.Bits, c.Group, !c.Trivial, c.Sym)
-			_, back = formattest.ReadBack(t, GPTQ{}, json.RawMessage(config), theirs("qzeros_v1_autogptq"))
+			_, back = formattest.ReadBack(t, Format{}, json.RawMessage(config), theirs("qzeros_v1_autogptq"))
 			formattest.RequireSame(t, w, back)
 
 			if _, ok := file.Info(c.Prefix + "dequant_fp16scales"); ok {
@@ -170,7 +119,7 @@ func TestGPTQConstants(t *testing.T) {
 		w := formattest.ListingWeight(32, 32, quant.Scheme{Bits: b, GroupSize: quant.WholeLine, Symmetric: true})
 		w.Zeros = slices.Repeat([]uint8{layout.SymmetricZero(b)}, len(w.Zeros))
 		for version, want := range map[int]string{1: v1[b], 2: v2[b]} {
-			out, err := GPTQ{Version: version}.Encode(layout.LayerOf("x", w), w)
+			out, err := Format{Version: version}.Encode(layout.LayerOf("x", w), w)
 			require.NoError(t, err)
 			text := formattest.WordsText(out[1].Data)
 			n := len(want) + 1
@@ -190,14 +139,14 @@ func TestGPTQVersion1Zeros(t *testing.T) {
 		w.Zeros[i] = zeros[i%8]
 	}
 	l := layout.LayerOf("x", w)
-	tensors, err := GPTQ{Version: 2}.Encode(l, w)
+	tensors, err := Format{Version: 2}.Encode(l, w)
 	require.NoError(t, err)
 	require.Equal(t, "21F83905,21F83905,21F83905,21F83905", formattest.WordsText(tensors[1].Data))
 
 	const config = `{"quant_method":"gptq","bits":4,"group_size":-1,"sym":false,"checkpoint_format":"gptq","meta":{"quantizer":%s}}`
 	read := func(word uint32, quantizer string) []uint8 {
 		tensors[1] = layout.Int32Tensor("x.qzeros", []uint32{word, word, word, word}, 1, 4)
-		_, back := formattest.ReadBack(t, GPTQ{}, json.RawMessage(fmt.Sprintf(config, quantizer)), tensors)
+		_, back := formattest.ReadBack(t, Format{}, json.RawMessage(fmt.Sprintf(config, quantizer)), tensors)
 		return back.Zeros[:8]
 	}
 	require.Equal(t, zeros, read(0x10E727F4, `["gptqmodel:1.4.0"]`), "the word less 11111111")
@@ -205,10 +154,10 @@ func TestGPTQVersion1Zeros(t *testing.T) {
 	require.Equal(t, zeros, read(0x10E728F4, `["other:1"]`), "each field less 1, modulo 16")
 	require.NotEqual(t, zeros, read(0x10E728F4, `["gptqmodel:1.4.0"]`))
 
-	_, err = GPTQ{Version: 1}.Encode(l, w)
+	_, err = Format{Version: 1}.Encode(l, w)
 	require.ErrorContains(t, err, "smallest zero-point 1")
 	l.Scheme.MinZero = 1 // a promise that the weight does not keep
-	_, err = GPTQ{Version: 1}.Encode(l, w)
+	_, err = Format{Version: 1}.Encode(l, w)
 	require.ErrorIs(t, err, layout.ErrUnsupported)
 	require.ErrorContains(t, err, `layer "x": zero-point 0 in group 0 of output 1`)
 }
@@ -226,19 +175,19 @@ func TestGPTQRefuses(t *testing.T) {
 		{Name: "group", Set: func(l *layout.Layer) { l.Scheme.GroupSize = 48 }, Want: "takes groups of 48; use one of [-1 16 32"},
 		{Name: "scheme", Set: func(l *layout.Layer) { l.Scheme.Bits = 0 }, Want: "bits 0"},
 	}
-	formattest.CheckRefusals(t, GPTQ{}, base, refusals)
-	formattest.CheckRefusals(t, GPTQ{Version: 2}, base, refusals)
-	formattest.CheckRefusals(t, GPTQ{Version: 1}, base, append(refusals,
+	formattest.CheckRefusals(t, Format{}, base, refusals)
+	formattest.CheckRefusals(t, Format{Version: 2}, base, refusals)
+	formattest.CheckRefusals(t, Format{Version: 1}, base, append(refusals,
 		formattest.Refusal{Name: "zero", Set: func(l *layout.Layer) { l.Scheme.Symmetric = false }, Want: "quantize with smallest zero-point 1, or symmetric, or use format gptq_v2"}))
 
 	w := formattest.RandomWeight(1, 64, 128, base.Scheme, false, false)
-	_, err := GPTQ{}.Encode(layout.Layer{Name: "x", Out: 128, In: 64, Scheme: base.Scheme}, w)
+	_, err := Format{}.Encode(layout.Layer{Name: "x", Out: 128, In: 64, Scheme: base.Scheme}, w)
 	require.ErrorContains(t, err, "planned was")
 	w.Scales[3] = 0.1
-	_, err = GPTQ{}.Encode(base, w)
+	_, err = Format{}.Encode(base, w)
 	require.ErrorIs(t, err, layout.ErrUnsupported)
 	w.Scales[3], w.Zeros[3] = 0.5, 7
-	_, err = GPTQ{}.Encode(base, w)
+	_, err = Format{}.Encode(base, w)
 	require.ErrorContains(t, err, "zero-points other than 8")
 }
 
@@ -253,10 +202,10 @@ func TestGPTQConfig(t *testing.T) {
 			layer("model.layers.2.mlp.up_proj", 4, true), layer("model.layers.3.mlp.up_proj", 4, true),
 		},
 		Dense:  []string{"model.embed_tokens", "model.layers.0.mlp.down_proj", "lm_head"},
-		Config: json.RawMessage(testConfig),
+		Config: json.RawMessage(formattest.ModelConfig),
 		Method: json.RawMessage(`{"name":"gptq"}`),
 	}
-	got, err := GPTQ{}.Config(c)
+	got, err := Format{}.Config(c)
 	require.NoError(t, err)
 	require.JSONEq(t, `{"bits":4,"group_size":32,"desc_act":false,"sym":true,"lm_head":false,
 		"method":"gptq","quant_method":"gptq","format":"gptq","checkpoint_format":"gptq","pack_dtype":"int32",
@@ -275,7 +224,7 @@ func TestGPTQConfig(t *testing.T) {
 
 	c = layout.Contents{Layers: []layout.Layer{layer("a.0.x", 4, false), layer("a.1.x", 4, false)}, Config: json.RawMessage(`{"dtype":"float16"}`)}
 	c.Layers[1].GroupIndex = true
-	got, err = GPTQ{}.Config(c)
+	got, err = Format{}.Config(c)
 	require.NoError(t, err)
 	var q gptqConfig
 	require.NoError(t, json.Unmarshal(got.Quantization, &q))
@@ -286,9 +235,9 @@ func TestGPTQConfig(t *testing.T) {
 	require.Nil(t, got.Set)
 
 	c.Layers[0].Scheme.Symmetric = true
-	_, err = GPTQ{}.Config(c)
+	_, err = Format{}.Config(c)
 	require.ErrorIs(t, err, layout.ErrUnsupported)
-	_, err = GPTQ{Version: 2}.Config(c)
+	_, err = Format{Version: 2}.Config(c)
 	require.NoError(t, err)
 }
 
@@ -299,18 +248,18 @@ func TestGPTQStrangers(t *testing.T) {
 		w.Scales[i] = float32(i%100+1) / 4096
 	}
 	l := layout.LayerOf("model.layers.0.x", w)
-	tensors, err := GPTQ{}.Encode(l, w)
+	tensors, err := Format{}.Encode(l, w)
 	require.NoError(t, err)
 	const config = `{"bits":4,"group_size":32,"desc_act":false,"quant_method":"gptq"%s}`
 	q := func(more string) json.RawMessage { return json.RawMessage(fmt.Sprintf(config, more)) }
 
 	t.Run("no sym", func(t *testing.T) {
-		back, got := formattest.ReadBack(t, GPTQ{}, q(""), tensors)
+		back, got := formattest.ReadBack(t, Format{}, q(""), tensors)
 		formattest.RequireSame(t, w, got)
 		require.True(t, back.Scheme.Symmetric)
 	})
 	t.Run("no g_idx", func(t *testing.T) {
-		_, got := formattest.ReadBack(t, GPTQ{}, q(""), tensors[:3])
+		_, got := formattest.ReadBack(t, Format{}, q(""), tensors[:3])
 		formattest.RequireSame(t, w, got)
 	})
 	t.Run("bfloat16 and float32 scales", func(t *testing.T) {
@@ -318,7 +267,7 @@ func TestGPTQStrangers(t *testing.T) {
 			other := slices.Clone(tensors)
 			other[2], err = layout.FloatTensor(tensors[2].Name, dtype, layout.Transposed(w.Scales, 64, 4), 4, 64)
 			require.NoError(t, err)
-			back, got := formattest.ReadBack(t, GPTQ{}, q(""), other)
+			back, got := formattest.ReadBack(t, Format{}, q(""), other)
 			formattest.RequireSame(t, w, got)
 			require.Equal(t, quant.F16, back.Scheme.ScaleType)
 		}
@@ -328,7 +277,7 @@ func TestGPTQStrangers(t *testing.T) {
 		for i := range 256 {
 			binary.LittleEndian.PutUint32(other[2].Data[4*i:], 0x3dcccccd) // 0.1
 		}
-		back, _ := formattest.ReadBack(t, GPTQ{}, q(""), other)
+		back, _ := formattest.ReadBack(t, Format{}, q(""), other)
 		require.Equal(t, quant.F32, back.Scheme.ScaleType)
 	})
 	t.Run("negative groups", func(t *testing.T) {
@@ -338,12 +287,12 @@ func TestGPTQStrangers(t *testing.T) {
 		}
 		other := slices.Clone(tensors)
 		other[3] = layout.Int32Tensor(tensors[3].Name, index, 128)
-		back, got := formattest.ReadBack(t, GPTQ{}, q(""), other)
+		back, got := formattest.ReadBack(t, Format{}, q(""), other)
 		formattest.RequireSame(t, w, got)
 		require.False(t, back.GroupIndex)
 	})
 	t.Run("dynamic", func(t *testing.T) {
-		back, got := formattest.ReadBack(t, GPTQ{}, json.RawMessage(`{"bits":8,"group_size":128,"quant_method":"gptq","sym":false,
+		back, got := formattest.ReadBack(t, Format{}, json.RawMessage(`{"bits":8,"group_size":128,"quant_method":"gptq","sym":false,
 			"dynamic":{"-:lm_head":{},"-:skip":false,"+:.*\\.(?!y)x$":{"bits":4,"group_size":32,"sym":true}}}`), tensors)
 		formattest.RequireSame(t, w, got)
 		require.True(t, back.Scheme.Symmetric)
@@ -359,7 +308,7 @@ func TestGPTQStrangers(t *testing.T) {
 			layout.Int32Tensor("x.qweight", rows, 5, 32), layout.Int32Tensor("x.qzeros", make([]uint32, 3), 1, 3),
 			{Spec: layout.Spec{Name: "x.scales", DType: safetensors.F16, Shape: []int{1, 32}}, Data: make([]byte, 64)}, layout.Int32Tensor("x.g_idx", make([]int32, 43), 43),
 		}
-		_, got := formattest.ReadBack(t, GPTQ{}, json.RawMessage(`{"bits":3,"group_size":-1,"quant_method":"gptq"}`), odd)
+		_, got := formattest.ReadBack(t, Format{}, json.RawMessage(`{"bits":3,"group_size":-1,"quant_method":"gptq"}`), odd)
 		require.Equal(t, uint32(1), got.Codes[4])
 	})
 }
@@ -367,12 +316,12 @@ func TestGPTQStrangers(t *testing.T) {
 func TestGPTQDamage(t *testing.T) {
 	w := formattest.RandomWeight(3, 64, 128, quant.Scheme{Bits: 4, GroupSize: 32, MinZero: 1}, false, false)
 	l := layout.LayerOf("x", w)
-	tensors, err := GPTQ{Version: 1}.Encode(l, w)
+	tensors, err := Format{Version: 1}.Encode(l, w)
 	require.NoError(t, err)
 	config := func(s string) string {
 		return `{"quant_method":"gptq","bits":4,"group_size":32,"sym":false,"desc_act":false` + s + `}`
 	}
-	formattest.CheckDamage(t, GPTQ{}, json.RawMessage(config("")), tensors, []formattest.Damage{
+	formattest.CheckDamage(t, Format{}, json.RawMessage(config("")), tensors, []formattest.Damage{
 		{Name: "not JSON", Config: `{"bits":`, Want: "quantization_config"},
 		{Name: "bits 5", Config: config(`,"bits":5`), Want: "bits 5, want 2, 3, 4 or 8"},
 		{Name: "bits lie", Config: config(`,"bits":8`), Want: `tensor "x.qweight": shape [16 64], want [32 any] for 128 inputs (g_idx) of 8 bits`},
@@ -398,14 +347,14 @@ func TestGPTQDamage(t *testing.T) {
 		{Name: "g_idx large", Edit: formattest.SetBytes("x.g_idx", 8, 4, 0, 0, 0), Want: `tensor "x.g_idx": group 4 of input 2, want 0 to 3`},
 		{Name: "g_idx negative", Edit: formattest.SetBytes("x.g_idx", 8, 0xfb, 0xff, 0xff, 0xff), Want: `group -5 of input 2`},
 	})
-	require.NoError(t, formattest.OpenAll(GPTQ{}, json.RawMessage(config("")), formattest.NewMemory(tensors...)))
+	require.NoError(t, formattest.OpenAll(Format{}, json.RawMessage(config("")), formattest.NewMemory(tensors...)))
 	_, err = (&layout.PackedDecoder{}).Weight("y")
 	require.ErrorContains(t, err, `no quantized layer "y"`)
 	require.Nil(t, (&layout.PackedDecoder{}).Tensors("y"))
 }
 
 func FuzzGPTQ(f *testing.F) {
-	formattest.FuzzFormat(f, GPTQ{Version: 2},
+	formattest.FuzzFormat(f, Format{Version: 2},
 		formattest.RandomWeight(1, 32, 64, quant.Scheme{Bits: 4, GroupSize: 32}, false, false),
 		formattest.RandomWeight(2, 32, 64, quant.Scheme{Bits: 3, GroupSize: 16}, false, false))
 }

@@ -1,4 +1,4 @@
-package checkpoint
+package compressed
 
 import (
 	"encoding/json"
@@ -78,7 +78,7 @@ func (k ctKind) weights() *ctWeights {
 
 // Config writes one config group for "Linear" if all layers are alike, else
 // one for each kind of layer, with an exact regular expression for each layer.
-func (f CompressedTensors) Config(c layout.Contents) (layout.Config, error) {
+func (f Format) Config(c layout.Contents) (layout.Config, error) {
 	var kinds []ctKind
 	targets := map[ctKind][]string{}
 	for _, l := range c.Layers {

@@ -1,4 +1,4 @@
-package checkpoint
+package autogptq
 
 import (
 	"encoding/json"
@@ -40,7 +40,7 @@ type gptqTensors struct {
 // In version 1 a stored field of all ones is a zero-point of 0, except in
 // files of GPTQModel with 2, 4 and 8 bits, whose words are what they are
 // after adding 1 to every field of the whole word with carries.
-func (f GPTQ) Open(quantization json.RawMessage, src layout.Source) (layout.Decoder, error) {
+func (f Format) Open(quantization json.RawMessage, src layout.Source) (layout.Decoder, error) {
 	c, version, err := parseGPTQ(quantization)
 	if err != nil {
 		return nil, err

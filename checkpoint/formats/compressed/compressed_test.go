@@ -1,4 +1,4 @@
-package checkpoint
+package compressed
 
 import (
 	"encoding/binary"
@@ -21,7 +21,7 @@ var allBits = []int{2, 3, 4, 5, 6, 7, 8}
 func TestCompressedTensorsListings(t *testing.T) {
 	for _, b := range allBits {
 		w := formattest.ListingWeight(6, 40, quant.Scheme{Bits: b, GroupSize: 20, MinZero: 1})
-		listed := formattest.CheckListing(t, CompressedTensors{}, fmt.Sprintf("compressed-tensors/%dbit.txt", b), w)
+		listed := formattest.CheckListing(t, Format{}, fmt.Sprintf("%dbit.txt", b), w)
 		require.Len(t, listed, 4)
 	}
 }
@@ -29,7 +29,7 @@ func TestCompressedTensorsListings(t *testing.T) {
 func TestCompressedTensorsRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		in := rapid.IntRange(1, 40).Draw(t, "instep")
-		l, w := formattest.DrawHeld(t, CompressedTensors{}, allBits, []int{quant.WholeLine, in, 2 * in}, rapid.IntRange(1, 20).Draw(t, "outstep"), in, quant.OC)
+		l, w := formattest.DrawHeld(t, Format{}, allBits, []int{quant.WholeLine, in, 2 * in}, rapid.IntRange(1, 20).Draw(t, "outstep"), in, quant.OC)
 		if w.Scheme.GroupSize != quant.WholeLine && w.Groups() > 1 && rapid.Bool().Draw(t, "act-order") {
 			index := layout.ConsecutiveGroups(w.In, w.Scheme.GroupSize)
 			w.GroupIndex = rapid.Permutation(index).Draw(t, "index")
@@ -38,7 +38,7 @@ func TestCompressedTensorsRoundTrip(t *testing.T) {
 			}
 			l.GroupIndex = true
 		}
-		formattest.CheckRoundTrip(t, CompressedTensors{}, l, w)
+		formattest.CheckRoundTrip(t, Format{}, l, w)
 	})
 }
 
@@ -62,7 +62,7 @@ func TestCompressedTensorsOlderPacking(t *testing.T) {
 			const out, in, groups = 44, 96, 3
 			w := formattest.RandomWeight(uint64(b), out, in, quant.Scheme{Bits: b, GroupSize: 32}, false, false)
 			l := layout.LayerOf("x", w)
-			tensors, err := CompressedTensors{}.Encode(l, w)
+			tensors, err := Format{}.Encode(l, w)
 			require.NoError(t, err)
 			codes := make([]uint8, out*in)
 			for r := range out {
@@ -80,7 +80,7 @@ func TestCompressedTensorsOlderPacking(t *testing.T) {
 				}
 			}
 			tensors[3] = layout.Int32Tensor("x.weight_shape", []int32{out, in}, 2)
-			_, back := formattest.ReadBack(t, CompressedTensors{}, formattest.QuantizationOf(t, CompressedTensors{}, l), tensors)
+			_, back := formattest.ReadBack(t, Format{}, formattest.QuantizationOf(t, Format{}, l), tensors)
 			formattest.RequireSame(t, w, back)
 		}
 	}
@@ -91,14 +91,14 @@ func TestCompressedTensorsStrangers(t *testing.T) {
 	w := formattest.RandomWeight(3, 16, 64, quant.Scheme{Bits: 4, GroupSize: 32, Symmetric: true, ScaleType: quant.F16Short}, false, false)
 	l := layout.LayerOf("model.layers.0.x", w)
 	l.DType = safetensors.BF16
-	tensors, err := CompressedTensors{}.Encode(l, w)
+	tensors, err := Format{}.Encode(l, w)
 	require.NoError(t, err)
 	require.Equal(t, safetensors.BF16, tensors[1].DType)
 	const config = `{"quant_method":"compressed-tensors","format":"pack-quantized","quantization_status":"compressed","version":"0.15.0","sparsity_config":{},
 		"config_groups":{"group_0":{"targets":["Linear"],"format":"pack-quantized","input_activations":null,"output_activations":null,
 		"weights":{"num_bits":4,"type":"int","strategy":"group","group_size":32,"dynamic":false,"actorder":"static","observer":"minmax","observer_kwargs":{},"zp_dtype":null,"scale_dtype":null,"block_structure":null}}},
 		"ignore":["lm_head"],"kv_cache_scheme":null,"global_compression_ratio":null,"transform_config":{}}`
-	back, got := formattest.ReadBack(t, CompressedTensors{}, json.RawMessage(config), tensors)
+	back, got := formattest.ReadBack(t, Format{}, json.RawMessage(config), tensors)
 	formattest.RequireSame(t, w, got)
 	require.Equal(t, quant.F16, back.Scheme.ScaleType)
 	require.True(t, back.Scheme.Symmetric, "the library's default")
@@ -106,13 +106,13 @@ func TestCompressedTensorsStrangers(t *testing.T) {
 	t.Run("zero-points of a symmetric weight, and an empty group index", func(t *testing.T) {
 		more := append(slices.Clone(tensors), layout.Tensor{Spec: layout.Spec{Name: l.Name + ".weight_zero_point", DType: safetensors.I8, Shape: []int{16, 2}}, Data: make([]byte, 32)},
 			layout.Int32Tensor(l.Name+".weight_g_idx", slices.Repeat([]int32{-1}, 64), 64))
-		_, got := formattest.ReadBack(t, CompressedTensors{}, json.RawMessage(config), more)
+		_, got := formattest.ReadBack(t, Format{}, json.RawMessage(config), more)
 		formattest.RequireSame(t, w, got)
 	})
 	t.Run("an older config", func(t *testing.T) {
 		old := `{"format":"pack-quantized","config_groups":{"g":{"targets":["Linear"],"weights":{"num_bits":4,"symmetric":true,"group_size":32}}}}`
-		require.True(t, CompressedTensors{}.Detect(json.RawMessage(old)))
-		_, got := formattest.ReadBack(t, CompressedTensors{}, json.RawMessage(old), tensors)
+		require.True(t, Format{}.Detect(json.RawMessage(old)))
+		_, got := formattest.ReadBack(t, Format{}, json.RawMessage(old), tensors)
 		formattest.RequireSame(t, w, got)
 	})
 	t.Run("several groups", func(t *testing.T) {
@@ -133,19 +133,19 @@ func TestCompressedTensorsStrangers(t *testing.T) {
 			{"model.layers.0.x", "re:.*"},      // a name goes before an expression
 			{"re:model", "re:layers.0.x", "x"}, // anchored at the start
 		} {
-			_, got := formattest.ReadBack(t, CompressedTensors{}, groups(targets...), tensors)
+			_, got := formattest.ReadBack(t, Format{}, groups(targets...), tensors)
 			formattest.RequireSame(t, w, got)
 		}
-		err := formattest.OpenAll(CompressedTensors{}, groups("re:("), formattest.NewMemory(tensors...))
+		err := formattest.OpenAll(Format{}, groups("re:("), formattest.NewMemory(tensors...))
 		require.ErrorContains(t, err, `target "re:("`)
-		err = formattest.OpenAll(CompressedTensors{}, groups("re:layers"), formattest.NewMemory(tensors...))
+		err = formattest.OpenAll(Format{}, groups("re:layers"), formattest.NewMemory(tensors...))
 		require.ErrorContains(t, err, "of 8 bits", "the class name is what is left")
 	})
 }
 
 func TestCompressedTensorsRefuses(t *testing.T) {
 	base := layout.Layer{Name: "x", Out: 7, In: 128, Scheme: quant.Scheme{Bits: 4, GroupSize: 64}}
-	formattest.CheckRefusals(t, CompressedTensors{}, base, []formattest.Refusal{
+	formattest.CheckRefusals(t, Format{}, base, []formattest.Refusal{
 		{Name: "axis", Set: func(l *layout.Layer) { l.Scheme.Axis = quant.IC }, Want: "use axis oc, or format hqq"},
 		{Name: "row scale", Set: func(l *layout.Layer) { l.RowScale = true }, Want: "use format lowbit or dense"},
 		{Name: "input scale", Set: func(l *layout.Layer) { l.InputScale = true }, Want: "use format lowbit or dense"},
@@ -158,7 +158,7 @@ func TestCompressedTensorsRefuses(t *testing.T) {
 	})
 	w := formattest.RandomWeight(1, 7, 128, base.Scheme, false, false)
 	w.GroupIndex = make([]int32, 128)
-	_, err := CompressedTensors{}.Encode(layout.LayerOf("x", w), w)
+	_, err := Format{}.Encode(layout.LayerOf("x", w), w)
 	require.ErrorIs(t, err, layout.ErrUnsupported)
 	require.ErrorContains(t, err, "group 0 has 128 inputs")
 }
@@ -170,9 +170,9 @@ func TestCompressedTensorsConfig(t *testing.T) {
 	c := layout.Contents{
 		Layers: []layout.Layer{layer("model.layers.0.a", 4, 32, true), layer("model.layers.1.a", 4, 32, true)},
 		Dense:  []string{"model.embed_tokens", "model.layers.1.b"},
-		Config: json.RawMessage(testConfig),
+		Config: json.RawMessage(formattest.ModelConfig),
 	}
-	got, err := CompressedTensors{}.Config(c)
+	got, err := Format{}.Config(c)
 	require.NoError(t, err)
 	require.JSONEq(t, `{"quant_method":"compressed-tensors","format":"pack-quantized","quantization_status":"compressed",
 		"config_groups":{"group_0":{"targets":["Linear"],"format":"pack-quantized","input_activations":null,"output_activations":null,
@@ -182,7 +182,7 @@ func TestCompressedTensorsConfig(t *testing.T) {
 
 	c.Layers = append(c.Layers, layer("model.layers.2.a", 3, quant.WholeLine, false), layer("lm_head", 4, 32, true))
 	c.Layers[2].Scheme.ScaleType = quant.F16
-	got, err = CompressedTensors{}.Config(c)
+	got, err = Format{}.Config(c)
 	require.NoError(t, err)
 	var q struct {
 		Groups map[string]ctScheme `json:"config_groups"`
@@ -202,13 +202,13 @@ func TestCompressedTensorsDamage(t *testing.T) {
 	w.GroupIndex = layout.ConsecutiveGroups(64, 32)
 	slices.Reverse(w.GroupIndex)
 	l := layout.LayerOf("x", w)
-	tensors, err := CompressedTensors{}.Encode(l, w)
+	tensors, err := Format{}.Encode(l, w)
 	require.NoError(t, err)
 	config := func(weights, more string) string {
 		return `{"quant_method":"compressed-tensors","format":"pack-quantized","config_groups":{"a":{"targets":["Linear"],"weights":{"num_bits":3,"symmetric":false,"group_size":32` + weights + `}` + more + `}}}`
 	}
 	huge := binary.LittleEndian.AppendUint64(nil, 1<<62)
-	formattest.CheckDamage(t, CompressedTensors{}, json.RawMessage(config("", "")), tensors, []formattest.Damage{
+	formattest.CheckDamage(t, Format{}, json.RawMessage(config("", "")), tensors, []formattest.Damage{
 		{Name: "not JSON", Config: `{`, Want: "quantization_config"},
 		{Name: "format", Config: `{"quant_method":"compressed-tensors","format":"float-quantized"}`, Want: `"float-quantized" cannot be read: want pack-quantized`},
 		{Name: "no groups", Config: `{"quant_method":"compressed-tensors","format":"pack-quantized"}`, Want: "config_groups"},
@@ -245,11 +245,11 @@ func TestCompressedTensorsDamage(t *testing.T) {
 		{Name: "g_idx uneven", Edit: formattest.SetBytes("x.weight_g_idx", 4, 0), Want: "group 0 has 33 inputs, want 32"},
 		{Name: "g_idx shape", Edit: formattest.SetSpec("x.weight_g_idx", safetensors.I32, 63), Want: "shape [63], want [64]"},
 	})
-	require.NoError(t, formattest.OpenAll(CompressedTensors{}, json.RawMessage(config("", "")), formattest.NewMemory(tensors...)))
+	require.NoError(t, formattest.OpenAll(Format{}, json.RawMessage(config("", "")), formattest.NewMemory(tensors...)))
 }
 
 func FuzzCompressedTensors(f *testing.F) {
-	formattest.FuzzFormat(f, CompressedTensors{},
+	formattest.FuzzFormat(f, Format{},
 		formattest.RandomWeight(1, 9, 30, quant.Scheme{Bits: 5, GroupSize: 10}, false, false),
 		formattest.RandomWeight(2, 8, 32, quant.Scheme{Bits: 4, GroupSize: 16, Symmetric: true}, false, false))
 }

@@ -1,4 +1,4 @@
-package checkpoint
+package native
 
 import (
 	"bytes"
@@ -24,7 +24,7 @@ import (
 var lowbitQuantization = json.RawMessage(`{"quant_method":"lowbit","version":1}`)
 
 func decodeLowbit(src layout.Source, name string) (*quant.Weight, error) {
-	d, err := Lowbit{}.Open(lowbitQuantization, src)
+	d, err := Format{}.Open(lowbitQuantization, src)
 	if err != nil {
 		return nil, err
 	}
@@ -35,12 +35,12 @@ func TestLowbitRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := formattest.DrawWeight(t)
 		l := layout.LayerOf("model.layers.0.x", w)
-		tensors, err := Lowbit{}.Encode(l, w)
+		tensors, err := Format{}.Encode(l, w)
 		require.NoError(t, err)
-		formattest.CheckPlan(t, Lowbit{}, l, tensors)
+		formattest.CheckPlan(t, Format{}, l, tensors)
 
 		src := formattest.NewMemory(tensors...)
-		d, err := Lowbit{}.Open(lowbitQuantization, src)
+		d, err := Format{}.Open(lowbitQuantization, src)
 		require.NoError(t, err)
 		require.Equal(t, []layout.Layer{l}, d.Layers())
 		require.Len(t, d.Tensors(l.Name), len(tensors))
@@ -60,7 +60,7 @@ func TestLowbitEveryScheme(t *testing.T) {
 					for _, strided := range []bool{false, axis == quant.IC} {
 						s := quant.Scheme{Bits: bits, Axis: axis, GroupSize: 16, Symmetric: sym, ScaleType: scale, Strided: strided}
 						w := formattest.RandomWeight(uint64(bits), 48, 37, s, true, true)
-						tensors, err := Lowbit{}.Encode(layout.LayerOf("x", w), w)
+						tensors, err := Format{}.Encode(layout.LayerOf("x", w), w)
 						require.NoError(t, err)
 						back, err := decodeLowbit(formattest.NewMemory(tensors...), "x")
 						require.NoError(t, err)
@@ -87,11 +87,11 @@ func exampleWeight() *quant.Weight {
 // The bytes are written out in docs/format.md; the test reads them from
 // there, so that the document and the code cannot part.
 func TestLowbitExample(t *testing.T) {
-	doc, err := os.ReadFile("../docs/format.md")
+	doc, err := os.ReadFile("../../../docs/format.md")
 	require.NoError(t, err)
 	want := documentedTensors(t, string(doc))
 	w := exampleWeight()
-	tensors, err := Lowbit{}.Encode(layout.LayerOf("fc", w), w)
+	tensors, err := Format{}.Encode(layout.LayerOf("fc", w), w)
 	require.NoError(t, err)
 	require.Len(t, want, len(tensors))
 	for _, tn := range tensors {
@@ -207,7 +207,7 @@ func TestLowbitHostile(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := formattest.WithGroupIndex(3, formattest.RandomWeight(3, 24, 20, quant.Scheme{Bits: 4, GroupSize: 8}, false, false))
-			tensors, err := Lowbit{}.Encode(layout.LayerOf("x", w), w)
+			tensors, err := Format{}.Encode(layout.LayerOf("x", w), w)
 			require.NoError(t, err)
 			src := formattest.NewMemory(tensors...)
 			c.change(src)
@@ -237,24 +237,24 @@ func TestLowbitEncodeRefuses(t *testing.T) {
 				w = formattest.RandomWeight(1, 8, 24, quant.Scheme{Bits: 4, GroupSize: 8, Symmetric: true}, true, false)
 			}
 			c.change(w)
-			_, err := Lowbit{}.Encode(layout.LayerOf("x", w), w)
+			_, err := Format{}.Encode(layout.LayerOf("x", w), w)
 			require.ErrorContains(t, err, c.want)
 		})
 	}
 }
 
 func TestLowbitConfig(t *testing.T) {
-	c, err := Lowbit{}.Config(layout.Contents{Layers: []layout.Layer{
+	c, err := Format{}.Config(layout.Contents{Layers: []layout.Layer{
 		{Scheme: quant.Scheme{Bits: 4, GroupSize: 128}},
 		{Scheme: quant.Scheme{Bits: 3, GroupSize: 128, Axis: quant.IC}},
 	}, Method: json.RawMessage(`{"name":"gptq"}`)})
 	require.NoError(t, err)
 	require.JSONEq(t, `{"quant_method":"lowbit","version":1,"bits":[3,4],"group_size":[128],
 		"axes":{"oc":1,"ic":1},"sym":[false],"method":{"name":"gptq"}}`, string(c.Quantization))
-	require.True(t, Lowbit{}.Detect(c.Quantization))
-	require.False(t, Lowbit{}.Detect(json.RawMessage(`{"quant_method":"gptq"}`)))
+	require.True(t, Format{}.Detect(c.Quantization))
+	require.False(t, Format{}.Detect(json.RawMessage(`{"quant_method":"gptq"}`)))
 
-	_, err = Lowbit{}.Open(json.RawMessage(`{"quant_method":"lowbit","version":2}`), formattest.NewMemory())
+	_, err = Format{}.Open(json.RawMessage(`{"quant_method":"lowbit","version":2}`), formattest.NewMemory())
 	require.ErrorContains(t, err, "lowbit version 2, want 1")
 }
 
@@ -268,7 +268,7 @@ func FuzzLowbit(f *testing.F) {
 		formattest.WithGroupIndex(2, formattest.RandomWeight(2, 6, 20, quant.Scheme{Bits: 2, GroupSize: 4, ScaleType: quant.F32}, false, false)),
 		formattest.RandomWeight(3, 8, 3, quant.Scheme{Bits: 8, GroupSize: 4, Axis: quant.IC, Strided: true}, false, true),
 	} {
-		tensors, err := Lowbit{}.Encode(layout.LayerOf("x", w), w)
+		tensors, err := Format{}.Encode(layout.LayerOf("x", w), w)
 		require.NoError(f, err)
 		var payload []byte
 		for _, t := range tensors[1:] {
@@ -284,7 +284,7 @@ func FuzzLowbit(f *testing.F) {
 		}
 		if l, _, err := parseLowbitHeader(head); err == nil {
 			l.Name = "x"
-			specs, err := Lowbit{}.Plan(l)
+			specs, err := Format{}.Plan(l)
 			require.NoError(t, err)
 			for _, s := range specs[1:] {
 				n := s.Bytes()
@@ -303,7 +303,7 @@ func FuzzLowbit(f *testing.F) {
 			return
 		}
 		require.NoError(t, w.Validate())
-		tensors, err := Lowbit{}.Encode(layout.LayerOf("x", w), w)
+		tensors, err := Format{}.Encode(layout.LayerOf("x", w), w)
 		require.NoError(t, err)
 		back, err := decodeLowbit(formattest.NewMemory(tensors...), "x")
 		require.NoError(t, err)
@@ -318,7 +318,7 @@ func BenchmarkLowbitEncode(b *testing.B) {
 	l := layout.LayerOf("x", w)
 	b.SetBytes(int64(4 * len(w.Codes)))
 	for b.Loop() {
-		if _, err := (Lowbit{}).Encode(l, w); err != nil {
+		if _, err := (Format{}).Encode(l, w); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -326,9 +326,9 @@ func BenchmarkLowbitEncode(b *testing.B) {
 
 func BenchmarkLowbitDecode(b *testing.B) {
 	w := formattest.RandomWeight(1, 4096, 4096, quant.Scheme{Bits: 4, GroupSize: 128}, false, false)
-	tensors, err := Lowbit{}.Encode(layout.LayerOf("x", w), w)
+	tensors, err := Format{}.Encode(layout.LayerOf("x", w), w)
 	require.NoError(b, err)
-	d, err := Lowbit{}.Open(lowbitQuantization, formattest.NewMemory(tensors...))
+	d, err := Format{}.Open(lowbitQuantization, formattest.NewMemory(tensors...))
 	require.NoError(b, err)
 	b.SetBytes(int64(4 * len(w.Codes)))
 	for b.Loop() {

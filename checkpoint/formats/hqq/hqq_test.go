@@ -1,4 +1,4 @@
-package checkpoint
+package hqq
 
 import (
 	"encoding/json"
@@ -16,11 +16,13 @@ import (
 	"github.com/golowbit/lowbit/safetensors"
 )
 
+var allBits = []int{2, 3, 4, 8}
+
 func TestHQQListings(t *testing.T) {
-	for _, b := range gptqBits {
-		formattest.CheckListing(t, HQQ{}, fmt.Sprintf("hqq/%dbit_axis0.txt", b),
+	for _, b := range allBits {
+		formattest.CheckListing(t, Format{}, fmt.Sprintf("%dbit_axis0.txt", b),
 			formattest.ListingWeight(24, 4, quant.Scheme{Bits: b, GroupSize: 12, Axis: quant.IC, Strided: true, MinZero: 1}))
-		formattest.CheckListing(t, HQQ{}, fmt.Sprintf("hqq/%dbit_axis1.txt", b),
+		formattest.CheckListing(t, Format{}, fmt.Sprintf("%dbit_axis1.txt", b),
 			formattest.ListingWeight(24, 4, quant.Scheme{Bits: b, GroupSize: 4, MinZero: 1}))
 	}
 }
@@ -28,11 +30,11 @@ func TestHQQListings(t *testing.T) {
 func TestHQQRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		step := rapid.IntRange(1, 20).Draw(t, "step")
-		l, w := formattest.DrawHeld(t, HQQ{}, gptqBits, []int{quant.WholeLine, step, 2 * step, 4}, step, step, quant.OC, quant.IC)
-		tensors := formattest.CheckRoundTrip(t, HQQ{}, l, w)
+		l, w := formattest.DrawHeld(t, Format{}, allBits, []int{quant.WholeLine, step, 2 * step, 4}, step, step, quant.OC, quant.IC)
+		tensors := formattest.CheckRoundTrip(t, Format{}, l, w)
 
 		// What hqq computes: R from the bytes, then (R - zero) * scale, reshaped.
-		d, err := HQQ{}.Open(formattest.QuantizationOf(t, HQQ{}, l), formattest.NewMemory(tensors...))
+		d, err := Format{}.Open(formattest.QuantizationOf(t, Format{}, l), formattest.NewMemory(tensors...))
 		require.NoError(t, err)
 		m, err := d.(layout.DenseDecoder).Matrix(l.Name)
 		require.NoError(t, err)
@@ -42,7 +44,7 @@ func TestHQQRoundTrip(t *testing.T) {
 
 func TestHQQRefuses(t *testing.T) {
 	base := layout.Layer{Name: "x", Out: 64, In: 128, Scheme: quant.Scheme{Bits: 4, GroupSize: 32}}
-	formattest.CheckRefusals(t, HQQ{}, base, []formattest.Refusal{
+	formattest.CheckRefusals(t, Format{}, base, []formattest.Refusal{
 		{Name: "bits", Set: func(l *layout.Layer) { l.Scheme.Bits = 5 }, Want: "2, 3, 4 or 8 bits, and would store 5 as 8"},
 		{Name: "row scale", Set: func(l *layout.Layer) { l.RowScale = true }, Want: "use format lowbit or dense"},
 		{Name: "input scale", Set: func(l *layout.Layer) { l.InputScale = true }, Want: "use format lowbit or dense"},
@@ -57,7 +59,7 @@ func TestHQQRefuses(t *testing.T) {
 		}, Want: "4 bands, which do not divide 10 rows"},
 	})
 	base.Scheme = quant.Scheme{Bits: 4, GroupSize: quant.WholeLine, Axis: quant.IC}
-	require.NoError(t, HQQ{}.Check(base), "one group in a column has no stride")
+	require.NoError(t, Format{}.Check(base), "one group in a column has no stride")
 }
 
 func TestHQQConfig(t *testing.T) {
@@ -65,7 +67,7 @@ func TestHQQConfig(t *testing.T) {
 		return layout.Layer{Name: "a.0.x", Out: 64, In: 64, Scheme: quant.Scheme{Bits: 3, GroupSize: 32, Axis: axis, Strided: axis == quant.IC}}
 	}
 	c := layout.Contents{Layers: []layout.Layer{layer(quant.OC), layer(quant.IC), layer(quant.IC)}, Dense: []string{"a.1.x", "lm_head"}, Config: json.RawMessage(`{}`)}
-	got, err := HQQ{}.Config(c)
+	got, err := Format{}.Config(c)
 	require.NoError(t, err)
 	require.JSONEq(t, `{"quant_method":"hqq","quant_config":{"weight_quant_params":{"nbits":3,"group_size":32,"axis":0,"channel_wise":true,
 		"optimize":false,"round_zero":true,"view_as_float":false},"scale_quant_params":null,"zero_quant_params":null,"offload_meta":false},
@@ -73,7 +75,7 @@ func TestHQQConfig(t *testing.T) {
 	require.JSONEq(t, `"float16"`, string(got.Set["torch_dtype"]))
 	c.Layers = c.Layers[:1]
 	c.Layers[0].Scheme.GroupSize = quant.WholeLine
-	got, err = HQQ{}.Config(c)
+	got, err = Format{}.Config(c)
 	require.NoError(t, err)
 	require.Contains(t, string(got.Quantization), `"group_size":null,"axis":1`)
 }
@@ -83,7 +85,7 @@ const hqqQuantization = `{"quant_method":"hqq"}`
 // hqqTensorsOf encodes a weight and lets the test change the tensors by name.
 func hqqTensorsOf(t testing.TB, w *quant.Weight, edits ...func(*formattest.Memory)) *formattest.Memory {
 	t.Helper()
-	tensors, err := HQQ{}.Encode(layout.LayerOf("x", w), w)
+	tensors, err := Format{}.Encode(layout.LayerOf("x", w), w)
 	require.NoError(t, err)
 	m := formattest.NewMemory(tensors...)
 	for _, e := range edits {
@@ -95,7 +97,7 @@ func hqqTensorsOf(t testing.TB, w *quant.Weight, edits ...func(*formattest.Memor
 func TestHQQStrangers(t *testing.T) {
 	w := formattest.RandomWeight(5, 16, 32, quant.Scheme{Bits: 8, GroupSize: 8, Axis: quant.IC, Strided: true}, false, false)
 	open := func(t *testing.T, m *formattest.Memory) *hqqDecoder {
-		d, err := HQQ{}.Open(json.RawMessage(hqqQuantization), m)
+		d, err := Format{}.Open(json.RawMessage(hqqQuantization), m)
 		require.NoError(t, err)
 		return d.(*hqqDecoder)
 	}
@@ -123,7 +125,7 @@ func TestHQQStrangers(t *testing.T) {
 		d := open(t, hqqTensorsOf(t, w, formattest.SetBytes("x.zero", 0, 0x00, 0x5c))) // 256
 		_, err := d.Weight("x")
 		require.ErrorIs(t, err, layout.ErrNotWeight)
-		require.NoError(t, formattest.OpenAll(HQQ{}, json.RawMessage(hqqQuantization), hqqTensorsOf(t, w, formattest.SetBytes("x.zero", 0, 0x00, 0xbc))), "-1")
+		require.NoError(t, formattest.OpenAll(Format{}, json.RawMessage(hqqQuantization), hqqTensorsOf(t, w, formattest.SetBytes("x.zero", 0, 0x00, 0xbc))), "-1")
 	})
 	t.Run("5 and 6 bits in bytes", func(t *testing.T) {
 		for _, b := range []byte{5, 6} {
@@ -140,7 +142,7 @@ func TestHQQStrangers(t *testing.T) {
 			got, err := d.Weight("x")
 			require.NoError(t, err)
 			formattest.RequireSame(t, narrow, got)
-			err = formattest.OpenAll(HQQ{}, json.RawMessage(hqqQuantization), hqqTensorsOf(t, &bytes, formattest.SetBytes("x.nbits", 0, b), formattest.SetBytes("x.W_q", 9, 200)))
+			err = formattest.OpenAll(Format{}, json.RawMessage(hqqQuantization), hqqTensorsOf(t, &bytes, formattest.SetBytes("x.nbits", 0, b), formattest.SetBytes("x.W_q", 9, 200)))
 			require.ErrorContains(t, err, fmt.Sprintf(`tensor "x.W_q": code 200 at 9, want at most %d`, 1<<b-1))
 		}
 	})
@@ -179,9 +181,9 @@ func TestHQQStrangers(t *testing.T) {
 
 func TestHQQDamage(t *testing.T) {
 	w := formattest.RandomWeight(5, 20, 32, quant.Scheme{Bits: 3, GroupSize: 10, Axis: quant.IC, Strided: true}, false, false)
-	tensors, err := HQQ{}.Encode(layout.LayerOf("x", w), w)
+	tensors, err := Format{}.Encode(layout.LayerOf("x", w), w)
 	require.NoError(t, err)
-	formattest.CheckDamage(t, HQQ{}, json.RawMessage(hqqQuantization), tensors, []formattest.Damage{
+	formattest.CheckDamage(t, Format{}, json.RawMessage(hqqQuantization), tensors, []formattest.Damage{
 		{Name: "not JSON", Config: `[`, Want: "quantization_config"},
 		{Name: "no nbits", Edit: formattest.DropTensor("x.nbits"), Want: `no tensor "x.nbits"`},
 		{Name: "no scale", Edit: formattest.DropTensor("x.scale"), Want: `no tensor "x.scale"`},
@@ -214,7 +216,7 @@ func TestHQQDamage(t *testing.T) {
 	bands := slices.Clone(tensors)
 	i := slices.IndexFunc(bands, func(tn layout.Tensor) bool { return tn.Name == "x.packing" })
 	bands[i].Data = []byte(strings.Replace(string(bands[i].Data), "3bit_32", "2bit_u8", 1))
-	err = formattest.OpenAll(HQQ{}, json.RawMessage(hqqQuantization), func() layout.Source {
+	err = formattest.OpenAll(Format{}, json.RawMessage(hqqQuantization), func() layout.Source {
 		m := formattest.NewMemory(bands...)
 		formattest.SetBytes("x.nbits", 0, 2)(m)
 		return m
@@ -223,7 +225,7 @@ func TestHQQDamage(t *testing.T) {
 }
 
 func FuzzHQQ(f *testing.F) {
-	formattest.FuzzFormat(f, HQQ{},
+	formattest.FuzzFormat(f, Format{},
 		formattest.RandomWeight(1, 20, 6, quant.Scheme{Bits: 3, GroupSize: 10, Axis: quant.IC, Strided: true}, false, false),
 		formattest.RandomWeight(2, 8, 16, quant.Scheme{Bits: 4, GroupSize: 8}, false, false))
 }
