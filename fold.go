@@ -7,7 +7,7 @@ import (
 	"slices"
 
 	"github.com/golowbit/lowbit/adadim"
-	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/fold"
 	"github.com/golowbit/lowbit/internal/llama"
 	"github.com/golowbit/lowbit/quant"
@@ -49,7 +49,7 @@ func (k folding) arms(l llama.LinearInfo, arms []adadim.Arm) []adadim.Arm {
 // folding finds the inputs of a block whose scales will be folded: those with
 // a scale among the arms, of whose layers none is to stay dense, and with
 // FoldAuto only if the format cannot store the scale.
-func (s *settings) folding(infos []llama.LinearInfo, layers []checkpoint.Layer) folding {
+func (s *settings) folding(infos []llama.LinearInfo, layers []layout.Layer) folding {
 	var k folding
 	if s.fold == FoldOff {
 		return k
@@ -77,7 +77,7 @@ func (s *settings) folding(infos []llama.LinearInfo, layers []checkpoint.Layer) 
 // stores reports whether a format holds an arm's scale. Where it does not
 // even hold the layer without the scale, in any group size that Fit may
 // choose, the answer is yes: folding would not help.
-func (s *settings) stores(l checkpoint.Layer, a adadim.Arm) bool {
+func (s *settings) stores(l layout.Layer, a adadim.Arm) bool {
 	sizes := []int{s.scheme.GroupSize}
 	if s.fit == FitOn {
 		for g := halved(s.scheme.GroupSize, l.In); g >= smallestGroup; g /= 2 {

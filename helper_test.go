@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/layout"
 )
 
 const (
@@ -30,7 +31,7 @@ func quick(t *testing.T) Options {
 }
 
 // format returns the format of a name.
-func format(t *testing.T, name string) checkpoint.Format {
+func format(t *testing.T, name string) layout.Format {
 	t.Helper()
 	f, err := checkpoint.Lookup(name)
 	require.NoError(t, err)

@@ -6,6 +6,7 @@ import (
 
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/gptq"
 	"github.com/golowbit/lowbit/internal/enum"
 	"github.com/golowbit/lowbit/quant"
@@ -25,8 +26,8 @@ import (
 type Options struct {
 	Model  string // folder of the model to quantize
 	Output string // folder (or file, as the format has it) to make; must not exist
-	// Format is that of the output; nil means the target's, or checkpoint.Lowbit.
-	Format checkpoint.Format
+	// Format is that of the output; nil means the target's, or native.Format.
+	Format layout.Format
 	// MaxShardBytes splits the output into files of at most this many bytes
 	// of tensors, where the format has several; 0 means that of package safetensors.
 	MaxShardBytes int64

@@ -9,6 +9,7 @@ import (
 
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/llama"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
@@ -21,7 +22,7 @@ type Plan struct {
 	Settings []Setting   `json:"settings"` // everything that was decided, and by whom
 	Layers   []LayerPlan `json:"layers"`
 	// Engines says which engines load the output, as far as that can be known.
-	Engines []checkpoint.EngineNote `json:"engines"`
+	Engines []layout.Note `json:"engines"`
 	// NeedsText says that calibration text must be given.
 	NeedsText bool `json:"needs_text"`
 }
@@ -56,7 +57,7 @@ func Resolve(o Options) (*Plan, error) {
 func (j *job) explain() *Plan {
 	p := &Plan{
 		Model: j.path, Output: j.output, Settings: slices.Clone(j.set.told),
-		Engines: checkpoint.Engines(j.set.format.Name(), j.plannedLayers()), NeedsText: j.mustHaveText(),
+		Engines: checkpoint.Engines(j.set.format, j.plannedLayers()), NeedsText: j.mustHaveText(),
 	}
 	for _, l := range j.order {
 		e := LayerPlan{Name: l.name, Out: l.out, In: l.in, Dense: l.dense, Notes: slices.Clone(l.notes)}
@@ -84,26 +85,26 @@ type layerPlan struct {
 }
 
 // layer describes the linear quantized by an arm, for formats and engines.
-func (p *layerPlan) layer(a adadim.Arm) checkpoint.Layer {
+func (p *layerPlan) layer(a adadim.Arm) layout.Layer {
 	s := p.scheme
 	s.Axis = a.Axis
 	s.Strided = s.Strided && a.Axis == quant.IC
-	return checkpoint.Layer{
+	return layout.Layer{
 		Name: p.name, Out: p.out, In: p.in, Bias: p.bias, DType: p.dtype,
 		Scheme: s, RowScale: a.RowScale, InputScale: a.InputScale,
 	}
 }
 
 // result describes the linear as it came out.
-func (p *layerPlan) result(q *quant.Weight) checkpoint.Layer {
+func (p *layerPlan) result(q *quant.Weight) layout.Layer {
 	l := p.layer(adadim.Arm{})
 	l.Scheme, l.RowScale, l.InputScale, l.GroupIndex = q.Scheme, q.RowScale != nil, q.InputScale != nil, q.GroupIndex != nil
 	return l
 }
 
 // plannedLayers describes the layers that will be quantized.
-func (j *job) plannedLayers() []checkpoint.Layer {
-	layers := make([]checkpoint.Layer, 0, len(j.order))
+func (j *job) plannedLayers() []layout.Layer {
+	layers := make([]layout.Layer, 0, len(j.order))
 	for _, p := range j.order {
 		if !p.dense {
 			layers = append(layers, p.layer(p.arms[0]))
@@ -117,10 +118,10 @@ func (j *job) planLayers() error {
 	var bad planErrors
 	for b := range j.cfg.Layers {
 		infos := j.cfg.Linears(b)
-		layers := make([]checkpoint.Layer, len(infos))
+		layers := make([]layout.Layer, len(infos))
 		for i, l := range infos {
 			d, _ := j.src.DType(l.WeightName())
-			layers[i] = checkpoint.Layer{Name: l.Name, Out: l.Out, In: l.In, Bias: l.Bias, DType: d}
+			layers[i] = layout.Layer{Name: l.Name, Out: l.Out, In: l.In, Bias: l.Bias, DType: d}
 		}
 		k, plans, errs := j.set.planBlock(infos, layers)
 		j.folds = append(j.folds, k)
@@ -159,7 +160,7 @@ func (j *job) checkTarget() error {
 	if j.set.target == "" {
 		return nil
 	}
-	for _, n := range checkpoint.Engines(j.set.format.Name(), j.plannedLayers()) {
+	for _, n := range checkpoint.Engines(j.set.format, j.plannedLayers()) {
 		if n.Engine == j.set.target && !n.Accepted {
 			return fmt.Errorf("%w %v", ErrTarget, n)
 		}
@@ -172,7 +173,7 @@ const smallestGroup = 16
 
 // planBlock plans the linears of a block and which of their scales are
 // folded; errs are by linear.
-func (s *settings) planBlock(infos []llama.LinearInfo, layers []checkpoint.Layer) (folding, []*layerPlan, []error) {
+func (s *settings) planBlock(infos []llama.LinearInfo, layers []layout.Layer) (folding, []*layerPlan, []error) {
 	k := s.folding(infos, layers)
 	for {
 		plans, errs := make([]*layerPlan, len(infos)), make([]error, len(infos))
@@ -190,13 +191,13 @@ func (s *settings) planBlock(infos []llama.LinearInfo, layers []checkpoint.Layer
 }
 
 // newLayerPlan is the plan of a linear with the scheme asked for.
-func (s *settings) newLayerPlan(l checkpoint.Layer) *layerPlan {
+func (s *settings) newLayerPlan(l layout.Layer) *layerPlan {
 	return &layerPlan{name: l.Name, out: l.Out, in: l.In, bias: l.Bias, dtype: l.DType, scheme: s.scheme}
 }
 
 // planLayer decides what becomes of a linear before any work is done, and
 // fails where the format cannot hold it, unless Fit allows a change.
-func (s *settings) planLayer(l checkpoint.Layer, arms []adadim.Arm) (*layerPlan, error) {
+func (s *settings) planLayer(l layout.Layer, arms []adadim.Arm) (*layerPlan, error) {
 	p := s.newLayerPlan(l)
 	if r := s.skips(l.Name); r != nil {
 		p.dense, p.silent = true, true
@@ -242,7 +243,7 @@ func halved(g, in int) int {
 
 // admit sets the arms that the format holds for the layer. If some allows
 // that, arms the format cannot hold are dropped; otherwise one is an error.
-func (p *layerPlan) admit(f checkpoint.Format, arms []adadim.Arm, some bool) error {
+func (p *layerPlan) admit(f layout.Format, arms []adadim.Arm, some bool) error {
 	p.arms, p.notes = nil, nil
 	p.scheme.Strided = false
 	var refused []armError
@@ -293,7 +294,7 @@ func without(refused []armError) []string {
 	return reasons
 }
 
-func check(f checkpoint.Format, l checkpoint.Layer) error {
+func check(f layout.Format, l layout.Layer) error {
 	if err := l.Scheme.CheckShape(l.Out, l.In); err != nil {
 		return err
 	}
@@ -311,7 +312,7 @@ func (e armError) Unwrap() error { return e.err }
 
 // reason is the text of a refusal without what goes without saying.
 func reason(err error) string {
-	return strings.Replace(err.Error(), checkpoint.ErrUnsupported.Error()+": ", "", 1)
+	return strings.Replace(err.Error(), layout.ErrUnsupported.Error()+": ", "", 1)
 }
 
 // planErrors collects what is wrong with layers, one line for every reason.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/gptq"
 	"github.com/golowbit/lowbit/internal/llama"
 	"github.com/golowbit/lowbit/quant"
@@ -57,8 +58,8 @@ type job struct {
 	out    *checkpoint.Writer
 	events func(Event)
 	done   map[string]*LayerReport
-	made   map[string]checkpoint.Layer // layers as they came out
-	kept   int                         // layers that would be found by Resume
+	made   map[string]layout.Layer // layers as they came out
+	kept   int                     // layers that would be found by Resume
 }
 
 // newJob decides everything that can be known before text is read.
@@ -72,7 +73,7 @@ func newJob(o Options) (*job, error) {
 	}
 	j := &job{
 		set: set, path: o.Model, output: o.Output, texted: o.Calibration.given(), events: o.Events,
-		plan: map[string]*layerPlan{}, done: map[string]*LayerReport{}, made: map[string]checkpoint.Layer{},
+		plan: map[string]*layerPlan{}, done: map[string]*LayerReport{}, made: map[string]layout.Layer{},
 	}
 	if j.src, err = checkpoint.Open(o.Model); err != nil {
 		return nil, err
@@ -346,7 +347,7 @@ func (j *job) report() (*Report, error) {
 		return nil, fmt.Errorf("reading back the result: %w", err)
 	}
 	var bits, weights float64
-	var layers []checkpoint.Layer
+	var layers []layout.Layer
 	for _, p := range j.order {
 		l := j.done[p.name]
 		r.Layers = append(r.Layers, *l)
@@ -359,6 +360,6 @@ func (j *job) report() (*Report, error) {
 	if weights > 0 {
 		r.BitsPerWeight = bits / weights
 	}
-	r.Engines = checkpoint.Engines(r.Format, layers)
+	r.Engines = checkpoint.Engines(j.set.format, layers)
 	return r, nil
 }

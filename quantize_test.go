@@ -16,6 +16,8 @@ import (
 
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/formats/autogptq"
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/gptq"
 	"github.com/golowbit/lowbit/internal/golden"
 	"github.com/golowbit/lowbit/quant"
@@ -38,7 +40,7 @@ var kinds = map[string]func(o *Options){
 		o.Skip = []*regexp.Regexp{regexp.MustCompile(`layers\.[23]\.|gate_proj`)} // it is thorough, and slow
 	},
 	"gptq format": func(o *Options) {
-		o.Format, o.Arms = checkpoint.GPTQ{Version: 2}, []adadim.Arm{adadim.ArmOC()}
+		o.Format, o.Arms = autogptq.Format{Version: 2}, []adadim.Arm{adadim.ArmOC()}
 	},
 	"quantized inputs, bfloat16": func(o *Options) {
 		o.Inputs, o.BF16 = InputsQuantized, true
@@ -309,12 +311,12 @@ func TestOptionsAgainstModel(t *testing.T) {
 		"needs calibration text": func(o *Options) { o.Calibration.Files = nil },
 		"context is 256":         func(o *Options) { o.Calibration.SeqLen = 257 },
 		"no such file":           func(o *Options) { o.Model = "absent" },
-		"use axis oc":            func(o *Options) { o.Format, o.Axis = checkpoint.GPTQ{}, AxisAda },
+		"use axis oc":            func(o *Options) { o.Format, o.Axis = autogptq.Format{}, AxisAda },
 		`matches "layer.7"`: func(o *Options) {
 			o.Skip = []*regexp.Regexp{regexp.MustCompile("lm_head"), regexp.MustCompile("layer.7")}
 		},
 		"target vllm does not load it: takes asymmetric weights with 4 or 8 bits, not 3": func(o *Options) {
-			o.Target, o.Symmetric = checkpoint.EngineVLLM, new(false)
+			o.Target, o.Symmetric = layout.EngineVLLM, new(false)
 		},
 	} {
 		o := quick(t)
@@ -329,7 +331,7 @@ func TestOptionsAgainstModel(t *testing.T) {
 // TestFit: what a format cannot hold is changed, and said.
 func TestFit(t *testing.T) {
 	o := quick(t)
-	o.Format, o.Fit = checkpoint.GPTQ{Version: 2}, FitOn
+	o.Format, o.Fit = autogptq.Format{Version: 2}, FitOn
 	warned := map[string]string{}
 	o.Events = func(e Event) {
 		if e.Kind == EventWarning {

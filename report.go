@@ -7,7 +7,7 @@ import (
 	"path/filepath"
 
 	"github.com/golowbit/lowbit/adadim"
-	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 )
@@ -77,16 +77,16 @@ func (r *LayerReport) measured(d *adadim.Decision) {
 
 // Report is the outcome of Quantize.
 type Report struct {
-	Output        string                  `json:"output"`
-	Format        string                  `json:"format"`
-	Settings      []Setting               `json:"settings"`
-	Layers        []LayerReport           `json:"layers"`
-	Engines       []checkpoint.EngineNote `json:"engines"`         // which engines load the output
-	BytesBefore   int64                   `json:"bytes_before"`    // the source's files of weights
-	BytesAfter    int64                   `json:"bytes_after"`     // the output's
-	BitsPerWeight float64                 `json:"bits_per_weight"` // over the quantized layers
-	Tokens        int                     `json:"calibration_tokens,omitzero"`
-	Seconds       float64                 `json:"seconds"`
+	Output        string        `json:"output"`
+	Format        string        `json:"format"`
+	Settings      []Setting     `json:"settings"`
+	Layers        []LayerReport `json:"layers"`
+	Engines       []layout.Note `json:"engines"`         // which engines load the output
+	BytesBefore   int64         `json:"bytes_before"`    // the source's files of weights
+	BytesAfter    int64         `json:"bytes_after"`     // the output's
+	BitsPerWeight float64       `json:"bits_per_weight"` // over the quantized layers
+	Tokens        int           `json:"calibration_tokens,omitzero"`
+	Seconds       float64       `json:"seconds"`
 }
 
 // weightBytes is the size of a model's files of weights: of the file itself,

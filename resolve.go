@@ -9,6 +9,9 @@ import (
 
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/formats/autogptq"
+	"github.com/golowbit/lowbit/checkpoint/formats/native"
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/gptq"
 	"github.com/golowbit/lowbit/quant"
 )
@@ -44,7 +47,7 @@ func joined[T fmt.Stringer](list []T) string {
 // settings are options with everything decided that does not depend on the
 // model.
 type settings struct {
-	format     checkpoint.Format
+	format     layout.Format
 	target     string
 	preset     Preset
 	scheme     quant.Scheme // its axis is that of the arm
@@ -148,7 +151,7 @@ func (o *Options) resolveScheme(s *settings) error {
 			return err
 		}
 	default:
-		s.format = checkpoint.Lowbit{}
+		s.format = native.Format{}
 		pick(s, "format", otherwise(s.format.Name(), "default"))
 	}
 	g := &s.scheme
@@ -158,7 +161,7 @@ func (o *Options) resolveScheme(s *settings) error {
 	g.Range = pick(s, "range", given(o.Range), otherwise(quant.RangeZero, "default"))
 	g.ScaleType = pick(s, "scale_type", given(o.ScaleType), otherwise(quant.F16, "default"))
 	// Readers of gptq_v1 disagree on what a zero-point of 0 is stored as.
-	v1 := s.format.Name() == checkpoint.GPTQ{Version: 1}.Name() && !g.Symmetric
+	v1 := s.format.Name() == autogptq.Format{Version: 1}.Name() && !g.Symmetric
 	g.MinZero = pick(s, "min_zero", given(o.MinZero), provided(v1, 1, "format "+s.format.Name()), otherwise(0, "default"))
 	asked := o.ClipInput != nil && *o.ClipInput
 	if asked && o.Clip != nil && !*o.Clip {

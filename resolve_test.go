@@ -12,6 +12,7 @@ import (
 
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/formats/autogptq"
 	"github.com/golowbit/lowbit/gptq"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/tensor"
@@ -152,8 +153,8 @@ func TestResolve(t *testing.T) {
 		"damping":              {Options{GPTQ: GPTQ{Damping: 0.05}}, best, `"damping":0.05`},
 		"order":                {Options{GPTQ: GPTQ{Order: new(gptq.OrderNatural)}}, best, `"natural"`},
 		"refinement":           {Options{GPTQ: GPTQ{Refine: &gptq.Refine{}}}, best, `"rounds":0`},
-		"gptq_v1":              {Options{Format: checkpoint.GPTQ{Version: 1}}, with(best, "format", "gptq_v1", "min_zero", "1"), refined},
-		"gptq_v1, symmetric":   {Options{Format: checkpoint.GPTQ{Version: 1}, Symmetric: new(true)}, with(best, "format", "gptq_v1", "symmetric", "true"), refined},
+		"gptq_v1":              {Options{Format: autogptq.Format{Version: 1}}, with(best, "format", "gptq_v1", "min_zero", "1"), refined},
+		"gptq_v1, symmetric":   {Options{Format: autogptq.Format{Version: 1}, Symmetric: new(true)}, with(best, "format", "gptq_v1", "symmetric", "true"), refined},
 		"target": {Options{Target: "vllm"}, with(best, "target", "vllm", "format", "compressed-tensors", "symmetric", "true",
 			"axis", "oc", "arms", "oc,oc+in", "fold", "on"), refined},
 		"target with settings": {Options{Target: "llama.cpp", Bits: 8, GroupSize: 64}, with(best, "target", "llama.cpp", "format", "gguf",
@@ -174,7 +175,7 @@ func TestResolve(t *testing.T) {
 // TestResolveLayers: the plan says what becomes of every layer, and why.
 func TestResolveLayers(t *testing.T) {
 	o := Options{
-		Model: embedded, Output: "out", Format: checkpoint.GPTQ{}, GroupSize: 96, Symmetric: new(true), Fit: FitOn,
+		Model: embedded, Output: "out", Format: autogptq.Format{}, GroupSize: 96, Symmetric: new(true), Fit: FitOn,
 		Skip: []*regexp.Regexp{regexp.MustCompile(`layers\.0\..*v_proj`)},
 	}
 	p, err := Resolve(o)

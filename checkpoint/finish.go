@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -13,6 +12,8 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/golowbit/lowbit/checkpoint/layout"
+	"github.com/golowbit/lowbit/internal/disk"
 	"github.com/golowbit/lowbit/internal/parallel"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
@@ -21,10 +22,10 @@ import (
 // plannedFile writes the tensors of the result to the places they will have.
 type plannedFile struct {
 	out     *safetensors.Writer
-	format  Format
-	layers  []Layer
-	planned map[string][]Spec // by layer
-	dense   []Spec
+	format  layout.Folder
+	layers  []layout.Layer
+	planned map[string][]layout.Spec // by layer
+	dense   []layout.Spec
 
 	mu       sync.Mutex
 	progress func(done, total int64)
@@ -33,13 +34,13 @@ type plannedFile struct {
 }
 
 // planFile lays out the result for layers in source order.
-func (w *Writer) planFile(layers []Layer) (*plannedFile, error) {
-	byName := map[string]Layer{}
+func (w *Writer) planFile(layers []layout.Layer) (*plannedFile, error) {
+	byName := map[string]layout.Layer{}
 	for _, l := range layers {
 		byName[l.Name] = l
 	}
-	p := &plannedFile{format: w.o.Format, layers: layers, planned: map[string][]Spec{}, progress: w.o.Progress}
-	var plan []Spec
+	p := &plannedFile{format: w.folder, layers: layers, planned: map[string][]layout.Spec{}, progress: w.o.Progress}
+	var plan []layout.Spec
 	err := w.eachTensor(func(name string) error {
 		specs, err := p.format.Plan(byName[name])
 		if err != nil {
@@ -48,7 +49,7 @@ func (w *Writer) planFile(layers []Layer) (*plannedFile, error) {
 		p.planned[name] = specs
 		plan = append(plan, specs...)
 		return nil
-	}, func(s Spec) error {
+	}, func(s layout.Spec) error {
 		p.dense = append(p.dense, s)
 		plan = append(plan, s)
 		return nil
@@ -64,7 +65,10 @@ func (w *Writer) planFile(layers []Layer) (*plannedFile, error) {
 		return nil, err
 	}
 	p.out, err = safetensors.NewWriter(dir, specInfos(plan), safetensors.Options{MaxShardBytes: w.o.MaxShardBytes})
-	return p, err
+	if err != nil {
+		return nil, err
+	}
+	return p, nil
 }
 
 func (p *plannedFile) wrote(n int64) {
@@ -77,7 +81,7 @@ func (p *plannedFile) wrote(n int64) {
 }
 
 // encode packs a layer into its place.
-func (p *plannedFile) encode(l Layer, q *quant.Weight) error {
+func (p *plannedFile) encode(l layout.Layer, q *quant.Weight) error {
 	tensors, err := p.format.Encode(l, q)
 	if err != nil {
 		return fmt.Errorf("format %s: %w", p.format.Name(), err)
@@ -101,45 +105,17 @@ func (p *plannedFile) encode(l Layer, q *quant.Weight) error {
 	return nil
 }
 
-// sourceReader reads a tensor of a Source as an io.ReaderAt.
-type sourceReader struct {
-	src  Source
-	name string
-	size int64
-}
-
-func (r sourceReader) ReadAt(p []byte, off int64) (int, error) {
-	n := min(int64(len(p)), r.size-off)
-	if n <= 0 {
-		return 0, io.EOF
-	}
-	if err := r.src.ReadAt(r.name, p[:n], off); err != nil {
-		return 0, err
-	}
-	if n < int64(len(p)) {
-		return int(n), io.EOF
-	}
-	return int(n), nil
-}
-
 // copy passes a dense tensor through, byte for byte, or what it was changed to.
-func (p *plannedFile) copy(src Source, s Spec, changed map[string][]float32) error {
-	size := s.Bytes()
-	if v, ok := changed[s.Name]; ok {
-		t, err := floatTensor(s.Name, s.DType, v, s.Shape...)
-		if err == nil {
-			err = p.out.WriteTensor(s.Name, t.Data)
-		}
-		if err == nil {
-			p.wrote(size)
-		}
+func (p *plannedFile) copy(o overlay, s layout.Spec) error {
+	r, err := o.section(s)
+	if err != nil {
 		return err
 	}
-	err := p.out.WriteFrom(s.Name, io.NewSectionReader(sourceReader{src, s.Name, size}, 0, size))
-	if err == nil {
-		p.wrote(size)
+	if err := p.out.WriteFrom(s.Name, r); err != nil {
+		return err
 	}
-	return err
+	p.wrote(s.Bytes())
+	return nil
 }
 
 // Finish puts the model together, syncs it and gives it its name. After an
@@ -165,8 +141,8 @@ func (w *Writer) finish(ctx context.Context) error {
 			return err
 		}
 	}
-	if a, ok := w.o.Format.(Assembler); ok {
-		err = a.Assemble(ctx, result, w.changedSource(), layers, w.spooledWeight)
+	if w.file != nil {
+		err = w.file.Write(ctx, result, w.origin(), layers, w.spooledWeight)
 	} else {
 		err = w.assemble(ctx, result, layers)
 	}
@@ -197,11 +173,11 @@ func (w *Writer) complete() error {
 }
 
 // finishedLayers describes the layers as they came out, in source order.
-func (w *Writer) finishedLayers() ([]Layer, error) {
+func (w *Writer) finishedLayers() ([]layout.Layer, error) {
 	if w.direct != nil {
 		return w.direct.layers, nil
 	}
-	layers, err := w.inOrder(func(name string) (Layer, error) {
+	layers, err := w.inOrder(func(name string) (layout.Layer, error) {
 		l, _, err := w.readSpooled(name)
 		return l, err
 	})
@@ -218,7 +194,7 @@ func (w *Writer) finishedLayers() ([]Layer, error) {
 }
 
 // assemble writes a folder of safetensors files.
-func (w *Writer) assemble(ctx context.Context, dir string, layers []Layer) error {
+func (w *Writer) assemble(ctx context.Context, dir string, layers []layout.Layer) error {
 	p := w.direct
 	if p == nil {
 		var err error
@@ -227,14 +203,14 @@ func (w *Writer) assemble(ctx context.Context, dir string, layers []Layer) error
 		}
 	}
 	defer p.out.Abort()
-	changed := w.changedDense()
+	origin := w.origin()
 	encode := layers
 	if w.direct != nil {
 		encode = nil // they are in place
 	}
 	err := parallel.For(ctx, w.o.Workers, len(encode)+len(p.dense), func(i int) error {
 		if i >= len(encode) {
-			return p.copy(w.o.Source.src, p.dense[i-len(encode)], changed)
+			return p.copy(origin, p.dense[i-len(encode)])
 		}
 		q, err := w.spooledWeight(encode[i].Name)
 		if err != nil {
@@ -255,14 +231,14 @@ func (w *Writer) assemble(ctx context.Context, dir string, layers []Layer) error
 }
 
 // writeFiles writes config.json and everything else that is not a tensor.
-func (w *Writer) writeFiles(dir string, layers []Layer, dense []Spec) error {
-	contents := Contents{Layers: layers, Config: w.o.Source.Config(), Method: w.o.Method}
+func (w *Writer) writeFiles(dir string, layers []layout.Layer, dense []layout.Spec) error {
+	contents := layout.Contents{Layers: layers, Config: w.o.Source.Config(), Method: w.o.Method}
 	for _, s := range dense {
-		if base, ok := cutWeight(s.Name); ok && len(s.Shape) == 2 {
+		if base, ok := layout.CutWeight(s.Name); ok && len(s.Shape) == 2 {
 			contents.Dense = append(contents.Dense, base)
 		}
 	}
-	config, err := w.o.Format.Config(contents)
+	config, err := w.folder.Config(contents)
 	if err != nil {
 		return err
 	}
@@ -270,17 +246,14 @@ func (w *Writer) writeFiles(dir string, layers []Layer, dense []Spec) error {
 	if files == nil {
 		files = map[string][]byte{}
 	}
-	w.mu.Lock()
-	maps.Copy(files, w.files)
-	w.mu.Unlock()
-	if files[configFile], err = rewriteConfig(contents.Config, config); err != nil {
+	if files[layout.ConfigFile], err = rewriteConfig(contents.Config, config); err != nil {
 		return err
 	}
-	if err := copyFiles(dir, w.o.Source.Path(), files); err != nil {
+	if err := copyFiles(dir, w.o.Source.Path(), files, Formats()); err != nil {
 		return err
 	}
 	for _, name := range slices.Sorted(maps.Keys(files)) {
-		if !plainFileName(name) {
+		if !disk.PlainName(name) {
 			return fmt.Errorf("format %s: file name %q is not allowed", w.o.Format.Name(), name)
 		}
 		if err := writeFileSync(filepath.Join(dir, name), files[name]); err != nil {
@@ -292,26 +265,26 @@ func (w *Writer) writeFiles(dir string, layers []Layer, dense []Spec) error {
 
 // rewriteConfig changes what a format wants changed in a config.json and
 // leaves order and text of the rest.
-func rewriteConfig(source json.RawMessage, c Config) ([]byte, error) {
-	o, err := parseObject(source)
+func rewriteConfig(source json.RawMessage, c layout.Config) ([]byte, error) {
+	o, err := layout.ParseObject(source)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", configFile, err)
+		return nil, fmt.Errorf("%s: %w", layout.ConfigFile, err)
 	}
-	o.remove(olderQuantKey)
+	o.Remove(olderQuantKey)
 	if c.Quantization == nil {
-		o.remove(quantConfigKey)
+		o.Remove(layout.QuantizationKey)
 	} else {
-		o.set(quantConfigKey, c.Quantization)
+		o.Set(layout.QuantizationKey, c.Quantization)
 	}
 	for _, key := range slices.Sorted(maps.Keys(c.Set)) {
-		o.set(key, c.Set[key])
+		o.Set(key, c.Set[key])
 	}
-	for i, v := range o.values {
+	for i, v := range o.Values {
 		if !json.Valid(v) {
-			return nil, fmt.Errorf("%s: value of %q is not JSON", configFile, o.keys[i])
+			return nil, fmt.Errorf("%s: value of %q is not JSON", layout.ConfigFile, o.Keys[i])
 		}
 	}
-	return o.bytes(), nil
+	return o.Bytes(), nil
 }
 
 // publish syncs the result, gives it its name and removes the partial folder.
@@ -321,7 +294,7 @@ func (w *Writer) publish(result string) error {
 		return err
 	}
 	if info.IsDir() {
-		err = syncFolder(result)
+		err = disk.SyncFolder(result)
 	} else {
 		err = syncFile(result)
 	}
@@ -335,7 +308,7 @@ func (w *Writer) publish(result string) error {
 	if err := os.Rename(result, w.o.Out); err != nil {
 		return err
 	}
-	if err := syncFolder(filepath.Dir(w.o.Out)); err != nil {
+	if err := disk.SyncFolder(filepath.Dir(w.o.Out)); err != nil {
 		return err
 	}
 	w.mu.Lock()

@@ -5,10 +5,11 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"os"
+	"io/fs"
 	"path/filepath"
 	"strings"
 
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/gguf"
 	"github.com/golowbit/lowbit/internal/tokenizer"
 )
@@ -61,8 +62,8 @@ func ggufMerges(t *tokenizer.Tokenizer) []string {
 // ggufTokenizer returns the tokenizer's metadata for a vocabulary of the
 // given size: that of the source file if it is GGUF, else made from the
 // source folder's tokenizer.json.
-func ggufTokenizer(src *Model, vocab int) ([]gguf.KV, error) {
-	if f, ok := src.src.(*ggufFile); ok {
+func ggufTokenizer(src layout.Origin, vocab int) ([]gguf.KV, error) {
+	if f, ok := src.Source().(*ggufFile); ok {
 		var kv []gguf.KV
 		for _, e := range f.f.KV() {
 			if strings.HasPrefix(e.Key, ggufTokenizerPrefix) {
@@ -71,18 +72,18 @@ func ggufTokenizer(src *Model, vocab int) ([]gguf.KV, error) {
 		}
 		return kv, nil
 	}
-	t, err := tokenizer.Open(src.Path())
+	t, err := tokenizer.OpenFS(src.Files())
 	if err != nil {
-		return nil, fmt.Errorf("a GGUF file holds its tokenizer: %w", err)
+		return nil, fmt.Errorf("a GGUF file holds its tokenizer: %s: %w", src.Path(), err)
 	}
-	kv, err := tokenizerMetadata(t, src.Path(), vocab)
+	kv, err := tokenizerMetadata(t, src.Files(), vocab)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", filepath.Join(src.Path(), tokenizerFile), err)
 	}
 	return kv, nil
 }
 
-func tokenizerMetadata(t *tokenizer.Tokenizer, dir string, vocab int) ([]gguf.KV, error) {
+func tokenizerMetadata(t *tokenizer.Tokenizer, files fs.FS, vocab int) ([]gguf.KV, error) {
 	tokens, types, err := paddedVocab(t, vocab)
 	if err != nil {
 		return nil, err
@@ -91,7 +92,7 @@ func tokenizerMetadata(t *tokenizer.Tokenizer, dir string, vocab int) ([]gguf.KV
 	add := func(key string, v any) { kv = append(kv, gguf.KV{Key: key, Value: v}) }
 	switch t.Kind() {
 	case tokenizer.ByteLevel:
-		pre, err := preTokenizerName(t, filepath.Join(dir, tokenizerFile))
+		pre, err := preTokenizerName(t, files)
 		if err != nil {
 			return nil, err
 		}
@@ -112,7 +113,7 @@ func tokenizerMetadata(t *tokenizer.Tokenizer, dir string, vocab int) ([]gguf.KV
 		add(ggufKeyTypes, types)
 		add(ggufKeyPrefixSpace, prefixesSpace(t))
 	default:
-		return nil, Unsupported("a %v tokenizer, want byte-level or SentencePiece BPE", t.Kind())
+		return nil, layout.Unsupported("a %v tokenizer, want byte-level or SentencePiece BPE", t.Kind())
 	}
 	for _, role := range ggufRoles {
 		if id, ok := role.get(t); ok && int(id) < vocab {
@@ -190,16 +191,16 @@ var preTokenizers = map[string]string{
 
 // preTokenizerName finds the name. ByteLevel's built-in pattern, which is
 // GPT-2's, is no Split: it is recognized by the pre-tokenizer's structure.
-func preTokenizerName(t *tokenizer.Tokenizer, path string) (string, error) {
+func preTokenizerName(t *tokenizer.Tokenizer, files fs.FS) (string, error) {
 	patterns := t.SplitRegexes()
 	if patterns != "" {
 		sum := sha256.Sum256([]byte(patterns))
 		if name, ok := preTokenizers[hex.EncodeToString(sum[:])]; ok {
 			return name, nil
 		}
-		return "", Unsupported("its Split patterns (SHA-256 %x) are of no pre-tokenizer whose name in llama.cpp is known here", sum)
+		return "", layout.Unsupported("its Split patterns (SHA-256 %x) are of no pre-tokenizer whose name in llama.cpp is known here", sum)
 	}
-	data, err := os.ReadFile(path)
+	data, err := fs.ReadFile(files, tokenizerFile)
 	if err != nil {
 		return "", err
 	}
@@ -219,7 +220,7 @@ func preTokenizerName(t *tokenizer.Tokenizer, path string) (string, error) {
 	case "Digits, ByteLevel":
 		return "smollm", nil
 	}
-	return "", Unsupported("llama.cpp has no pre-tokenizer like %q", parts)
+	return "", layout.Unsupported("llama.cpp has no pre-tokenizer like %q", parts)
 }
 
 // preTokenizerParts lists the steps by type. What departs from the defaults
@@ -266,7 +267,7 @@ func spmScores(t *tokenizer.Tokenizer, vocab int) ([]float32, error) {
 			best[whole] = rank
 		}
 		if best[whole] < last {
-			return nil, Unsupported("merge %d makes %q, which an earlier merge makes before %d others: no scores give that order", rank, whole, rank-best[whole]-1)
+			return nil, layout.Unsupported("merge %d makes %q, which an earlier merge makes before %d others: no scores give that order", rank, whole, rank-best[whole]-1)
 		}
 		last = best[whole]
 	}

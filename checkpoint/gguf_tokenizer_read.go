@@ -3,27 +3,27 @@ package checkpoint
 import (
 	"encoding/json"
 	"fmt"
+	"io/fs"
 	"slices"
 	"sort"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/gguf"
 )
 
-// TokenizerFiles returns tokenizer.json and tokenizer_config.json of a model
-// whose file holds the tokenizer (GGUF), by name, made from its metadata. For
-// a folder, which has its own, it returns nil.
-func TokenizerFiles(m *Model) (map[string][]byte, error) {
-	f, ok := m.src.(*ggufFile)
-	if !ok {
-		return nil, nil
-	}
-	files, err := tokenizerFiles(f.f)
-	if err != nil {
-		return nil, fmt.Errorf("%s: tokenizer: %w", m.path, err)
-	}
-	return files, nil
+// tokenizerFS holds tokenizer.json and tokenizer_config.json, made from a
+// file's metadata when the first is opened.
+func tokenizerFS(f *ggufFile) fs.FS {
+	return memFS(sync.OnceValues(func() (map[string][]byte, error) {
+		files, err := tokenizerFiles(f.f)
+		if err != nil {
+			return nil, fmt.Errorf("the tokenizer in the metadata: %w", err)
+		}
+		return files, nil
+	}))
 }
 
 // jsonObject is a JSON object being made.
@@ -231,7 +231,7 @@ func (v *ggufVocab) components() (prePattern, jsonObject, error) {
 		model["merges"] = v.spmMerges(ids)
 		return prePattern{}, v.sentencePiece(model), nil
 	}
-	return prePattern{}, nil, Unsupported("a tokenizer of model %q is not read, only %q and %q", v.model, ggufModelBPE, ggufModelSPM)
+	return prePattern{}, nil, layout.Unsupported("a tokenizer of model %q is not read, only %q and %q", v.model, ggufModelBPE, ggufModelSPM)
 }
 
 func (v *ggufVocab) prePattern() (prePattern, error) {
@@ -244,7 +244,7 @@ func (v *ggufVocab) prePattern() (prePattern, error) {
 		}
 		known = append(known, p.names...)
 	}
-	return prePattern{}, Unsupported("pre-tokenizer %q is not read, only %s", name, strings.Join(known, ", "))
+	return prePattern{}, layout.Unsupported("pre-tokenizer %q is not read, only %s", name, strings.Join(known, ", "))
 }
 
 func byteLevel(pattern bool) jsonObject {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/gguf"
 	"github.com/golowbit/lowbit/internal/golden"
 	"github.com/golowbit/lowbit/internal/tokenizer"
@@ -20,7 +21,7 @@ import (
 func ggufWithTokenizer(t *testing.T, dir string, padding int) *gguf.File {
 	tok, err := tokenizer.Open(dir)
 	require.NoError(t, err)
-	kv, err := tokenizerMetadata(tok, dir, tok.VocabSize()+padding)
+	kv, err := tokenizerMetadata(tok, os.DirFS(dir), tok.VocabSize()+padding)
 	require.NoError(t, err)
 	return ggufOf(t, kv)
 }
@@ -147,9 +148,9 @@ func TestPreTokenizerNames(t *testing.T) {
 			require.NoError(t, os.WriteFile(filepath.Join(dir, tokenizerFile), []byte(file), 0o600))
 			tok, err := tokenizer.Open(dir)
 			require.NoError(t, err)
-			kv, err := tokenizerMetadata(tok, dir, 3)
+			kv, err := tokenizerMetadata(tok, os.DirFS(dir), 3)
 			if c.want == "" {
-				require.ErrorIs(t, err, ErrUnsupported)
+				require.ErrorIs(t, err, layout.ErrUnsupported)
 				return
 			}
 			require.NoError(t, err)
@@ -192,9 +193,9 @@ func TestScoresNeedOrder(t *testing.T) {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, tokenizerFile), []byte(file), 0o600))
 		tok, err := tokenizer.Open(dir)
 		require.NoError(t, err)
-		kv, err := tokenizerMetadata(tok, dir, 8)
+		kv, err := tokenizerMetadata(tok, os.DirFS(dir), 8)
 		if !c.ok {
-			require.ErrorIs(t, err, ErrUnsupported)
+			require.ErrorIs(t, err, layout.ErrUnsupported)
 			continue
 		}
 		require.NoError(t, err)

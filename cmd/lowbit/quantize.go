@@ -12,6 +12,7 @@ import (
 
 	"github.com/golowbit/lowbit"
 	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/layout"
 )
 
 func (a *app) quantizeCommand() *cobra.Command {
@@ -148,7 +149,7 @@ func quoted(w string) string {
 }
 
 // readers names the engines that load the result.
-func readers(notes []checkpoint.EngineNote) string {
+func readers(notes []layout.Note) string {
 	names := []string{"lowbit"}
 	for _, n := range notes {
 		if n.Accepted {

@@ -14,6 +14,7 @@ import (
 	"github.com/golowbit/lowbit"
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/gptq"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
@@ -24,7 +25,7 @@ import (
 type quantizeFlags struct {
 	o lowbit.Options
 
-	format      checkpoint.Format
+	format      layout.Format
 	ggufDense   string
 	ggufQ8      bool
 	method      string
@@ -68,7 +69,7 @@ func (f *quantizeFlags) register(s *pflag.FlagSet) {
 }
 
 func (f *quantizeFlags) registerFormat(s *pflag.FlagSet) {
-	option(s, "format", "`format` of the output: "+strings.Join(formatNames(), ", ")+" (default lowbit, or the target's)", checkpoint.Lookup, func(v checkpoint.Format) { f.format = v })
+	option(s, "format", "`format` of the output: "+strings.Join(formatNames(), ", ")+" (default lowbit, or the target's)", lookup, func(v layout.Format) { f.format = v })
 	option(s, "fit", "layers the format cannot hold: on changes them to what it can; arms only leaves out arms; off refuses (default: arms where no --arms or --axis ada asks for more, else off)", lowbit.ParseFit, func(v lowbit.Fit) { f.o.Fit = v })
 	s.Lookup("fit").NoOptDefVal = lowbit.FitOn.String()
 	option(s, "max-shard-size", "split the output into files of at most this `size`, such as 5GB or 500MB", parseSize, func(n int64) { f.o.MaxShardBytes = n })
@@ -124,6 +125,8 @@ func (f *quantizeFlags) registerText(s *pflag.FlagSet) {
 	s.IntVar(&f.window, "window", 0, "tokens a window of --eval (default 2048 or the model's context)")
 }
 
+func lookup(name string) (layout.Format, error) { return checkpoint.Lookup(name) }
+
 func formatNames() []string {
 	var names []string
 	for _, f := range checkpoint.Formats() {
@@ -174,7 +177,7 @@ func (f *quantizeFlags) options(c *cobra.Command, model string, stdin io.Reader)
 }
 
 // gguf is the format with what flags say of it.
-func (f *quantizeFlags) gguf() (checkpoint.Format, error) {
+func (f *quantizeFlags) gguf() (layout.Format, error) {
 	named := f.format
 	if named == nil && f.o.Target != "" {
 		t, err := checkpoint.TargetFor(f.o.Target)

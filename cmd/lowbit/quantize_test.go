@@ -18,6 +18,9 @@ import (
 	"github.com/golowbit/lowbit"
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/formats/autoawq"
+	"github.com/golowbit/lowbit/checkpoint/formats/autogptq"
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/gptq"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
@@ -148,9 +151,9 @@ func TestFlagsAreOptions(t *testing.T) {
 		"--preset paper --correct 0.5":        {Preset: lowbit.Paper, Correction: new(0.5)},
 		"--fold":                              {Fold: lowbit.FoldOn},
 		"--fold=off --axis oc":                {Fold: lowbit.FoldOff, Axis: lowbit.AxisOC},
-		"--fit --format awq":                  {Fit: lowbit.FitOn, Format: checkpoint.AWQ{}},
+		"--fit --format awq":                  {Fit: lowbit.FitOn, Format: autoawq.Format{}},
 		"--fit=off":                           {Fit: lowbit.FitOff},
-		"--format gptq_v1 --skip v_proj":      {Format: checkpoint.GPTQ{Version: 1}, Skip: []*regexp.Regexp{regexp.MustCompile("v_proj")}},
+		"--format gptq_v1 --skip v_proj":      {Format: autogptq.Format{Version: 1}, Skip: []*regexp.Regexp{regexp.MustCompile("v_proj")}},
 		"--min-zero 1 --bf16":                 {MinZero: 1, BF16: true},
 		"--target llama.cpp --gguf-dense f32": {Target: "llama.cpp", Format: checkpoint.GGUF{Dense: safetensors.F32}},
 	} {
@@ -226,11 +229,11 @@ func TestTarget(t *testing.T) {
 			o := succeed(t, "quantize", embedded, "-o", out, "--target", engine, "--method", "rtn", "--json", "-q")
 			var r struct {
 				Format  string
-				Engines []checkpoint.EngineNote
+				Engines []layout.Note
 			}
 			require.NoError(t, json.Unmarshal([]byte(o.stdout), &r))
 			require.Equal(t, want, r.Format)
-			require.True(t, slices.ContainsFunc(r.Engines, func(n checkpoint.EngineNote) bool { return n.Engine == engine && n.Accepted }))
+			require.True(t, slices.ContainsFunc(r.Engines, func(n layout.Note) bool { return n.Engine == engine && n.Accepted }))
 		})
 	}
 	out := filepath.Join(t.TempDir(), "out")
