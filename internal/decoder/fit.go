@@ -116,7 +116,7 @@ func (m *Model) rename(w Weights, body, prefix string) error {
 func sameMatrix(w Weights, a, b string) (bool, error) {
 	sa, _ := w.Shape(a)
 	sb, _ := w.Shape(b)
-	if q, ok := w.(Quantized); ok && (q.Quantized(a) || q.Quantized(b)) || !slices.Equal(sa, sb) {
+	if q, ok := w.(Quantized); ok && (q.QuantizedWeight(a) || q.QuantizedWeight(b)) || !slices.Equal(sa, sb) {
 		return false, nil
 	}
 	const step = 256

@@ -1,6 +1,7 @@
 package decoder
 
 import (
+	"math"
 	"slices"
 
 	"github.com/golowbit/lowbit/internal/kernel"
@@ -60,8 +61,10 @@ func (o *weighOp) writes() []reg { return []reg{o.dst} }
 func (o *weighOp) run(x *exec) {
 	src, dst, w := x.reg(o.src), x.reg(o.dst), x.vector(o.weight)
 	x.rows(dst.Rows, func(i int) {
-		s := []float32{kernel.Dot(src.Row(i), w)}
-		sigmoid.apply(s)
-		kernel.Scale(dst.Row(i), s[0])
+		var sum float64
+		for j, v := range src.Row(i) {
+			sum += float64(v) * float64(w[j])
+		}
+		kernel.Scale(dst.Row(i), float32(1/(1+math.Exp(-sum))))
 	})
 }
