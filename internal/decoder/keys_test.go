@@ -48,7 +48,15 @@ var withoutEffect = map[string][]string{
 		"summary_use_proj", "summary_type", "summary_proj_to_labels", "summary_first_dropout", "summary_activation",
 		"reorder_and_upcast_attn",
 	},
-	"bloom": {"slow_but_exact"},
+	"bloom":       {"slow_but_exact"},
+	"deepseek_v2": {"norm_topk_prob", "head_dim", "qk_head_dim"},
+	"deepseek_v3": {"num_nextn_predict_layers", "head_dim", "qk_head_dim"},
+	"glm4_moe":    {"num_nextn_predict_layers"},
+	"gpt_oss":     {"hidden_act"},
+	"phimoe":      {"input_jitter_noise", "num_experts_per_tok"}, // always two
+	"qwen2_moe":   {"sliding_window"},
+	// The last layer either way.
+	"ernie4_5_moe": {"moe_layer_end_index"},
 	"falcon": {
 		// The new architecture and one key head each make some of these idle.
 		"parallel_attn", "num_ln_in_parallel_attn", "num_kv_heads", "multi_query",
