@@ -68,6 +68,9 @@ func (p *Program) Load(w Weights) (*Block, error) {
 	b := &Block{Program: p, linears: make([]Linear, len(p.Linears)), params: make([]*tensor.Matrix, len(p.params))}
 	var err error
 	for i, t := range p.params {
+		if t.optional && !w.Has(p.paramName(i)) {
+			continue
+		}
 		if b.params[i], err = loadParam(w, p.paramName(i), t.shape); err != nil {
 			return nil, err
 		}
@@ -93,6 +96,9 @@ func (p *Program) Load(w Weights) (*Block, error) {
 // program wants.
 func (p *Program) checkShapes(w Weights) error {
 	for i, t := range p.params {
+		if t.optional && !w.Has(p.paramName(i)) {
+			continue
+		}
 		if err := checkShape(w, p.paramName(i), t.shape...); err != nil {
 			return err
 		}
@@ -130,10 +136,10 @@ func checkShape(w Weights, name string, want ...int) error {
 }
 
 func loadParam(w Weights, name string, shape []int) (*tensor.Matrix, error) {
-	switch len(shape) {
-	case 2:
+	switch {
+	case len(shape) == 2:
 		return loadMatrix(w, name, shape[0], shape[1])
-	case 3:
+	case len(shape) > 2:
 		if err := checkShape(w, name, shape...); err != nil {
 			return nil, err
 		}
@@ -141,7 +147,7 @@ func loadParam(w Weights, name string, shape []int) (*tensor.Matrix, error) {
 		if err != nil {
 			return nil, err
 		}
-		return tensor.FromSlice(shape[0], shape[1]*shape[2], v), nil
+		return tensor.FromSlice(shape[0], len(v)/shape[0], v), nil
 	}
 	v, err := loadVector(w, name, shape[0])
 	if err != nil {

@@ -32,8 +32,15 @@ func (b *builder) width(r reg) int { return b.p.regs[r].width }
 
 // param adds a dense tensor.
 func (b *builder) param(path string, shape ...int) int {
-	b.p.params = append(b.p.params, param{path, shape})
+	b.p.params = append(b.p.params, param{path: path, shape: shape})
 	return len(b.p.params) - 1
+}
+
+// optional adds a dense tensor that may be missing.
+func (b *builder) optional(path string, shape ...int) int {
+	i := b.param(path, shape...)
+	b.p.params[i].optional = true
+	return i
 }
 
 // norm normalizes a register into a new one. path is without ".weight".

@@ -48,7 +48,27 @@ var withoutEffect = map[string][]string{
 		"summary_use_proj", "summary_type", "summary_proj_to_labels", "summary_first_dropout", "summary_activation",
 		"reorder_and_upcast_attn",
 	},
-	"bloom":       {"slow_but_exact"},
+	"bloom": {"slow_but_exact"},
+	"mamba": {
+		"intermediate_size", "rescale_prenorm_residual", "residual_in_fp32", "use_associative_scan", "use_mambapy",
+		"time_step_init_scheme", "time_step_floor", "time_step_max", "time_step_min", "time_step_scale",
+	},
+	"falcon_mamba": {
+		"intermediate_size", "rescale_prenorm_residual", "residual_in_fp32", "use_associative_scan", "use_mambapy",
+		"time_step_init_scheme", "time_step_floor", "time_step_max", "time_step_min", "time_step_scale",
+	},
+	"mamba2": {
+		"rescale_prenorm_residual", "residual_in_fp32", "chunk_size", "time_step_rank", "time_step_floor", "time_step_max",
+		"time_step_min",
+	},
+	"falcon_h1":        {"num_logits_to_keep", "mamba_chunk_size", "mamba_expand"},
+	"granitemoehybrid": {"mamba_chunk_size"},
+	"lfm2":             {"full_attn_idxs"},
+	"nemotron_h": {
+		"rescale_prenorm_residual", "residual_in_fp32", "chunk_size", "time_step_floor", "time_step_max", "expand",
+		"mamba_ssm_cache_dtype", "use_mamba_kernels", "num_logits_to_keep", "num_nextn_predict_layers",
+		"moe_shared_expert_overlap", "n_shared_experts", "sliding_window", "attention_bias", "mamba_proj_bias",
+	},
 	"deepseek_v2": {"norm_topk_prob", "head_dim", "qk_head_dim"},
 	"deepseek_v3": {"num_nextn_predict_layers", "head_dim", "qk_head_dim"},
 	"glm4_moe":    {"num_nextn_predict_layers"},

@@ -20,7 +20,7 @@ type Config struct {
 	Hidden       int // width of the residual stream
 	Intermediate int // width inside the MLP
 	Layers       int
-	Heads        int // query heads
+	Heads        int // query heads; 0 without attention
 	KVHeads      int // key and value heads; Heads is a multiple
 	HeadDim      int // width of one head
 	Experts      int // of a mixture; 0 if it is none
@@ -45,6 +45,8 @@ type Config struct {
 	// beyond is how many blocks the files have after the last that is run: such
 	// that predict tokens further ahead.
 	beyond int
+	// noAttention says that no block has attention.
+	noAttention bool
 
 	names names
 	embed embedSpec
@@ -125,6 +127,8 @@ func architectures() []*Architecture {
 		optArch(), neoxArch(), gpt2Arch(), phiArch(), falconArch(), bloomArch(),
 		qwen2MoEArch(), olmoeArch(), phimoeArch(), graniteMoEArch(), graniteMoESharedArch(), gptOSSArch(),
 		ernieMoEArch(), glm4MoEArch(), minimaxM2Arch(), deepseekV3Arch(), deepseekV2Arch(),
+		mambaArch(), falconMambaArch(), mamba2Arch(), falconH1Arch(), nemotronHArch(), graniteHybridArch(),
+		qwen3NextArch(), lfm2Arch(), minimaxArch(),
 	}
 }
 
@@ -149,7 +153,7 @@ type Model struct {
 // type or activation that is not supported gives an error that wraps
 // ErrUnsupported and lists what is.
 func ParseConfig(data []byte) (*Model, error) {
-	f, err := parseFields(data, "")
+	f, err := parseFields(nonFinite(data), "")
 	if err != nil {
 		return nil, err
 	}
@@ -238,23 +242,26 @@ const (
 // validate checks that the values fit each other. Errors name the key of
 // config.json that the value comes from.
 func (c *Config) validate() error {
-	for _, s := range []struct {
+	type size struct {
 		key        string
 		value, max int
-	}{
+	}
+	sizes := []size{
 		{"hidden_size", c.Hidden, maxWidth},
 		{"intermediate_size", c.Intermediate, maxWidth},
 		{"num_hidden_layers", c.Layers, maxLayers},
-		{"num_attention_heads", c.Heads, maxWidth},
-		{"num_key_value_heads", c.KVHeads, maxWidth},
-		{"head_dim", c.HeadDim, maxWidth},
 		{"vocab_size", c.Vocab, maxWidth},
-	} {
+	}
+	if !c.noAttention {
+		sizes = append(sizes, size{"num_attention_heads", c.Heads, maxWidth},
+			size{"num_key_value_heads", c.KVHeads, maxWidth}, size{"head_dim", c.HeadDim, maxWidth})
+	}
+	for _, s := range sizes {
 		if s.value < 1 || s.value > s.max {
 			return fmt.Errorf("%q: %d, want 1 to %d", s.key, s.value, s.max)
 		}
 	}
-	if c.Heads%c.KVHeads != 0 {
+	if !c.noAttention && c.Heads%c.KVHeads != 0 {
 		return fmt.Errorf(`"num_key_value_heads": %d does not divide num_attention_heads %d`, c.KVHeads, c.Heads)
 	}
 	if c.HeadDim*c.Heads > maxWidth {
@@ -336,10 +343,10 @@ func (m *Model) CheckShapes(w Weights) error {
 // outerTensors are the tensors outside the blocks.
 func (c *Config) outerTensors() []param {
 	width := c.embedWidth()
-	list := []param{{c.names.embedding, []int{c.Vocab, width}}}
+	list := []param{{path: c.names.embedding, shape: []int{c.Vocab, width}}}
 	add := func(there bool, name string, shape ...int) {
 		if there {
-			list = append(list, param{name, shape})
+			list = append(list, param{path: name, shape: shape})
 		}
 	}
 	e, h := &c.embed, &c.head

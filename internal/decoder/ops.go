@@ -182,10 +182,14 @@ const (
 	relu2 // relu(x)²
 	geluQuick
 	sigmoid
+	identity
 )
 
 // apply sets x to act(x).
 func (a activation) apply(x []float32) {
+	if a == identity {
+		return
+	}
 	for i, v := range x {
 		f := float64(v)
 		switch a {

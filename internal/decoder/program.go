@@ -92,7 +92,9 @@ func (l LinearInfo) BiasName() string { return l.Name + ".bias" }
 // memory it has two dimensions: those after the first are one, a vector is a row.
 type param struct {
 	path  string // inside the block, whole
-	shape []int  // one to three dimensions
+	shape []int  // one dimension or more
+	// optional says that it may be missing; what reads it then gets nil.
+	optional bool
 }
 
 // Stage is one input of a block: a register that linear layers read.

@@ -260,7 +260,7 @@ func (x *exec) write(g reg) *tensor.Matrix {
 }
 
 func (x *exec) vector(i int) []float32 {
-	if i < 0 {
+	if i < 0 || x.b.params[i] == nil {
 		return nil
 	}
 	return x.b.params[i].Data
