@@ -3,10 +3,12 @@ package lowbit
 import (
 	"context"
 
+	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/internal/decoder"
 	"github.com/golowbit/lowbit/internal/fold"
 	"github.com/golowbit/lowbit/internal/walk"
 	"github.com/golowbit/lowbit/quant"
+	"github.com/golowbit/lowbit/safetensors"
 	"github.com/golowbit/lowbit/tensor"
 )
 
@@ -99,7 +101,10 @@ func (r *blockRun) pending(stage int) bool {
 
 // collector returns what observes a stage of the block.
 func (r *blockRun) collector(stage int, paired bool) *quant.Collector {
-	c := quant.NewCollector(r.block.Stages[stage].Width, paired)
+	c := quant.NewCollector(r.block.Stages[stage].Width)
+	if paired {
+		c = quant.NewPairCollector(r.block.Stages[stage].Width)
+	}
 	c.BF16 = r.walk.Runner.BF16
 	return c
 }
@@ -271,8 +276,22 @@ func difference(x, y *tensor.Matrix) *tensor.Matrix {
 // newRunner returns what runs the blocks of src. bf16 is taken for a wish:
 // products are rounded to bfloat16 only if every linear layer of the blocks
 // is stored in it.
-func newRunner(m *decoder.Model, src weightSource, bf16 bool, workers int) *decoder.Runner {
+func newRunner(m *decoder.Model, src *checkpoint.Model, bf16 bool, workers int) *decoder.Runner {
 	r := decoder.NewRunner(workers)
 	r.BF16 = bf16 && bfloat16Weights(m, src)
 	return r
+}
+
+// bfloat16Weights reports whether the linear layers of all blocks are dense
+// bfloat16.
+func bfloat16Weights(m *decoder.Model, src *checkpoint.Model) bool {
+	if len(src.Quantized()) > 0 {
+		return false
+	}
+	for _, l := range m.Linears() {
+		if t, ok := src.DType(l.WeightName()); !ok || t != safetensors.BF16 {
+			return false
+		}
+	}
+	return true
 }

@@ -8,7 +8,7 @@ import (
 	"strings"
 
 	"github.com/golowbit/lowbit/checkpoint"
-	"github.com/golowbit/lowbit/internal/llama"
+	"github.com/golowbit/lowbit/internal/decoder"
 	"github.com/golowbit/lowbit/internal/tokenizer"
 )
 
@@ -40,7 +40,7 @@ func (c *calibrationText) digest() string {
 }
 
 // contextLength is n, or if that is 0 what suits the model.
-func contextLength(cfg *llama.Config, n int) int {
+func contextLength(cfg *decoder.Model, n int) int {
 	if n == 0 {
 		n = defaultSeqLen
 		if cfg.MaxPosition > 0 {
@@ -50,7 +50,7 @@ func contextLength(cfg *llama.Config, n int) int {
 	return n
 }
 
-func readCalibration(m *checkpoint.Model, cfg *llama.Config, c Calibration) (*calibrationText, error) {
+func readCalibration(m *checkpoint.Model, cfg *decoder.Model, c Calibration) (*calibrationText, error) {
 	t := &calibrationText{seqLen: contextLength(cfg, c.SeqLen)}
 	if cfg.MaxPosition > 0 && t.seqLen > cfg.MaxPosition {
 		return nil, fmt.Errorf("%w: calibration windows of %d tokens, but the model's context is %d", ErrOptions, t.seqLen, cfg.MaxPosition)
@@ -84,7 +84,7 @@ func openTokenizer(m *checkpoint.Model, dir string) (*tokenizer.Tokenizer, error
 }
 
 // tokens encodes text files for a model.
-func tokens(m *checkpoint.Model, dir string, cfg *llama.Config, text Text) ([]int32, error) {
+func tokens(m *checkpoint.Model, dir string, cfg *decoder.Model, text Text) ([]int32, error) {
 	tok, err := openTokenizer(m, dir)
 	if err != nil {
 		return nil, err

@@ -130,8 +130,11 @@ func (r *layerReader) rows(b *piece, l0, l1 int) error {
 	if err := r.read(b, n, l0*r.q.In); err != nil {
 		return err
 	}
-	if r.dtype != safetensors.F32 {
-		return r.q.RoundHalves(l0, b.halves, r.dtype == safetensors.BF16)
+	switch r.dtype {
+	case safetensors.BF16:
+		return r.q.RoundBF16(l0, b.halves)
+	case safetensors.F16:
+		return r.q.RoundF16(l0, b.halves)
 	}
 	return r.q.RoundLines(l0, tensor.FromSlice(l1-l0, r.q.In, b.floats))
 }

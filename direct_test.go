@@ -111,7 +111,7 @@ func TestDirectNotFinite(t *testing.T) {
 	require.NoError(t, os.WriteFile(path, data, 0o666))
 	_, err = Quantize(context.Background(), Options{
 		Model: dir, Output: filepath.Join(t.TempDir(), "out"), Scheme: quant.Scheme{Bits: 4, GroupSize: 64},
-		Method: quant.RTN{}, Arms: []adadim.Arm{adadim.ArmOC},
+		Method: quant.RTN{}, Arms: []adadim.Arm{adadim.ArmOC()},
 	})
 	require.ErrorContains(t, err, layer)
 	require.ErrorContains(t, err, "output channel 5, group 1: weight is not finite")

@@ -4,7 +4,7 @@ import (
 	"fmt"
 
 	"github.com/golowbit/lowbit/checkpoint"
-	"github.com/golowbit/lowbit/internal/llama"
+	"github.com/golowbit/lowbit/internal/decoder"
 )
 
 // Engines says, without doing any work, which engines will load what
@@ -23,10 +23,10 @@ func Engines(o Options) ([]checkpoint.Note, error) {
 		return nil, err
 	}
 	defer j.src.Close()
-	if j.cfg, err = llama.ParseConfig(j.src.Config()); err != nil {
+	if j.model, err = decoder.ParseConfig(j.src.Config()); err != nil {
 		return nil, fmt.Errorf("%s: config.json: %w", o.Model, err)
 	}
-	if err := llama.CheckShapes(j.cfg, j.src); err != nil {
+	if err := j.model.CheckShapes(j.src); err != nil {
 		return nil, fmt.Errorf("%s: %w", o.Model, err)
 	}
 	if err := j.planLayers(); err != nil {

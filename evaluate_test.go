@@ -67,7 +67,7 @@ func TestEvaluateFormats(t *testing.T) {
 	var exact float64
 	for i, format := range []string{"lowbit", "dense"} {
 		o := quick(t)
-		o.Format, o.Method, o.Arms = format, quant.RTN{}, []adadim.Arm{adadim.ArmIC}
+		o.Format, o.Method, o.Arms = format, quant.RTN{}, []adadim.Arm{adadim.ArmIC()}
 		o.Calibration = Calibration{}
 		_, err := Quantize(t.Context(), o)
 		require.NoError(t, err)

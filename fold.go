@@ -128,4 +128,3 @@ func (o *Options) stores(f checkpoint.Format, l checkpoint.Layer, a adadim.Arm) 
 func (o *Options) skips(name string) bool {
 	return slices.ContainsFunc(o.Skip, func(r *regexp.Regexp) bool { return r.MatchString(name) })
 }
-

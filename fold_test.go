@@ -122,7 +122,7 @@ func divergence(t *testing.T, model, against string) float64 {
 	return *e.KL
 }
 
-var ocArms = []adadim.Arm{adadim.ArmOC, adadim.ArmOCInputScale}
+var ocArms = []adadim.Arm{adadim.ArmOC(), adadim.ArmOCInputScale()}
 
 // TestFoldAuto: where the format has no input scales the model gets the good
 // of them all the same, at the same bits per weight, and nothing else of it

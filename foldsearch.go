@@ -243,7 +243,7 @@ func (e *foldErrors) least(ctx context.Context, linear int, arms []adadim.Arm, c
 		Objective: adadim.ObjectiveRelative, Search: adadim.SearchMethod, Workers: e.r.job.Workers,
 	}
 	p := e.r.planOf(linear)
-	_, d, err := q.Choose(ctx, w, p.scheme, cal)
+	_, d, err := q.Choose(ctx, adadim.Layer{Weight: w, Calibration: cal}, p.scheme)
 	if err != nil {
 		return 0, fmt.Errorf("%s: %w", p.name, err)
 	}
@@ -266,7 +266,7 @@ func (r *blockRun) observeForFolding(ctx context.Context) ([]*quant.Calibration,
 	collectors := make([]*quant.Collector, len(stages))
 	want := func(stage int) {
 		if collectors[stage] == nil {
-			collectors[stage] = quant.NewCollector(stages[stage].Width, false)
+			collectors[stage] = quant.NewCollector(stages[stage].Width)
 		}
 	}
 	for stage, folds := range r.job.folds[r.block.Index].stages {

@@ -4,7 +4,7 @@ import (
 	"fmt"
 
 	"github.com/golowbit/lowbit/checkpoint"
-	"github.com/golowbit/lowbit/internal/llama"
+	"github.com/golowbit/lowbit/internal/decoder"
 	"github.com/golowbit/lowbit/quant"
 )
 
@@ -61,14 +61,14 @@ func Inspect(path string) (*Info, error) {
 	}
 	defer m.Close()
 	info := &Info{Path: path, Format: m.Format().Name(), Bytes: m.Bytes()}
-	if c, err := llama.ParseConfig(m.Config()); err != nil {
+	if c, err := decoder.ParseConfig(m.Config()); err != nil {
 		info.Unsupported = err.Error()
 	} else {
 		info.Architecture = c.ModelType
 		info.Layers, info.Hidden, info.Intermediate = c.Layers, c.Hidden, c.Intermediate
 		info.Heads, info.KVHeads, info.HeadDim = c.Heads, c.KVHeads, c.HeadDim
 		info.Vocab, info.Context, info.Tied = c.Vocab, c.MaxPosition, c.Tied
-		if err := llama.CheckShapes(c, m); err != nil {
+		if err := c.CheckShapes(m); err != nil {
 			return nil, fmt.Errorf("%s: %w", path, err)
 		}
 	}

@@ -147,6 +147,9 @@ func (o *Options) Validate() error {
 	if err := o.Scheme.Validate(); err != nil {
 		return fmt.Errorf("%w: %w", ErrOptions, err)
 	}
+	if o.Scheme.Grid != nil {
+		return bad("scheme: no format stores a grid of its own yet")
+	}
 	if o.Calibration.Samples < 0 || o.Calibration.SeqLen < 0 {
 		return bad("calibration of %d samples of %d tokens", o.Calibration.Samples, o.Calibration.SeqLen)
 	}

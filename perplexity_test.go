@@ -57,7 +57,7 @@ type goldenModel struct {
 // on purpose.
 func (r goldenRow) options() (Options, bool) {
 	o := Options{Scheme: quant.Scheme{Bits: r.Bits, GroupSize: r.Group, Range: quant.RangePaper, ScaleType: quant.F32}}
-	oc, ic := []adadim.Arm{adadim.ArmOC}, []adadim.Arm{adadim.ArmIC}
+	oc, ic := []adadim.Arm{adadim.ArmOC()}, []adadim.Arm{adadim.ArmIC()}
 	switch r.Method {
 	case "RTN-oc":
 		o.Method, o.Arms = quant.RTN{}, oc

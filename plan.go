@@ -7,7 +7,7 @@ import (
 
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/checkpoint"
-	"github.com/golowbit/lowbit/internal/llama"
+	"github.com/golowbit/lowbit/internal/decoder"
 	"github.com/golowbit/lowbit/quant"
 )
 
@@ -27,15 +27,15 @@ const smallestGroup = 16
 
 // planBlock plans the linears of a block and which of their scales are
 // folded; errs are by linear.
-func (o *Options) planBlock(f checkpoint.Format, infos []llama.LinearInfo, layers []checkpoint.Layer) (folding, []*layerPlan, []error) {
-	k := o.folding(f, infos, layers)
+func (o *Options) planBlock(f checkpoint.Format, p *decoder.Program, layers []checkpoint.Layer) (folding, []*layerPlan, []error) {
+	k := o.folding(f, p, layers)
 	for {
-		plans, errs := make([]*layerPlan, len(infos)), make([]error, len(infos))
+		plans, errs := make([]*layerPlan, len(layers)), make([]error, len(layers))
 		again := false
-		for i, l := range infos {
-			plans[i], errs[i] = o.planLayer(f, layers[i], k.arms(l, o.arms()))
+		for i := range layers {
+			plans[i], errs[i] = o.planLayer(f, layers[i], k.arms(i, o.arms()))
 			if errs[i] == nil && plans[i].dense {
-				again = k.without(l) || again
+				again = k.without(i) || again
 			}
 		}
 		if !again {

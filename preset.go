@@ -38,7 +38,7 @@ func (o *Options) ApplyPreset(name string) error {
 		o.Objective, o.Search = adadim.ObjectiveRelative, adadim.SearchRTN
 		o.Inputs, o.Correction = InputsFull, 0
 	case "best":
-		g.Refine = gptq.DefaultRefine
+		g.Refine = gptq.DefaultRefine()
 		o.Scheme.Clip, o.Scheme.ClipInput = true, true
 		o.Objective, o.Search = adadim.ObjectiveRelative, adadim.SearchMethod
 		o.Inputs, o.Correction = InputsQuantized, 1

@@ -9,7 +9,7 @@ import (
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/gptq"
-	"github.com/golowbit/lowbit/internal/llama"
+	"github.com/golowbit/lowbit/internal/decoder"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/tensor"
 )
@@ -46,7 +46,7 @@ type job struct {
 	Options
 	ctx    context.Context
 	src    *checkpoint.Model
-	cfg    *llama.Config
+	model  *decoder.Model
 	dst    checkpoint.Format
 	plan   map[string]*layerPlan // by layer name
 	order  []*layerPlan
@@ -79,10 +79,10 @@ func (j *job) open() error {
 		return fmt.Errorf("%s: the model is quantized already (%s)", j.Model, j.src.Format().Name())
 	}
 	var err error
-	if j.cfg, err = llama.ParseConfig(j.src.Config()); err != nil {
+	if j.model, err = decoder.ParseConfig(j.src.Config()); err != nil {
 		return fmt.Errorf("%s: config.json: %w", j.Model, err)
 	}
-	if err := llama.CheckShapes(j.cfg, j.src); err != nil {
+	if err := j.model.CheckShapes(j.src); err != nil {
 		return fmt.Errorf("%s: %w", j.Model, err)
 	}
 	if err := j.planLayers(); err != nil {
@@ -92,7 +92,7 @@ func (j *job) open() error {
 		if len(j.Calibration.Files) == 0 {
 			return fmt.Errorf("%w: this method needs calibration text", ErrOptions)
 		}
-		if j.text, err = readCalibration(j.src, j.cfg, j.Calibration); err != nil {
+		if j.text, err = readCalibration(j.src, j.model, j.Calibration); err != nil {
 			return err
 		}
 		j.tokens = j.text.tokens()
@@ -137,14 +137,14 @@ func (j *job) event(e Event) {
 
 func (j *job) planLayers() error {
 	var bad planErrors
-	for b := range j.cfg.Layers {
-		infos := j.cfg.Linears(b)
+	for _, b := range j.model.Blocks {
+		infos := b.Linears
 		layers := make([]checkpoint.Layer, len(infos))
 		for i, l := range infos {
 			d, _ := j.src.DType(l.WeightName())
 			layers[i] = checkpoint.Layer{Name: l.Name, Out: l.Out, In: l.In, Bias: l.Bias, DType: d}
 		}
-		k, plans, errs := j.planBlock(j.dst, infos, layers)
+		k, plans, errs := j.planBlock(j.dst, b, layers)
 		j.folds = append(j.folds, k)
 		for i, p := range plans {
 			if errs[i] != nil {
@@ -192,7 +192,7 @@ func (j *job) describe() (fingerprint, method json.RawMessage, err error) {
 		info["gptq"] = g
 	}
 	if j.text != nil {
-		info["bf16"] = j.BF16 && halfWeights(j.cfg, j.src)
+		info["bf16"] = j.BF16 && bfloat16Weights(j.model, j.src)
 		info["tokens"], info["seq_len"] = j.tokens, j.text.seqLen
 	}
 	if method, err = json.Marshal(info); err != nil {
@@ -217,12 +217,12 @@ func (j *job) run() error {
 			n++
 		}
 	}
-	j.event(Event{Kind: EventPlan, Blocks: j.cfg.Layers, Total: n})
+	j.event(Event{Kind: EventPlan, Blocks: j.model.Layers, Total: n})
 	var err error
 	if j.text == nil {
 		err = j.runDirect()
 	} else {
-		err = j.runBlocks()
+		err = j.runBlocks(j.ctx)
 	}
 	if err != nil {
 		return err
@@ -238,7 +238,7 @@ func (j *job) chooser(p *layerPlan) adadim.Quantizer {
 // quantizeLayer puts one layer on its grid and hands it to the writer. It
 // returns the weight the quantized model will have, or nil if the layer
 // stays dense.
-func (j *job) quantizeLayer(p *layerPlan, w *tensor.Matrix, cal *quant.Calibration, blockLoss func(context.Context, *tensor.Matrix) (float64, error)) (*quant.Weight, error) {
+func (j *job) quantizeLayer(ctx context.Context, p *layerPlan, w *tensor.Matrix, cal *quant.Calibration, blockLoss func(context.Context, *tensor.Matrix) (float64, error)) (*quant.Weight, error) {
 	start := time.Now()
 	r := &LayerReport{Name: p.name, Out: p.out, In: p.in, Dense: p.dense, Scheme: p.scheme, Folded: p.folded}
 	r.Notes = append(r.Notes, p.notes...)
@@ -246,20 +246,25 @@ func (j *job) quantizeLayer(p *layerPlan, w *tensor.Matrix, cal *quant.Calibrati
 		j.finish(r)
 		return nil, nil
 	}
-	if j.Correction > 0 {
+	method := j.chooser(p)
+	if cal == nil || cal.Tokens == 0 {
+		method.Method, cal = quant.RTN{Workers: j.Workers}, nil
+		r.Notes = append(r.Notes, "no token of the text reached it: rounded to nearest")
+		method.Arms = method.Arms[:1]
+	}
+	if j.Correction > 0 && cal != nil && cal.Cross != nil {
 		var err error
-		if w, err = gptq.Correct(w, cal, j.Correction, 0, j.Workers); err != nil {
+		if w, err = gptq.Correct(w, cal, gptq.Correction{Strength: j.Correction}, j.Workers); err != nil {
 			return nil, fmt.Errorf("%s: %w", p.name, err)
 		}
 	}
-	ada := j.chooser(p)
-	ada.BlockLoss = blockLoss
-	q, d, err := ada.Choose(j.ctx, w, p.scheme, cal)
+	q, d, err := method.Choose(ctx, adadim.Layer{Weight: w, Calibration: cal, BlockLoss: blockLoss}, p.scheme)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", p.name, err)
 	}
 	r.Arm, r.Scheme, r.Decision = d.Candidates[d.Chosen].Arm.String(), q.Scheme, d
-	r.Relative, r.Margin = d.Relative, d.Margin()
+	r.Relative = d.Relative
+	r.Margin, _ = d.Margin()
 	if d.OutputSize > 0 {
 		r.Loss = d.Loss / d.OutputSize
 	}
@@ -285,6 +290,17 @@ func (j *job) finish(r *LayerReport) {
 	}
 	j.done[r.Name] = r
 	j.event(Event{Kind: EventLayer, Layer: r, Done: len(j.done), Total: len(j.order)})
+}
+
+// settled ends a layer that needs no text any more.
+func (j *job) settled(name string) error {
+	p := j.plan[name]
+	if p.dense {
+		j.finish(&LayerReport{Name: p.name, Out: p.out, In: p.in, Dense: true, Scheme: p.scheme, Notes: p.notes})
+		return nil
+	}
+	_, err := j.resumed(p)
+	return err
 }
 
 // resumed returns a layer that an earlier run has finished.

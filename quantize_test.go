@@ -26,7 +26,7 @@ import (
 // kinds are ways to quantize that take different paths through the code.
 var kinds = map[string]func(o *Options){
 	"rtn without text": func(o *Options) {
-		o.Method, o.Arms = quant.RTN{}, []adadim.Arm{adadim.ArmOC}
+		o.Method, o.Arms = quant.RTN{}, []adadim.Arm{adadim.ArmOC()}
 		o.Calibration = Calibration{}
 	},
 	"paper": func(o *Options) {},
@@ -41,7 +41,7 @@ var kinds = map[string]func(o *Options){
 		o.Skip = []*regexp.Regexp{regexp.MustCompile(`layers\.[23]\.|gate_proj`)} // it is thorough, and slow
 	},
 	"gptq format": func(o *Options) {
-		o.Format, o.Arms = "gptq_v2", []adadim.Arm{adadim.ArmOC}
+		o.Format, o.Arms = "gptq_v2", []adadim.Arm{adadim.ArmOC()}
 	},
 	"quantized inputs, bfloat16": func(o *Options) {
 		o.Inputs, o.BF16 = InputsQuantized, true
@@ -262,7 +262,7 @@ func (f failing) Quantize(ctx context.Context, w *tensor.Matrix, s quant.Scheme,
 func TestMethodFails(t *testing.T) {
 	o := quick(t)
 	left := 9
-	o.Method, o.Arms = failing{&left}, []adadim.Arm{adadim.ArmIC}
+	o.Method, o.Arms = failing{&left}, []adadim.Arm{adadim.ArmIC()}
 	_, err := Quantize(t.Context(), o)
 	require.EqualError(t, err, "model.layers.1.self_attn.v_proj: no more")
 	require.NoFileExists(t, o.Output)
@@ -274,7 +274,7 @@ func TestQuantizedInputsSeeQuantizedLayers(t *testing.T) {
 	seen := map[Inputs][]*tensor.Matrix{}
 	for _, in := range []Inputs{InputsFull, InputsQuantized} {
 		o := quick(t)
-		o.Inputs, o.Arms = in, []adadim.Arm{adadim.ArmOC}
+		o.Inputs, o.Arms = in, []adadim.Arm{adadim.ArmOC()}
 		o.Scheme.Bits = 2
 		o.Method = spy{func(_ *tensor.Matrix, cal *quant.Calibration) { seen[in] = append(seen[in], cal.H.Clone()) }}
 		_, err := Quantize(t.Context(), o)

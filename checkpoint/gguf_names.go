@@ -8,7 +8,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/golowbit/lowbit/internal/llama"
+	"github.com/golowbit/lowbit/internal/decoder"
 	"github.com/golowbit/lowbit/tensor"
 )
 
@@ -23,9 +23,9 @@ const (
 
 // Hugging Face's names of the tensors outside the blocks.
 const (
-	embeddingName = llama.EmbeddingName
-	finalNormName = llama.FinalNormName
-	headName      = llama.HeadName
+	embeddingName = "model.embed_tokens.weight"
+	finalNormName = "model.norm.weight"
+	headName      = "lm_head.weight"
 )
 
 // ggufClasses are Hugging Face's classes of the architectures that are read.
@@ -56,12 +56,16 @@ type ropeScaling struct {
 // readShape reads a config.json and refuses what llama.cpp does not run the
 // way Hugging Face does.
 func readShape(config json.RawMessage) (*ggufShape, error) {
-	c, err := llama.ParseConfig(config)
-	if errors.Is(err, llama.ErrUnsupported) {
-		return nil, fmt.Errorf("%s: %w", configFile, errors.Join(err, Unsupported("GGUF is written for llama, mistral, qwen2 and qwen3; use format lowbit or dense")))
+	const written = "GGUF is written for llama, mistral, qwen2 and qwen3; use format lowbit or dense"
+	c, err := decoder.ParseConfig(config)
+	if errors.Is(err, decoder.ErrUnsupported) {
+		return nil, fmt.Errorf("%s: %w", configFile, errors.Join(err, Unsupported(written)))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", configFile, err)
+	}
+	if c.Arch.GGUF == nil {
+		return nil, fmt.Errorf("%s: %w", configFile, Unsupported("%s: "+written, c.ModelType))
 	}
 	switch {
 	case c.MaxPosition == 0:
@@ -69,14 +73,12 @@ func readShape(config json.RawMessage) (*ggufShape, error) {
 	case c.ModelType == "qwen3" && c.OBias:
 		return nil, Unsupported("llama.cpp's qwen3 has no bias in o_proj")
 	}
+	r := c.Rope.Scaling
 	m := &ggufShape{
-		arch: c.ModelType, layers: c.Layers, vocab: c.Vocab, hidden: c.Hidden, intermediate: c.Intermediate,
+		arch: c.Arch.GGUF.Name, layers: c.Layers, vocab: c.Vocab, hidden: c.Hidden, intermediate: c.Intermediate,
 		heads: c.Heads, kvHeads: c.KVHeads, headDim: c.HeadDim, context: c.MaxPosition,
-		normEps: c.NormEps, ropeTheta: c.RopeTheta, tied: c.Tied,
-		scaling: ropeScaling{c.Rope.Type, c.Rope.Factor, c.Rope.LowFreqFactor, c.Rope.HighFreqFactor, c.Rope.OriginalMaxPosition},
-	}
-	if m.arch == "mistral" {
-		m.arch = ggufLlama
+		normEps: c.NormEps, ropeTheta: c.Rope.Theta, tied: c.Tied,
+		scaling: ropeScaling{r.Type, r.Factor, r.LowFreqFactor, r.HighFreqFactor, r.OriginalMaxPosition},
 	}
 	for _, w := range c.Windows {
 		if w > 0 {
@@ -88,16 +90,16 @@ func readShape(config json.RawMessage) (*ggufShape, error) {
 
 // checkTensors holds the tensors of a model to its config.json.
 func checkTensors(o Origin) error {
-	c, err := llama.ParseConfig(o.Config())
+	m, err := decoder.ParseConfig(o.Config())
 	if err != nil {
 		return err
 	}
-	return llama.CheckShapes(c, shapesOnly{o})
+	return m.CheckShapes(shapesOnly{o})
 }
 
 // checkConfig reports whether a config.json made from metadata is a model's.
 func checkConfig(config json.RawMessage) error {
-	_, err := llama.ParseConfig(config)
+	_, err := decoder.ParseConfig(config)
 	return err
 }
 
@@ -141,7 +143,7 @@ const (
 )
 
 // blockPrefix begins the names of the tensors of block i.
-func blockPrefix(i int) string { return llama.BlockPrefix(i) }
+func blockPrefix(i int) string { return fmt.Sprintf("model.layers.%d.", i) }
 
 // ggufTensorNames lists a model's possible tensors in the order of the file, as
 // pairs of the Hugging Face name and the name in GGUF.

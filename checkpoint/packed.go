@@ -167,6 +167,9 @@ func checkScheme(l Layer) error {
 	if err := l.Scheme.CheckShape(l.Out, l.In); err != nil {
 		return fmt.Errorf("%w: %w", ErrUnsupported, err)
 	}
+	if l.Scheme.Grid != nil {
+		return fmt.Errorf("%w: a grid that is not uniform", ErrUnsupported)
+	}
 	return nil
 }
 

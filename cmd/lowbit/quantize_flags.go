@@ -259,7 +259,7 @@ func (f *quantizeFlags) setMethod(o *lowbit.Options, c *cobra.Command) error {
 		g.Order = gptq.OrderNatural
 	}
 	if f.refine > 0 {
-		g.Refine = gptq.Refine{Rounds: f.refine, Sweeps: gptq.DefaultRefine.Sweeps}
+		g.Refine = gptq.Refine{Rounds: f.refine, Sweeps: gptq.DefaultRefine().Sweeps}
 	}
 	o.Method = g
 	return nil

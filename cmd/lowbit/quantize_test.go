@@ -122,9 +122,9 @@ func TestPreset(t *testing.T) {
 		{nil, adadim.AllArms(), adadim.ObjectiveRelative, adadim.SearchMethod, lowbit.InputsQuantized, strength, 3, true},
 		{[]string{"--axis", "ada"}, adadim.PaperArms(), adadim.ObjectiveLinear, adadim.SearchRTN, lowbit.InputsFull, 0, 0, false},
 		{[]string{"--preset", "paper"}, adadim.PaperArms(), adadim.ObjectiveLinear, adadim.SearchRTN, lowbit.InputsFull, 0, 0, false},
-		{[]string{"--preset", "best", "--axis", "oc"}, []adadim.Arm{adadim.ArmOC, adadim.ArmOCInputScale}, adadim.ObjectiveRelative, adadim.SearchMethod, lowbit.InputsQuantized, strength, 3, true},
-		{[]string{"--preset", "best", "--axis", "ic", "--arms", "all", "--refine", "1"}, []adadim.Arm{adadim.ArmIC, adadim.ArmICRowScale}, adadim.ObjectiveRelative, adadim.SearchMethod, lowbit.InputsQuantized, strength, 1, true},
-		{[]string{"--preset", "best", "--inputs", "fp", "--clip=false", "--search", "rtn", "--arms", "ic,oc"}, []adadim.Arm{adadim.ArmIC, adadim.ArmOC}, adadim.ObjectiveRelative, adadim.SearchRTN, lowbit.InputsFull, 0, 3, false},
+		{[]string{"--preset", "best", "--axis", "oc"}, []adadim.Arm{adadim.ArmOC(), adadim.ArmOCInputScale()}, adadim.ObjectiveRelative, adadim.SearchMethod, lowbit.InputsQuantized, strength, 3, true},
+		{[]string{"--preset", "best", "--axis", "ic", "--arms", "all", "--refine", "1"}, []adadim.Arm{adadim.ArmIC(), adadim.ArmICRowScale()}, adadim.ObjectiveRelative, adadim.SearchMethod, lowbit.InputsQuantized, strength, 1, true},
+		{[]string{"--preset", "best", "--inputs", "fp", "--clip=false", "--search", "rtn", "--arms", "ic,oc"}, []adadim.Arm{adadim.ArmIC(), adadim.ArmOC()}, adadim.ObjectiveRelative, adadim.SearchRTN, lowbit.InputsFull, 0, 3, false},
 		{[]string{"--correct", "0.25"}, adadim.PaperArms(), adadim.ObjectiveLinear, adadim.SearchRTN, lowbit.InputsQuantized, 0.25, 0, false},
 	} {
 		t.Run(strings.Join(c.args, " "), func(t *testing.T) {

@@ -22,8 +22,8 @@ func (v variant) wants(model string, bits, group int) bool {
 func ablation(_ string, bits, group int) bool { return bits == 3 && group == 64 }
 
 var (
-	oc = []adadim.Arm{adadim.ArmOC}
-	ic = []adadim.Arm{adadim.ArmIC}
+	oc = []adadim.Arm{adadim.ArmOC()}
+	ic = []adadim.Arm{adadim.ArmIC()}
 )
 
 // paper sets what the reference rows were measured with.
@@ -92,9 +92,9 @@ var methods = []variant{
 	{"paper", preset("paper", nil, nil), nil},
 	{"fast", preset("fast", nil, nil), nil},
 	{"best", preset("best", nil, nil), nil},
-	{"best, --axis oc", preset("best", []adadim.Arm{adadim.ArmOC, adadim.ArmOCInputScale}, func(o *lowbit.Options) { o.Fold = lowbit.FoldOn }), nil},
+	{"best, --axis oc", preset("best", []adadim.Arm{adadim.ArmOC(), adadim.ArmOCInputScale()}, func(o *lowbit.Options) { o.Fold = lowbit.FoldOn }), nil},
 	{"best, no extra bits", preset("best", adadim.PaperArms(), nil), ablation},
-	{"fast, --axis oc", preset("fast", []adadim.Arm{adadim.ArmOC, adadim.ArmOCInputScale}, func(o *lowbit.Options) { o.Fold = lowbit.FoldOn }), ablation},
+	{"fast, --axis oc", preset("fast", []adadim.Arm{adadim.ArmOC(), adadim.ArmOCInputScale()}, func(o *lowbit.Options) { o.Fold = lowbit.FoldOn }), ablation},
 
 	{"best, no clip", preset("best", nil, func(o *lowbit.Options) { o.Scheme.Clip = false }), ablation},
 	{"best, no refinement", preset("best", nil, refine(gptq.Refine{})), ablation},
@@ -102,7 +102,7 @@ var methods = []variant{
 	{"best, full-precision inputs", preset("best", nil, func(o *lowbit.Options) { o.Correction, o.Inputs = 0, lowbit.InputsFull }), ablation},
 	{"best, search by RTN", preset("best", nil, func(o *lowbit.Options) { o.Search = adadim.SearchRTN }), ablation},
 	{"best, raw objective", preset("best", nil, func(o *lowbit.Options) { o.Objective = adadim.ObjectiveLinear }), ablation},
-	{"best, oc+in only", preset("best", []adadim.Arm{adadim.ArmOCInputScale}, nil), ablation},
-	{"best, ic+row only", preset("best", []adadim.Arm{adadim.ArmICRowScale}, nil), ablation},
+	{"best, oc+in only", preset("best", []adadim.Arm{adadim.ArmOCInputScale()}, nil), ablation},
+	{"best, ic+row only", preset("best", []adadim.Arm{adadim.ArmICRowScale()}, nil), ablation},
 	{"best, oc arm only", preset("best", oc, nil), ablation},
 }

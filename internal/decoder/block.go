@@ -259,3 +259,25 @@ func checkNoEffect(w Weights, name string) error {
 	}
 	return nil
 }
+
+// Shape returns the shape of a tensor of the block; ok is false if the program
+// has none of that name.
+func (p *Program) Shape(name string) (shape []int, ok bool) {
+	for i := range p.params {
+		if p.paramName(i) == name {
+			return p.params[i].shape, true
+		}
+	}
+	for _, l := range p.Linears {
+		switch {
+		case l.WeightName() == name:
+			return []int{l.Out, l.In}, true
+		case l.Bias && l.BiasName() == name:
+			return []int{l.Out}, true
+		}
+	}
+	return nil, false
+}
+
+// Width is how wide the residual stream is.
+func (p *Program) Width() int { return p.regs[stream].width }

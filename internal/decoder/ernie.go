@@ -14,7 +14,7 @@ func ernieArch() *Architecture {
 			if c.Rope != nil {
 				c.Rope.Interleaved = true
 			}
-			return plainBlock(f)
+			return plainBlock(readActivation(f, "hidden_act", "silu"))
 		},
 	}
 }

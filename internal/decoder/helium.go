@@ -13,7 +13,7 @@ func heliumArch() *Architecture {
 			if c.Rope != nil {
 				c.Rope.Interleaved = true
 			}
-			return plainBlock(f)
+			return plainBlock(readActivation(f, "hidden_act", "silu"))
 		},
 	}
 }

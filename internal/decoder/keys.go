@@ -72,11 +72,11 @@ const (
 // layerTypes reads "layer_types", or makes them up where they are absent.
 func (c *Config) layerTypes(f *fields, missing func(i int) string) []string {
 	types := f.strs("layer_types")
-	if f.err != nil || c.Layers < 0 {
-		return nil
+	if f.err != nil || c.Layers < 0 || c.Layers > maxLayers {
+		return nil // validate tells
 	}
 	if types == nil {
-		for i := range min(c.Layers, maxLayers) {
+		for i := range c.Layers {
 			types = append(types, missing(i))
 		}
 	}

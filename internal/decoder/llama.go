@@ -11,7 +11,7 @@ func llamaArch() *Architecture {
 			c.MLPBias = f.bool("mlp_bias", false)
 			c.Rope = c.readRope(f, fullAttention, 10000)
 			c.setWindows(f, c.layerTypes(f, everyLayer(0, 0)), 0)
-			return plainBlock(f)
+			return plainBlock(readActivation(f, "hidden_act", "silu"))
 		},
 	}
 }
@@ -25,14 +25,13 @@ func mistralArch() *Architecture {
 			c.Rope = c.readRope(f, fullAttention, 10000)
 			w := slidingWindow(f, 4096)
 			c.setWindows(f, c.layerTypes(f, everyLayer(w, 0)), w)
-			return plainBlock(f)
+			return plainBlock(readActivation(f, "hidden_act", "silu"))
 		},
 	}
 }
 
 // plainBlock is a block of Llama, after the flags of the configuration.
-func plainBlock(f *fields) func(*builder) {
-	act := readActivation(f, "hidden_act", "silu")
+func plainBlock(act activation) func(*builder) {
 	return func(b *builder) {
 		h := b.norm(stream, "input_layernorm", normSpec{})
 		b.plainAttention(h)

@@ -9,7 +9,7 @@ func ministralArch() *Architecture {
 			c.Rope = c.readRope(f, fullAttention, 10000)
 			w := slidingWindow(f, 4096)
 			c.setWindows(f, c.layerTypes(f, everyLayer(w, 0)), w)
-			return plainBlock(f)
+			return plainBlock(readActivation(f, "hidden_act", "silu"))
 		},
 	}
 }

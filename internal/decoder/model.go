@@ -151,18 +151,26 @@ func ParseConfig(data []byte) (*Model, error) {
 	if f.err != nil {
 		return nil, f.err
 	}
-	if err := c.validate(); err != nil {
+	if err := m.build(block); err != nil {
 		return nil, err
 	}
-	for i := range c.Layers {
-		b := newBuilder(c, i)
+	return m, nil
+}
+
+// build validates the configuration and puts the blocks together.
+func (m *Model) build(block func(*builder)) error {
+	if err := m.validate(); err != nil {
+		return err
+	}
+	for i := range m.Layers {
+		b := newBuilder(&m.Config, i)
 		block(b)
 		if err := b.p.finish(); err != nil {
-			return nil, err
+			return err
 		}
 		m.Blocks = append(m.Blocks, b.p)
 	}
-	return m, nil
+	return nil
 }
 
 func architectureOf(f *fields) (*Architecture, error) {

@@ -9,7 +9,7 @@ func qwen2Arch() *Architecture {
 			c.QKVBias = true
 			c.Rope = c.readRope(f, fullAttention, 10000)
 			c.qwenWindows(f)
-			return plainBlock(f)
+			return plainBlock(readActivation(f, "hidden_act", "silu"))
 		},
 	}
 }
@@ -25,7 +25,7 @@ func qwen3Arch() *Architecture {
 			c.OBias = c.QKVBias
 			c.Rope = c.readRope(f, fullAttention, 10000)
 			c.qwenWindows(f)
-			return plainBlock(f)
+			return plainBlock(readActivation(f, "hidden_act", "silu"))
 		},
 	}
 }

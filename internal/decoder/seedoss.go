@@ -11,7 +11,7 @@ func seedOSSArch() *Architecture {
 			c.OBias = f.bool("attention_out_bias", false)
 			c.MLPBias = f.bool("mlp_bias", false)
 			c.Rope = c.readRope(f, fullAttention, 10000)
-			return plainBlock(f)
+			return plainBlock(readActivation(f, "hidden_act", "silu"))
 		},
 	}
 }
