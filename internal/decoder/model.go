@@ -220,6 +220,7 @@ func (a *Architecture) is(class string) bool {
 const (
 	maxLayers  = 1 << 14
 	maxWidth   = 1 << 24
+	maxHeads   = 1 << 13
 	maxExperts = 1 << 12
 )
 
@@ -233,8 +234,8 @@ func (c *Config) validate() error {
 		{"hidden_size", c.Hidden, maxWidth},
 		{"intermediate_size", c.Intermediate, maxWidth},
 		{"num_hidden_layers", c.Layers, maxLayers},
-		{"num_attention_heads", c.Heads, maxWidth},
-		{"num_key_value_heads", c.KVHeads, maxWidth},
+		{"num_attention_heads", c.Heads, maxHeads},
+		{"num_key_value_heads", c.KVHeads, maxHeads},
 		{"head_dim", c.HeadDim, maxWidth},
 		{"vocab_size", c.Vocab, maxWidth},
 	} {
