@@ -2,6 +2,7 @@ package lowbit
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/internal/decoder"
@@ -34,16 +35,16 @@ type blockRun struct {
 
 func (j *job) runBlocks(ctx context.Context) error {
 	r := &blockRun{job: j, walk: &walk.Walk{
-		Model: j.model, Weights: j.src, Runner: newRunner(j.model, j.src, j.BF16, j.Workers), SeqLen: j.text.seqLen,
+		Model: j.model, Weights: j.src, Runner: newRunner(j.model, j.src, j.set.bf16, j.set.workers), SeqLen: j.text.seqLen,
 	}}
 	x, _, err := r.walk.Embed(j.text.windows)
 	if err != nil {
 		return err
 	}
 	switch {
-	case j.Inputs == InputsFull:
+	case j.set.inputs == InputsFull:
 		r.full = x
-	case j.Correction > 0:
+	case j.set.correction > 0:
 		r.full, r.quantized = x.Clone(), x
 	default:
 		r.quantized = x
@@ -53,7 +54,7 @@ func (j *job) runBlocks(ctx context.Context) error {
 		j.event(Event{Kind: EventBlock, Block: b.Index, Blocks: j.model.Layers})
 		r.block, r.qb, r.scales = b, b.Clone(), nil
 		r.refs = make([]*reference, len(b.Stages))
-		if j.Inputs == InputsFull {
+		if j.set.inputs == InputsFull {
 			return r.runFull(ctx)
 		}
 		return r.runStaged(ctx)
@@ -154,7 +155,7 @@ func (r *blockRun) runFull(ctx context.Context) error {
 // observe adds inputs to the statistics; an expert may have none in a batch.
 func (r *blockRun) observe(c *quant.Collector, x *tensor.Matrix) {
 	if x.Rows > 0 {
-		c.Add(x, r.job.Workers)
+		c.Add(x, r.job.set.workers)
 	}
 }
 
@@ -182,7 +183,7 @@ func (r *blockRun) layer(ctx context.Context, linear int, cal *quant.Calibration
 	if err != nil || q == nil {
 		return err
 	}
-	if r.job.Inputs == InputsQuantized {
+	if r.job.set.inputs == InputsQuantized {
 		r.qb.Linear(linear).Weight = r.scales.Restore(linear, q.Dequantize())
 	}
 	return nil
@@ -242,7 +243,7 @@ func (v *stagedVisit) Observe(stage, _ int, frames []*decoder.Frame) error {
 	if s.Residual {
 		lack = difference(frames[1].X, frames[0].X)
 	}
-	v.collector.AddPair(frames[1].Input(s).Clone(), x, lack, r.job.Workers)
+	v.collector.AddPair(frames[1].Input(s).Clone(), x, lack, r.job.set.workers)
 	return nil
 }
 
@@ -271,6 +272,21 @@ func difference(x, y *tensor.Matrix) *tensor.Matrix {
 		}
 	}
 	return d
+}
+
+// decoderOf describes the model of a checkpoint, its tensors held to config.json.
+func decoderOf(src *checkpoint.Model) (*decoder.Model, error) {
+	m, err := decoder.ParseConfig(src.Config())
+	if err != nil {
+		return nil, fmt.Errorf("%s: config.json: %w", src.Path(), err)
+	}
+	if err = m.Fit(src); err == nil {
+		err = m.CheckShapes(src)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", src.Path(), err)
+	}
+	return m, nil
 }
 
 // newRunner returns what runs the blocks of src. bf16 is taken for a wish:

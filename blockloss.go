@@ -20,7 +20,7 @@ type reference struct {
 // refer records the reference of a batch that is at a stage. Linears that add
 // to the stream themselves need none.
 func (r *blockRun) refer(stage int, f *decoder.Frame) {
-	if r.job.Objective != adadim.ObjectiveBlock || r.block.Stages[stage].Residual {
+	if r.job.set.objective != adadim.ObjectiveBlock || r.block.Stages[stage].Residual {
 		return
 	}
 	ref := r.refs[stage]
@@ -39,13 +39,13 @@ func (r *blockRun) refer(stage int, f *decoder.Frame) {
 // public code. The layer's weight w, cal and what the loss is asked for have
 // folded scales. It is nil for other objectives.
 func (r *blockRun) blockLoss(linear int, w *tensor.Matrix, cal *quant.Calibration) func(context.Context, *tensor.Matrix) (float64, error) {
-	if r.job.Objective != adadim.ObjectiveBlock || cal == nil {
+	if r.job.set.objective != adadim.ObjectiveBlock || cal == nil {
 		return nil
 	}
 	stage := r.block.Linears[linear].Stage
 	if r.block.Stages[stage].Residual {
 		return func(_ context.Context, approx *tensor.Matrix) (float64, error) {
-			return quant.Loss(w, approx, cal.H, r.job.Workers), nil
+			return quant.Loss(w, approx, cal.H, r.job.set.workers), nil
 		}
 	}
 	ref := r.refs[stage]

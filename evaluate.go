@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math"
-	"strings"
 
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/internal/decoder"
@@ -43,6 +42,9 @@ type Evaluation struct {
 // Evaluate measures a model's perplexity on text. The text is cut into
 // consecutive windows that do not overlap; the ragged last one is dropped.
 func Evaluate(ctx context.Context, o EvalOptions) (*Evaluation, error) {
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
 	main, err := openEvaluated(o.Model, o.BF16, o.Workers)
 	if err != nil {
 		return nil, err
@@ -60,9 +62,6 @@ func Evaluate(ctx context.Context, o EvalOptions) (*Evaluation, error) {
 		}
 		all = append(all, other)
 	}
-	if o.Window < 0 || o.Window == 1 {
-		return nil, fmt.Errorf("%w: window of %d tokens, want at least 2", ErrOptions, o.Window)
-	}
 	window := contextLength(main.model, o.Window)
 	if main.model.MaxPosition > 0 && window > main.model.MaxPosition {
 		return nil, fmt.Errorf("%w: window of %d tokens, but the model's context is %d", ErrOptions, window, main.model.MaxPosition)
@@ -73,7 +72,7 @@ func Evaluate(ctx context.Context, o EvalOptions) (*Evaluation, error) {
 	}
 	w := windows(ids, window)
 	if len(w) == 0 {
-		return nil, fmt.Errorf("%s: %d tokens of text, want at least one window of %d", strings.Join(o.Text.Files, ", "), len(ids), window)
+		return nil, fmt.Errorf("%v: %d tokens of text, want at least one window of %d", o.Text, len(ids), window)
 	}
 	total := 0
 	for _, m := range all {
@@ -109,12 +108,9 @@ func openEvaluated(path string, bf16 bool, workers int) (*evaluated, error) {
 		return nil, err
 	}
 	e := &evaluated{src: src}
-	if e.model, err = decoder.ParseConfig(src.Config()); err == nil {
-		err = e.model.CheckShapes(src)
-	}
-	if err != nil {
+	if e.model, err = decoderOf(src); err != nil {
 		e.close()
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, err
 	}
 	e.fwd = newRunner(e.model, src, bf16, workers)
 	return e, nil

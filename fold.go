@@ -1,44 +1,12 @@
 package lowbit
 
 import (
-	"fmt"
-	"regexp"
 	"slices"
 
 	"github.com/golowbit/lowbit/adadim"
-	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/decoder"
 )
-
-// Fold says when the scales of arms are folded into the norm or the linear
-// before, instead of being stored with the layer.
-type Fold uint8
-
-const (
-	// FoldAuto folds where the format cannot store the scales.
-	FoldAuto Fold = iota
-	// FoldOff stores all scales.
-	FoldOff
-	// FoldOn folds wherever it is possible.
-	FoldOn
-)
-
-var foldNames = []string{"auto", "off", "on"}
-
-func (f Fold) String() string {
-	if int(f) < len(foldNames) {
-		return foldNames[f]
-	}
-	return fmt.Sprintf("Fold(%d)", uint8(f))
-}
-
-// ParseFold reads "auto", "off" or "on".
-func ParseFold(s string) (Fold, error) {
-	if i := slices.Index(foldNames, s); i >= 0 {
-		return Fold(i), nil
-	}
-	return 0, fmt.Errorf("fold %q: want auto, off or on", s)
-}
 
 // folding says which stages of a block have scales that are folded.
 type folding struct {
@@ -80,15 +48,15 @@ func (k folding) arms(linear int, arms []adadim.Arm) []adadim.Arm {
 // folding finds the stages of a block whose scales will be folded: those with
 // a scale among the arms, of whose layers none is to stay dense, and with
 // FoldAuto only if the format cannot store the scale.
-func (o *Options) folding(f checkpoint.Format, p *decoder.Program, layers []checkpoint.Layer) folding {
+func (s *settings) folding(p *decoder.Program, layers []layout.Layer) folding {
 	k := newFolding(p)
-	if o.Fold == FoldOff {
+	if s.fold == FoldOff {
 		return k
 	}
 	for i, l := range p.Linears {
 		after := p.After(i)
-		for _, a := range o.arms() {
-			store := o.Fold != FoldOn && o.stores(f, layers[i], a)
+		for _, a := range s.arms {
+			store := s.fold != FoldOn && s.stores(layers[i], a)
 			if a.InputScale && !store && p.Stages[l.Stage].Fold != nil {
 				k.stages[l.Stage] = true
 			}
@@ -98,7 +66,7 @@ func (o *Options) folding(f checkpoint.Format, p *decoder.Program, layers []chec
 		}
 	}
 	for i, l := range p.Linears {
-		if o.skips(l.Name) {
+		if s.skips(l.Name) != nil {
 			k.without(i)
 		}
 	}
@@ -108,23 +76,19 @@ func (o *Options) folding(f checkpoint.Format, p *decoder.Program, layers []chec
 // stores reports whether a format holds an arm's scale. Where it does not
 // even hold the layer without the scale, in any group size that Fit may
 // choose, the answer is yes: folding would not help.
-func (o *Options) stores(f checkpoint.Format, l checkpoint.Layer, a adadim.Arm) bool {
-	sizes := []int{o.Scheme.GroupSize}
-	if o.Fit {
-		for g := halved(o.Scheme.GroupSize, l.In); g >= smallestGroup; g /= 2 {
+func (s *settings) stores(l layout.Layer, a adadim.Arm) bool {
+	sizes := []int{s.scheme.GroupSize}
+	if s.fit == FitOn {
+		for g := halved(s.scheme.GroupSize, l.In); g >= smallestGroup; g /= 2 {
 			sizes = append(sizes, g)
 		}
 	}
 	for _, g := range sizes {
-		p := &layerPlan{scheme: o.Scheme}
+		p := s.newLayerPlan(l)
 		p.scheme.GroupSize = g
-		if p.admit(f, l, []adadim.Arm{{Axis: a.Axis}}, false) == nil {
-			return p.admit(f, l, []adadim.Arm{a}, false) == nil
+		if p.admit(s.format, []adadim.Arm{{Axis: a.Axis}}, false) == nil {
+			return p.admit(s.format, []adadim.Arm{a}, false) == nil
 		}
 	}
 	return true
-}
-
-func (o *Options) skips(name string) bool {
-	return slices.ContainsFunc(o.Skip, func(r *regexp.Regexp) bool { return r.MatchString(name) })
 }

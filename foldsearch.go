@@ -8,7 +8,6 @@ import (
 	"slices"
 
 	"github.com/golowbit/lowbit/adadim"
-	"github.com/golowbit/lowbit/gptq"
 	"github.com/golowbit/lowbit/internal/decoder"
 	"github.com/golowbit/lowbit/internal/fold"
 	"github.com/golowbit/lowbit/quant"
@@ -40,7 +39,7 @@ type scaling struct {
 // scalings lists the candidates for an input, after that of no scale.
 func (r *blockRun) scalings(stage int, cal *quant.Calibration) []scaling {
 	var input, row bool
-	for _, a := range r.job.arms() {
+	for _, a := range r.job.set.arms {
 		input, row = input || a.InputScale, row || a.RowScale
 	}
 	var list []scaling
@@ -112,7 +111,7 @@ func (r *blockRun) foldStage(ctx context.Context, stage int, cals []*quant.Calib
 		return err
 	}
 	var chosen scaling
-	if _, rtn := r.job.method().(quant.RTN); !rtn {
+	if quant.NeedsCalibration(r.job.set.method) {
 		least -= worthFolding
 	}
 	for _, s := range r.scalings(stage, cals[stage]) {
@@ -221,18 +220,12 @@ func (e *foldErrors) mean(ctx context.Context) (float64, error) {
 }
 
 // foldMethod is what candidates are quantized with: if the search is to be
-// by the method, the method without its refinement, which costs the most and
-// comes after all choices.
+// by the method, its draft.
 func (r *blockRun) foldMethod() quant.Quantizer {
-	if r.job.Search != adadim.SearchMethod {
-		return quant.RTN{Workers: r.job.Workers}
+	if r.job.set.search != adadim.SearchMethod {
+		return quant.RTN{Workers: r.job.set.workers}
 	}
-	m := r.job.method()
-	if g, ok := m.(gptq.Quantizer); ok {
-		g.Refine = gptq.Refine{}
-		return g
-	}
-	return m
+	return draftOf(r.job.set.method)
 }
 
 // least is the least relative error of a layer among arms.
@@ -240,7 +233,7 @@ func (e *foldErrors) least(ctx context.Context, linear int, arms []adadim.Arm, c
 	w := e.r.scales.Weight(linear, e.r.block.Linear(linear).Weight)
 	q := adadim.Quantizer{
 		Method: e.method, Arms: arms,
-		Objective: adadim.ObjectiveRelative, Search: adadim.SearchMethod, Workers: e.r.job.Workers,
+		Objective: adadim.ObjectiveRelative, Search: adadim.SearchMethod, Workers: e.r.job.set.workers,
 	}
 	p := e.r.planOf(linear)
 	_, d, err := q.Choose(ctx, adadim.Layer{Weight: w, Calibration: cal}, p.scheme)

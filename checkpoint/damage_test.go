@@ -15,6 +15,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/golowbit/lowbit/checkpoint/formats/native"
+	"github.com/golowbit/lowbit/checkpoint/internal/formattest"
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 	"github.com/golowbit/lowbit/tensor"
@@ -24,7 +27,7 @@ import (
 func writeLowbit(t testing.TB, weights map[string]*quant.Weight) string {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), "packed")
-	w, err := Create(WriterOptions{Out: out, Source: openModel(t, writeModel(t, safetensors.BF16)), Format: Lowbit{}, Layers: layerNames()})
+	w, err := Create(WriterOptions{Out: out, Source: openModel(t, writeModel(t, safetensors.BF16)), Format: native.Format{}, Layers: layerNames()})
 	require.NoError(t, err)
 	for name, q := range weights {
 		require.NoError(t, w.Put(name, q, nil))
@@ -85,7 +88,7 @@ func TestKilledChild(t *testing.T) {
 	}
 	src, err := Open(os.Getenv(killedRun + "_SOURCE"))
 	require.NoError(t, err)
-	w, err := Create(WriterOptions{Out: out, Source: src, Format: Lowbit{}, Layers: layerNames()})
+	w, err := Create(WriterOptions{Out: out, Source: src, Format: native.Format{}, Layers: layerNames()})
 	require.NoError(t, err)
 	weights := testWeights()
 	for _, l := range testLinears[:2] {
@@ -119,7 +122,7 @@ func TestKill(t *testing.T) {
 		require.Error(t, cmd.Wait())
 		require.NoDirExists(t, out)
 
-		w, err := Create(WriterOptions{Out: out, Source: openModel(t, source), Format: Lowbit{}, Layers: layerNames(), Resume: true})
+		w, err := Create(WriterOptions{Out: out, Source: openModel(t, source), Format: native.Format{}, Layers: layerNames(), Resume: true})
 		require.NoError(t, err)
 		require.True(t, w.Done(testLinears[0].name))
 		require.True(t, w.Done(testLinears[1].name))
@@ -133,12 +136,15 @@ func TestKill(t *testing.T) {
 // oneFile is a format that is a single file, as GGUF is.
 type oneFile struct{ fail bool }
 
-func (oneFile) Name() string                     { return "one" }
-func (oneFile) Check(Layer) error                { return nil }
-func (oneFile) CheckModel(json.RawMessage) error { return nil }
-func (oneFile) Read(string) (*Opened, error)     { return nil, nil }
+func (oneFile) Name() string { return "one" }
 
-func (f oneFile) Write(_ context.Context, path string, _ Origin, layers []Layer, weight func(string) (*quant.Weight, error)) error {
+func (oneFile) Check(layout.Layer) error { return nil }
+
+func (oneFile) CheckModel(json.RawMessage) error { return nil }
+
+func (oneFile) Read(string) (*layout.Opened, error) { return nil, nil }
+
+func (f oneFile) Write(_ context.Context, path string, _ layout.Origin, layers []layout.Layer, weight func(string) (*quant.Weight, error)) error {
 	text := ""
 	for _, l := range layers {
 		w, err := weight(l.Name)
@@ -185,34 +191,37 @@ model.layers.1.mlp.down_proj 576 BF16 false
 // halfZeros is a decoder of a layer whose zero-points are not integers.
 type halfZeros struct{ broken bool }
 
-func (halfZeros) Layers() []Layer         { return []Layer{{Name: "fc", Out: 1, In: 2}} }
+func (halfZeros) Layers() []layout.Layer { return []layout.Layer{{Name: "fc", Out: 1, In: 2}} }
+
 func (halfZeros) Tensors(string) []string { return []string{"fc.packed"} }
+
 func (d halfZeros) Weight(string) (*quant.Weight, error) {
 	if d.broken {
 		return nil, errors.New("truncated")
 	}
-	return nil, fmt.Errorf("zero-point 0.5: %w", ErrNotWeight)
+	return nil, fmt.Errorf("zero-point 0.5: %w", layout.ErrNotWeight)
 }
+
 func (halfZeros) Matrix(string) (*tensor.Matrix, error) {
 	return tensor.FromSlice(1, 2, []float32{0.5, -0.5}), nil
 }
 
 func TestDenseDecoder(t *testing.T) {
-	src := newMemory(Tensor{Spec{"fc.packed", safetensors.U8, []int{1}}, []byte{1}})
-	m, err := newModel("m", []byte(`{"torch_dtype":"float32"}`), src, Lowbit{}, halfZeros{})
+	src := formattest.NewMemory(layout.Tensor{Spec: layout.Spec{Name: "fc.packed", DType: safetensors.U8, Shape: []int{1}}, Data: []byte{1}})
+	m, err := newModel("m", []byte(`{"torch_dtype":"float32"}`), src, native.Format{}, halfZeros{})
 	require.NoError(t, err)
 	d, err := m.Matrix("fc.weight")
 	require.NoError(t, err)
 	require.Equal(t, []float32{0.5, -0.5}, d.Data)
 	_, err = m.Weight("fc")
-	require.ErrorIs(t, err, ErrNotWeight)
+	require.ErrorIs(t, err, layout.ErrNotWeight)
 	require.Empty(t, m.Dense())
-	require.Equal(t, []Spec{{"fc.packed", safetensors.U8, []int{1}}}, m.LayerTensors("fc"))
+	require.Equal(t, []layout.Spec{{Name: "fc.packed", DType: safetensors.U8, Shape: []int{1}}}, m.LayerTensors("fc"))
 	dtype, ok := m.DType("fc.weight")
 	require.True(t, ok)
 	require.Equal(t, safetensors.F32, dtype)
 
-	m, err = newModel("m", []byte(`{}`), src, Lowbit{}, halfZeros{broken: true})
+	m, err = newModel("m", []byte(`{}`), src, native.Format{}, halfZeros{broken: true})
 	require.NoError(t, err)
 	_, err = m.Matrix("fc.weight")
 	require.EqualError(t, err, "truncated")

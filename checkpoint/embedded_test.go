@@ -8,6 +8,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/golowbit/lowbit/checkpoint/formats/native"
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/quant"
 )
 
@@ -34,9 +36,9 @@ func TestRealModels(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			src := openModel(t, modelFolder(t, name))
 			weights := map[string]*quant.Weight{}
-			var layers []Layer
+			var layers []layout.Layer
 			for _, s := range src.Dense() {
-				name, ok := cutWeight(s.Name)
+				name, ok := layout.CutWeight(s.Name)
 				if !ok || !strings.Contains(name, "_proj") {
 					continue
 				}
@@ -45,7 +47,7 @@ func TestRealModels(t *testing.T) {
 				scheme := quant.Scheme{Bits: 2 + len(layers)%7, GroupSize: 32, Axis: quant.Axis(len(layers) % 2)}
 				q, err := quant.RTN{}.Quantize(t.Context(), m, scheme, nil)
 				require.NoError(t, err)
-				l := LayerOf(name, q)
+				l := layout.LayerOf(name, q)
 				l.DType = s.DType
 				layers = append(layers, l)
 				weights[name] = q
@@ -53,7 +55,7 @@ func TestRealModels(t *testing.T) {
 			require.NotEmpty(t, layers)
 			for _, direct := range []bool{false, true} {
 				out := filepath.Join(t.TempDir(), "out")
-				w, err := Create(WriterOptions{Out: out, Source: src, Format: Lowbit{}, Layers: layers, Direct: direct})
+				w, err := Create(WriterOptions{Out: out, Source: src, Format: native.Format{}, Layers: layers, Direct: direct})
 				require.NoError(t, err)
 				for name, q := range weights {
 					require.NoError(t, w.Put(name, q, nil))

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/decoder"
 	"github.com/golowbit/lowbit/tensor"
 )
@@ -59,19 +60,19 @@ func readShape(config json.RawMessage) (*ggufShape, error) {
 	const written = "GGUF is written for llama, mistral, qwen2 and qwen3; use format lowbit or dense"
 	c, err := decoder.ParseConfig(config)
 	if errors.Is(err, decoder.ErrUnsupported) {
-		return nil, fmt.Errorf("%s: %w", configFile, errors.Join(err, Unsupported(written)))
+		return nil, fmt.Errorf("%s: %w", layout.ConfigFile, errors.Join(err, layout.Unsupported(written)))
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", configFile, err)
+		return nil, fmt.Errorf("%s: %w", layout.ConfigFile, err)
 	}
 	if c.Arch.GGUF == nil {
-		return nil, fmt.Errorf("%s: %w", configFile, Unsupported("%s: "+written, c.ModelType))
+		return nil, fmt.Errorf("%s: %w", layout.ConfigFile, layout.Unsupported("%s: "+written, c.ModelType))
 	}
 	switch {
 	case c.MaxPosition == 0:
-		return nil, fmt.Errorf(`%s: no "max_position_embeddings", which GGUF needs`, configFile)
+		return nil, fmt.Errorf(`%s: no "max_position_embeddings", which GGUF needs`, layout.ConfigFile)
 	case c.ModelType == "qwen3" && c.OBias:
-		return nil, Unsupported("llama.cpp's qwen3 has no bias in o_proj")
+		return nil, layout.Unsupported("llama.cpp's qwen3 has no bias in o_proj")
 	}
 	r := c.Rope.Scaling
 	m := &ggufShape{
@@ -89,7 +90,7 @@ func readShape(config json.RawMessage) (*ggufShape, error) {
 }
 
 // checkTensors holds the tensors of a model to its config.json.
-func checkTensors(o Origin) error {
+func checkTensors(o layout.Origin) error {
 	m, err := decoder.ParseConfig(o.Config())
 	if err != nil {
 		return err
@@ -104,7 +105,7 @@ func checkConfig(config json.RawMessage) error {
 }
 
 // shapesOnly is an Origin whose matrices nobody reads.
-type shapesOnly struct{ Origin }
+type shapesOnly struct{ layout.Origin }
 
 func (s shapesOnly) Has(name string) bool { _, ok := s.Shape(name); return ok }
 

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"io"
 	"slices"
+
+	"github.com/golowbit/lowbit/checkpoint/layout"
 )
 
 // overlay is a model some of whose vectors have other values than its files.
@@ -12,7 +14,7 @@ type overlay struct {
 	changed map[string][]float32
 }
 
-var _ Origin = overlay{}
+var _ layout.Origin = overlay{}
 
 // Vector reads a one-dimensional tensor, or what it was changed to.
 func (o overlay) Vector(name string) ([]float32, error) {
@@ -23,35 +25,14 @@ func (o overlay) Vector(name string) ([]float32, error) {
 }
 
 // section reads the bytes of a dense tensor, or of what it was changed to.
-func (o overlay) section(s Spec) (*io.SectionReader, error) {
-	var r io.ReaderAt = sourceReader{o.src, s.Name, s.Bytes()}
+func (o overlay) section(s layout.Spec) (*io.SectionReader, error) {
+	r := layout.ReaderOf(o.src, s)
 	if v, ok := o.changed[s.Name]; ok {
-		t, err := floatTensor(s.Name, s.DType, v, s.Shape...)
+		t, err := layout.FloatTensor(s.Name, s.DType, v, s.Shape...)
 		if err != nil {
 			return nil, err
 		}
 		r = bytes.NewReader(t.Data)
 	}
 	return io.NewSectionReader(r, 0, s.Bytes()), nil
-}
-
-// sourceReader reads a tensor of a Source as an io.ReaderAt.
-type sourceReader struct {
-	src  Source
-	name string
-	size int64
-}
-
-func (r sourceReader) ReadAt(p []byte, off int64) (int, error) {
-	n := min(int64(len(p)), r.size-off)
-	if n <= 0 {
-		return 0, io.EOF
-	}
-	if err := r.src.ReadAt(r.name, p[:n], off); err != nil {
-		return 0, err
-	}
-	if n < int64(len(p)) {
-		return int(n), io.EOF
-	}
-	return int(n), nil
 }

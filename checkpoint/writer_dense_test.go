@@ -9,6 +9,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/golowbit/lowbit/checkpoint/formats/native"
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 )
@@ -32,9 +34,9 @@ func TestPutDense(t *testing.T) {
 		for _, direct := range []bool{false, true} {
 			source := openModel(t, writeModel(t, dtype))
 			weights := testWeights()
-			o := WriterOptions{Out: filepath.Join(t.TempDir(), "out"), Source: source, Format: Lowbit{}, Direct: direct}
+			o := WriterOptions{Out: filepath.Join(t.TempDir(), "out"), Source: source, Format: native.Format{}, Direct: direct}
 			for _, l := range layerNames() {
-				o.Layers = append(o.Layers, LayerOf(l.Name, weights[l.Name]))
+				o.Layers = append(o.Layers, layout.LayerOf(l.Name, weights[l.Name]))
 			}
 			var done, total int64
 			o.Progress = func(d, n int64) { done, total = d, n }
@@ -51,9 +53,9 @@ func TestPutDense(t *testing.T) {
 
 			out := openModel(t, o.Out)
 			for _, s := range out.Dense() {
-				_, got, err := readBytes(out.Source(), s.Name, s.Shape, dtype)
+				_, got, err := layout.ReadBytes(out.Source(), s.Name, s.Shape, dtype)
 				require.NoError(t, err)
-				_, want, err := readBytes(source.Source(), s.Name, s.Shape, dtype)
+				_, want, err := layout.ReadBytes(source.Source(), s.Name, s.Shape, dtype)
 				require.NoError(t, err)
 				switch s.Name {
 				case testNorm, testBias:
@@ -71,7 +73,7 @@ func TestPutDense(t *testing.T) {
 
 func TestPutDenseRefuses(t *testing.T) {
 	source := openModel(t, writeModel(t, safetensors.BF16))
-	w, err := Create(WriterOptions{Out: filepath.Join(t.TempDir(), "out"), Source: source, Format: Lowbit{}, Layers: layerNames()})
+	w, err := Create(WriterOptions{Out: filepath.Join(t.TempDir(), "out"), Source: source, Format: native.Format{}, Layers: layerNames()})
 	require.NoError(t, err)
 	inexact, infinite := eighths(64, 0), eighths(64, 0)
 	inexact[9] = 1.001
@@ -98,12 +100,12 @@ func TestPutDenseRefuses(t *testing.T) {
 
 	// Nor can what belongs to a quantized layer be changed.
 	packed := filepath.Join(t.TempDir(), "packed")
-	w, err = Create(WriterOptions{Out: packed, Source: source, Format: Lowbit{}, Layers: layerNames()})
+	w, err = Create(WriterOptions{Out: packed, Source: source, Format: native.Format{}, Layers: layerNames()})
 	require.NoError(t, err)
 	putAll(t, w, testWeights())
 	require.NoError(t, w.Finish(t.Context()))
 	again := openModel(t, packed)
-	w, err = Create(WriterOptions{Out: packed + "2", Source: again, Format: Lowbit{}, Layers: layerNames()})
+	w, err = Create(WriterOptions{Out: packed + "2", Source: again, Format: native.Format{}, Layers: layerNames()})
 	require.NoError(t, err)
 	scales := testLinears[0].name + ".lowbit_scales"
 	require.True(t, again.Has(scales))
@@ -114,7 +116,7 @@ func TestPutDenseRefuses(t *testing.T) {
 func TestPutDenseResume(t *testing.T) {
 	source := openModel(t, writeModel(t, safetensors.BF16))
 	weights := testWeights()
-	o := WriterOptions{Out: filepath.Join(t.TempDir(), "out"), Source: source, Format: Lowbit{}, Layers: layerNames()}
+	o := WriterOptions{Out: filepath.Join(t.TempDir(), "out"), Source: source, Format: native.Format{}, Layers: layerNames()}
 	w, err := Create(o)
 	require.NoError(t, err)
 	require.NoError(t, w.PutDense(testNorm, eighths(64, -3)))
@@ -158,13 +160,13 @@ func TestPutDenseResume(t *testing.T) {
 // vectorFile is a file of one vector of the source.
 type vectorFile struct{ oneFile }
 
-func (vectorFile) Write(_ context.Context, path string, src Origin, _ []Layer, _ func(string) (*quant.Weight, error)) error {
+func (vectorFile) Write(_ context.Context, path string, src layout.Origin, _ []layout.Layer, _ func(string) (*quant.Weight, error)) error {
 	v, err := src.Vector(testNorm)
 	if err != nil {
 		return err
 	}
 	data := make([]byte, 4*len(v))
-	if err := narrow(data, safetensors.F32, v); err != nil {
+	if err := safetensors.EncodeFloat32(data, safetensors.F32, v); err != nil {
 		return err
 	}
 	return os.WriteFile(path, data, 0o666)
@@ -182,7 +184,7 @@ func TestPutDenseFile(t *testing.T) {
 	data, err := os.ReadFile(o.Out)
 	require.NoError(t, err)
 	v := make([]float32, 64)
-	widen(v, safetensors.F32, data)
+	require.NoError(t, safetensors.DecodeFloat32(v, safetensors.F32, data))
 	require.Equal(t, eighths(64, -3), v)
 	v, err = source.Vector(testNorm)
 	require.NoError(t, err)

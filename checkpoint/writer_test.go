@@ -16,6 +16,10 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/golowbit/lowbit/checkpoint/formats/dense"
+	"github.com/golowbit/lowbit/checkpoint/formats/native"
+	"github.com/golowbit/lowbit/checkpoint/internal/formattest"
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 )
@@ -61,9 +65,9 @@ func checkResult(t *testing.T, out, source string, weights map[string]*quant.Wei
 	}
 	require.Len(t, m.Dense(), len(src.Dense())-len(weights))
 	for _, s := range m.Dense() {
-		_, want, err := readBytes(src.Source(), s.Name, s.Shape, s.DType)
+		_, want, err := layout.ReadBytes(src.Source(), s.Name, s.Shape, s.DType)
 		require.NoError(t, err)
-		_, got, err := readBytes(m.Source(), s.Name, s.Shape, s.DType)
+		_, got, err := layout.ReadBytes(m.Source(), s.Name, s.Shape, s.DType)
 		require.NoError(t, err)
 		require.Equal(t, want, got, s.Name)
 	}
@@ -80,7 +84,7 @@ func checkResult(t *testing.T, out, source string, weights map[string]*quant.Wei
 	require.NoDirExists(t, out+PartialSuffix)
 
 	config := string(m.Config())
-	before, ok := strings.CutSuffix(testConfig, "\n}")
+	before, ok := strings.CutSuffix(formattest.ModelConfig, "\n}")
 	require.True(t, ok)
 	before = strings.Replace(before, `["LlamaForCausalLM"]`, "[\n    \"LlamaForCausalLM\"\n  ]", 1)
 	require.True(t, strings.HasPrefix(config, before+",\n  \"quantization_config\": {\n    \"quant_method\": \"lowbit\","), config)
@@ -104,9 +108,9 @@ func TestWriter(t *testing.T) {
 	require.Equal(t, "dense", src.Format().Name())
 	require.Empty(t, src.Quantized())
 	weights := testWeights()
-	var layers []Layer
+	var layers []layout.Layer
 	for _, l := range layerNames() {
-		layers = append(layers, LayerOf(l.Name, weights[l.Name]))
+		layers = append(layers, layout.LayerOf(l.Name, weights[l.Name]))
 	}
 	var results []map[string]string
 	for name, o := range map[string]WriterOptions{
@@ -116,7 +120,7 @@ func TestWriter(t *testing.T) {
 		"one worker": {Layers: layerNames(), Workers: 1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			o.Out, o.Source, o.Format = filepath.Join(t.TempDir(), "parent", "out"), src, Lowbit{}
+			o.Out, o.Source, o.Format = filepath.Join(t.TempDir(), "parent", "out"), src, native.Format{}
 			var done, total int64
 			o.Progress = func(d, n int64) { done, total = d, n }
 			w, err := Create(o)
@@ -139,7 +143,7 @@ func TestWriter(t *testing.T) {
 func TestWriterShards(t *testing.T) {
 	source := writeModel(t, safetensors.BF16)
 	out := filepath.Join(t.TempDir(), "out")
-	w, err := Create(WriterOptions{Out: out, Source: openModel(t, source), Format: Lowbit{}, Layers: layerNames(), MaxShardBytes: 4000})
+	w, err := Create(WriterOptions{Out: out, Source: openModel(t, source), Format: native.Format{}, Layers: layerNames(), MaxShardBytes: 4000})
 	require.NoError(t, err)
 	putAll(t, w, testWeights())
 	require.NoError(t, w.Finish(t.Context()))
@@ -153,7 +157,7 @@ func TestWriterResume(t *testing.T) {
 	weights := testWeights()
 	out := filepath.Join(t.TempDir(), "out")
 	o := WriterOptions{
-		Out: out, Source: src, Format: Lowbit{}, Layers: layerNames(),
+		Out: out, Source: src, Format: native.Format{}, Layers: layerNames(),
 		Fingerprint: json.RawMessage(`{"bits":3,"lr":0.10}`),
 	}
 	w, err := Create(o)
@@ -162,7 +166,7 @@ func TestWriterResume(t *testing.T) {
 	require.NoError(t, w.Put(first, weights[first], json.RawMessage(`{"margin":0.5}`)))
 	require.ErrorContains(t, w.Put(first, weights[first], nil), "written already")
 
-	_, err = Create(WriterOptions{Out: out, Source: src, Format: Lowbit{}, Layers: layerNames(), Resume: true})
+	_, err = Create(WriterOptions{Out: out, Source: src, Format: native.Format{}, Layers: layerNames(), Resume: true})
 	require.ErrorIs(t, err, ErrExists, "another run holds the folder")
 
 	// A run that ends before all layers are done keeps what is done.
@@ -221,7 +225,7 @@ func TestWriterResume(t *testing.T) {
 func TestWriterResumeDamaged(t *testing.T) {
 	src := openModel(t, writeModel(t, safetensors.BF16))
 	weights := testWeights()
-	o := WriterOptions{Out: filepath.Join(t.TempDir(), "out"), Source: src, Format: Lowbit{}, Layers: layerNames()}
+	o := WriterOptions{Out: filepath.Join(t.TempDir(), "out"), Source: src, Format: native.Format{}, Layers: layerNames()}
 	w, err := Create(o)
 	require.NoError(t, err)
 	putAll(t, w, weights)
@@ -250,9 +254,9 @@ func TestWriterKeepsNothing(t *testing.T) {
 	name := testLinears[0].name
 	for _, direct := range []bool{false, true} {
 		out := filepath.Join(t.TempDir(), "out")
-		o := WriterOptions{Out: out, Source: src, Format: Lowbit{}, Direct: direct}
+		o := WriterOptions{Out: out, Source: src, Format: native.Format{}, Direct: direct}
 		for _, l := range layerNames() {
-			o.Layers = append(o.Layers, LayerOf(l.Name, weights[l.Name]))
+			o.Layers = append(o.Layers, layout.LayerOf(l.Name, weights[l.Name]))
 		}
 		w, err := Create(o)
 		require.NoError(t, err)
@@ -293,8 +297,8 @@ func TestWriterRefuses(t *testing.T) {
 		"dangling link": {func(o *WriterOptions) { o.Out = link }, "exists already"},
 		"under a file":  {func(o *WriterOptions) { o.Out = filepath.Join(file, "out") }, "not a directory"},
 		"foreign":       {func(o *WriterOptions) { o.Out, o.Resume = foreign, true }, "not an interrupted run"},
-		"no tensor":     {func(o *WriterOptions) { o.Layers = append(o.Layers, Layer{Name: "model.x"}) }, `no tensor "model.x.weight"`},
-		"vector":        {func(o *WriterOptions) { o.Layers = append(o.Layers, Layer{Name: "model.norm"}) }, "want a matrix"},
+		"no tensor":     {func(o *WriterOptions) { o.Layers = append(o.Layers, layout.Layer{Name: "model.x"}) }, `no tensor "model.x.weight"`},
+		"vector":        {func(o *WriterOptions) { o.Layers = append(o.Layers, layout.Layer{Name: "model.norm"}) }, "want a matrix"},
 		"twice":         {func(o *WriterOptions) { o.Layers = append(o.Layers, o.Layers[0]) }, "listed twice"},
 		"shape":         {func(o *WriterOptions) { o.Layers[1].Out, o.Layers[1].In = 96, 64 }, "shape [64 96], want [96 64]"},
 		"fingerprint":   {func(o *WriterOptions) { o.Fingerprint = json.RawMessage(`[1]`) }, "not a JSON object"},
@@ -302,7 +306,7 @@ func TestWriterRefuses(t *testing.T) {
 	} {
 		t.Run(what, func(t *testing.T) {
 			before := sortedNames(t, dir)
-			o := WriterOptions{Out: filepath.Join(dir, "out"), Source: src, Format: Lowbit{}, Layers: layerNames()}
+			o := WriterOptions{Out: filepath.Join(dir, "out"), Source: src, Format: native.Format{}, Layers: layerNames()}
 			c.change(&o)
 			_, err := Create(o)
 			require.ErrorContains(t, err, c.want)
@@ -311,14 +315,14 @@ func TestWriterRefuses(t *testing.T) {
 		})
 	}
 
-	w, err := Create(WriterOptions{Out: filepath.Join(dir, "out"), Source: src, Format: Lowbit{}, Layers: layerNames()})
+	w, err := Create(WriterOptions{Out: filepath.Join(dir, "out"), Source: src, Format: native.Format{}, Layers: layerNames()})
 	require.NoError(t, err)
 	require.ErrorContains(t, w.Put("model.norm", weights[name], nil), "not among those to write")
 	require.ErrorContains(t, w.Put(testLinears[1].name, weights[name], nil), "weight of shape [64 64], want [64 96]")
 	require.ErrorContains(t, w.Put(name, weights[name], json.RawMessage("{")), "not JSON")
 	bad := *weights[name]
 	bad.Scales = slices.Repeat([]float32{0.1}, len(bad.Scales))
-	require.ErrorIs(t, w.Put(name, &bad, nil), ErrUnsupported)
+	require.ErrorIs(t, w.Put(name, &bad, nil), layout.ErrUnsupported)
 	require.False(t, w.Done(name))
 	require.NoError(t, w.Put(name, weights[name], nil), "a refused layer may be put again")
 	require.NoError(t, w.Discard())
@@ -328,7 +332,7 @@ func TestWriterUnwritable(t *testing.T) {
 	if os.Getuid() == 0 {
 		// Root writes anywhere but where there is no file system to write to.
 		_, err := Create(WriterOptions{
-			Out: "/proc/lowbit-test/out", Source: openModel(t, writeModel(t, safetensors.BF16)), Format: Lowbit{}, Layers: layerNames(),
+			Out: "/proc/lowbit-test/out", Source: openModel(t, writeModel(t, safetensors.BF16)), Format: native.Format{}, Layers: layerNames(),
 		})
 		require.Error(t, err)
 		return
@@ -336,7 +340,7 @@ func TestWriterUnwritable(t *testing.T) {
 	dir := t.TempDir()
 	require.NoError(t, os.Chmod(dir, 0o555))
 	_, err := Create(WriterOptions{
-		Out: filepath.Join(dir, "out"), Source: openModel(t, writeModel(t, safetensors.BF16)), Format: Lowbit{}, Layers: layerNames(),
+		Out: filepath.Join(dir, "out"), Source: openModel(t, writeModel(t, safetensors.BF16)), Format: native.Format{}, Layers: layerNames(),
 	})
 	require.ErrorIs(t, err, os.ErrPermission)
 }
@@ -345,16 +349,16 @@ func TestWriterUnwritable(t *testing.T) {
 func TestWriterDirectMismatch(t *testing.T) {
 	src := openModel(t, writeModel(t, safetensors.BF16))
 	weights := testWeights()
-	o := WriterOptions{Out: filepath.Join(t.TempDir(), "out"), Source: src, Format: Lowbit{}, Direct: true}
+	o := WriterOptions{Out: filepath.Join(t.TempDir(), "out"), Source: src, Format: native.Format{}, Direct: true}
 	for _, l := range layerNames() {
-		o.Layers = append(o.Layers, LayerOf(l.Name, weights[l.Name]))
+		o.Layers = append(o.Layers, layout.LayerOf(l.Name, weights[l.Name]))
 	}
 	w, err := Create(o)
 	require.NoError(t, err)
 	l := testLinears[0]
-	other := randomWeight(1, l.out, l.in, quant.Scheme{Bits: 4, GroupSize: 32}, false, false)
+	other := formattest.RandomWeight(1, l.out, l.in, quant.Scheme{Bits: 4, GroupSize: 32}, false, false)
 	require.ErrorContains(t, w.Put(l.name, other, nil), "planned was")
-	sym := randomWeight(1, l.out, l.in, quant.Scheme{Bits: 3, GroupSize: 32, Symmetric: true}, false, false)
+	sym := formattest.RandomWeight(1, l.out, l.in, quant.Scheme{Bits: 3, GroupSize: 32, Symmetric: true}, false, false)
 	require.ErrorContains(t, w.Put(l.name, sym, nil), "3 tensors, 4 were planned")
 	require.NoError(t, w.Close())
 }
@@ -364,20 +368,20 @@ func TestConvert(t *testing.T) {
 		source := writeModel(t, dtype)
 		weights := testWeights()
 		packed := filepath.Join(t.TempDir(), "packed")
-		w, err := Create(WriterOptions{Out: packed, Source: openModel(t, source), Format: Lowbit{}, Layers: layerNames()})
+		w, err := Create(WriterOptions{Out: packed, Source: openModel(t, source), Format: native.Format{}, Layers: layerNames()})
 		require.NoError(t, err)
 		putAll(t, w, weights)
 		require.NoError(t, w.Finish(t.Context()))
 
 		again := filepath.Join(t.TempDir(), "again")
-		require.NoError(t, Convert(t.Context(), WriterOptions{Out: again, Source: openModel(t, packed), Format: Lowbit{}}))
+		require.NoError(t, Convert(t.Context(), WriterOptions{Out: again, Source: openModel(t, packed), Format: native.Format{}}))
 		if dtype == safetensors.BF16 {
 			checkResult(t, again, source, weights)
 		}
 
-		dense := filepath.Join(t.TempDir(), "dense")
-		require.NoError(t, Convert(t.Context(), WriterOptions{Out: dense, Source: openModel(t, packed), Format: Dense{}}))
-		m := openModel(t, dense)
+		folder := filepath.Join(t.TempDir(), "dense")
+		require.NoError(t, Convert(t.Context(), WriterOptions{Out: folder, Source: openModel(t, packed), Format: dense.Format{}}))
+		m := openModel(t, folder)
 		require.Empty(t, m.Quantized())
 		require.NotContains(t, string(m.Config()), "quantization_config")
 		for _, l := range testLinears {
@@ -389,7 +393,7 @@ func TestConvert(t *testing.T) {
 				require.InDelta(t, want.Data[i], got.Data[i], float64(1.0/256)*abs(want.Data[i]))
 			}
 		}
-		err = Convert(t.Context(), WriterOptions{Out: dense + "2", Source: m, Format: Lowbit{}})
+		err = Convert(t.Context(), WriterOptions{Out: folder + "2", Source: m, Format: native.Format{}})
 		require.ErrorContains(t, err, "nothing in the model is quantized")
 	}
 }
@@ -400,7 +404,7 @@ func TestDense(t *testing.T) {
 	source := writeModel(t, safetensors.F32)
 	weights := testWeights()
 	out := filepath.Join(t.TempDir(), "out")
-	w, err := Create(WriterOptions{Out: out, Source: openModel(t, source), Format: Dense{}, Layers: layerNames()})
+	w, err := Create(WriterOptions{Out: out, Source: openModel(t, source), Format: dense.Format{}, Layers: layerNames()})
 	require.NoError(t, err)
 	putAll(t, w, weights)
 	require.NoError(t, w.Finish(t.Context()))
@@ -412,17 +416,17 @@ func TestDense(t *testing.T) {
 		require.Equal(t, weights[l.name].Dequantize(), d)
 	}
 
-	l := LayerOf("x", randomWeight(1, 4, 4, quant.Scheme{Bits: 4, GroupSize: 4, ScaleType: quant.F32}, false, false))
+	l := layout.LayerOf("x", formattest.RandomWeight(1, 4, 4, quant.Scheme{Bits: 4, GroupSize: 4, ScaleType: quant.F32}, false, false))
 	l.DType = safetensors.F16
-	big := randomWeight(1, 4, 4, l.Scheme, false, false)
+	big := formattest.RandomWeight(1, 4, 4, l.Scheme, false, false)
 	big.Scales[2] = 1e9
-	_, err = Dense{}.Encode(l, big)
+	_, err = dense.Format{}.Encode(l, big)
 	require.ErrorContains(t, err, "too large for F16")
 	l.DType = safetensors.I32
-	require.ErrorIs(t, Dense{}.Check(l), ErrUnsupported)
+	require.ErrorIs(t, dense.Format{}.Check(l), layout.ErrUnsupported)
 }
 
-func sortedSpecs(specs []Spec) []Spec {
-	slices.SortFunc(specs, func(a, b Spec) int { return strings.Compare(a.Name, b.Name) })
+func sortedSpecs(specs []layout.Spec) []layout.Spec {
+	slices.SortFunc(specs, func(a, b layout.Spec) int { return strings.Compare(a.Name, b.Name) })
 	return specs
 }

@@ -49,7 +49,14 @@ var withoutEffect = map[string][]string{
 		"summary_use_proj", "summary_type", "summary_proj_to_labels", "summary_first_dropout", "summary_activation",
 		"reorder_and_upcast_attn",
 	},
-	"bloom": {"slow_but_exact"},
+	"bloom":        {"slow_but_exact"},
+	"qwen2_moe":    {"sliding_window"},
+	"deepseek_v2":  {"qk_head_dim", "head_dim", "norm_topk_prob"},
+	"deepseek_v3":  {"qk_head_dim", "head_dim", "num_nextn_predict_layers"},
+	"glm4_moe":     {"num_nextn_predict_layers"},
+	"ernie4_5_moe": {"moe_layer_end_index"}, // -1, the last
+	"gpt_oss":      {"hidden_act"},
+	"phimoe":       {"input_jitter_noise", "num_experts_per_tok"}, // always two
 	"falcon": {
 		// The new architecture and one key head each make some of these idle.
 		"parallel_attn", "num_ln_in_parallel_attn", "num_kv_heads", "multi_query",
