@@ -334,6 +334,41 @@ func (m *Model) CheckShapes(w Weights) error {
 	return nil
 }
 
+// TensorShape is a tensor that a model needs.
+type TensorShape struct {
+	Name  string
+	Shape []int
+}
+
+// Tensors lists all tensors of the model as they are stored where nothing is
+// quantized, block by block.
+func (m *Model) Tensors() []TensorShape {
+	var all []TensorShape
+	seen := map[string]bool{}
+	add := func(name string, shape []int) {
+		if !seen[name] {
+			seen[name] = true
+			all = append(all, TensorShape{name, shape})
+		}
+	}
+	for _, t := range m.outerTensors() {
+		add(t.path, t.shape)
+	}
+	for _, p := range m.Blocks {
+		for i, t := range p.params {
+			add(p.paramName(i), t.shape)
+		}
+		for _, l := range p.Linears {
+			s := l.Stored()
+			add(s.Weight, s.WeightShape(l.In))
+			if s.Bias != "" {
+				add(s.Bias, s.BiasShape())
+			}
+		}
+	}
+	return all
+}
+
 // outerTensors are the tensors outside the blocks.
 func (c *Config) outerTensors() []param {
 	width := c.embedWidth()
