@@ -39,6 +39,10 @@ type Config struct {
 	// current one included; 0 is full attention. nil is full attention everywhere.
 	Windows []int
 
+	// Activation is that of the MLP, by its name in config.json, in architectures
+	// that llama.cpp has; "" in others.
+	Activation string
+
 	// Biases and norms that some architectures have or have not by configuration.
 	QKVBias, OBias, MLPBias, QKNorm bool
 
@@ -160,6 +164,9 @@ func ParseConfig(data []byte) (*Model, error) {
 	c := &m.Config
 	c.ModelType = m.Arch.Type
 	block := m.Arch.read(f, c)
+	if m.Arch.GGUF != nil {
+		c.Activation = f.str("hidden_act", "silu")
+	}
 	if f.err != nil {
 		return nil, f.err
 	}
