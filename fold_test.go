@@ -296,29 +296,29 @@ func TestFoldPlan(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
 		o     options
-		folds folding
+		folds []bool
 		want  map[string]string
 		err   string
 	}{
-		{"lowbit stores all", options{format: "lowbit", arms: "all"}, folding{}, same("[oc oc+in ic ic+row]"), ""},
-		{"unless told to fold", options{format: "lowbit", arms: "all", fold: FoldOn}, folding{true, true, true, true},
+		{"lowbit stores all", options{format: "lowbit", arms: "all"}, nil, same("[oc oc+in ic ic+row]"), ""},
+		{"unless told to fold", options{format: "lowbit", arms: "all", fold: FoldOn}, []bool{true, true, true, true},
 			with(same("[oc ic ic+row]"), "v", "[oc ic]", "up", "[oc ic]"), ""},
-		{"gptq", options{format: "gptq_v2", arms: "oc,oc+in"}, folding{true, true, true, true}, same("[oc]"), ""},
-		{"input scales alone", options{format: "gptq_v2", arms: "oc+in"}, folding{true, true, true, true}, same("[oc]"), ""},
-		{"nothing to fold", options{format: "gptq_v2", arms: "oc", fold: FoldOn}, folding{}, same("[oc]"), ""},
-		{"off", options{format: "gptq_v2", arms: "oc,oc+in", fold: FoldOff}, folding{}, nil, "has no input scales"},
-		{"no axis ic", options{format: "gptq_v2", arms: "all"}, folding{}, nil, "axis ic does not fit"},
-		{"fit", options{format: "gptq_v2", arms: "all", fit: FitOn}, folding{true, true, true, true}, same("[oc]"), ""},
-		{"fit to groups", options{format: "gptq_v2", arms: "all", fit: FitOn, group: 96}, folding{true, true, true, true}, same("[oc]"), ""},
-		{"row scales of v and up only", options{format: "lowbit", arms: "ic,ic+row", fold: FoldOn}, folding{false, true, false, true},
+		{"gptq", options{format: "gptq_v2", arms: "oc,oc+in"}, []bool{true, true, true, true}, same("[oc]"), ""},
+		{"input scales alone", options{format: "gptq_v2", arms: "oc+in"}, []bool{true, true, true, true}, same("[oc]"), ""},
+		{"nothing to fold", options{format: "gptq_v2", arms: "oc", fold: FoldOn}, nil, same("[oc]"), ""},
+		{"off", options{format: "gptq_v2", arms: "oc,oc+in", fold: FoldOff}, nil, nil, "has no input scales"},
+		{"no axis ic", options{format: "gptq_v2", arms: "all"}, nil, nil, "axis ic does not fit"},
+		{"fit", options{format: "gptq_v2", arms: "all", fit: FitOn}, []bool{true, true, true, true}, same("[oc]"), ""},
+		{"fit to groups", options{format: "gptq_v2", arms: "all", fit: FitOn, group: 96}, []bool{true, true, true, true}, same("[oc]"), ""},
+		{"row scales of v and up only", options{format: "lowbit", arms: "ic,ic+row", fold: FoldOn}, []bool{false, true, false, true},
 			with(same("[ic ic+row]"), "v", "[ic]", "up", "[ic]"), ""},
-		{"dense v", options{format: "gptq_v2", arms: "oc,oc+in", fit: FitOn, skip: "v_proj"}, folding{false, false, true, true},
+		{"dense v", options{format: "gptq_v2", arms: "oc,oc+in", fit: FitOn, skip: "v_proj"}, []bool{false, false, true, true},
 			with(same("[oc]"), "v", "dense"), ""},
-		{"dense gate", options{format: "lowbit", arms: "oc,oc+in", fold: FoldOn, skip: "gate_proj"}, folding{true, true, false, true},
+		{"dense gate", options{format: "lowbit", arms: "oc,oc+in", fold: FoldOn, skip: "gate_proj"}, []bool{true, true, false, true},
 			with(same("[oc]"), "gate", "dense", "up", "[oc oc+in]"), ""},
-		{"dense down", options{format: "lowbit", arms: "oc,oc+in", fold: FoldOn, skip: "down_proj"}, folding{true, true, true, false},
+		{"dense down", options{format: "lowbit", arms: "oc,oc+in", fold: FoldOn, skip: "down_proj"}, []bool{true, true, true, false},
 			with(same("[oc]"), "down", "dense"), ""},
-		{"dense v, no fit", options{format: "gptq_v2", arms: "oc,oc+in", skip: "v_proj"}, folding{}, nil, "has no input scales"},
+		{"dense v, no fit", options{format: "gptq_v2", arms: "oc,oc+in", skip: "v_proj"}, nil, nil, "has no input scales"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			o := quick(t)
@@ -339,9 +339,12 @@ func TestFoldPlan(t *testing.T) {
 			}
 			require.NoError(t, err)
 			defer j.close()
+			if tt.folds == nil {
+				tt.folds = make([]bool, 4)
+			}
 			for b, k := range j.folds {
-				require.Equal(t, tt.folds, k)
-				for i, l := range j.cfg.Linears(b) {
+				require.Equal(t, tt.folds, k.stages)
+				for i, l := range j.model.Blocks[b].Linears {
 					p := j.plan[l.Name]
 					got := fmt.Sprint(p.arms)
 					if p.dense {

@@ -207,17 +207,17 @@ func (f *fields) object(key string) *fields {
 // size0 reads a number that is not negative.
 func (f *fields) size0(key string, missing int) int {
 	v := f.int(key, missing)
-	if f.err == nil && v < 0 {
-		f.fail(key, "%d, want no negative number", v)
+	if f.err == nil && (v < 0 || v > maxWidth) {
+		f.fail(key, "%d, want 0 to %d", v, maxWidth)
 	}
-	return max(v, 0)
+	return min(max(v, 0), maxWidth)
 }
 
 // size reads a positive number.
 func (f *fields) size(key string, missing int) int {
 	v := f.int(key, missing)
-	if f.err == nil && v < 1 {
-		f.fail(key, "%d, want a positive number", v)
+	if f.err == nil && (v < 1 || v > maxWidth) {
+		f.fail(key, "%d, want 1 to %d", v, maxWidth)
 		v = 1
 	}
 	return max(v, 1)

@@ -39,6 +39,10 @@ type Config struct {
 	// current one included; 0 is full attention. nil is full attention everywhere.
 	Windows []int
 
+	// Activation is that of the MLP, by its name in config.json, in architectures
+	// that llama.cpp has; "" in others.
+	Activation string
+
 	// Biases and norms that some architectures have or have not by configuration.
 	QKVBias, OBias, MLPBias, QKNorm bool
 
@@ -164,6 +168,9 @@ func ParseConfig(data []byte) (*Model, error) {
 	c := &m.Config
 	c.ModelType = m.Arch.Type
 	block := m.Arch.read(f, c)
+	if m.Arch.GGUF != nil {
+		c.Activation = f.str("hidden_act", "silu")
+	}
 	if f.err != nil {
 		return nil, f.err
 	}
@@ -236,7 +243,9 @@ func (a *Architecture) is(class string) bool {
 const (
 	maxLayers  = 1 << 14
 	maxWidth   = 1 << 24
+	maxHeads   = 1 << 13
 	maxExperts = 1 << 12
+	allExperts = 1 << 17 // in all layers together
 )
 
 // validate checks that the values fit each other. Errors name the key of
@@ -253,8 +262,8 @@ func (c *Config) validate() error {
 		{"vocab_size", c.Vocab, maxWidth},
 	}
 	if !c.noAttention {
-		sizes = append(sizes, size{"num_attention_heads", c.Heads, maxWidth},
-			size{"num_key_value_heads", c.KVHeads, maxWidth}, size{"head_dim", c.HeadDim, maxWidth})
+		sizes = append(sizes, size{"num_attention_heads", c.Heads, maxHeads},
+			size{"num_key_value_heads", c.KVHeads, maxHeads}, size{"head_dim", c.HeadDim, maxWidth})
 	}
 	for _, s := range sizes {
 		if s.value < 1 || s.value > s.max {
@@ -269,6 +278,9 @@ func (c *Config) validate() error {
 	}
 	if c.Experts < 0 || c.Experts > maxExperts {
 		return fmt.Errorf(`"num_experts": %d, want 0 to %d`, c.Experts, maxExperts)
+	}
+	if c.Experts*c.Layers > allExperts {
+		return fmt.Errorf(`"num_experts": %d in %d layers are over %d`, c.Experts, c.Layers, allExperts)
 	}
 	if c.MaxPosition < 0 {
 		return fmt.Errorf(`"max_position_embeddings": %d, want a positive number`, c.MaxPosition)
@@ -338,6 +350,41 @@ func (m *Model) CheckShapes(w Weights) error {
 		}
 	}
 	return nil
+}
+
+// TensorShape is a tensor that a model needs.
+type TensorShape struct {
+	Name  string
+	Shape []int
+}
+
+// Tensors lists all tensors of the model as they are stored where nothing is
+// quantized, block by block.
+func (m *Model) Tensors() []TensorShape {
+	var all []TensorShape
+	seen := map[string]bool{}
+	add := func(name string, shape []int) {
+		if !seen[name] {
+			seen[name] = true
+			all = append(all, TensorShape{name, shape})
+		}
+	}
+	for _, t := range m.outerTensors() {
+		add(t.path, t.shape)
+	}
+	for _, p := range m.Blocks {
+		for i, t := range p.params {
+			add(p.paramName(i), t.shape)
+		}
+		for _, l := range p.Linears {
+			s := l.Stored()
+			add(s.Weight, s.WeightShape(l.In))
+			if s.Bias != "" {
+				add(s.Bias, s.BiasShape())
+			}
+		}
+	}
+	return all
 }
 
 // outerTensors are the tensors outside the blocks.

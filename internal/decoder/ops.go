@@ -359,6 +359,9 @@ func (r *Runner) linear(dst, x *tensor.Matrix, l *Linear, add bool) {
 	if add {
 		beta = 1
 	}
+	if r.Inputs != nil {
+		x = r.Inputs(x)
+	}
 	if r.BF16 {
 		tensor.GemmBF16(false, true, 1, x, l.Weight, beta, dst, r.workers)
 	} else {

@@ -25,6 +25,11 @@ type Runner struct {
 	// meant for models whose weights are bfloat16: those it leaves as they are.
 	BF16 bool
 
+	// Inputs, if not nil, returns what the linear layers of blocks are given
+	// instead of x [rows, in]: x rounded, say. It may be wider than x where
+	// weights are.
+	Inputs func(x *tensor.Matrix) *tensor.Matrix
+
 	workers int
 	tables  map[*Rope]*ropeTable
 	attn    sync.Pool // of *attnScratch

@@ -1,4 +1,5 @@
-package checkpoint
+// Package ggufmodel reads and writes models in GGUF files, llama.cpp's format.
+package ggufmodel
 
 import (
 	"encoding/json"
@@ -12,7 +13,7 @@ import (
 	"github.com/golowbit/lowbit/safetensors"
 )
 
-// GGUF is llama.cpp's one-file format, for the architectures llama (Mistral
+// Format is llama.cpp's one-file format, for the architectures llama (Mistral
 // too), qwen2 and qwen3. What is quantized is stored bit by bit: no scale and
 // no code is changed, so that the engine's weights are those of
 // quant.Weight.Dequantize.
@@ -28,7 +29,7 @@ import (
 //
 // Norms and biases are F32. The engine quantizes the inputs of quantized
 // linears to 8 bits when it runs; the weights are exact all the same.
-type GGUF struct {
+type Format struct {
 	// Dense is the type of the embedding, the output head and of linears
 	// that are not quantized: F16 (the default), F32 or BF16.
 	Dense safetensors.DType
@@ -40,17 +41,17 @@ type GGUF struct {
 const ggufName = "gguf"
 
 // Name returns "gguf".
-func (GGUF) Name() string { return ggufName }
+func (Format) Name() string { return ggufName }
 
 // Check accepts linears of the Llama family with groups along the input
 // dimension that are whole blocks of 32, and half-float scales.
-func (g GGUF) Check(l layout.Layer) error {
+func (g Format) Check(l layout.Layer) error {
 	if err := layout.CheckScheme(l); err != nil {
 		return err
 	}
 	s := l.Scheme
 	switch {
-	case !ggufLinear.MatchString(l.Name):
+	case !namedLinear.MatchString(l.Name):
 		return layout.Unsupported("the name %q is of no linear of llama, qwen2 or qwen3; use format lowbit or dense", l.Name)
 	case s.Axis != quant.OC:
 		return layout.Unsupported("groups lie along the input dimension in GGUF; use axis oc, or format hqq or lowbit")
@@ -71,12 +72,12 @@ func (g GGUF) Check(l layout.Layer) error {
 }
 
 // Engines says that the engines of GGUF files load it.
-func (GGUF) Engines([]layout.Layer) []layout.Note {
+func (Format) Engines([]layout.Layer) []layout.Note {
 	return []layout.Note{{Engine: layout.EngineLlamaCPP, Accepted: true}, {Engine: layout.EngineOllama, Accepted: true}}
 }
 
-// ggufBlock is the block type that holds a scheme exactly.
-func ggufBlock(s quant.Scheme) gguf.Type {
+// blockType is the block type that holds a scheme exactly.
+func blockType(s quant.Scheme) gguf.Type {
 	switch {
 	case s.Bits <= 3, s.Bits == 4 && s.Symmetric:
 		return gguf.Q4_0
@@ -88,13 +89,13 @@ func ggufBlock(s quant.Scheme) gguf.Type {
 	return gguf.Q8_0
 }
 
-// packGGUF returns the blocks of a weight. row, if not nil, gives the place
+// packRows returns the blocks of a weight. row, if not nil, gives the place
 // of each row. A weight the type cannot hold exactly is an error.
-func packGGUF(w *quant.Weight, t gguf.Type, row func(r int) int) ([]byte, error) {
+func packRows(w *quant.Weight, t gguf.Type, row func(r int) int) ([]byte, error) {
 	if err := w.Validate(); err != nil {
 		return nil, err
 	}
-	p := ggufPacker{t: t, w: w, codes: make([]uint8, w.In)}
+	p := packer{t: t, w: w, codes: make([]uint8, w.In)}
 	n := t.RowBytes(w.In)
 	data := make([]byte, n*w.Out)
 	for r := range w.Out {
@@ -109,13 +110,13 @@ func packGGUF(w *quant.Weight, t gguf.Type, row func(r int) int) ([]byte, error)
 	return data, nil
 }
 
-type ggufPacker struct {
+type packer struct {
 	t     gguf.Type
 	w     *quant.Weight
 	codes []uint8
 }
 
-func (p *ggufPacker) row(dst []byte, r int) error {
+func (p *packer) row(dst []byte, r int) error {
 	w, t := p.w, p.t
 	w.Line(p.codes, r)
 	size, limit := t.BlockBytes(), 1<<t.Bits()-1
@@ -148,7 +149,7 @@ func (p *ggufPacker) row(dst []byte, r int) error {
 }
 
 // CheckModel says whether the engine has the model's architecture.
-func (g GGUF) CheckModel(config json.RawMessage) error {
+func (g Format) CheckModel(config json.RawMessage) error {
 	switch g.Dense {
 	case "", safetensors.F16, safetensors.F32, safetensors.BF16:
 	default:
@@ -159,7 +160,7 @@ func (g GGUF) CheckModel(config json.RawMessage) error {
 }
 
 // denseType is the type in which a dense matrix is stored.
-func (g GGUF) denseType(name string, cols int) gguf.Type {
+func (g Format) denseType(name string, cols int) gguf.Type {
 	if g.Q8Embeddings && (name == embeddingName || name == headName) && cols%gguf.BlockLen == 0 {
 		return gguf.Q8_0
 	}
@@ -176,7 +177,7 @@ func (g GGUF) denseType(name string, cols int) gguf.Type {
 // reads from rope_freqs.weight: "llama3" scaling of transformers'
 // modeling_rope_utils, by the turns a frequency makes in the context of the
 // first training. nil where the scaling is no "llama3".
-func ropeFactors(m *ggufShape) []float32 {
+func ropeFactors(m *modelShape) []float32 {
 	if m.scaling.kind != "llama3" {
 		return nil
 	}
