@@ -83,6 +83,9 @@ func (m *Model) headBeside(w Weights, prefix string) string {
 // any tells whether there is a tensor of the block under a prefix.
 func (p *Program) any(w Weights, block string) bool {
 	prefix := fmt.Sprintf(block, p.Index)
+	if slices.ContainsFunc(p.params, func(t param) bool { return w.Has(prefix + t.path) }) {
+		return true
+	}
 	return slices.ContainsFunc(p.Linears, func(l LinearInfo) bool {
 		return w.Has(prefix+l.Path+".weight") || w.Has(prefix+strings.TrimPrefix(l.Stored().Weight, p.prefix))
 	})

@@ -14,7 +14,7 @@ func gemma3Arch() *Architecture {
 			c.head.cap = f.float("final_logit_softcapping", 0)
 			pattern := f.size("sliding_window_pattern", f.size("_sliding_window_pattern", 6))
 			c.setWindows(f, c.layerTypes(f, slidingBut(pattern)), slidingWindow(f, 4096))
-			c.Rope = c.readRope(f, fullAttention, 1e6)
+			c.Rope = c.layerRope(f, 1e6)
 			local := c.localRope(f)
 			scale := 1 / math.Sqrt(f.float("query_pre_attn_scalar", 256))
 			cap := f.float("attn_logit_softcapping", 0)

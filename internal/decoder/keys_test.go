@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/golowbit/lowbit/internal/decoder"
 	"github.com/golowbit/lowbit/safetensors"
 )
 
@@ -123,5 +124,39 @@ func eachKey(config map[string]any, prefix string, f func(path string)) {
 		}
 		f(prefix + key)
 		config[key] = old
+	}
+}
+
+// TestWrongKeys puts values that make no sense into each key of each config.json
+// in turn: what is accepted has blocks, what is not gives an error, nothing panics.
+func TestWrongKeys(t *testing.T) {
+	dirs, err := filepath.Glob("../../testdata/architectures/*")
+	require.NoError(t, err)
+	for _, dir := range dirs {
+		data, err := os.ReadFile(filepath.Join(dir, "config.json"))
+		require.NoError(t, err)
+		var config map[string]any
+		require.NoError(t, json.Unmarshal(data, &config))
+		var try func(m map[string]any)
+		try = func(m map[string]any) {
+			for key, old := range m {
+				if inner, ok := old.(map[string]any); ok {
+					try(inner)
+				}
+				for _, wrong := range []any{nil, -1, 0, 3, 1 << 40, 0.5, "x", true, []any{}, []any{1.0, "x"}, map[string]any{}, map[string]any{"full_attention": 1}} {
+					m[key] = wrong
+					data, err := json.Marshal(config)
+					require.NoError(t, err)
+					parsed, err := decoder.ParseConfig(data)
+					require.True(t, err != nil || len(parsed.Blocks) == parsed.Layers, "%s %s %v", dir, key, wrong)
+				}
+				delete(m, key)
+				data, err := json.Marshal(config)
+				require.NoError(t, err)
+				_, _ = decoder.ParseConfig(data)
+				m[key] = old
+			}
+		}
+		try(config)
 	}
 }

@@ -39,6 +39,10 @@ type Config struct {
 	// current one included; 0 is full attention. nil is full attention everywhere.
 	Windows []int
 
+	// Activation is that of the MLP, by its name in config.json, in architectures
+	// that llama.cpp has; "" in others.
+	Activation string
+
 	// Biases and norms that some architectures have or have not by configuration.
 	QKVBias, OBias, MLPBias, QKNorm bool
 
@@ -160,6 +164,9 @@ func ParseConfig(data []byte) (*Model, error) {
 	c := &m.Config
 	c.ModelType = m.Arch.Type
 	block := m.Arch.read(f, c)
+	if m.Arch.GGUF != nil {
+		c.Activation = f.str("hidden_act", "silu")
+	}
 	if f.err != nil {
 		return nil, f.err
 	}
@@ -232,6 +239,7 @@ func (a *Architecture) is(class string) bool {
 const (
 	maxLayers  = 1 << 14
 	maxWidth   = 1 << 24
+	maxHeads   = 1 << 13
 	maxExperts = 1 << 12
 )
 
@@ -245,8 +253,8 @@ func (c *Config) validate() error {
 		{"hidden_size", c.Hidden, maxWidth},
 		{"intermediate_size", c.Intermediate, maxWidth},
 		{"num_hidden_layers", c.Layers, maxLayers},
-		{"num_attention_heads", c.Heads, maxWidth},
-		{"num_key_value_heads", c.KVHeads, maxWidth},
+		{"num_attention_heads", c.Heads, maxHeads},
+		{"num_key_value_heads", c.KVHeads, maxHeads},
 		{"head_dim", c.HeadDim, maxWidth},
 		{"vocab_size", c.Vocab, maxWidth},
 	} {
