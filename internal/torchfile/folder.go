@@ -31,9 +31,8 @@ type Folder struct {
 
 // OpenFolder opens pytorch_model.bin or, where there is none, the shards that
 // pytorch_model.bin.index.json names. A folder with neither is an error that
-// wraps fs.ErrNotExist. A tensor of the index that its shard does not have is
-// an error. The same name in two shards is one unless only the index's shard
-// counts it: PyTorch shards repeat nothing.
+// wraps fs.ErrNotExist. Every tensor of the index must be in the shard it is
+// said to be in, and none in two shards.
 func OpenFolder(dir string) (*Folder, error) {
 	f, err := Open(filepath.Join(dir, SingleName))
 	if err == nil {
