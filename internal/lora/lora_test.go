@@ -323,3 +323,36 @@ func FuzzConfig(f *testing.F) {
 		c.scale("a.b")
 	})
 }
+
+// TestAgainstPEFT compares with merge_and_unload (testdata/generate.py).
+func TestAgainstPEFT(t *testing.T) {
+	for _, name := range []string{"llama", "llama-rs", "gpt2"} {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join("testdata", name)
+			file := func(n string) safeFile {
+				f, err := safetensors.Open(filepath.Join(dir, n))
+				require.NoError(t, err)
+				return safeFile{f, n}
+			}
+			a, err := Open(dir)
+			require.NoError(t, err)
+			m, err := a.Merge(file("base.safetensors"), false)
+			require.NoError(t, err)
+			defer m.Close()
+			want := file("merged.safetensors")
+			defer want.Close()
+			for _, n := range m.Names() {
+				if _, ok := want.Info(n); !ok {
+					require.False(t, m.Changed(n), n)
+					continue
+				}
+				require.True(t, m.Changed(n), n)
+				w, got := read(t, want, n), read(t, m, n)
+				require.Len(t, got, len(w))
+				for i := range w {
+					require.InDelta(t, w[i], got[i], 1e-6, "%s element %d", n, i)
+				}
+			}
+		})
+	}
+}
