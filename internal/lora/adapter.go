@@ -9,27 +9,15 @@ import (
 	"strings"
 
 	"github.com/golowbit/lowbit/internal/torchfile"
+	"github.com/golowbit/lowbit/internal/weights"
 	"github.com/golowbit/lowbit/safetensors"
 )
-
-// Tensors reads tensors by name: what is merged and what it is merged onto. It
-// is safe for concurrent use until Close.
-type Tensors interface {
-	Names() []string
-	// Info describes a tensor: its name, type and shape.
-	Info(name string) (safetensors.TensorInfo, bool)
-	// ReadAt fills p with the tensor's bytes from offset off on.
-	ReadAt(name string, p []byte, off int64) error
-	// Path names the file that holds the tensor, for messages.
-	Path(name string) string
-	Close() error
-}
 
 // Adapter is an opened adapter.
 type Adapter struct {
 	dir     string
 	config  *config
-	src     Tensors
+	src     weights.Tensors
 	pairs   []pair
 	replace []replacement
 }
@@ -69,11 +57,10 @@ func Open(dir string) (*Adapter, error) {
 	return a, nil
 }
 
-func openTensors(dir string) (Tensors, error) {
-	st := filepath.Join(dir, "adapter_model.safetensors")
-	f, err := safetensors.Open(st)
+func openTensors(dir string) (weights.Tensors, error) {
+	f, err := safetensors.Open(filepath.Join(dir, "adapter_model.safetensors"))
 	if err == nil {
-		return safeFile{f, st}, nil
+		return weights.Safetensors(f, dir), nil
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
@@ -86,25 +73,6 @@ func openTensors(dir string) (Tensors, error) {
 		return nil, err
 	}
 	return t, nil
-}
-
-// safeFile is a safetensors file as Tensors.
-type safeFile struct {
-	*safetensors.File
-	path string
-}
-
-func (f safeFile) Path(string) string { return f.path }
-
-func (f safeFile) ReadAt(name string, p []byte, off int64) error {
-	s, err := f.Section(name)
-	if err != nil {
-		return err
-	}
-	if n, err := s.ReadAt(p, off); n < len(p) {
-		return fmt.Errorf("%s: tensor %q: reading: %w", f.path, name, err)
-	}
-	return nil
 }
 
 // sort tells pairs from replacements.

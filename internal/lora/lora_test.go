@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
+	"github.com/golowbit/lowbit/internal/weights"
 	"github.com/golowbit/lowbit/safetensors"
 )
 
@@ -84,7 +85,7 @@ func random(n int) []float32 {
 	return v
 }
 
-func read(t require.TestingT, m Tensors, name string) []float32 {
+func read(t require.TestingT, m weights.Tensors, name string) []float32 {
 	info, ok := m.Info(name)
 	require.True(t, ok)
 	p := make([]byte, info.Size())
@@ -329,10 +330,10 @@ func TestAgainstPEFT(t *testing.T) {
 	for _, name := range []string{"llama", "llama-rs", "gpt2"} {
 		t.Run(name, func(t *testing.T) {
 			dir := filepath.Join("testdata", name)
-			file := func(n string) safeFile {
+			file := func(n string) weights.Tensors {
 				f, err := safetensors.Open(filepath.Join(dir, n))
 				require.NoError(t, err)
-				return safeFile{f, n}
+				return weights.Safetensors(f, dir)
 			}
 			a, err := Open(dir)
 			require.NoError(t, err)

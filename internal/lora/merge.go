@@ -7,15 +7,16 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/golowbit/lowbit/internal/weights"
 	"github.com/golowbit/lowbit/safetensors"
 	"github.com/golowbit/lowbit/tensor"
 )
 
-// Merged is a base with an adapter merged into it. It implements Tensors:
+// Merged is a base with an adapter merged into it. It implements weights.Tensors:
 // names are the base's, in its order; what the adapter changes is F32 (or, if
 // it is replaced whole, of the adapter's type).
 type Merged struct {
-	base, adapter Tensors
+	base, adapter weights.Tensors
 	deltas        map[string]delta  // by the base's name
 	replaced      map[string]string // the base's name to the adapter's
 	vocab         int
@@ -47,7 +48,7 @@ const keptFactors = 8
 // Merge lays the adapter over the base. Merged takes both over and closes
 // them; after an error they are still the caller's. tied says that the base's
 // head is its embedding.
-func (a *Adapter) Merge(base Tensors, tied bool) (*Merged, error) {
+func (a *Adapter) Merge(base weights.Tensors, tied bool) (*Merged, error) {
 	m := &Merged{base: base, adapter: a.src, deltas: map[string]delta{}, replaced: map[string]string{}}
 	for _, p := range a.pairs {
 		d, err := a.delta(base, p, tied)
@@ -70,7 +71,7 @@ func (a *Adapter) Merge(base Tensors, tied bool) (*Merged, error) {
 var floatTypes = []safetensors.DType{safetensors.F32, safetensors.F16, safetensors.BF16, safetensors.F64}
 
 // delta finds the base's tensor of a pair and checks the shapes.
-func (a *Adapter) delta(base Tensors, p pair, tied bool) (delta, error) {
+func (a *Adapter) delta(base weights.Tensors, p pair, tied bool) (delta, error) {
 	fail := func(format string, args ...any) (delta, error) {
 		return delta{}, fmt.Errorf("%s: module %q: %w", a.src.Path(p.a), p.module, fmt.Errorf(format, args...))
 	}
@@ -120,7 +121,7 @@ func isHead(module string) bool { return module == "lm_head" || strings.HasSuffi
 
 // findName finds a tensor of the base whose name may lack or have the prefixes
 // with which models are wrapped.
-func findName(base Tensors, name string) (string, bool) {
+func findName(base weights.Tensors, name string) (string, bool) {
 	bare := name
 	for _, p := range []string{"model.language_model.", "language_model.model.", "language_model.", "model."} {
 		if s, ok := strings.CutPrefix(name, p); ok {
@@ -233,10 +234,10 @@ func (m *Merged) Changed(name string) bool {
 	return d || r
 }
 
-// Names implements Tensors.
+// Names implements weights.Tensors.
 func (m *Merged) Names() []string { return m.base.Names() }
 
-// Info implements Tensors.
+// Info implements weights.Tensors.
 func (m *Merged) Info(name string) (safetensors.TensorInfo, bool) {
 	_, changed := m.deltas[name]
 	src, from := m.origin(name)
@@ -249,23 +250,23 @@ func (m *Merged) Info(name string) (safetensors.TensorInfo, bool) {
 }
 
 // origin is where the values come from, before a delta is added.
-func (m *Merged) origin(name string) (Tensors, string) {
+func (m *Merged) origin(name string) (weights.Tensors, string) {
 	if from, ok := m.replaced[name]; ok {
 		return m.adapter, from
 	}
 	return m.base, name
 }
 
-// Path implements Tensors.
+// Path implements weights.Tensors.
 func (m *Merged) Path(name string) string {
 	src, from := m.origin(name)
 	return src.Path(from)
 }
 
-// Close implements Tensors.
+// Close implements weights.Tensors.
 func (m *Merged) Close() error { return errors.Join(m.base.Close(), m.adapter.Close()) }
 
-// ReadAt implements Tensors.
+// ReadAt implements weights.Tensors.
 func (m *Merged) ReadAt(name string, p []byte, off int64) error {
 	d, ok := m.deltas[name]
 	if !ok {
@@ -329,7 +330,7 @@ func (m *Merged) origins(name string, first, n int) ([]float32, error) {
 	return readFloats(src, t, first, n)
 }
 
-func readFloats(src Tensors, t safetensors.TensorInfo, first, n int) ([]float32, error) {
+func readFloats(src weights.Tensors, t safetensors.TensorInfo, first, n int) ([]float32, error) {
 	width := int64(t.DType.Bits() / 8)
 	data := make([]byte, int64(n)*width)
 	if err := src.ReadAt(t.Name, data, int64(first)*width); err != nil {
