@@ -5,8 +5,6 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/golowbit/lowbit/checkpoint"
@@ -78,24 +76,11 @@ func openTokenizer(m *checkpoint.Model, dir string) (*tokenizer.Tokenizer, error
 	if dir != "" {
 		return tokenizer.Open(dir)
 	}
-	files, err := checkpoint.TokenizerFiles(m)
+	t, err := tokenizer.OpenFS(m.Files())
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: tokenizer: %w", m.Path(), err)
 	}
-	if files == nil {
-		return tokenizer.Open(m.Path())
-	}
-	// The model is one file, with the tokenizer in its metadata.
-	if dir, err = os.MkdirTemp("", "tokenizer"); err != nil {
-		return nil, err
-	}
-	defer os.RemoveAll(dir)
-	for name, data := range files {
-		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
-			return nil, err
-		}
-	}
-	return tokenizer.Open(dir)
+	return t, nil
 }
 
 // tokens encodes text files for a model.

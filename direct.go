@@ -1,14 +1,13 @@
 package lowbit
 
 import (
+	"cmp"
 	"context"
-	"encoding/binary"
 	"fmt"
+	"strings"
 	"sync"
-	"unsafe"
 
 	"github.com/golowbit/lowbit/checkpoint"
-	"github.com/golowbit/lowbit/internal/kernel"
 	"github.com/golowbit/lowbit/internal/parallel"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
@@ -40,7 +39,7 @@ func (j *job) runDirect() error {
 			defer func() { free <- q }()
 			reshape(q, p.out, p.in, s)
 			if err := roundLayer(j.ctx, q, j.src, p.name+".weight", max(1, workers/lanes)); err != nil {
-				return fmt.Errorf("%s: %w", p.name, err)
+				return err
 			}
 			r.Arm, r.Scheme = p.arms[0].String(), s
 			r.Bits = float64(q.StorageBits()) / float64(p.out*p.in)
@@ -76,9 +75,8 @@ func sized[T any](s []T, n int) []T {
 func roundLayer(ctx context.Context, q *quant.Weight, src *checkpoint.Model, name string, workers int) error {
 	t, _ := src.DType(name)
 	r := &layerReader{q: q, src: src, name: name, dtype: t}
-	switch t {
-	case safetensors.F32, safetensors.F16, safetensors.BF16:
-	default:
+	_, quantized := src.Layer(strings.TrimSuffix(name, ".weight"))
+	if quantized {
 		w, err := src.Matrix(name)
 		if err != nil {
 			return err
@@ -86,14 +84,14 @@ func roundLayer(ctx context.Context, q *quant.Weight, src *checkpoint.Model, nam
 		if q.Scheme.Axis == quant.IC {
 			w = w.T()
 		}
-		return q.RoundLines(0, w)
+		return r.named(q.RoundLines(0, w))
 	}
 	// A piece is some lines, 512 KB or so of the file.
-	lines := min(max(1, 512<<10/(q.LineLen()*int(t.Bits())/8)), q.Lines())
+	lines := min(max(1, 512<<10/max(1, q.LineLen()*t.Bits()/8)), q.Lines())
 	if q.Scheme.Axis == quant.IC {
 		lines = min(1024, q.Lines()) // long runs of a row
 	}
-	return parallel.For(ctx, workers, (q.Lines()+lines-1)/lines, func(i int) error {
+	err := parallel.For(ctx, workers, (q.Lines()+lines-1)/lines, func(i int) error {
 		b, _ := pieces.Get().(*piece)
 		if b == nil {
 			b = new(piece)
@@ -105,6 +103,11 @@ func roundLayer(ctx context.Context, q *quant.Weight, src *checkpoint.Model, nam
 		}
 		return r.rows(b, l0, l1)
 	})
+	if err != nil && ctx.Err() == nil {
+		// Where a weight is not finite, the file and element say more.
+		return cmp.Or(src.CheckFinite(name), err)
+	}
+	return err
 }
 
 // piece is the memory for one piece of a tensor.
@@ -126,73 +129,31 @@ type layerReader struct {
 
 // rows rounds the output rows l0 to l1.
 func (r *layerReader) rows(b *piece, l0, l1 int) error {
-	n := (l1 - l0) * r.q.In
-	if err := r.read(b, n, l0*r.q.In); err != nil {
-		return err
-	}
-	if r.dtype != safetensors.F32 {
-		return r.q.RoundHalves(l0, b.halves, r.dtype == safetensors.BF16)
-	}
-	return r.q.RoundLines(l0, tensor.FromSlice(l1-l0, r.q.In, b.floats))
-}
-
-// columns rounds the input columns l0 to l1. They lie across the file, whose
-// rows are read in pieces.
-func (r *layerReader) columns(b *piece, l0, l1 int) error {
-	const band = 16 // rows
-	out, in, n := r.q.Out, r.q.In, l1-l0
-	m := &b.lines
-	m.Rows, m.Cols, m.Stride, m.Data = n, out, out, sized(m.Data, n*out)
-	wide := make([]float32, band*n)
-	for r0 := 0; r0 < out; r0 += band {
-		r1 := min(r0+band, out)
-		for i := r0; i < r1; i++ {
-			if err := r.read(b, n, i*in+l0); err != nil {
-				return err
-			}
-			row := wide[(i-r0)*n : (i-r0+1)*n]
-			switch r.dtype {
-			case safetensors.BF16:
-				tensor.BF16ToF32(row, b.halves)
-			case safetensors.F16:
-				tensor.F16ToF32(row, b.halves)
-			default:
-				copy(row, b.floats)
-			}
-		}
-		kernel.Transpose(m.Data[r0:], out, wide, n, r1-r0, n, 1)
-	}
-	return r.q.RoundLines(l0, m)
-}
-
-// read reads n elements from element off on into b.halves or b.floats.
-func (r *layerReader) read(b *piece, n, off int) error {
+	var err error
 	if r.dtype == safetensors.F32 {
-		b.floats = sized(b.floats, n)
-		raw := unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(b.floats))), 4*n)
-		if err := r.src.ReadAt(r.name, raw, 4*int64(off)); err != nil {
+		if b.floats, err = r.src.Rows(r.name, l0, l1, b.floats); err != nil {
 			return err
 		}
-		swap(raw, 4)
-		return nil
+		return r.named(r.q.RoundLines(l0, tensor.FromSlice(l1-l0, r.q.In, b.floats)))
 	}
-	b.halves = sized(b.halves, n)
-	raw := unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(b.halves))), 2*n)
-	if err := r.src.ReadAt(r.name, raw, 2*int64(off)); err != nil {
+	if b.halves, err = r.src.Halves(r.name, l0, l1, b.halves); err != nil {
 		return err
 	}
-	swap(raw, 2)
-	return nil
+	return r.named(r.q.RoundHalves(l0, b.halves, r.dtype == safetensors.BF16))
 }
 
-// swap brings little-endian words to the machine's order.
-func swap(raw []byte, size int) {
-	if binary.NativeEndian.Uint16([]byte{1, 0}) == 1 {
-		return
+// columns rounds the input columns l0 to l1.
+func (r *layerReader) columns(b *piece, l0, l1 int) error {
+	if err := r.src.Columns(r.name, l0, l1, &b.lines); err != nil {
+		return err
 	}
-	for i := 0; i < len(raw); i += size {
-		for a, b := i, i+size-1; a < b; a, b = a+1, b-1 {
-			raw[a], raw[b] = raw[b], raw[a]
-		}
+	return r.named(r.q.RoundLines(l0, &b.lines))
+}
+
+// named says which tensor could not be rounded.
+func (r *layerReader) named(err error) error {
+	if err == nil {
+		return nil
 	}
+	return fmt.Errorf("tensor %q: %w", r.name, err)
 }

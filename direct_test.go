@@ -93,7 +93,8 @@ func TestDirect(t *testing.T) {
 	}
 }
 
-// TestDirectNotFinite: an error names the layer, the row and the group.
+// TestDirectNotFinite: a weight that is not finite has one text, which names the
+// file, the tensor and the element, whatever route it is met on.
 func TestDirectNotFinite(t *testing.T) {
 	dir := retyped(t, safetensors.F16)
 	path := filepath.Join(dir, safetensors.SingleName)
@@ -109,12 +110,28 @@ func TestDirectNotFinite(t *testing.T) {
 	at := tensors + int(info.Begin) + 2*(5*info.Shape[1]+70)
 	data[at], data[at+1] = 0, 0x7c // +Inf
 	require.NoError(t, os.WriteFile(path, data, 0o666))
-	_, err = Quantize(context.Background(), Options{
-		Model: dir, Output: filepath.Join(t.TempDir(), "out"), Scheme: quant.Scheme{Bits: 4, GroupSize: 64},
-		Method: quant.RTN{}, Arms: []adadim.Arm{adadim.ArmOC},
-	})
-	require.ErrorContains(t, err, layer)
-	require.ErrorContains(t, err, "output channel 5, group 1: weight is not finite")
+	for _, name := range []string{"tokenizer.json", "tokenizer_config.json"} {
+		data, err := os.ReadFile(filepath.Join(embedded, name))
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), data, 0o666))
+	}
+	want := fmt.Sprintf("%s: tensor %q: element %d is +Inf", path, layer+".weight", 5*info.Shape[1]+70)
+	for name, edit := range map[string]func(o *Options){
+		"rows":        func(o *Options) {},
+		"fused":       func(o *Options) { o.Scheme.Symmetric = false },
+		"columns":     func(o *Options) { o.Arms = []adadim.Arm{adadim.ArmIC} },
+		"calibration": func(o *Options) { o.Calibration = quick(t).Calibration },
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := Options{
+				Model: dir, Output: filepath.Join(t.TempDir(), "out"), Scheme: quant.Scheme{Bits: 4, GroupSize: 64, Symmetric: true},
+				Method: quant.RTN{}, Arms: []adadim.Arm{adadim.ArmOC},
+			}
+			edit(&o)
+			_, err = Quantize(context.Background(), o)
+			require.EqualError(t, err, want)
+		})
+	}
 }
 
 // lastEnd is where the data of a file's tensors end.

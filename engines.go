@@ -10,7 +10,7 @@ import (
 // Engines says, without doing any work, which engines will load what
 // Quantize makes with these options. It fails where Quantize would because
 // the format cannot hold a layer.
-func Engines(o Options) ([]checkpoint.EngineNote, error) {
+func Engines(o Options) ([]checkpoint.Note, error) {
 	if err := o.Validate(); err != nil {
 		return nil, err
 	}
@@ -42,5 +42,5 @@ func Engines(o Options) ([]checkpoint.EngineNote, error) {
 		l.DType, _ = j.src.DType(p.name + ".weight")
 		layers = append(layers, l)
 	}
-	return checkpoint.Engines(j.dst.Name(), layers), nil
+	return checkpoint.Engines(j.dst, layers), nil
 }

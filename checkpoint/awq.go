@@ -21,6 +21,12 @@ import (
 // stored as they are, and always: symmetric weights have 8 everywhere.
 type AWQ struct{}
 
+const (
+	suffixAWQWeight = ".qweight"
+	suffixAWQZeros  = ".qzeros"
+	suffixAWQScales = ".scales"
+)
+
 // awqOrder is the order in which the outputs of a word come, low nibble first.
 var awqOrder = [8]int{0, 2, 4, 6, 1, 3, 5, 7}
 
@@ -43,6 +49,20 @@ func (f AWQ) Check(l Layer) error {
 	return checkWholeGroups(f.Name(), l)
 }
 
+// Engines says which engines load the layers.
+func (AWQ) Engines(layers []Layer) []Note {
+	return []Note{
+		judgeVLLM(layers, func(l Layer) (bool, string) {
+			if !marlinGroup(l.Scheme.GroupSize) {
+				return true, fmt.Sprintf("with the slower AWQ kernel, as Marlin has no groups of %d", l.Scheme.GroupSize)
+			}
+			return true, bfloatNote(l)
+		}),
+		Judge(EngineTransformers, layers, Always(true, "needs the package autoawq or gptqmodel")),
+		Judge(EngineGPTQModel, layers, Always(true, "")),
+	}
+}
+
 // Plan lists qweight, qzeros and scales.
 func (f AWQ) Plan(l Layer) ([]Spec, error) {
 	if err := f.Check(l); err != nil {
@@ -50,9 +70,9 @@ func (f AWQ) Plan(l Layer) ([]Spec, error) {
 	}
 	groups := l.Scheme.Groups(l.In)
 	return []Spec{
-		{l.Name + suffixQWeight, safetensors.I32, []int{l.In, l.Out / 8}},
-		{l.Name + suffixQZeros, safetensors.I32, []int{groups, l.Out / 8}},
-		{l.Name + suffixGScales, safetensors.F16, []int{groups, l.Out}},
+		{l.Name + suffixAWQWeight, safetensors.I32, []int{l.In, l.Out / 8}},
+		{l.Name + suffixAWQZeros, safetensors.I32, []int{groups, l.Out / 8}},
+		{l.Name + suffixAWQScales, safetensors.F16, []int{groups, l.Out}},
 	}, nil
 }
 
@@ -62,7 +82,7 @@ func (f AWQ) Encode(l Layer, w *quant.Weight) ([]Tensor, error) {
 		return nil, err
 	}
 	groups, words := w.Groups(), w.Out/8
-	scales, err := floatTensor(l.Name+suffixGScales, safetensors.F16, transposed(w.Scales, w.Out, groups), groups, w.Out)
+	scales, err := floatTensor(l.Name+suffixAWQScales, safetensors.F16, transposed(w.Scales, w.Out, groups), groups, w.Out)
 	if err != nil {
 		return nil, err
 	}
@@ -83,8 +103,8 @@ func (f AWQ) Encode(l Layer, w *quant.Weight) ([]Tensor, error) {
 		}
 	}
 	return []Tensor{
-		int32Tensor(l.Name+suffixQWeight, transposed(codes, words, w.In), w.In, words),
-		int32Tensor(l.Name+suffixQZeros, zeros, groups, words),
+		int32Tensor(l.Name+suffixAWQWeight, transposed(codes, words, w.In), w.In, words),
+		int32Tensor(l.Name+suffixAWQZeros, zeros, groups, words),
 		scales,
 	}, nil
 }
@@ -165,7 +185,7 @@ func (AWQ) Open(quantization json.RawMessage, src Source) (Decoder, error) {
 	}
 	d := &packedDecoder{}
 	for _, tensor := range src.Names() {
-		name, ok := strings.CutSuffix(tensor, suffixQWeight)
+		name, ok := strings.CutSuffix(tensor, suffixAWQWeight)
 		if !ok {
 			continue
 		}
@@ -182,7 +202,7 @@ func (AWQ) Open(quantization json.RawMessage, src Source) (Decoder, error) {
 // zero-points are 8: the config does not say.
 func awqLayer(src Source, name string, size int) (packedLayer, error) {
 	none := packedLayer{}
-	qweight, err := want(src, name+suffixQWeight, nil, safetensors.I32)
+	qweight, err := want(src, name+suffixAWQWeight, nil, safetensors.I32)
 	if err != nil {
 		return none, err
 	}
@@ -197,14 +217,14 @@ func awqLayer(src Source, name string, size int) (packedLayer, error) {
 	if size != quant.WholeLine && in%size != 0 {
 		return none, tensorError(src, qweight.Name, "%d inputs, want a multiple of the group_size %d (%s)", in, size, quantConfigKey)
 	}
-	scales, err := want(src, name+suffixGScales, []int{groups, out}, floatTypes...)
+	scales, err := want(src, name+suffixAWQScales, []int{groups, out}, floatTypes()...)
 	if err != nil {
 		return none, err
 	}
 	if s.ScaleType, err = scaleTypeOf(src, scales); err != nil {
 		return none, err
 	}
-	zeroWords, err := readWords(src, name+suffixQZeros, groups, words)
+	zeroWords, err := readWords(src, name+suffixAWQZeros, groups, words)
 	if err != nil {
 		return none, err
 	}
@@ -213,7 +233,7 @@ func awqLayer(src Source, name string, size int) (packedLayer, error) {
 	noteZeros(&s, zeros)
 	l := packedLayer{
 		Layer:   Layer{Name: name, Out: out, In: in, Scheme: s},
-		tensors: []string{name + suffixQWeight, name + suffixQZeros, name + suffixGScales},
+		tensors: []string{name + suffixAWQWeight, name + suffixAWQZeros, name + suffixAWQScales},
 		file:    src.File(qweight.Name),
 	}
 	l.read = func() (*quant.Weight, error) {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 )
@@ -123,7 +124,7 @@ func (t *ctTensors) shapes(src Source) (err error) {
 	default:
 		return tensorError(src, t.packed.Name, "shape %v, want [%d %d] for %d inputs of %d bits (%s)", t.packed.Shape, t.out, dense, t.in, t.bits, quantConfigKey)
 	}
-	if t.scale, err = want(src, t.name+suffixCTScale, []int{t.out, anyDim}, floatTypes...); err != nil {
+	if t.scale, err = want(src, t.name+suffixCTScale, []int{t.out, anyDim}, floatTypes()...); err != nil {
 		return err
 	}
 	if t.groups = t.scale.Shape[1]; t.groups < 1 || t.groups > t.in {
@@ -178,7 +179,7 @@ func (t *ctTensors) zeros(src Source) ([]uint8, error) {
 		}
 		return zeros, nil
 	}
-	words := transposed(wordsOf(data), t.zero.Shape[0], t.groups)
+	words := transposed(wire.Words(data), t.zero.Shape[0], t.groups)
 	padded := t.padded || t.zero.Shape[0] != packedWords(t.out, t.bits)
 	return transposed(t.unpack(words, t.groups, t.out, padded), t.groups, t.out), nil
 }

@@ -3,6 +3,7 @@ package checkpoint
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -130,12 +131,14 @@ func TestKill(t *testing.T) {
 }
 
 // oneFile is a format that is a single file, as GGUF is.
-type oneFile struct {
-	Lowbit
-	fail bool
-}
+type oneFile struct{ fail bool }
 
-func (f oneFile) Assemble(_ context.Context, path string, src *Model, layers []Layer, weight func(string) (*quant.Weight, error)) error {
+func (oneFile) Name() string                     { return "one" }
+func (oneFile) Check(Layer) error                { return nil }
+func (oneFile) CheckModel(json.RawMessage) error { return nil }
+func (oneFile) Read(string) (*Opened, error)     { return nil, nil }
+
+func (f oneFile) Write(_ context.Context, path string, _ Origin, layers []Layer, weight func(string) (*quant.Weight, error)) error {
 	text := ""
 	for _, l := range layers {
 		w, err := weight(l.Name)
@@ -153,7 +156,7 @@ func (f oneFile) Assemble(_ context.Context, path string, src *Model, layers []L
 	return nil
 }
 
-func TestAssembler(t *testing.T) {
+func TestFileFormat(t *testing.T) {
 	source := openModel(t, writeModel(t, safetensors.BF16))
 	weights := testWeights()
 	o := WriterOptions{Out: filepath.Join(t.TempDir(), "out.one"), Source: source, Format: oneFile{fail: true}, Layers: layerNames(), Direct: true}

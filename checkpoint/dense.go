@@ -1,9 +1,6 @@
 package checkpoint
 
 import (
-	"encoding/json"
-	"errors"
-
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 )
@@ -20,7 +17,7 @@ func (Dense) Name() string { return "dense" }
 func (Dense) Check(l Layer) error {
 	switch l.DType {
 	case safetensors.F32, safetensors.F16, safetensors.BF16:
-		return Lowbit{}.Check(l)
+		return checkScheme(l)
 	}
 	return Unsupported("dense weights of type %v, want F32, F16 or BF16", l.DType)
 }
@@ -44,19 +41,23 @@ func (f Dense) Encode(l Layer, w *quant.Weight) ([]Tensor, error) {
 	}
 	t := Tensor{Spec: specs[0]}
 	t.Data = make([]byte, t.Bytes())
-	if err := narrow(t.Data, l.DType, w.Dequantize().Data); err != nil {
+	if err := safetensors.EncodeFloat32(t.Data, l.DType, w.Dequantize().Data); err != nil {
 		return nil, err
 	}
 	return []Tensor{t}, nil
 }
 
+// Engines says that every engine but those of GGUF files loads it.
+func (Dense) Engines([]Layer) []Note {
+	var notes []Note
+	for _, e := range []string{EngineVLLM, EngineTransformers, EngineGPTQModel} {
+		notes = append(notes, Note{Engine: e, Accepted: true, Reason: "at full size"})
+	}
+	for _, e := range []string{EngineLlamaCPP, EngineOllama} {
+		notes = append(notes, Note{Engine: e, Reason: "needs a GGUF file; llama.cpp's converter makes one"})
+	}
+	return notes
+}
+
 // Config removes the quantization_config.
 func (Dense) Config(Contents) (Config, error) { return Config{}, nil }
-
-// Detect returns false: a folder without a quantization_config is dense.
-func (Dense) Detect(json.RawMessage) bool { return false }
-
-// Open is never called, because Detect is false.
-func (Dense) Open(json.RawMessage, Source) (Decoder, error) {
-	return nil, errors.New("dense folders have no quantized layers")
-}

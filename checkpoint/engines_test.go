@@ -10,10 +10,14 @@ import (
 )
 
 // accepts returns the engines that take the layers, and all notes by engine.
-func accepts(format string, layers ...Layer) ([]string, map[string]EngineNote) {
+func accepts(format string, layers ...Layer) ([]string, map[string]Note) {
 	var names []string
-	notes := map[string]EngineNote{}
-	for _, n := range Engines(format, layers) {
+	notes := map[string]Note{}
+	f, err := Lookup(format)
+	if err != nil {
+		panic(err)
+	}
+	for _, n := range Engines(f, layers) {
 		notes[n.Engine] = n
 		if n.Accepted {
 			names = append(names, n.Engine)

@@ -6,17 +6,10 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
-	"syscall"
 )
 
 func cutWeight(name string) (string, bool) { return strings.CutSuffix(name, weightSuffix) }
-
-// plainFileName says whether name is a file right inside its folder.
-func plainFileName(name string) bool {
-	return name != "" && name != "." && name != ".." && !strings.ContainsAny(name, "/\\:\x00") && filepath.IsLocal(name)
-}
 
 // isWeightFile says whether a file of a model folder holds tensors, or the
 // index of files that do: those are not copied.
@@ -36,7 +29,7 @@ func isWeightFile(name string) bool {
 // not those in replaced: tokenizer, generation settings, templates, code,
 // licence, model card. Sub-folders and hidden files stay behind. If the source
 // is a single file there is nothing to copy.
-func copyFiles(dir, source string, replaced map[string][]byte) error {
+func copyFiles(dir, source string, replaced map[string][]byte, formats []Format) error {
 	info, err := os.Stat(source)
 	if err != nil {
 		return err
@@ -44,14 +37,20 @@ func copyFiles(dir, source string, replaced map[string][]byte) error {
 	if !info.IsDir() {
 		return nil
 	}
+	// Some files describe the source's own quantization.
+	own := map[string]bool{}
+	for _, f := range formats {
+		if s, ok := f.(Sidecar); ok {
+			own[s.Sidecar()] = true
+		}
+	}
 	entries, err := os.ReadDir(source)
 	if err != nil {
 		return err
 	}
 	for _, e := range entries {
 		name := e.Name()
-		// quantize_config.json describes the source's own quantization.
-		if _, ok := replaced[name]; ok || strings.HasPrefix(name, ".") || name == quantizeFile || isWeightFile(name) {
+		if _, ok := replaced[name]; ok || own[name] || strings.HasPrefix(name, ".") || isWeightFile(name) {
 			continue
 		}
 		// Stat, because the hub's cache is a folder of links.
@@ -112,21 +111,4 @@ func syncFile(path string) error {
 		return errors.Join(err, f.Close())
 	}
 	return f.Close()
-}
-
-// syncFolder makes the names in a folder durable. Windows has no such call,
-// and some network file systems refuse it.
-func syncFolder(path string) error {
-	if runtime.GOOS == "windows" {
-		return nil
-	}
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	if err := d.Sync(); err != nil && !errors.Is(err, syscall.EINVAL) && !errors.Is(err, syscall.ENOTSUP) {
-		return err
-	}
-	return nil
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -13,6 +12,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/golowbit/lowbit/internal/disk"
 	"github.com/golowbit/lowbit/internal/parallel"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
@@ -21,7 +21,7 @@ import (
 // plannedFile writes the tensors of the result to the places they will have.
 type plannedFile struct {
 	out     *safetensors.Writer
-	format  Format
+	format  Folder
 	layers  []Layer
 	planned map[string][]Spec // by layer
 	dense   []Spec
@@ -38,7 +38,7 @@ func (w *Writer) planFile(layers []Layer) (*plannedFile, error) {
 	for _, l := range layers {
 		byName[l.Name] = l
 	}
-	p := &plannedFile{format: w.o.Format, layers: layers, planned: map[string][]Spec{}, progress: w.o.Progress}
+	p := &plannedFile{format: w.folder, layers: layers, planned: map[string][]Spec{}, progress: w.o.Progress}
 	var plan []Spec
 	err := w.eachTensor(func(name string) error {
 		specs, err := p.format.Plan(byName[name])
@@ -64,7 +64,10 @@ func (w *Writer) planFile(layers []Layer) (*plannedFile, error) {
 		return nil, err
 	}
 	p.out, err = safetensors.NewWriter(dir, specInfos(plan), safetensors.Options{MaxShardBytes: w.o.MaxShardBytes})
-	return p, err
+	if err != nil {
+		return nil, err
+	}
+	return p, nil
 }
 
 func (p *plannedFile) wrote(n int64) {
@@ -101,45 +104,17 @@ func (p *plannedFile) encode(l Layer, q *quant.Weight) error {
 	return nil
 }
 
-// sourceReader reads a tensor of a Source as an io.ReaderAt.
-type sourceReader struct {
-	src  Source
-	name string
-	size int64
-}
-
-func (r sourceReader) ReadAt(p []byte, off int64) (int, error) {
-	n := min(int64(len(p)), r.size-off)
-	if n <= 0 {
-		return 0, io.EOF
-	}
-	if err := r.src.ReadAt(r.name, p[:n], off); err != nil {
-		return 0, err
-	}
-	if n < int64(len(p)) {
-		return int(n), io.EOF
-	}
-	return int(n), nil
-}
-
 // copy passes a dense tensor through, byte for byte, or what it was changed to.
-func (p *plannedFile) copy(src Source, s Spec, changed map[string][]float32) error {
-	size := s.Bytes()
-	if v, ok := changed[s.Name]; ok {
-		t, err := floatTensor(s.Name, s.DType, v, s.Shape...)
-		if err == nil {
-			err = p.out.WriteTensor(s.Name, t.Data)
-		}
-		if err == nil {
-			p.wrote(size)
-		}
+func (p *plannedFile) copy(o overlay, s Spec) error {
+	r, err := o.section(s)
+	if err != nil {
 		return err
 	}
-	err := p.out.WriteFrom(s.Name, io.NewSectionReader(sourceReader{src, s.Name, size}, 0, size))
-	if err == nil {
-		p.wrote(size)
+	if err := p.out.WriteFrom(s.Name, r); err != nil {
+		return err
 	}
-	return err
+	p.wrote(s.Bytes())
+	return nil
 }
 
 // Finish puts the model together, syncs it and gives it its name. After an
@@ -165,8 +140,8 @@ func (w *Writer) finish(ctx context.Context) error {
 			return err
 		}
 	}
-	if a, ok := w.o.Format.(Assembler); ok {
-		err = a.Assemble(ctx, result, w.changedSource(), layers, w.spooledWeight)
+	if w.file != nil {
+		err = w.file.Write(ctx, result, w.origin(), layers, w.spooledWeight)
 	} else {
 		err = w.assemble(ctx, result, layers)
 	}
@@ -227,14 +202,14 @@ func (w *Writer) assemble(ctx context.Context, dir string, layers []Layer) error
 		}
 	}
 	defer p.out.Abort()
-	changed := w.changedDense()
+	origin := w.origin()
 	encode := layers
 	if w.direct != nil {
 		encode = nil // they are in place
 	}
 	err := parallel.For(ctx, w.o.Workers, len(encode)+len(p.dense), func(i int) error {
 		if i >= len(encode) {
-			return p.copy(w.o.Source.src, p.dense[i-len(encode)], changed)
+			return p.copy(origin, p.dense[i-len(encode)])
 		}
 		q, err := w.spooledWeight(encode[i].Name)
 		if err != nil {
@@ -262,7 +237,7 @@ func (w *Writer) writeFiles(dir string, layers []Layer, dense []Spec) error {
 			contents.Dense = append(contents.Dense, base)
 		}
 	}
-	config, err := w.o.Format.Config(contents)
+	config, err := w.folder.Config(contents)
 	if err != nil {
 		return err
 	}
@@ -270,17 +245,14 @@ func (w *Writer) writeFiles(dir string, layers []Layer, dense []Spec) error {
 	if files == nil {
 		files = map[string][]byte{}
 	}
-	w.mu.Lock()
-	maps.Copy(files, w.files)
-	w.mu.Unlock()
 	if files[configFile], err = rewriteConfig(contents.Config, config); err != nil {
 		return err
 	}
-	if err := copyFiles(dir, w.o.Source.Path(), files); err != nil {
+	if err := copyFiles(dir, w.o.Source.Path(), files, Formats()); err != nil {
 		return err
 	}
 	for _, name := range slices.Sorted(maps.Keys(files)) {
-		if !plainFileName(name) {
+		if !disk.PlainName(name) {
 			return fmt.Errorf("format %s: file name %q is not allowed", w.o.Format.Name(), name)
 		}
 		if err := writeFileSync(filepath.Join(dir, name), files[name]); err != nil {
@@ -321,7 +293,7 @@ func (w *Writer) publish(result string) error {
 		return err
 	}
 	if info.IsDir() {
-		err = syncFolder(result)
+		err = disk.SyncFolder(result)
 	} else {
 		err = syncFile(result)
 	}
@@ -335,7 +307,7 @@ func (w *Writer) publish(result string) error {
 	if err := os.Rename(result, w.o.Out); err != nil {
 		return err
 	}
-	if err := syncFolder(filepath.Dir(w.o.Out)); err != nil {
+	if err := disk.SyncFolder(filepath.Dir(w.o.Out)); err != nil {
 		return err
 	}
 	w.mu.Lock()

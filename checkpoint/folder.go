@@ -72,10 +72,6 @@ func (t *tensorFiles) ReadAt(name string, p []byte, off int64) error {
 	return nil
 }
 
-func (t *tensorFiles) ReadFloat32(name string) ([]float32, error) {
-	return t.r.ReadFloat32(name, nil)
-}
-
 func (t *tensorFiles) File(name string) string {
 	if info, ok := t.r.Info(name); ok && info.File != "" {
 		return filepath.Join(t.dir, info.File)
@@ -84,10 +80,3 @@ func (t *tensorFiles) File(name string) string {
 }
 
 func (t *tensorFiles) Close() error { return t.r.Close() }
-
-// floatReader is a Source that widens while it reads.
-type floatReader interface {
-	ReadFloat32(name string) ([]float32, error)
-}
-
-var _ floatReader = (*tensorFiles)(nil)

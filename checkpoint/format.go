@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
@@ -87,7 +88,8 @@ type Config struct {
 }
 
 // Format is a checkpoint format. Implementations are stateless values, safe
-// for concurrent use.
+// for concurrent use. A Format also implements Folder or File; if it can be
+// read from a folder, Reader.
 type Format interface {
 	// Name is the name on the command line, e.g. "gptq".
 	Name() string
@@ -96,6 +98,12 @@ type Format interface {
 	// the layer. The error wraps ErrUnsupported and suggests what would fit;
 	// it need not name the layer.
 	Check(l Layer) error
+}
+
+// Folder is a Format that keeps layers as tensors in the safetensors files of
+// a model folder.
+type Folder interface {
+	Format
 
 	// Plan returns the tensors that Encode will produce for the layer, in
 	// the order of Encode. It fails only where Check does.
@@ -108,15 +116,92 @@ type Format interface {
 
 	// Config returns what is recorded beside the tensors.
 	Config(c Contents) (Config, error)
+}
+
+// Reader is a Folder that can be read back.
+type Reader interface {
+	Format
 
 	// Detect reports whether a quantization_config is of this format. It is
-	// true for one format only; formats that cannot be recognized so (dense,
-	// GGUF) return false.
+	// true for one format only.
 	Detect(quantization json.RawMessage) bool
 
 	// Open finds the quantized layers. It reads headers and small tensors
 	// only. An error says what is wrong with which file and tensor.
 	Open(quantization json.RawMessage, src Source) (Decoder, error)
+}
+
+// Sidecar is a Reader some of whose folders keep the quantization_config in a
+// file of its own and have none in config.json.
+type Sidecar interface {
+	// Sidecar names the file. It is not copied to other models.
+	Sidecar() string
+	// FromSidecar makes a quantization_config of what the file holds.
+	FromSidecar(data []byte) (json.RawMessage, error)
+}
+
+// File is a Format that is one file, recognized by itself.
+type File interface {
+	Format
+
+	// CheckModel reports, before any work, whether the format holds a model
+	// with this config.json. The error wraps ErrUnsupported if it does not.
+	CheckModel(config json.RawMessage) error
+
+	// Read opens path, a regular file. It returns nil, with no error, if the
+	// file is not of this format.
+	Read(path string) (*Opened, error)
+
+	// Write makes the complete model at path, which does not exist. layers
+	// describes the quantized layers in model order and weight reads each;
+	// weight is safe for concurrent use and may be called more than once.
+	Write(ctx context.Context, path string, o Origin, layers []Layer, weight func(name string) (*quant.Weight, error)) error
+}
+
+// Opened is a model in one file.
+type Opened struct {
+	// Config is a config.json as Hugging Face would have it, made from the
+	// file's own metadata.
+	Config json.RawMessage
+	// Source names tensors as Hugging Face does. Closing it closes the file.
+	Source Source
+	// Decoder reads the quantized layers; nil if there are none.
+	Decoder Decoder
+	// Files holds what would lie beside config.json in a folder, as far as
+	// the file has it: tokenizer.json and its companions.
+	Files fs.FS
+}
+
+// Origin is the model that quantized layers came from, as a File sees it.
+// Names are those of Hugging Face. It is safe for concurrent use.
+type Origin interface {
+	// Path is where the model lies, for messages and its name.
+	Path() string
+	// Config is config.json.
+	Config() json.RawMessage
+	// Files holds the files that belong to the model and are no tensors.
+	Files() fs.FS
+	// Dense describes the tensors that belong to no quantized layer.
+	Dense() []Spec
+	// Shape is the shape of a tensor or of the weight of a quantized layer.
+	Shape(name string) ([]int, bool)
+	// Vector reads a one-dimensional tensor; NaN and infinities are errors.
+	Vector(name string) ([]float32, error)
+	// Rows reads the rows r0 <= r < r1 of a dense matrix into dst's memory
+	// where that suffices; NaN and infinities are errors.
+	Rows(name string, r0, r1 int, dst []float32) ([]float32, error)
+	// Source gives the tensors as they are stored, for a format that passes
+	// on what it has read itself. A vector may have other values by now:
+	// Vector has them.
+	Source() Source
+}
+
+// Advisor is implemented by formats that know what the engines that read them
+// take.
+type Advisor interface {
+	// Engines says which engines load a checkpoint with these layers, which
+	// have passed Check. Engines it does not speak of were not checked.
+	Engines(layers []Layer) []Note
 }
 
 // Decoder reads the quantized layers of an opened checkpoint. It is safe for
@@ -140,42 +225,6 @@ type Decoder interface {
 type DenseDecoder interface {
 	// Matrix reads and dequantizes a layer to [out, in].
 	Matrix(name string) (*tensor.Matrix, error)
-}
-
-// Assembler is implemented by formats that are no folder of safetensors
-// files. Check, Plan and Config still answer before work starts; Plan may
-// return the specs that the tensors would have, or none.
-type Assembler interface {
-	// Assemble writes the complete model to path, which does not exist, as a
-	// file or as a folder. src is the model the layers came from (for its
-	// dense tensors, config and tokenizer files); layers describes the
-	// quantized layers in model order and weight reads each. weight is safe
-	// for concurrent use and may be called more than once.
-	Assemble(ctx context.Context, path string, src *Model, layers []Layer, weight func(name string) (*quant.Weight, error)) error
-}
-
-// Container is implemented by formats that are recognized by the file itself.
-type Container interface {
-	// OpenFile opens path, a regular file, if it is of this format. ok is
-	// false, with no error, if it is not. config is a config.json as Hugging
-	// Face would have it, made from the file's own metadata; the source
-	// names tensors as Hugging Face does.
-	OpenFile(path string) (config json.RawMessage, src Source, dec Decoder, ok bool, err error)
-}
-
-// Formats lists the formats in the order in which they are tried and shown.
-func Formats() []Format { return formats() }
-
-// Lookup finds a format by name.
-func Lookup(name string) (Format, error) {
-	var names []string
-	for _, f := range formats() {
-		if f.Name() == name {
-			return f, nil
-		}
-		names = append(names, f.Name())
-	}
-	return nil, fmt.Errorf("unknown checkpoint format %q: want one of %v", name, names)
 }
 
 // Unsupported returns an error that wraps ErrUnsupported.

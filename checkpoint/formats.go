@@ -1,8 +1,11 @@
 package checkpoint
 
-// formats lists every format; a new one is added here. The list is built on
-// each call, so that nothing is registered at start-up.
-func formats() []Format {
+import "fmt"
+
+// Formats lists every format in the order in which they are tried and shown.
+// A new one is added here. The list is built on each call, so that nothing is
+// registered at start-up.
+func Formats() []Format {
 	return []Format{
 		Lowbit{},
 		Dense{},
@@ -15,3 +18,19 @@ func formats() []Format {
 		GGUF{},
 	}
 }
+
+// Lookup finds a format by name, among those of Formats and the extra ones.
+func Lookup(name string, extra ...Format) (Format, error) {
+	var names []string
+	for _, f := range withExtra(extra) {
+		if f.Name() == name {
+			return f, nil
+		}
+		names = append(names, f.Name())
+	}
+	return nil, fmt.Errorf("unknown checkpoint format %q: want one of %v", name, names)
+}
+
+// withExtra lists formats in the order in which they are tried: the caller's
+// come first.
+func withExtra(extra []Format) []Format { return append(append([]Format(nil), extra...), Formats()...) }

@@ -2,16 +2,13 @@ package checkpoint
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"math"
-	"regexp"
 
 	"github.com/golowbit/lowbit/internal/gguf"
-	"github.com/golowbit/lowbit/internal/llama"
+	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
-	"github.com/golowbit/lowbit/tensor"
 )
 
 // GGUF is llama.cpp's one-file format, for the architectures llama (Mistral
@@ -44,24 +41,22 @@ const ggufName = "gguf"
 // Name returns "gguf".
 func (GGUF) Name() string { return ggufName }
 
-var ggufLinear = regexp.MustCompile(`^(model\.layers\.(0|[1-9][0-9]{0,4})\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)|lm_head)$`)
-
 // Check accepts linears of the Llama family with groups along the input
 // dimension that are whole blocks of 32, and half-float scales.
 func (g GGUF) Check(l Layer) error {
-	if err := l.Scheme.CheckShape(l.Out, l.In); err != nil {
+	if err := checkScheme(l); err != nil {
 		return err
 	}
 	s := l.Scheme
 	switch {
 	case !ggufLinear.MatchString(l.Name):
-		return Unsupported("the name %q is of no linear of llama, qwen2 or qwen3; use --format lowbit or dense", l.Name)
+		return Unsupported("the name %q is of no linear of llama, qwen2 or qwen3; use format lowbit or dense", l.Name)
 	case s.Axis != quant.OC:
-		return Unsupported("groups lie along the input dimension in GGUF; use --axis oc, or --format hqq or lowbit")
+		return Unsupported("groups lie along the input dimension in GGUF; use axis oc, or format hqq or lowbit")
 	case l.RowScale || l.InputScale:
-		return Unsupported("GGUF has no row or input scales; quantize without them, or use --format lowbit")
+		return Unsupported("GGUF has no row or input scales; quantize without them, or use format lowbit")
 	case l.GroupIndex:
-		return Unsupported("GGUF has no group index; quantize with static groups, or use --format gptq")
+		return Unsupported("GGUF has no group index; quantize with static groups, or use format gptq")
 	case l.In%gguf.BlockLen != 0:
 		return Unsupported("%d inputs are not a whole number of blocks of %d; keep the layer dense", l.In, gguf.BlockLen)
 	case s.GroupSize != quant.WholeLine && s.GroupSize < l.In && s.GroupSize%gguf.BlockLen != 0:
@@ -72,6 +67,11 @@ func (g GGUF) Check(l Layer) error {
 		return Unsupported("asymmetric 8 bits need more than GGUF's 8; use a symmetric grid")
 	}
 	return nil
+}
+
+// Engines says that the engines of GGUF files load it.
+func (GGUF) Engines([]Layer) []Note {
+	return []Note{{Engine: EngineLlamaCPP, Accepted: true}, {Engine: EngineOllama, Accepted: true}}
 }
 
 // ggufBlock is the block type that holds a scheme exactly.
@@ -85,27 +85,6 @@ func ggufBlock(s quant.Scheme) gguf.Type {
 		return gguf.Q5_0
 	}
 	return gguf.Q8_0
-}
-
-// Plan returns one tensor of bytes, the blocks of "<name>.weight" by row.
-func (g GGUF) Plan(l Layer) ([]Spec, error) {
-	if err := g.Check(l); err != nil {
-		return nil, err
-	}
-	return []Spec{{l.Name + weightSuffix, safetensors.U8, []int{l.Out, ggufBlock(l.Scheme).RowBytes(l.In)}}}, nil
-}
-
-// Encode packs the rows into blocks, in their Hugging Face order.
-func (g GGUF) Encode(l Layer, w *quant.Weight) ([]Tensor, error) {
-	specs, err := g.Plan(l)
-	if err != nil {
-		return nil, err
-	}
-	data, err := packGGUF(w, ggufBlock(l.Scheme), nil)
-	if err != nil {
-		return nil, err
-	}
-	return []Tensor{{Spec: specs[0], Data: data}}, nil
 }
 
 // packGGUF returns the blocks of a weight. row, if not nil, gives the place
@@ -143,14 +122,14 @@ func (p *ggufPacker) row(dst []byte, r int) error {
 	for b := 0; b*gguf.BlockLen < w.In; b++ {
 		g := r*w.Groups() + w.Group(b*gguf.BlockLen)
 		zero := int(w.Zeros[g])
-		d, ok := exactHalf(w.Scales[g])
+		d, ok := wire.ToHalf(w.Scales[g])
 		if !ok {
 			return fmt.Errorf("scale %g is no half float: %w", w.Scales[g], Unsupported("quantize with f16 scales"))
 		}
 		var m uint16
 		shift := 1<<(t.Bits()-1) - zero
 		if t.HasMin() {
-			if m, ok = exactHalf(0 - float32(w.Scales[g]*float32(zero))); !ok {
+			if m, ok = wire.ToHalf(0 - float32(w.Scales[g]*float32(zero))); !ok {
 				return fmt.Errorf("scale %g times zero-point %d is no half float: %w", w.Scales[g], zero, Unsupported("quantize with f16short scales"))
 			}
 			shift = 0
@@ -167,57 +146,20 @@ func (p *ggufPacker) row(dst []byte, r int) error {
 	return nil
 }
 
-// exactHalf returns v as a half float; ok is false where that rounds.
-func exactHalf(v float32) (h uint16, ok bool) {
-	var half [1]uint16
-	back := [1]float32{v}
-	tensor.F32ToF16(half[:], back[:])
-	tensor.F16ToF32(back[:], half[:])
-	return half[0], back[0] == v
-}
-
-// Config says whether the engine has the model's architecture; there is
-// nothing to record beside the file.
-func (g GGUF) Config(c Contents) (Config, error) {
-	_, err := g.config(c.Config)
-	return Config{}, err
-}
-
-// config reads a config.json and refuses what llama.cpp does not run the way
-// Hugging Face does.
-func (g GGUF) config(data json.RawMessage) (*llama.Config, error) {
+// CheckModel says whether the engine has the model's architecture.
+func (g GGUF) CheckModel(config json.RawMessage) error {
 	switch g.Dense {
 	case "", safetensors.F16, safetensors.F32, safetensors.BF16:
 	default:
-		return nil, Unsupported("dense tensors of type %s, want F16, F32 or BF16", g.Dense)
+		return Unsupported("dense tensors of type %s, want F16, F32 or BF16", g.Dense)
 	}
-	c, err := llama.ParseConfig(data)
-	if errors.Is(err, llama.ErrUnsupported) {
-		return nil, fmt.Errorf("%s: %w", configFile, errors.Join(err, Unsupported("GGUF is written for llama, mistral, qwen2 and qwen3; use --format lowbit or dense")))
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", configFile, err)
-	}
-	switch {
-	case c.MaxPosition == 0:
-		return nil, fmt.Errorf(`%s: no "max_position_embeddings", which GGUF needs`, configFile)
-	case c.ModelType == "qwen3" && c.OBias:
-		return nil, Unsupported("llama.cpp's qwen3 has no bias in o_proj")
-	}
-	return c, nil
-}
-
-// Detect returns false: a GGUF file is recognized by itself.
-func (GGUF) Detect(json.RawMessage) bool { return false }
-
-// Open is never called, because Detect is false.
-func (GGUF) Open(json.RawMessage, Source) (Decoder, error) {
-	return nil, errors.New("a GGUF model is a file, not a folder")
+	_, err := readShape(config)
+	return err
 }
 
 // denseType is the type in which a dense matrix is stored.
 func (g GGUF) denseType(name string, cols int) gguf.Type {
-	if g.Q8Embeddings && (name == llama.EmbeddingName || name == llama.HeadName) && cols%gguf.BlockLen == 0 {
+	if g.Q8Embeddings && (name == embeddingName || name == headName) && cols%gguf.BlockLen == 0 {
 		return gguf.Q8_0
 	}
 	switch g.Dense {
@@ -233,25 +175,25 @@ func (g GGUF) denseType(name string, cols int) gguf.Type {
 // reads from rope_freqs.weight: "llama3" scaling of transformers'
 // modeling_rope_utils, by the turns a frequency makes in the context of the
 // first training. nil where the scaling is no "llama3".
-func ropeFactors(c *llama.Config) []float32 {
-	if c.Rope.Type != "llama3" {
+func ropeFactors(m *ggufShape) []float32 {
+	if m.scaling.kind != "llama3" {
 		return nil
 	}
-	return llama3Factors(c.Rope, c.RopeTheta, c.HeadDim)
+	return llama3Factors(m.scaling, m.ropeTheta, m.headDim)
 }
 
-func llama3Factors(s llama.RopeScaling, theta float64, headDim int) []float32 {
+func llama3Factors(s ropeScaling, theta float64, headDim int) []float32 {
 	f := make([]float32, headDim/2)
 	for i := range f {
-		turns := float64(s.OriginalMaxPosition) * ropeTurns(theta, headDim, i)
-		smooth := (turns - s.LowFreqFactor) / (s.HighFreqFactor - s.LowFreqFactor)
+		turns := float64(s.originalContext) * ropeTurns(theta, headDim, i)
+		smooth := (turns - s.lowFreq) / (s.highFreq - s.lowFreq)
 		switch {
-		case turns > s.HighFreqFactor:
+		case turns > s.highFreq:
 			f[i] = 1
-		case turns < s.LowFreqFactor:
-			f[i] = float32(s.Factor)
+		case turns < s.lowFreq:
+			f[i] = float32(s.factor)
 		default:
-			f[i] = float32(1 / ((1-smooth)/s.Factor + smooth))
+			f[i] = float32(1 / ((1-smooth)/s.factor + smooth))
 		}
 	}
 	return f
@@ -263,35 +205,35 @@ func ropeTurns(theta float64, headDim, i int) float64 {
 }
 
 // findLlama3 returns the scaling that gives the factors. Between the
-// frequencies that stay and those divided by Factor, the blend is a line in
+// frequencies that stay and those divided by the factor, the blend is a line in
 // the turns per position; its slope and intercept give the thresholds up to
 // the original context, which only sets their unit and is taken to be 8192 as
 // in the models that use this.
-func findLlama3(factors []float32, theta float64) (llama.RopeScaling, bool) {
+func findLlama3(factors []float32, theta float64) (ropeScaling, bool) {
 	const original = 8192
-	s := llama.RopeScaling{Type: "llama3", Factor: 1, LowFreqFactor: 1, HighFreqFactor: 4, OriginalMaxPosition: original}
+	s := ropeScaling{"llama3", 1, 1, 4, original}
 	for _, f := range factors {
-		s.Factor = max(s.Factor, float64(f))
+		s.factor = max(s.factor, float64(f))
 	}
 	headDim := 2 * len(factors)
 	// The two blended frequencies that are farthest apart fix the line best.
 	var turns, smooth []float64
 	for i, f := range factors {
-		if f > 1 && float64(f) < s.Factor {
+		if f > 1 && float64(f) < s.factor {
 			turns = append(turns, original*ropeTurns(theta, headDim, i))
-			smooth = append(smooth, (1/float64(f)-1/s.Factor)/(1-1/s.Factor))
+			smooth = append(smooth, (1/float64(f)-1/s.factor)/(1-1/s.factor))
 		}
 	}
-	candidates := []llama.RopeScaling{s}
+	candidates := []ropeScaling{s}
 	if n := len(turns) - 1; n >= 1 && turns[0] != turns[n] {
 		slope := (smooth[0] - smooth[n]) / (turns[0] - turns[n])
 		fitted := s
-		fitted.LowFreqFactor = turns[0] - smooth[0]/slope
-		fitted.HighFreqFactor = fitted.LowFreqFactor + 1/slope
+		fitted.lowFreq = turns[0] - smooth[0]/slope
+		fitted.highFreq = fitted.lowFreq + 1/slope
 		candidates = append(candidates, fitted)
 	}
 	for _, c := range candidates {
-		if c.LowFreqFactor > 0 && c.HighFreqFactor > c.LowFreqFactor && closeTo(llama3Factors(c, theta, headDim), factors) {
+		if c.lowFreq > 0 && c.highFreq > c.lowFreq && closeTo(llama3Factors(c, theta, headDim), factors) {
 			return c, true
 		}
 	}

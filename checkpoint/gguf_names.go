@@ -1,12 +1,114 @@
 package checkpoint
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 
 	"github.com/golowbit/lowbit/internal/llama"
+	"github.com/golowbit/lowbit/tensor"
 )
+
+// What GGUF needs to know of the architectures, all of it in this file.
+
+// Architectures as general.architecture names them.
+const (
+	ggufLlama = "llama"
+	ggufQwen2 = "qwen2"
+	ggufQwen3 = "qwen3"
+)
+
+// Hugging Face's names of the tensors outside the blocks.
+const (
+	embeddingName = llama.EmbeddingName
+	finalNormName = llama.FinalNormName
+	headName      = llama.HeadName
+)
+
+// ggufClasses are Hugging Face's classes of the architectures that are read.
+var ggufClasses = map[string]string{ggufLlama: "LlamaForCausalLM", ggufQwen2: "Qwen2ForCausalLM", ggufQwen3: "Qwen3ForCausalLM"}
+
+// ggufLinear matches the linears that have a name in GGUF.
+var ggufLinear = regexp.MustCompile(`^(model\.layers\.(0|[1-9][0-9]{0,4})\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)|lm_head)$`)
+
+// ggufShape is what a config.json says of a model.
+type ggufShape struct {
+	arch                                string
+	layers, vocab, hidden, intermediate int
+	heads, kvHeads, headDim             int
+	context                             int // the engine has no sliding window: up to its length both attentions are the same
+	normEps, ropeTheta                  float64
+	scaling                             ropeScaling
+	tied                                bool
+}
+
+// ropeScaling stretches the rotary frequencies: kind is "", "linear" or "llama3".
+type ropeScaling struct {
+	kind              string
+	factor            float64
+	lowFreq, highFreq float64 // turns in the original context
+	originalContext   int
+}
+
+// readShape reads a config.json and refuses what llama.cpp does not run the
+// way Hugging Face does.
+func readShape(config json.RawMessage) (*ggufShape, error) {
+	c, err := llama.ParseConfig(config)
+	if errors.Is(err, llama.ErrUnsupported) {
+		return nil, fmt.Errorf("%s: %w", configFile, errors.Join(err, Unsupported("GGUF is written for llama, mistral, qwen2 and qwen3; use format lowbit or dense")))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", configFile, err)
+	}
+	switch {
+	case c.MaxPosition == 0:
+		return nil, fmt.Errorf(`%s: no "max_position_embeddings", which GGUF needs`, configFile)
+	case c.ModelType == "qwen3" && c.OBias:
+		return nil, Unsupported("llama.cpp's qwen3 has no bias in o_proj")
+	}
+	m := &ggufShape{
+		arch: c.ModelType, layers: c.Layers, vocab: c.Vocab, hidden: c.Hidden, intermediate: c.Intermediate,
+		heads: c.Heads, kvHeads: c.KVHeads, headDim: c.HeadDim, context: c.MaxPosition,
+		normEps: c.NormEps, ropeTheta: c.RopeTheta, tied: c.Tied,
+		scaling: ropeScaling{c.Rope.Type, c.Rope.Factor, c.Rope.LowFreqFactor, c.Rope.HighFreqFactor, c.Rope.OriginalMaxPosition},
+	}
+	if m.arch == "mistral" {
+		m.arch = ggufLlama
+	}
+	for _, w := range c.Windows {
+		if w > 0 {
+			m.context = min(m.context, w)
+		}
+	}
+	return m, nil
+}
+
+// checkTensors holds the tensors of a model to its config.json.
+func checkTensors(o Origin) error {
+	c, err := llama.ParseConfig(o.Config())
+	if err != nil {
+		return err
+	}
+	return llama.CheckShapes(c, shapesOnly{o})
+}
+
+// checkConfig reports whether a config.json made from metadata is a model's.
+func checkConfig(config json.RawMessage) error {
+	_, err := llama.ParseConfig(config)
+	return err
+}
+
+// shapesOnly is an Origin whose matrices nobody reads.
+type shapesOnly struct{ Origin }
+
+func (s shapesOnly) Has(name string) bool { _, ok := s.Shape(name); return ok }
+
+func (s shapesOnly) Matrix(string) (*tensor.Matrix, error) {
+	return nil, errors.New("only shapes are checked")
+}
 
 // Tensor names of a block: Hugging Face's and llama.cpp's
 // (gguf-py/gguf/tensor_mapping.py).
@@ -38,16 +140,19 @@ const (
 	ggufRopeFreqs = "rope_freqs.weight"
 )
 
+// blockPrefix begins the names of the tensors of block i.
+func blockPrefix(i int) string { return llama.BlockPrefix(i) }
+
 // ggufTensorNames lists a model's possible tensors in the order of the file, as
 // pairs of the Hugging Face name and the name in GGUF.
 func ggufTensorNames(layers int) [][2]string {
-	names := [][2]string{{llama.EmbeddingName, ggufEmbedding}}
+	names := [][2]string{{embeddingName, ggufEmbedding}}
 	for i := range layers {
 		for _, n := range ggufBlockNames {
-			names = append(names, [2]string{llama.BlockPrefix(i) + n[0], fmt.Sprintf("blk.%d.%s", i, n[1])})
+			names = append(names, [2]string{blockPrefix(i) + n[0], fmt.Sprintf("blk.%d.%s", i, n[1])})
 		}
 	}
-	return append(names, [2]string{llama.FinalNormName, ggufFinalNorm}, [2]string{llama.HeadName, ggufHead})
+	return append(names, [2]string{finalNormName, ggufFinalNorm}, [2]string{headName, ggufHead})
 }
 
 // huggingFaceName translates a name of a GGUF file; ok is false if there is
@@ -55,11 +160,11 @@ func ggufTensorNames(layers int) [][2]string {
 func huggingFaceName(name string, layers int) (string, bool) {
 	switch name {
 	case ggufEmbedding:
-		return llama.EmbeddingName, true
+		return embeddingName, true
 	case ggufFinalNorm:
-		return llama.FinalNormName, true
+		return finalNormName, true
 	case ggufHead:
-		return llama.HeadName, true
+		return headName, true
 	}
 	rest, ok := strings.CutPrefix(name, "blk.")
 	number, rest, found := strings.Cut(rest, ".")
@@ -69,7 +174,7 @@ func huggingFaceName(name string, layers int) (string, bool) {
 	}
 	for _, n := range ggufBlockNames {
 		if n[1] == rest {
-			return llama.BlockPrefix(i) + n[0], true
+			return blockPrefix(i) + n[0], true
 		}
 	}
 	return "", false

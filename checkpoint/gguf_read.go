@@ -1,7 +1,6 @@
 package checkpoint
 
 import (
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,7 +10,7 @@ import (
 	"strconv"
 
 	"github.com/golowbit/lowbit/internal/gguf"
-	"github.com/golowbit/lowbit/internal/llama"
+	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 	"github.com/golowbit/lowbit/tensor"
@@ -41,21 +40,21 @@ type ggufEntry struct {
 	decoded bool
 }
 
-// OpenFile opens a GGUF file of a model of the Llama family.
-func (g GGUF) OpenFile(path string) (json.RawMessage, Source, Decoder, bool, error) {
+// Read opens a GGUF file of a model of the Llama family.
+func (g GGUF) Read(path string) (*Opened, error) {
 	ok, err := isGGUF(path)
 	if err != nil || !ok {
-		return nil, nil, nil, false, err
+		return nil, err
 	}
 	f, err := gguf.Open(path)
 	if err != nil {
-		return nil, nil, nil, false, err
+		return nil, err
 	}
 	config, src, err := openGGUF(f, path)
 	if err != nil {
-		return nil, nil, nil, false, errors.Join(fmt.Errorf("%s: %w", path, err), f.Close())
+		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), f.Close())
 	}
-	return config, src, src, true, nil
+	return &Opened{Config: config, Source: src, Decoder: src, Files: tokenizerFS(src)}, nil
 }
 
 func isGGUF(path string) (bool, error) {
@@ -92,7 +91,7 @@ func openGGUF(f *gguf.File, path string) (json.RawMessage, *ggufFile, error) {
 			return nil, nil, fmt.Errorf("tensor %q: %w", t.Name, err)
 		}
 	}
-	embedding, ok := src.tensors[llama.EmbeddingName]
+	embedding, ok := src.tensors[embeddingName]
 	if !ok {
 		return nil, nil, fmt.Errorf("no tensor %q", ggufEmbedding)
 	}
@@ -100,7 +99,7 @@ func openGGUF(f *gguf.File, path string) (json.RawMessage, *ggufFile, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if _, err := llama.ParseConfig(config); err != nil {
+	if err := checkConfig(config); err != nil {
 		return nil, nil, fmt.Errorf("metadata, as a %s: %w", configFile, err)
 	}
 	return config, src, nil
@@ -133,7 +132,7 @@ func (g *ggufFile) add(name string, t gguf.Tensor, m *ggufModel) error {
 		if !matrix {
 			return fmt.Errorf("a vector of type %v, want F32, F16 or BF16", t.Type)
 		}
-		if name == llama.EmbeddingName {
+		if name == embeddingName {
 			e.spec.DType, e.decoded = safetensors.F32, true
 			break
 		}
@@ -218,10 +217,7 @@ func (g *ggufFile) readRow(e ggufEntry, dst []byte, r int) error {
 	if err := e.info.Type.Decode(values, packed); err != nil {
 		return err
 	}
-	for i, v := range values {
-		binary.LittleEndian.PutUint32(dst[4*i:], math.Float32bits(v))
-	}
-	return nil
+	return safetensors.EncodeFloat32(dst, safetensors.F32, values)
 }
 
 // Layers lists the linears stored in blocks.
@@ -268,14 +264,14 @@ func (g *ggufFile) Weight(name string) (*quant.Weight, error) {
 			data = data[t.BlockBytes():]
 			copy(codes[b*gguf.BlockLen:], block[:])
 			k := r*w.Groups() + b
-			w.Scales[k] = halfValue(d)
+			w.Scales[k] = wire.Half(d)
 			w.Zeros[k] = 1 << (t.Bits() - 1)
 			if !t.HasMin() {
 				continue
 			}
-			z, ok := wholeZero(w.Scales[k], halfValue(m), w.Scheme.MaxCode())
+			z, ok := wholeZero(w.Scales[k], wire.Half(m), w.Scheme.MaxCode())
 			if !ok {
-				return nil, tensorError(g, name+weightSuffix, "row %d block %d: minimum %g is no multiple of scale %g: %w", r, b, halfValue(m), w.Scales[k], ErrNotWeight)
+				return nil, tensorError(g, name+weightSuffix, "row %d block %d: minimum %g is no multiple of scale %g: %w", r, b, wire.Half(m), w.Scales[k], ErrNotWeight)
 			}
 			w.Zeros[k] = z
 		}
@@ -302,12 +298,6 @@ func (g *ggufFile) Matrix(name string) (*tensor.Matrix, error) {
 	return m, nil
 }
 
-func halfValue(h uint16) float32 {
-	var v [1]float32
-	tensor.F16ToF32(v[:], []uint16{h})
-	return v[0]
-}
-
 // wholeZero returns the zero-point z with m = -d*z exactly.
 func wholeZero(d, m float32, limit int) (z uint8, ok bool) {
 	if m == 0 {
@@ -330,9 +320,7 @@ type ggufModel struct {
 func readGGUFModel(f *gguf.File) (*ggufModel, error) {
 	v, _ := f.Value("general.architecture")
 	arch, _ := v.(string)
-	switch arch {
-	case ggufLlama, ggufQwen2, ggufQwen3:
-	default:
+	if _, ok := ggufClasses[arch]; !ok {
 		return nil, Unsupported("general.architecture %q is not read, only llama, qwen2 and qwen3", arch)
 	}
 	m := &ggufModel{arch: arch}
@@ -360,9 +348,8 @@ func (m *ggufModel) config(f *gguf.File, src *ggufFile, embedding ggufEntry) (js
 		}
 	}
 	theta := r.float("rope.freq_base", "10000")
-	class := map[string]string{ggufLlama: "LlamaForCausalLM", ggufQwen2: "Qwen2ForCausalLM", ggufQwen3: "Qwen3ForCausalLM"}[m.arch]
-	_, head := src.tensors[llama.HeadName]
-	prefix := llama.BlockPrefix(0)
+	_, head := src.tensors[headName]
+	prefix := blockPrefix(0)
 	has := func(name string) bool { _, ok := src.tensors[prefix+name]; return ok }
 	o := &object{}
 	set := func(key string, v any) {
@@ -372,7 +359,7 @@ func (m *ggufModel) config(f *gguf.File, src *ggufFile, embedding ggufEntry) (js
 		}
 		o.set(key, data)
 	}
-	set("architectures", []string{class})
+	set("architectures", []string{ggufClasses[m.arch]})
 	set("model_type", m.arch)
 	set("vocab_size", embedding.rows)
 	set("hidden_size", hidden)
@@ -462,8 +449,8 @@ func (r *ggufReader) ropeScaling(headDim int, theta json.Number) (map[string]any
 		return nil, Unsupported("the factors in %q are of no llama3 scaling", t.Name)
 	}
 	return map[string]any{
-		"rope_type": s.Type, "factor": s.Factor, "low_freq_factor": s.LowFreqFactor,
-		"high_freq_factor": s.HighFreqFactor, "original_max_position_embeddings": s.OriginalMaxPosition,
+		"rope_type": s.kind, "factor": s.factor, "low_freq_factor": s.lowFreq,
+		"high_freq_factor": s.highFreq, "original_max_position_embeddings": s.originalContext,
 	}, nil
 }
 

@@ -3,6 +3,7 @@ package checkpoint
 import (
 	"encoding/json"
 	"fmt"
+	"io/fs"
 	"maps"
 	"math/rand/v2"
 	"os"
@@ -55,16 +56,16 @@ func TestGGUFListings(t *testing.T) {
 				}
 			}
 			l := LayerOf("lm_head", w)
-			tensors, err := GGUF{}.Encode(l, w)
+			require.NoError(t, GGUF{}.Check(l))
+			typ := ggufBlock(c.s)
+			data, err := packGGUF(w, typ, nil)
 			require.NoError(t, err)
-			checkPlan(t, GGUF{}, l, tensors)
-			require.Equal(t, readListing(t, filepath.Join("gguf", c.file+".txt")), tensors)
+			require.Equal(t, readListing(t, filepath.Join("gguf", c.file+".txt"))[0].Data, data)
 
 			// The block type's own reading gives the weight.
-			typ := ggufBlock(c.s)
 			require.True(t, strings.HasSuffix(c.file, strings.ToLower(typ.String())))
 			got := make([]float32, 3*64)
-			require.NoError(t, typ.Decode(got, tensors[0].Data))
+			require.NoError(t, typ.Decode(got, data))
 			require.Equal(t, w.Dequantize().Data, got)
 		})
 	}
@@ -76,7 +77,7 @@ func TestGGUFRefuses(t *testing.T) {
 		Scheme: quant.Scheme{Bits: 4, GroupSize: 128, Symmetric: true},
 	}
 	checkRefusals(t, GGUF{}, base, []refusal{
-		{"axis", func(l *Layer) { l.Scheme.Axis = quant.IC }, "--axis oc"},
+		{"axis", func(l *Layer) { l.Scheme.Axis = quant.IC }, "axis oc"},
 		{"row scale", func(l *Layer) { l.RowScale = true }, "row or input scales"},
 		{"input scale", func(l *Layer) { l.InputScale = true }, "row or input scales"},
 		{"group index", func(l *Layer) { l.GroupIndex = true }, "static groups"},
@@ -107,20 +108,20 @@ func TestGGUFRefuses(t *testing.T) {
 	s := quant.Scheme{Bits: 4, GroupSize: 32}
 	w := randomWeight(1, 4, 64, s, false, false)
 	w.Scales[3] = 0.1
-	_, err := GGUF{}.Encode(LayerOf("lm_head", w), w)
+	_, err := packGGUF(w, ggufBlock(w.Scheme), nil)
 	require.ErrorIs(t, err, ErrUnsupported)
 	require.ErrorContains(t, err, "row 1: scale 0.1")
 	s.ScaleType = quant.F16Short
 	w = randomWeight(1, 4, 64, s, false, false)
 	w.Scales[2], w.Zeros[2] = 127.0/128+1.0/256, 7 // 8 significant bits
-	_, err = GGUF{}.Encode(LayerOf("lm_head", w), w)
+	_, err = packGGUF(w, ggufBlock(w.Scheme), nil)
 	require.NoError(t, err)
 	w.Scales[2] = tensor.RoundF16(0.1)
-	_, err = GGUF{}.Encode(LayerOf("lm_head", w), w)
+	_, err = packGGUF(w, ggufBlock(w.Scheme), nil)
 	require.ErrorContains(t, err, "f16short")
 	w = randomWeight(1, 4, 64, quant.Scheme{Bits: 4, GroupSize: 32, Symmetric: true}, false, false)
 	w.Zeros[0] = 0 // codes up to 15 above it
-	_, err = GGUF{}.Encode(LayerOf("lm_head", w), w)
+	_, err = packGGUF(w, ggufBlock(w.Scheme), nil)
 	require.ErrorContains(t, err, "does not fit Q4_0")
 }
 
@@ -145,10 +146,9 @@ func TestGGUFConfig(t *testing.T) {
 			maps.Copy(config, c.edit)
 			data, err := json.Marshal(config)
 			require.NoError(t, err)
-			got, err := c.g.Config(Contents{Config: data})
+			err = c.g.CheckModel(data)
 			if c.want == "" {
 				require.NoError(t, err)
-				require.Equal(t, Config{}, got)
 				return
 			}
 			require.ErrorContains(t, err, c.want)
@@ -413,7 +413,7 @@ func TestGGUFAnyWeight(t *testing.T) {
 			layers = append(layers, LayerOf(name, weights[name]))
 		}
 		path := filepath.Join(dir, "x.gguf")
-		require.NoError(rt, GGUF{}.Assemble(t.Context(), path, src, layers, func(name string) (*quant.Weight, error) { return weights[name], nil }))
+		require.NoError(rt, GGUF{}.Write(t.Context(), path, src, layers, func(name string) (*quant.Weight, error) { return weights[name], nil }))
 		m, err := Open(path)
 		require.NoError(rt, err)
 		defer m.Close()
@@ -440,12 +440,13 @@ func TestGGUFEmbeddedModel(t *testing.T) {
 		require.Equal(t, safetensors.BF16, d)
 		require.Equal(t, matrixOf(t, src, s.Name).Data, matrixOf(t, m, s.Name).Data, s.Name)
 	}
-	files, err := TokenizerFiles(m)
-	require.NoError(t, err)
-	require.Len(t, files, 2)
-	files, err = TokenizerFiles(src)
-	require.NoError(t, err)
-	require.Empty(t, files)
+	for _, name := range []string{tokenizerFile, "tokenizer_config.json"} {
+		data, err := fs.ReadFile(m.Files(), name)
+		require.NoError(t, err)
+		require.True(t, json.Valid(data))
+	}
+	_, err := fs.Stat(m.Files(), "vocab.json")
+	require.ErrorIs(t, err, fs.ErrNotExist)
 }
 
 // What cannot be written is said before the file is there.
@@ -517,7 +518,7 @@ func TestGGUFNames(t *testing.T) {
 // The factors of Llama 3.1 8B, from the published formula by hand: the 64
 // frequencies of a head of 128.
 func TestLlama3Factors(t *testing.T) {
-	s := llama.RopeScaling{Type: "llama3", Factor: 8, LowFreqFactor: 1, HighFreqFactor: 4, OriginalMaxPosition: 8192}
+	s := ropeScaling{"llama3", 8, 1, 4, 8192}
 	f := llama3Factors(s, 500000, 128)
 	require.Len(t, f, 64)
 	require.EqualValues(t, 1, f[0])
@@ -527,20 +528,20 @@ func TestLlama3Factors(t *testing.T) {
 	require.EqualValues(t, 8, f[63])
 	require.EqualValues(t, 8, f[35]) // 0.9973 turns
 	for _, c := range []struct {
-		s     llama.RopeScaling
+		s     ropeScaling
 		theta float64
 		dim   int
 	}{
 		{s, 500000, 128},
-		{llama.RopeScaling{Type: "llama3", Factor: 32, LowFreqFactor: 1, HighFreqFactor: 4, OriginalMaxPosition: 8192}, 500000, 64},
-		{llama.RopeScaling{Type: "llama3", Factor: 3, LowFreqFactor: 2, HighFreqFactor: 16, OriginalMaxPosition: 8192}, 10000, 128},
+		{ropeScaling{"llama3", 32, 1, 4, 8192}, 500000, 64},
+		{ropeScaling{"llama3", 3, 2, 16, 8192}, 10000, 128},
 	} {
 		f := llama3Factors(c.s, c.theta, c.dim)
 		found, ok := findLlama3(f, c.theta)
 		require.True(t, ok)
-		require.Equal(t, c.s.Factor, found.Factor)
-		require.InEpsilon(t, c.s.LowFreqFactor, found.LowFreqFactor, 1e-3)
-		require.InEpsilon(t, c.s.HighFreqFactor, found.HighFreqFactor, 1e-3)
+		require.Equal(t, c.s.factor, found.factor)
+		require.InEpsilon(t, c.s.lowFreq, found.lowFreq, 1e-3)
+		require.InEpsilon(t, c.s.highFreq, found.highFreq, 1e-3)
 		require.True(t, closeTo(llama3Factors(found, c.theta, c.dim), f))
 	}
 	_, ok := findLlama3([]float32{1, 5, 2, 8}, 10000)
@@ -593,10 +594,9 @@ func BenchmarkGGUFEncode(b *testing.B) {
 	for _, bits := range []int{4, 5, 8} {
 		b.Run(fmt.Sprint(bits), func(b *testing.B) {
 			w := randomWeight(1, 1024, 1024, quant.Scheme{Bits: bits, GroupSize: 128, Symmetric: true}, false, false)
-			l := LayerOf("lm_head", w)
 			b.SetBytes(1024 * 1024)
 			for b.Loop() {
-				if _, err := (GGUF{}).Encode(l, w); err != nil {
+				if _, err := packGGUF(w, ggufBlock(w.Scheme), nil); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -5,7 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"os"
+	"io/fs"
 	"path/filepath"
 	"strings"
 
@@ -32,11 +32,37 @@ const (
 	tokenizerFile = "tokenizer.json"
 )
 
+// The values of token_type.
+const (
+	ggufNormal      int32 = 1
+	ggufUnknown     int32 = 2
+	ggufControl     int32 = 3
+	ggufUserDefined int32 = 4
+	ggufUnused      int32 = 5
+	ggufByte        int32 = 6
+)
+
+var ggufTypes = map[tokenizer.TokenType]int32{
+	tokenizer.Normal: ggufNormal, tokenizer.Unknown: ggufUnknown, tokenizer.Control: ggufControl,
+	tokenizer.UserDefined: ggufUserDefined, tokenizer.Unused: ggufUnused, tokenizer.Byte: ggufByte,
+}
+
+// ggufMerges writes each merge as two tokens with a space between, and a space
+// inside a token as "Ġ".
+func ggufMerges(t *tokenizer.Tokenizer) []string {
+	merges := t.Merges()
+	out := make([]string, len(merges))
+	for i, m := range merges {
+		out[i] = strings.ReplaceAll(m[0], " ", "Ġ") + " " + strings.ReplaceAll(m[1], " ", "Ġ")
+	}
+	return out
+}
+
 // ggufTokenizer returns the tokenizer's metadata for a vocabulary of the
 // given size: that of the source file if it is GGUF, else made from the
 // source folder's tokenizer.json.
-func ggufTokenizer(src *Model, vocab int) ([]gguf.KV, error) {
-	if f, ok := src.src.(*ggufFile); ok {
+func ggufTokenizer(src Origin, vocab int) ([]gguf.KV, error) {
+	if f, ok := src.Source().(*ggufFile); ok {
 		var kv []gguf.KV
 		for _, e := range f.f.KV() {
 			if strings.HasPrefix(e.Key, ggufTokenizerPrefix) {
@@ -45,18 +71,18 @@ func ggufTokenizer(src *Model, vocab int) ([]gguf.KV, error) {
 		}
 		return kv, nil
 	}
-	t, err := tokenizer.Open(src.Path())
+	t, err := tokenizer.OpenFS(src.Files())
 	if err != nil {
-		return nil, fmt.Errorf("a GGUF file holds its tokenizer: %w", err)
+		return nil, fmt.Errorf("a GGUF file holds its tokenizer: %s: %w", src.Path(), err)
 	}
-	kv, err := tokenizerMetadata(t, src.Path(), vocab)
+	kv, err := tokenizerMetadata(t, src.Files(), vocab)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", filepath.Join(src.Path(), tokenizerFile), err)
 	}
 	return kv, nil
 }
 
-func tokenizerMetadata(t *tokenizer.Tokenizer, dir string, vocab int) ([]gguf.KV, error) {
+func tokenizerMetadata(t *tokenizer.Tokenizer, files fs.FS, vocab int) ([]gguf.KV, error) {
 	tokens, types, err := paddedVocab(t, vocab)
 	if err != nil {
 		return nil, err
@@ -65,7 +91,7 @@ func tokenizerMetadata(t *tokenizer.Tokenizer, dir string, vocab int) ([]gguf.KV
 	add := func(key string, v any) { kv = append(kv, gguf.KV{Key: key, Value: v}) }
 	switch t.Kind() {
 	case tokenizer.ByteLevel:
-		pre, err := preTokenizerName(t, filepath.Join(dir, tokenizerFile))
+		pre, err := preTokenizerName(t, files)
 		if err != nil {
 			return nil, err
 		}
@@ -73,7 +99,7 @@ func tokenizerMetadata(t *tokenizer.Tokenizer, dir string, vocab int) ([]gguf.KV
 		add(ggufKeyPre, pre)
 		add(ggufKeyTokens, tokens)
 		add(ggufKeyTypes, types)
-		add(ggufKeyMerges, t.Merges())
+		add(ggufKeyMerges, ggufMerges(t))
 	case tokenizer.SentencePiece:
 		scores, err := spmScores(t, vocab)
 		if err != nil {
@@ -126,13 +152,13 @@ func paddedVocab(t *tokenizer.Tokenizer, vocab int) ([]string, []int32, error) {
 		if k == tokenizer.UserDefined && strings.HasPrefix(tokens[i], "<|") && strings.HasSuffix(tokens[i], "|>") {
 			k = tokenizer.Control // as llama.cpp's converter has it; the engine would override it
 		}
-		types[i] = int32(k)
+		types[i] = ggufTypes[k]
 		if k != tokenizer.Unused {
 			seen[tokens[i]] = true
 		}
 	}
 	for i := range vocab {
-		if i < len(tokens) && types[i] != int32(tokenizer.Unused) {
+		if i < len(tokens) && types[i] != ggufUnused {
 			continue
 		}
 		name := fmt.Sprintf("[PAD%d]", i)
@@ -145,7 +171,7 @@ func paddedVocab(t *tokenizer.Tokenizer, vocab int) ([]string, []int32, error) {
 		} else {
 			tokens = append(tokens, name)
 		}
-		types[i] = int32(tokenizer.Unused)
+		types[i] = ggufUnused
 	}
 	return tokens, types, nil
 }
@@ -164,7 +190,7 @@ var preTokenizers = map[string]string{
 
 // preTokenizerName finds the name. ByteLevel's built-in pattern, which is
 // GPT-2's, is no Split: it is recognized by the pre-tokenizer's structure.
-func preTokenizerName(t *tokenizer.Tokenizer, path string) (string, error) {
+func preTokenizerName(t *tokenizer.Tokenizer, files fs.FS) (string, error) {
 	patterns := t.SplitRegexes()
 	if patterns != "" {
 		sum := sha256.Sum256([]byte(patterns))
@@ -173,7 +199,7 @@ func preTokenizerName(t *tokenizer.Tokenizer, path string) (string, error) {
 		}
 		return "", Unsupported("its Split patterns (SHA-256 %x) are of no pre-tokenizer whose name in llama.cpp is known here", sum)
 	}
-	data, err := os.ReadFile(path)
+	data, err := fs.ReadFile(files, tokenizerFile)
 	if err != nil {
 		return "", err
 	}
@@ -235,14 +261,14 @@ func spmScores(t *tokenizer.Tokenizer, vocab int) ([]float32, error) {
 	best := map[string]int{}
 	last := 0
 	for rank, m := range t.Merges() {
-		a, b, _ := strings.Cut(m, " ")
-		if _, ok := best[a+b]; !ok {
-			best[a+b] = rank
+		whole := m[0] + m[1]
+		if _, ok := best[whole]; !ok {
+			best[whole] = rank
 		}
-		if best[a+b] < last {
-			return nil, Unsupported("merge %d makes %q, which an earlier merge makes before %d others: no scores give that order", rank, a+b, rank-best[a+b]-1)
+		if best[whole] < last {
+			return nil, Unsupported("merge %d makes %q, which an earlier merge makes before %d others: no scores give that order", rank, whole, rank-best[whole]-1)
 		}
-		last = best[a+b]
+		last = best[whole]
 	}
 	scores := make([]float32, vocab)
 	copy(scores, t.Scores())

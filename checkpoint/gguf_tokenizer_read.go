@@ -3,28 +3,26 @@ package checkpoint
 import (
 	"encoding/json"
 	"fmt"
+	"io/fs"
 	"slices"
 	"sort"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"github.com/golowbit/lowbit/internal/gguf"
-	"github.com/golowbit/lowbit/internal/tokenizer"
 )
 
-// TokenizerFiles returns tokenizer.json and tokenizer_config.json of a model
-// whose file holds the tokenizer (GGUF), by name, made from its metadata. For
-// a folder, which has its own, it returns nil.
-func TokenizerFiles(m *Model) (map[string][]byte, error) {
-	f, ok := m.src.(*ggufFile)
-	if !ok {
-		return nil, nil
-	}
-	files, err := tokenizerFiles(f.f)
-	if err != nil {
-		return nil, fmt.Errorf("%s: tokenizer: %w", m.path, err)
-	}
-	return files, nil
+// tokenizerFS holds tokenizer.json and tokenizer_config.json, made from a
+// file's metadata when the first is opened.
+func tokenizerFS(f *ggufFile) fs.FS {
+	return memFS(sync.OnceValues(func() (map[string][]byte, error) {
+		files, err := tokenizerFiles(f.f)
+		if err != nil {
+			return nil, fmt.Errorf("the tokenizer in the metadata: %w", err)
+		}
+		return files, nil
+	}))
 }
 
 // jsonObject is a JSON object being made.
@@ -80,8 +78,8 @@ func tokenizerFiles(f *gguf.File) (map[string][]byte, error) {
 	}
 	added := []jsonObject{}
 	for id, s := range v.tokens {
-		special := v.types[id] == int32(tokenizer.Control) || v.types[id] == int32(tokenizer.Unknown)
-		if special || v.types[id] == int32(tokenizer.UserDefined) {
+		special := v.types[id] == ggufControl || v.types[id] == ggufUnknown
+		if special || v.types[id] == ggufUserDefined {
 			added = append(added, jsonObject{
 				"id": id, "content": s, "special": special,
 				"single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
@@ -152,7 +150,7 @@ func readVocab(f *gguf.File) (*ggufVocab, error) {
 		return nil, fmt.Errorf("no key %q", ggufKeyTokens)
 	}
 	if v.types == nil {
-		v.types = slices.Repeat([]int32{int32(tokenizer.Normal)}, len(v.tokens))
+		v.types = slices.Repeat([]int32{ggufNormal}, len(v.tokens))
 	}
 	if len(v.types) != len(v.tokens) {
 		return nil, fmt.Errorf("key %q: %d entries for %d tokens", ggufKeyTypes, len(v.types), len(v.tokens))
@@ -181,7 +179,7 @@ func (v *ggufVocab) flag(key string, missing bool) bool {
 func (v *ggufVocab) vocab() (map[string]int, error) {
 	ids := make(map[string]int, len(v.tokens))
 	for id, s := range v.tokens {
-		if v.types[id] == int32(tokenizer.Unused) {
+		if v.types[id] == ggufUnused {
 			continue
 		}
 		if _, twice := ids[s]; twice {
@@ -291,11 +289,11 @@ func (v *ggufVocab) spmMerges(ids map[string]int) []string {
 	type merge struct{ left, right, whole int }
 	normal := func(s string) (int, bool) {
 		id, ok := ids[s]
-		return id, ok && v.types[id] == int32(tokenizer.Normal)
+		return id, ok && v.types[id] == ggufNormal
 	}
 	var merges []merge
 	for id, s := range v.tokens {
-		if v.types[id] != int32(tokenizer.Normal) {
+		if v.types[id] != ggufNormal {
 			continue
 		}
 		for i := range s {

@@ -20,7 +20,7 @@ import (
 func ggufWithTokenizer(t *testing.T, dir string, padding int) *gguf.File {
 	tok, err := tokenizer.Open(dir)
 	require.NoError(t, err)
-	kv, err := tokenizerMetadata(tok, dir, tok.VocabSize()+padding)
+	kv, err := tokenizerMetadata(tok, os.DirFS(dir), tok.VocabSize()+padding)
 	require.NoError(t, err)
 	return ggufOf(t, kv)
 }
@@ -147,7 +147,7 @@ func TestPreTokenizerNames(t *testing.T) {
 			require.NoError(t, os.WriteFile(filepath.Join(dir, tokenizerFile), []byte(file), 0o600))
 			tok, err := tokenizer.Open(dir)
 			require.NoError(t, err)
-			kv, err := tokenizerMetadata(tok, dir, 3)
+			kv, err := tokenizerMetadata(tok, os.DirFS(dir), 3)
 			if c.want == "" {
 				require.ErrorIs(t, err, ErrUnsupported)
 				return
@@ -192,7 +192,7 @@ func TestScoresNeedOrder(t *testing.T) {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, tokenizerFile), []byte(file), 0o600))
 		tok, err := tokenizer.Open(dir)
 		require.NoError(t, err)
-		kv, err := tokenizerMetadata(tok, dir, 8)
+		kv, err := tokenizerMetadata(tok, os.DirFS(dir), 8)
 		if !c.ok {
 			require.ErrorIs(t, err, ErrUnsupported)
 			continue

@@ -8,17 +8,8 @@ import (
 	"strings"
 
 	"github.com/golowbit/lowbit/internal/gguf"
-	"github.com/golowbit/lowbit/internal/llama"
 	"github.com/golowbit/lowbit/internal/parallel"
 	"github.com/golowbit/lowbit/quant"
-	"github.com/golowbit/lowbit/safetensors"
-)
-
-// Architectures as general.architecture names them.
-const (
-	ggufLlama = "llama"
-	ggufQwen2 = "qwen2"
-	ggufQwen3 = "qwen3"
 )
 
 // ggufTensor is a tensor to be written.
@@ -32,23 +23,25 @@ type ggufTensor struct {
 // ggufAssembly is what the tensors of one file are made from.
 type ggufAssembly struct {
 	g      GGUF
-	config *llama.Config
-	arch   string
-	src    *Model
+	shape  *ggufShape
+	src    Origin
 	layers map[string]Layer
 	weight func(name string) (*quant.Weight, error)
 }
 
-// Assemble writes the file: metadata, tokenizer and tensors.
-func (g GGUF) Assemble(ctx context.Context, path string, src *Model, layers []Layer, weight func(name string) (*quant.Weight, error)) error {
-	c, err := g.config(src.Config())
+// Write makes the file: metadata, tokenizer and tensors.
+func (g GGUF) Write(ctx context.Context, path string, src Origin, layers []Layer, weight func(name string) (*quant.Weight, error)) error {
+	if err := g.CheckModel(src.Config()); err != nil {
+		return fmt.Errorf("%s: %w", src.Path(), err)
+	}
+	shape, err := readShape(src.Config())
 	if err != nil {
 		return fmt.Errorf("%s: %w", src.Path(), err)
 	}
-	if err := llama.CheckShapes(c, src); err != nil {
+	if err := checkTensors(src); err != nil {
 		return fmt.Errorf("%s: %w", src.Path(), err)
 	}
-	a := &ggufAssembly{g: g, config: c, arch: architectureOf(c), src: src, layers: map[string]Layer{}, weight: weight}
+	a := &ggufAssembly{g: g, shape: shape, src: src, layers: map[string]Layer{}, weight: weight}
 	for _, l := range layers {
 		if err := g.Check(l); err != nil {
 			return fmt.Errorf("layer %s: %w", l.Name, err)
@@ -59,7 +52,7 @@ func (g GGUF) Assemble(ctx context.Context, path string, src *Model, layers []La
 	if err != nil {
 		return fmt.Errorf("%s: %w", src.Path(), err)
 	}
-	tokens, err := ggufTokenizer(src, c.Vocab)
+	tokens, err := ggufTokenizer(src, shape.vocab)
 	if err != nil {
 		return err
 	}
@@ -83,31 +76,23 @@ func (g GGUF) Assemble(ctx context.Context, path string, src *Model, layers []La
 	return w.Close()
 }
 
-// architectureOf is the architecture under which llama.cpp runs a model.
-func architectureOf(c *llama.Config) string {
-	if c.ModelType == "mistral" {
-		return ggufLlama
-	}
-	return c.ModelType
-}
-
 // plan lists the tensors in file order.
 func (a *ggufAssembly) plan() ([]ggufTensor, error) {
 	var tensors []ggufTensor
-	if f := ropeFactors(a.config); f != nil {
+	if f := ropeFactors(a.shape); f != nil {
 		tensors = append(tensors, ggufTensor{
 			info: gguf.Tensor{Name: ggufRopeFreqs, Type: gguf.F32, Dims: []int{len(f)}}, name: ggufRopeFreqs,
 			write: func(w *gguf.Writer, t ggufTensor) error { return appendFloats(w, t, f) },
 		})
 	}
 	used := map[string]bool{}
-	for _, n := range ggufTensorNames(a.config.Layers) {
+	for _, n := range ggufTensorNames(a.shape.layers) {
 		shape, ok := a.src.Shape(n[0])
 		if !ok {
 			continue
 		}
 		used[n[0]] = true
-		if _, packed := a.layerOf(n[0]); n[0] == llama.HeadName && a.config.Tied && !packed {
+		if _, packed := a.layerOf(n[0]); n[0] == headName && a.shape.tied && !packed {
 			continue // the engine takes the embedding, as Hugging Face does
 		}
 		t := ggufTensor{info: gguf.Tensor{Name: n[1]}, name: n[0]}
@@ -124,13 +109,13 @@ func (a *ggufAssembly) plan() ([]ggufTensor, error) {
 func (a *ggufAssembly) checkRest(used map[string]bool) error {
 	for name := range a.layers {
 		if !used[name+weightSuffix] {
-			return fmt.Errorf("layer %q has no place in a model of %d layers", name, a.config.Layers)
+			return fmt.Errorf("layer %q has no place in a model of %d layers", name, a.shape.layers)
 		}
 	}
 	for _, s := range a.src.Dense() {
 		// Older checkpoints store the frequencies that follow from the config.
 		if !used[s.Name] && !strings.HasSuffix(s.Name, ".rotary_emb.inv_freq") {
-			return fmt.Errorf("tensor %q: %w", s.Name, Unsupported("GGUF has no name for it in a model of %d layers", a.config.Layers))
+			return fmt.Errorf("tensor %q: %w", s.Name, Unsupported("GGUF has no name for it in a model of %d layers", a.shape.layers))
 		}
 	}
 	return nil
@@ -153,7 +138,7 @@ func (a *ggufAssembly) typeOf(name string, shape []int) (gguf.Type, func(*gguf.W
 	if len(shape) == 1 {
 		return gguf.F32, a.writeVector
 	}
-	if f, ok := a.src.src.(*ggufFile); ok && a.g == (GGUF{}) {
+	if f, ok := a.src.Source().(*ggufFile); ok && a.g == (GGUF{}) {
 		// What is read from a GGUF keeps its type, so that rewriting changes nothing.
 		if e := f.tensors[name]; e.decoded {
 			return e.info.Type, func(w *gguf.Writer, t ggufTensor) error { return copyBlocks(w, t, f, e) }
@@ -185,7 +170,7 @@ func (a *ggufAssembly) writePacked(w *gguf.Writer, t ggufTensor, l Layer) error 
 
 // headDim is the number of rows of a head where rows change places, else 0.
 func (a *ggufAssembly) headDim(name string, rows int) int {
-	heads := rotaryRows(a.arch, name, a.config.Heads, a.config.KVHeads)
+	heads := rotaryRows(a.shape.arch, name, a.shape.heads, a.shape.kvHeads)
 	if heads == 0 {
 		return 0
 	}
@@ -211,10 +196,6 @@ func (a *ggufAssembly) writeVector(w *gguf.Writer, t ggufTensor) error {
 // embedding is never in memory as a whole.
 func (a *ggufAssembly) writeMatrix(w *gguf.Writer, t ggufTensor) error {
 	rows, cols := t.info.Dims[1], t.info.Dims[0]
-	read, err := a.rowReader(t.name, rows, cols)
-	if err != nil {
-		return err
-	}
 	dim := a.headDim(t.name, rows)
 	step := max(1, (1<<20)/cols)
 	if dim > 0 {
@@ -228,12 +209,9 @@ func (a *ggufAssembly) writeMatrix(w *gguf.Writer, t ggufTensor) error {
 		if dim > 0 {
 			from = halved(r, dim)
 		}
-		v := values[:n*cols]
-		if err := read(v, from); err != nil {
+		v, err := a.src.Rows(t.name, from, from+n, values)
+		if err != nil {
 			return err
-		}
-		if i := notFinite(v); i >= 0 {
-			return fmt.Errorf("element [%d %d] is %g", from+i/cols, i%cols, v[i])
 		}
 		b := data[:n*t.info.Type.RowBytes(cols)]
 		if err := t.info.Type.Encode(b, v); err != nil {
@@ -244,40 +222,6 @@ func (a *ggufAssembly) writeMatrix(w *gguf.Writer, t ggufTensor) error {
 		}
 	}
 	return nil
-}
-
-// rowReader returns a function that reads whole rows from the given one on.
-func (a *ggufAssembly) rowReader(name string, rows, cols int) (func(dst []float32, from int) error, error) {
-	if _, packed := a.src.quantized(name); packed {
-		m, err := a.src.Matrix(name)
-		if err != nil {
-			return nil, err
-		}
-		return func(dst []float32, from int) error {
-			for i := 0; i*cols < len(dst); i++ {
-				copy(dst[i*cols:(i+1)*cols], m.Row(from+i))
-			}
-			return nil
-		}, nil
-	}
-	src := a.src.src
-	spec, err := want(src, name, []int{rows, cols}, safetensors.F32, safetensors.F16, safetensors.BF16)
-	if err != nil {
-		return nil, err
-	}
-	width := spec.DType.Bits() / 8
-	var buf []byte
-	return func(dst []float32, from int) error {
-		if n := len(dst) * width; cap(buf) < n {
-			buf = make([]byte, n)
-		}
-		b := buf[:len(dst)*width]
-		if err := src.ReadAt(name, b, int64(from)*int64(cols)*int64(width)); err != nil {
-			return err
-		}
-		widen(dst, spec.DType, b)
-		return nil
-	}, nil
 }
 
 // copyBlocks copies a matrix whose rows stay where they are.
@@ -306,33 +250,33 @@ func appendFloats(w *gguf.Writer, t ggufTensor, v []float32) error {
 
 // metadata describes the model (ggml's docs/gguf.md, llama-arch.cpp).
 func (a *ggufAssembly) metadata(tensors []gguf.Tensor) []gguf.KV {
-	c, p := a.config, a.arch+"."
+	m, p := a.shape, a.shape.arch+"."
 	kv := []gguf.KV{
-		{Key: "general.architecture", Value: a.arch},
+		{Key: "general.architecture", Value: m.arch},
 		{Key: "general.type", Value: "model"},
 		{Key: "general.name", Value: modelName(a.src.Path())},
 		{Key: "general.file_type", Value: fileType(tensors)},
 		{Key: "general.quantization_version", Value: uint32(2)},
-		{Key: p + "vocab_size", Value: uint32(c.Vocab)},
-		{Key: p + "context_length", Value: uint32(contextLength(c))},
-		{Key: p + "embedding_length", Value: uint32(c.Hidden)},
-		{Key: p + "block_count", Value: uint32(c.Layers)},
-		{Key: p + "feed_forward_length", Value: uint32(c.Intermediate)},
-		{Key: p + "attention.head_count", Value: uint32(c.Heads)},
-		{Key: p + "attention.head_count_kv", Value: uint32(c.KVHeads)},
-		{Key: p + "attention.layer_norm_rms_epsilon", Value: float32(c.NormEps)},
-		{Key: p + "rope.dimension_count", Value: uint32(c.HeadDim)},
-		{Key: p + "rope.freq_base", Value: float32(c.RopeTheta)},
+		{Key: p + "vocab_size", Value: uint32(m.vocab)},
+		{Key: p + "context_length", Value: uint32(m.context)},
+		{Key: p + "embedding_length", Value: uint32(m.hidden)},
+		{Key: p + "block_count", Value: uint32(m.layers)},
+		{Key: p + "feed_forward_length", Value: uint32(m.intermediate)},
+		{Key: p + "attention.head_count", Value: uint32(m.heads)},
+		{Key: p + "attention.head_count_kv", Value: uint32(m.kvHeads)},
+		{Key: p + "attention.layer_norm_rms_epsilon", Value: float32(m.normEps)},
+		{Key: p + "rope.dimension_count", Value: uint32(m.headDim)},
+		{Key: p + "rope.freq_base", Value: float32(m.ropeTheta)},
 	}
-	if c.HeadDim*c.Heads != c.Hidden || a.arch == ggufQwen3 {
+	if m.headDim*m.heads != m.hidden || m.arch == ggufQwen3 {
 		kv = append(kv,
-			gguf.KV{Key: p + "attention.key_length", Value: uint32(c.HeadDim)},
-			gguf.KV{Key: p + "attention.value_length", Value: uint32(c.HeadDim)})
+			gguf.KV{Key: p + "attention.key_length", Value: uint32(m.headDim)},
+			gguf.KV{Key: p + "attention.value_length", Value: uint32(m.headDim)})
 	}
-	if c.Rope.Type == "linear" {
+	if m.scaling.kind == "linear" {
 		kv = append(kv,
 			gguf.KV{Key: p + "rope.scaling.type", Value: "linear"},
-			gguf.KV{Key: p + "rope.scaling.factor", Value: float32(c.Rope.Factor)})
+			gguf.KV{Key: p + "rope.scaling.factor", Value: float32(m.scaling.factor)})
 	}
 	return kv
 }
@@ -342,18 +286,6 @@ func modelName(path string) string {
 		path = abs
 	}
 	return filepath.Base(path)
-}
-
-// contextLength is the context the engine may use. Its llama and qwen2 know
-// no sliding window: up to the window's length both attentions are the same.
-func contextLength(c *llama.Config) int {
-	n := c.MaxPosition
-	for _, w := range c.Windows {
-		if w > 0 {
-			n = min(n, w)
-		}
-	}
-	return n
 }
 
 // fileType is llama.cpp's llama_ftype: the type that most weights have.

@@ -35,6 +35,8 @@ const (
 	suffixGIdx    = ".g_idx"
 )
 
+const quantizeFile = "quantize_config.json"
+
 // gptqGroupSizes are those that GPTQModel's kernels take, and with them
 // transformers; vLLM takes fewer.
 var gptqGroupSizes = []int{quant.WholeLine, 16, 32, 64, 128, 256, 512, 1024}
@@ -126,6 +128,21 @@ func (f GPTQ) Encode(l Layer, w *quant.Weight) ([]Tensor, error) {
 		scales,
 		int32Tensor(l.Name+suffixGIdx, index, w.In),
 	}, nil
+}
+
+// Sidecar names the file in which AutoGPTQ first kept the configuration.
+func (GPTQ) Sidecar() string { return quantizeFile }
+
+// FromSidecar adds the quant_method, which such files may lack.
+func (GPTQ) FromSidecar(data []byte) (json.RawMessage, error) {
+	o, err := parseObject(data)
+	if err != nil {
+		return nil, err
+	}
+	if _, ok := o.get("quant_method"); !ok {
+		o.set("quant_method", json.RawMessage(`"gptq"`))
+	}
+	return o.bytes(), nil
 }
 
 // Detect takes checkpoint_format "gptq_v2" for version 2, and everything else

@@ -139,7 +139,7 @@ func (r *gptqReader) shapes(name string) (t gptqTensors, err error) {
 		return t, err
 	}
 	t.groups, t.zeroWords = d[0], d[1]
-	if t.scales, err = want(r.src, name+suffixGScales, []int{t.groups, t.out}, floatTypes...); err != nil {
+	if t.scales, err = want(r.src, name+suffixGScales, []int{t.groups, t.out}, floatTypes()...); err != nil {
 		return t, err
 	}
 	stored := -1

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
+	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 	"github.com/golowbit/lowbit/tensor"
@@ -178,7 +179,7 @@ func TestCompressedTensorsIsGPTQTransposed(t *testing.T) {
 			by[strings.TrimPrefix(tn.Name, "x.")] = tn
 		}
 		words := func(tn Tensor) []byte {
-			return int32Tensor("", transposed(wordsOf(tn.Data), tn.Shape[0], tn.Shape[1])).Data
+			return int32Tensor("", transposed(wire.Words(tn.Data), tn.Shape[0], tn.Shape[1])).Data
 		}
 		require.Equal(t, words(g[0]), by["weight_packed"].Data)
 		scales := make([]uint16, len(g[2].Data)/2)
@@ -198,7 +199,7 @@ func TestCompressedTensorsIsGPTQTransposed(t *testing.T) {
 
 func wordsText(data []byte) string {
 	var s []string
-	for _, w := range wordsOf(data) {
+	for _, w := range wire.Words(data) {
 		s = append(s, fmt.Sprintf("%08X", w))
 	}
 	return strings.Join(s, ",")
@@ -217,7 +218,7 @@ func TestGPTQConstants(t *testing.T) {
 			text := wordsText(out[1].Data)
 			n := len(want) + 1
 			require.Equal(t, strings.Repeat(want+",", len(text)/n+1)[:len(text)], text)
-			rows := wordsText(int32Tensor("", transposed(wordsOf(out[0].Data), out[0].Shape[0], 32)).Data)
+			rows := wordsText(int32Tensor("", transposed(wire.Words(out[0].Data), out[0].Shape[0], 32)).Data)
 			require.True(t, strings.HasPrefix(rows, codes[b]), rows)
 		}
 	}

@@ -1,6 +1,7 @@
 package checkpoint
 
 import (
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -245,4 +246,10 @@ func sortedNames(t testing.TB, dir string) []string {
 	}
 	slices.Sort(names)
 	return names
+}
+
+// newModel is a model of tensors in memory.
+func newModel(path string, config json.RawMessage, src Source, format Format, dec Decoder) (*Model, error) {
+	m := &Model{path: path, config: config, src: src, format: format, dec: dec}
+	return m.indexed()
 }

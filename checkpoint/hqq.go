@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"slices"
 
+	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 )
@@ -69,7 +70,7 @@ func (HQQ) Name() string { return "hqq" }
 // groups for axis ic.
 func (f HQQ) Check(l Layer) error {
 	s := l.Scheme
-	if err := (Lowbit{}).Check(l); err != nil {
+	if err := checkScheme(l); err != nil {
 		return err
 	}
 	lines, length := s.Lines(l.Out, l.In)
@@ -169,6 +170,14 @@ func hqqState(l Layer) []Tensor {
 	return out
 }
 
+// Engines says which engines load the layers.
+func (HQQ) Engines(layers []Layer) []Note {
+	return []Note{
+		Judge(EngineVLLM, layers, Always(false, "no loader for layers with an axis of their own")),
+		Judge(EngineTransformers, layers, Always(true, "needs the package hqq and a GPU")),
+	}
+}
+
 // Encode packs a layer.
 func (f HQQ) Encode(l Layer, w *quant.Weight) ([]Tensor, error) {
 	if err := checkWeight(f, l, w); err != nil {
@@ -226,7 +235,7 @@ func (p hqqPacking) pack(r []uint8, rows int) []byte {
 func (p hqqPacking) unpack(packed []byte, elements int) []uint8 {
 	r := make([]uint8, elements)
 	if p.dtype == safetensors.I32 {
-		words := wordsOf(packed)
+		words := wire.Words(packed)
 		p.eachBand(r, len(words), func(band []uint8, shift int) {
 			for i := range band {
 				band[i] = uint8(words[i]>>shift) & 7

@@ -179,7 +179,7 @@ func (t *hqqTensors) checkShapes(src Source, viewed bool) (err error) {
 	}
 	shape := []int{t.packing.step(t.rows), t.columns}
 	if viewed {
-		t.weight, err = want(src, t.name+suffixHQQWeight, nil, floatTypes...)
+		t.weight, err = want(src, t.name+suffixHQQWeight, nil, floatTypes()...)
 		packed := Spec{DType: t.packing.dtype, Shape: shape}
 		if err == nil && t.weight.Bytes() != packed.Bytes() {
 			err = tensorError(src, t.weight.Name, "%d bytes, want %d", t.weight.Bytes(), packed.Bytes())
@@ -190,10 +190,10 @@ func (t *hqqTensors) checkShapes(src Source, viewed bool) (err error) {
 	if err != nil {
 		return err
 	}
-	if t.scale, err = want(src, t.name+suffixHQQScale, meta, floatTypes...); err != nil {
+	if t.scale, err = want(src, t.name+suffixHQQScale, meta, floatTypes()...); err != nil {
 		return err
 	}
-	_, err = want(src, t.name+suffixHQQZero, meta, floatTypes...)
+	_, err = want(src, t.name+suffixHQQZero, meta, floatTypes()...)
 	return err
 }
 
@@ -249,7 +249,7 @@ func (t *hqqTensors) layer(src Source, usual *int) (packedLayer, error) {
 }
 
 func (t *hqqTensors) floats(src Source, suffix string) ([]float32, error) {
-	spec, err := want(src, t.name+suffix, t.scale.Shape, floatTypes...)
+	spec, err := want(src, t.name+suffix, t.scale.Shape, floatTypes()...)
 	if err != nil {
 		return nil, err
 	}

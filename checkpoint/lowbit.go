@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/golowbit/lowbit/internal/kernel"
+	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 )
@@ -71,11 +72,15 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 func (Lowbit) Name() string { return "lowbit" }
 
 // Check accepts every layer whose scheme fits its shape.
-func (Lowbit) Check(l Layer) error {
-	if err := l.Scheme.CheckShape(l.Out, l.In); err != nil {
-		return fmt.Errorf("%w: %w", ErrUnsupported, err)
+func (Lowbit) Check(l Layer) error { return checkScheme(l) }
+
+// Engines says that no engine but this module reads the format.
+func (Lowbit) Engines([]Layer) []Note {
+	var notes []Note
+	for _, e := range []string{EngineVLLM, EngineTransformers, EngineGPTQModel, EngineLlamaCPP, EngineOllama} {
+		notes = append(notes, Note{Engine: e, Reason: "format lowbit is read by lowbit only; convert it"})
 	}
-	return nil
+	return notes
 }
 
 // Plan lists the tensors of a layer: header, codes, scales, and as the layer
@@ -324,7 +329,7 @@ func (f Lowbit) Open(quantization json.RawMessage, src Source) (Decoder, error) 
 	if q.Version != nil && *q.Version != LowbitVersion {
 		return nil, fmt.Errorf("quantization_config: lowbit version %d, want %d", *q.Version, LowbitVersion)
 	}
-	d := &lowbitDecoder{src: src, index: map[string]int{}}
+	d := &packedDecoder{}
 	for _, name := range src.Names() {
 		base, ok := strings.CutSuffix(name, suffixHeader)
 		if !ok {
@@ -343,76 +348,50 @@ func (f Lowbit) Open(quantization json.RawMessage, src Source) (Decoder, error) 
 		if err != nil {
 			return nil, tensorError(src, name, "%w", err)
 		}
+		p := packedLayer{Layer: l, file: src.File(base + suffixCodes)}
 		for _, s := range specs {
 			if _, err := want(src, s.Name, s.Shape, s.DType); err != nil {
 				return nil, err
 			}
+			p.tensors = append(p.tensors, s.Name)
 		}
-		d.index[base] = len(d.layers)
-		d.layers = append(d.layers, lowbitLayer{l, sum, specs})
+		r := lowbitReader{src: src, layer: l, specs: specs, want: sum}
+		p.read = r.weight
+		d.add(p)
 	}
 	return d, nil
 }
 
-type lowbitLayer struct {
-	Layer
-	sum   uint32
+// lowbitReader reads one layer.
+type lowbitReader struct {
+	src   Source
+	layer Layer
 	specs []Spec
+	want  uint32 // checksum of the payload
 }
 
-type lowbitDecoder struct {
-	src    Source
-	layers []lowbitLayer
-	index  map[string]int
-}
-
-func (d *lowbitDecoder) Layers() []Layer {
-	out := make([]Layer, len(d.layers))
-	for i, l := range d.layers {
-		out[i] = l.Layer
-	}
-	return out
-}
-
-func (d *lowbitDecoder) Tensors(name string) []string {
-	i, ok := d.index[name]
-	if !ok {
-		return nil
-	}
-	var names []string
-	for _, s := range d.layers[i].specs {
-		names = append(names, s.Name)
-	}
-	return names
-}
-
-func (d *lowbitDecoder) Weight(name string) (*quant.Weight, error) {
-	i, ok := d.index[name]
-	if !ok {
-		return nil, fmt.Errorf("no quantized layer %q", name)
-	}
-	l := d.layers[i]
+func (r lowbitReader) weight() (*quant.Weight, error) {
+	l := r.layer
 	w := &quant.Weight{Out: l.Out, In: l.In, Scheme: l.Scheme}
 	lines, groups := w.Lines(), w.Groups()
 	var sum uint32
 	words := func(s Spec) ([]uint32, error) {
-		v, err := readWords(d.src, s.Name, s.Shape...)
-		sum = crc32.Update(sum, castagnoli, littleBytes(v))
+		v, err := readWords(r.src, s.Name, s.Shape...)
+		sum = crc32.Update(sum, castagnoli, wire.Bytes(v))
 		return v, err
 	}
 	floats := func(s Spec) ([]float32, error) {
-		_, data, err := readBytes(d.src, s.Name, s.Shape, s.DType)
+		_, data, err := readBytes(r.src, s.Name, s.Shape, s.DType)
 		if err != nil {
 			return nil, err
 		}
 		sum = crc32.Update(sum, castagnoli, data)
 		v := make([]float32, s.Elems())
-		widen(v, s.DType, data)
-		return v, nil
+		return v, safetensors.DecodeFloat32(v, s.DType, data)
 	}
-	for _, s := range l.specs[1:] {
+	for _, s := range r.specs[1:] {
 		var err error
-		switch s.Name[len(name):] {
+		switch s.Name[len(l.Name):] {
 		case suffixCodes:
 			w.Codes, err = words(s)
 		case suffixScales:
@@ -426,8 +405,8 @@ func (d *lowbitDecoder) Weight(name string) (*quant.Weight, error) {
 				w.Zeros = transposed(unpackRows(packed, groups, lines, l.Scheme.Bits), groups, lines)
 			}
 		case suffixGroupIndex:
-			w.GroupIndex, err = readInt32s(d.src, s.Name, s.Shape...)
-			sum = crc32.Update(sum, castagnoli, littleBytes(w.GroupIndex))
+			w.GroupIndex, err = readInt32s(r.src, s.Name, s.Shape...)
+			sum = crc32.Update(sum, castagnoli, wire.Bytes(w.GroupIndex))
 		case suffixRowScale:
 			w.RowScale, err = floats(s)
 		case suffixInputScale:
@@ -437,17 +416,11 @@ func (d *lowbitDecoder) Weight(name string) (*quant.Weight, error) {
 			return nil, err
 		}
 	}
-	if sum != l.sum {
-		return nil, fmt.Errorf("%s: layer %q: checksum %08x, want %08x: the file is damaged", d.src.File(name+suffixCodes), name, sum, l.sum)
+	if sum != r.want {
+		return nil, fmt.Errorf("%s: layer %q: checksum %08x, want %08x: the file is damaged", r.src.File(l.Name+suffixCodes), l.Name, sum, r.want)
 	}
 	if l.Scheme.Symmetric {
-		w.Zeros = make([]uint8, lines*groups)
-		for i := range w.Zeros {
-			w.Zeros[i] = 1 << (l.Scheme.Bits - 1)
-		}
-	}
-	if err := w.Validate(); err != nil {
-		return nil, fmt.Errorf("%s: layer %q: %w", d.src.File(name+suffixCodes), name, err)
+		w.Zeros = constant(middle(l.Scheme.Bits), lines*groups)
 	}
 	return w, nil
 }

@@ -30,7 +30,7 @@ func decodeLowbit(src Source, name string) (*quant.Weight, error) {
 }
 
 // checkPlan verifies that tensors are what Plan announces.
-func checkPlan(t require.TestingT, f Format, l Layer, tensors []Tensor) {
+func checkPlan(t require.TestingT, f Folder, l Layer, tensors []Tensor) {
 	specs, err := f.Plan(l)
 	require.NoError(t, err)
 	require.Len(t, tensors, len(specs))

@@ -1,16 +1,18 @@
 package checkpoint
 
 import (
+	"embed"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"math"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
+	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 	"github.com/golowbit/lowbit/tensor"
@@ -34,41 +36,46 @@ type Model struct {
 	index  map[string]int    // layer by name
 	part   map[string]string // layer a packed tensor belongs to
 	dense  []string          // tensors that belong to no layer, in file order
-
-	changed map[string][]float32 // vectors that take the place of the source's
+	files  fs.FS
 }
 
 const (
-	configFile      = "config.json"
-	maxConfig       = 64 << 20
-	quantConfigKey  = "quantization_config"
-	quantizeFile    = "quantize_config.json"
-	olderQuantKey   = "compression_config"
-	weightSuffix    = ".weight"
-	biasSuffix      = ".bias"
-	defaultGPTQName = "gptq"
+	// configFile is the file that makes a folder a model.
+	configFile = "config.json"
+	maxConfig  = 64 << 20
+	biasSuffix = ".bias"
 )
 
+// quantConfigKey is the key of config.json that tells how a model is quantized.
+const quantConfigKey = "quantization_config"
+
+// olderQuantKey is what compressed-tensors first called it.
+const olderQuantKey = "compression_config"
+
+const weightSuffix = ".weight"
+
 // Open opens a model folder, or a model file of a format that is one file.
-func Open(path string) (*Model, error) {
+// Formats that Formats does not list are recognized if they are given.
+func Open(path string, extra ...Format) (*Model, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, err
 	}
+	formats := withExtra(extra)
 	if !info.IsDir() {
-		return openFile(path)
+		return openFile(path, formats)
 	}
 	config, err := readConfig(filepath.Join(path, configFile))
 	if err != nil {
 		return nil, err
 	}
-	quantization, err := quantizationConfig(path, config)
+	quantization, err := quantizationConfig(path, config, formats)
 	if err != nil {
 		return nil, err
 	}
-	var format Format = Dense{}
+	var reader Reader
 	if quantization != nil {
-		if format, err = detect(quantization); err != nil {
+		if reader, err = detect(quantization, formats); err != nil {
 			return nil, fmt.Errorf("%s: %w", filepath.Join(path, configFile), err)
 		}
 	}
@@ -76,27 +83,32 @@ func Open(path string) (*Model, error) {
 	if err != nil {
 		return nil, err
 	}
-	var dec Decoder
-	if quantization != nil {
-		if dec, err = format.Open(quantization, src); err != nil {
+	m := &Model{path: path, config: config, src: src, format: Dense{}, files: os.DirFS(path)}
+	if reader != nil {
+		m.format = reader
+		if m.dec, err = reader.Open(quantization, src); err != nil {
 			return nil, errors.Join(err, src.Close())
 		}
 	}
-	return newModel(path, config, src, format, dec)
+	return m.indexed()
 }
 
-func openFile(path string) (*Model, error) {
-	for _, f := range formats() {
-		c, ok := f.(Container)
+func openFile(path string, formats []Format) (*Model, error) {
+	for _, f := range formats {
+		file, ok := f.(File)
 		if !ok {
 			continue
 		}
-		config, src, dec, ok, err := c.OpenFile(path)
+		o, err := file.Read(path)
 		if err != nil {
 			return nil, err
 		}
-		if ok {
-			return newModel(path, config, src, f, dec)
+		if o != nil {
+			m := &Model{path: path, config: o.Config, src: o.Source, format: f, dec: o.Decoder, files: o.Files}
+			if m.files == nil {
+				m.files = embed.FS{} // none
+			}
+			return m.indexed()
 		}
 	}
 	return nil, fmt.Errorf("%s: neither a model folder nor a model file of a known format", path)
@@ -131,9 +143,7 @@ func readSmall(path string) ([]byte, error) {
 }
 
 // quantizationConfig returns the quantization_config of a folder, or nil.
-// AutoGPTQ first kept it in quantize_config.json alone, without a
-// quant_method, and compressed-tensors under another key.
-func quantizationConfig(dir string, config json.RawMessage) (json.RawMessage, error) {
+func quantizationConfig(dir string, config json.RawMessage, formats []Format) (json.RawMessage, error) {
 	o, err := parseObject(config)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, configFile), err)
@@ -143,28 +153,33 @@ func quantizationConfig(dir string, config json.RawMessage) (json.RawMessage, er
 			return v, nil
 		}
 	}
-	path := filepath.Join(dir, quantizeFile)
-	data, err := readConfig(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
+	for _, f := range formats {
+		s, ok := f.(Sidecar)
+		if !ok {
+			continue
+		}
+		path := filepath.Join(dir, s.Sidecar())
+		data, err := readConfig(path)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		quantization, err := s.FromSidecar(data)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		return quantization, nil
 	}
-	if err != nil {
-		return nil, err
-	}
-	if o, err = parseObject(data); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	if _, ok := o.get("quant_method"); !ok {
-		o.set("quant_method", json.RawMessage(`"`+defaultGPTQName+`"`))
-	}
-	return o.bytes(), nil
+	return nil, nil
 }
 
-func detect(quantization json.RawMessage) (Format, error) {
+func detect(quantization json.RawMessage, formats []Format) (Reader, error) {
 	var names []string
-	for _, f := range formats() {
-		if f.Detect(quantization) {
-			return f, nil
+	for _, f := range formats {
+		if r, ok := f.(Reader); ok && r.Detect(quantization) {
+			return r, nil
 		}
 		names = append(names, f.Name())
 	}
@@ -174,12 +189,15 @@ func detect(quantization json.RawMessage) (Format, error) {
 	return nil, fmt.Errorf("%s of an unknown format: known formats are %s", quantConfigKey, strings.Join(names, ", "))
 }
 
-func newModel(path string, config json.RawMessage, src Source, format Format, dec Decoder) (*Model, error) {
-	m := &Model{path: path, config: config, src: src, format: format, dec: dec, index: map[string]int{}, part: map[string]string{}}
+// indexed finds the layers and tells the other tensors from theirs. It closes
+// the source if they contradict each other.
+func (m *Model) indexed() (*Model, error) {
+	src, dec, path := m.src, m.dec, m.path
+	m.index, m.part = map[string]int{}, map[string]string{}
 	if dec != nil {
 		m.layers = dec.Layers()
 	}
-	fallback := configDType(config)
+	fallback := configDType(m.config)
 	for i := range m.layers {
 		l := &m.layers[i]
 		if _, twice := m.index[l.Name]; twice {
@@ -241,6 +259,11 @@ func (m *Model) Config() json.RawMessage { return m.config }
 // Format is the format the model was found to be in; Dense if nothing in it
 // is quantized.
 func (m *Model) Format() Format { return m.format }
+
+// Files holds the files that belong to the model and are no tensors: the
+// folder, or for a model in one file what its metadata says of the tokenizer,
+// as the files that a folder would have.
+func (m *Model) Files() fs.FS { return m.files }
 
 // Source gives the tensors as they are stored.
 func (m *Model) Source() Source { return m.src }
@@ -368,7 +391,7 @@ func (m *Model) dequantize(l Layer) (*tensor.Matrix, error) {
 		}
 	}
 	for r := range d.Rows {
-		if j := notFinite(d.Row(r)); j >= 0 {
+		if j := wire.NotFinite(d.Row(r)); j >= 0 {
 			return nil, fmt.Errorf("%s: layer %q: weight [%d %d] is %g", m.path, l.Name, r, j, d.At(r, j))
 		}
 	}
@@ -390,39 +413,9 @@ func (m *Model) floats(name string, dims int) ([]float32, []int, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if c, ok := m.changed[name]; ok {
-		v = slices.Clone(c)
-	}
-	if i := notFinite(v); i >= 0 {
-		return nil, nil, tensorError(m.src, name, "element %d is %g", i, v[i])
+	if i := wire.NotFinite(v); i >= 0 {
+		return nil, nil, notFiniteError(m.src, name, i, v[i])
 	}
 	s, _ := m.src.Spec(name)
 	return v, s.Shape, nil
-}
-
-// notFinite returns the index of the first NaN or infinity, or -1.
-func notFinite(v []float32) int {
-	const exponent = 0x7f800000
-	for start := 0; start < len(v); start += 1024 {
-		part := v[start:min(start+1024, len(v))]
-		// Times 0 only NaN and infinities are not 0, and stay so in a sum.
-		var a, b float32
-		i := 0
-		for ; i+1 < len(part); i += 2 {
-			a += part[i] * 0
-			b += part[i+1] * 0
-		}
-		if i < len(part) {
-			a += part[i] * 0
-		}
-		if a+b == 0 {
-			continue
-		}
-		for j, x := range part {
-			if math.Float32bits(x)&exponent == exponent {
-				return start + j
-			}
-		}
-	}
-	return -1
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/safetensors"
 )
 
@@ -112,9 +113,9 @@ func TestModelNotFinite(t *testing.T) {
 			for i := range v {
 				v[i] = float32(i) - 7.5e37
 			}
-			require.Equal(t, -1, notFinite(v))
+			require.Equal(t, -1, wire.NotFinite(v))
 			v[at] = bad
-			require.Equal(t, at, notFinite(v))
+			require.Equal(t, at, wire.NotFinite(v))
 		}
 	}
 	tn, err := floatTensor("a", safetensors.F32, []float32{1, 2, 3}, 3)

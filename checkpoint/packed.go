@@ -111,7 +111,10 @@ func exactIn(t safetensors.DType, v []float32) bool {
 	return err == nil
 }
 
-var floatTypes = []safetensors.DType{safetensors.F16, safetensors.BF16, safetensors.F32}
+// floatTypes are the types of tensors that hold floats.
+func floatTypes() []safetensors.DType {
+	return []safetensors.DType{safetensors.F16, safetensors.BF16, safetensors.F32}
+}
 
 // middle is the zero-point of symmetric codes.
 func middle(bits int) uint8 { return 1 << (bits - 1) }
@@ -162,11 +165,19 @@ func trivialGroups(in, groupSize int) []int32 {
 	return g
 }
 
+// checkScheme refuses a scheme that does not fit the shape of its layer.
+func checkScheme(l Layer) error {
+	if err := l.Scheme.CheckShape(l.Out, l.In); err != nil {
+		return fmt.Errorf("%w: %w", ErrUnsupported, err)
+	}
+	return nil
+}
+
 // checkInputGroups is the part of Check that is common to formats whose
 // groups are consecutive inputs of an output row and whose scales are F16.
 func checkInputGroups(format string, l Layer) error {
 	s := l.Scheme
-	if err := (Lowbit{}).Check(l); err != nil {
+	if err := checkScheme(l); err != nil {
 		return err
 	}
 	switch {

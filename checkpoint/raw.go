@@ -9,8 +9,7 @@ import (
 // ReadAt fills p with the bytes of a dense tensor as the file has them,
 // little-endian, from offset off, for callers that go through it in pieces.
 func (m *Model) ReadAt(name string, p []byte, off int64) error {
-	_, changed := m.changed[name]
-	if _, packed := m.part[name]; packed || changed {
+	if _, packed := m.part[name]; packed {
 		return fmt.Errorf("%s: tensor %q is not read as it lies in the file", m.path, name)
 	}
 	if _, ok := m.src.Spec(name); !ok {

@@ -1,14 +1,12 @@
 package checkpoint
 
 import (
-	"encoding/binary"
 	"fmt"
-	"math"
+	"io"
 	"slices"
-	"unsafe"
 
+	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/safetensors"
-	"github.com/golowbit/lowbit/tensor"
 )
 
 // Source reads the tensors of an opened container by name. It is safe for
@@ -131,135 +129,85 @@ func readI32[T int32 | uint32](src Source, name string, shape []int) ([]T, error
 		return nil, err
 	}
 	v := make([]T, spec.Elems())
-	raw := nativeBytes(v)
-	if err := src.ReadAt(name, raw, 0); err != nil {
+	if err := wire.ReadNumbers(tensorReader(src, spec), 0, v); err != nil {
 		return nil, err
 	}
-	if bigEndian {
-		for i := range v {
-			v[i] = T(binary.LittleEndian.Uint32(raw[4*i:]))
-		}
-	}
 	return v, nil
-}
-
-// wordsOf decodes little-endian words.
-func wordsOf(data []byte) []uint32 {
-	v := make([]uint32, len(data)/4)
-	for i := range v {
-		v[i] = binary.LittleEndian.Uint32(data[4*i:])
-	}
-	return v
-}
-
-var bigEndian = binary.NativeEndian.Uint16([]byte{0, 1}) == 1
-
-// nativeBytes views 32-bit integers as bytes in the machine's order.
-func nativeBytes[T int32 | uint32](v []T) []byte {
-	if len(v) == 0 {
-		return nil
-	}
-	return unsafe.Slice((*byte)(unsafe.Pointer(&v[0])), 4*len(v))
-}
-
-// littleBytes returns 32-bit integers as little-endian bytes, which share
-// their memory where the machine allows it.
-func littleBytes[T int32 | uint32](v []T) []byte {
-	if !bigEndian {
-		return nativeBytes(v)
-	}
-	data := make([]byte, 4*len(v))
-	for i, x := range v {
-		binary.LittleEndian.PutUint32(data[4*i:], uint32(x))
-	}
-	return data
 }
 
 // readFloats reads an F32, F16 or BF16 tensor, widened.
 func readFloats(src Source, name string, shape ...int) ([]float32, error) {
-	types := []safetensors.DType{safetensors.F32, safetensors.F16, safetensors.BF16}
-	if r, ok := src.(floatReader); ok {
-		if _, err := want(src, name, shape, types...); err != nil {
-			return nil, err
-		}
-		return r.ReadFloat32(name)
-	}
-	spec, data, err := readBytes(src, name, shape, types...)
+	spec, err := want(src, name, shape, floatTypes()...)
 	if err != nil {
 		return nil, err
 	}
 	v := make([]float32, spec.Elems())
-	widen(v, spec.DType, data)
+	if err := readFloatsAt(src, spec, 0, v); err != nil {
+		return nil, err
+	}
 	return v, nil
 }
 
-// widen converts little-endian F32, F16 or BF16 to float32.
-func widen(dst []float32, t safetensors.DType, data []byte) {
-	if t == safetensors.F32 {
-		for i := range dst {
-			dst[i] = math.Float32frombits(binary.LittleEndian.Uint32(data[4*i:]))
-		}
-		return
-	}
-	const chunk = 4096
-	var half [chunk]uint16
-	for len(dst) > 0 {
-		n := min(chunk, len(dst))
-		for i := range n {
-			half[i] = binary.LittleEndian.Uint16(data[2*i:])
-		}
-		if t == safetensors.F16 {
-			tensor.F16ToF32(dst[:n], half[:n])
-		} else {
-			tensor.BF16ToF32(dst[:n], half[:n])
-		}
-		dst, data = dst[n:], data[2*n:]
-	}
+// readFloatsAt reads len(dst) elements of an F32, F16 or BF16 tensor from
+// element first on, widened.
+func readFloatsAt(src Source, spec Spec, first int, dst []float32) error {
+	t := wireType(spec.DType)
+	return wire.Read(tensorReader(src, spec), int64(first)*int64(t.Size()), t, dst)
 }
 
-// narrow converts float32 to little-endian F32, F16 or BF16, rounding to
-// nearest even. It fails where a finite value is too large for the type.
-func narrow(data []byte, t safetensors.DType, src []float32) error {
-	if t == safetensors.F32 {
-		for i, v := range src {
-			binary.LittleEndian.PutUint32(data[4*i:], math.Float32bits(v))
-		}
-		return nil
+// readHalvesAt reads len(dst) elements of an F16 or BF16 tensor from element
+// first on, as their bits.
+func readHalvesAt(src Source, spec Spec, first int, dst []uint16) error {
+	return wire.ReadNumbers(tensorReader(src, spec), 2*int64(first), dst)
+}
+
+func wireType(t safetensors.DType) wire.Type {
+	switch t {
+	case safetensors.F16:
+		return wire.F16
+	case safetensors.BF16:
+		return wire.BF16
 	}
-	const chunk = 4096
-	infinity := uint16(0x7c00)
-	if t == safetensors.BF16 {
-		infinity = 0x7f80
+	return wire.F32
+}
+
+// tensorReader reads the bytes of a tensor that src has.
+func tensorReader(src Source, spec Spec) io.ReaderAt {
+	return sourceReader{src, spec.Name, spec.Bytes()}
+}
+
+type sourceReader struct {
+	src  Source
+	name string
+	size int64
+}
+
+func (r sourceReader) ReadAt(p []byte, off int64) (int, error) {
+	n := min(int64(len(p)), r.size-off)
+	if n <= 0 {
+		return 0, io.EOF
 	}
-	var half [chunk]uint16
-	for len(src) > 0 {
-		n := min(chunk, len(src))
-		if t == safetensors.F16 {
-			tensor.F32ToF16(half[:n], src[:n])
-		} else {
-			tensor.F32ToBF16(half[:n], src[:n])
-		}
-		for i, h := range half[:n] {
-			if h&0x7fff == infinity && src[i]-src[i] == 0 {
-				return fmt.Errorf("value %g is too large for %v", src[i], t)
-			}
-			binary.LittleEndian.PutUint16(data[2*i:], h)
-		}
-		src, data = src[n:], data[2*n:]
+	if err := r.src.ReadAt(r.name, p[:n], off); err != nil {
+		return 0, err
 	}
-	return nil
+	if n < int64(len(p)) {
+		return int(n), io.EOF
+	}
+	return int(n), nil
 }
 
 // floatTensor stores values that the type must hold exactly.
 func floatTensor(name string, t safetensors.DType, values []float32, shape ...int) (Tensor, error) {
 	tn := Tensor{Spec: Spec{Name: name, DType: t, Shape: shape}}
 	tn.Data = make([]byte, tn.Bytes())
-	if err := narrow(tn.Data, t, values); err != nil {
+	if err := safetensors.EncodeFloat32(tn.Data, t, values); err != nil {
 		return Tensor{}, fmt.Errorf("tensor %q: %w", name, err)
 	}
 	if t != safetensors.F32 {
 		back := make([]float32, len(values))
-		widen(back, t, tn.Data)
+		if err := safetensors.DecodeFloat32(back, t, tn.Data); err != nil {
+			return Tensor{}, err
+		}
 		for i, v := range back {
 			if v != values[i] {
 				return Tensor{}, fmt.Errorf("tensor %q: value %g at %d is not exact in %v: %w", name, values[i], i, t,
@@ -272,7 +220,7 @@ func floatTensor(name string, t safetensors.DType, values []float32, shape ...in
 
 // int32Tensor stores 32-bit integers or words; it shares their memory.
 func int32Tensor[T int32 | uint32](name string, values []T, shape ...int) Tensor {
-	return Tensor{Spec: Spec{Name: name, DType: safetensors.I32, Shape: shape}, Data: littleBytes(values)}
+	return Tensor{Spec: Spec{Name: name, DType: safetensors.I32, Shape: shape}, Data: wire.Bytes(values)}
 }
 
 // transposed returns the [cols, rows] transpose of a [rows, cols] matrix.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/golowbit/lowbit/internal/disk"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 )
@@ -59,7 +60,7 @@ func (w *Writer) spool(l Layer, q *quant.Weight, report json.RawMessage) error {
 	if err := out.Close(); err != nil {
 		return err
 	}
-	return syncFolder(filepath.Dir(dir))
+	return disk.SyncFolder(filepath.Dir(dir))
 }
 
 // openSpooled opens a finished layer; the error wraps fs.ErrNotExist if the

@@ -44,7 +44,7 @@ type WriterOptions struct {
 	// Direct writes each layer to its final place at once. Every entry of
 	// Layers must then be complete, with the scheme the weight will have,
 	// and an interrupted run cannot be resumed. It is ignored for formats
-	// that are an Assembler.
+	// that are a File.
 	Direct bool
 	// Resume continues an interrupted run if its partial folder is there.
 	Resume bool
@@ -81,12 +81,13 @@ type Writer struct {
 	partial string
 	lock    *os.File
 	layers  map[string]Layer // as far as known beforehand
+	folder  Folder           // the format, nil if it is a File
+	file    File             // the format, nil if it is a Folder
 	direct  *plannedFile     // nil when spooling
 
 	mu      sync.Mutex
 	state   map[string]layerState
 	reports map[string]json.RawMessage
-	files   map[string][]byte
 	changed map[string][]float32 // what PutDense was given, by tensor
 	closed  bool
 }
@@ -118,8 +119,16 @@ const (
 // Create starts a model. Close must be called in any case.
 func Create(o WriterOptions) (*Writer, error) {
 	o.Out = filepath.Clean(o.Out)
-	if _, ok := o.Format.(Assembler); ok {
+	folder, _ := o.Format.(Folder)
+	file, _ := o.Format.(File)
+	switch {
+	case file != nil:
 		o.Direct = false
+		if err := file.CheckModel(o.Source.Config()); err != nil {
+			return nil, fmt.Errorf("format %s: %s: %w", file.Name(), o.Source.Path(), err)
+		}
+	case folder == nil:
+		return nil, fmt.Errorf("format %s cannot be written: it is neither a Folder nor a File", o.Format.Name())
 	}
 	if len(o.Fingerprint) == 0 {
 		o.Fingerprint = json.RawMessage("{}")
@@ -128,9 +137,8 @@ func Create(o WriterOptions) (*Writer, error) {
 		return nil, fmt.Errorf("fingerprint: %w", err)
 	}
 	w := &Writer{
-		o: o, partial: o.Out + PartialSuffix, layers: map[string]Layer{},
-		state: map[string]layerState{}, reports: map[string]json.RawMessage{}, files: map[string][]byte{},
-		changed: map[string][]float32{},
+		o: o, partial: o.Out + PartialSuffix, folder: folder, file: file, layers: map[string]Layer{},
+		state: map[string]layerState{}, reports: map[string]json.RawMessage{}, changed: map[string][]float32{},
 	}
 	if err := w.describeLayers(); err != nil {
 		return nil, err
@@ -368,19 +376,6 @@ func (w *Writer) Weight(name string) (*quant.Weight, error) {
 		return nil, errors.New("layers written directly cannot be read back")
 	}
 	return w.spooledWeight(name)
-}
-
-// AddFile gives the result another file, at its top level. It replaces a
-// file of that name that the source or the format has, but not config.json
-// or tensors.
-func (w *Writer) AddFile(name string, data []byte) error {
-	if !plainFileName(name) || name == configFile || isWeightFile(name) {
-		return fmt.Errorf("file name %q is not allowed", name)
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.files[name] = data
-	return nil
 }
 
 // Put writes a finished layer, once. The report may be nil; it is kept with

@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/golowbit/lowbit/internal/disk"
+	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/safetensors"
 )
 
@@ -65,7 +67,7 @@ func (w *Writer) checkDense(name string, values []float32) error {
 	default:
 		return fmt.Errorf("%s: tensor %q: dtype %v, want F32, F16 or BF16", src.Path(), name, spec.DType)
 	}
-	if i := notFinite(values); i >= 0 {
+	if i := wire.NotFinite(values); i >= 0 {
 		return fmt.Errorf("tensor %q: element %d is %g", name, i, values[i])
 	}
 	_, err := floatTensor(name, spec.DType, values, len(values))
@@ -99,7 +101,7 @@ func (w *Writer) spoolDense(name string, values []float32) error {
 	if err := out.Close(); err != nil {
 		return err
 	}
-	return syncFolder(filepath.Dir(dir))
+	return disk.SyncFolder(filepath.Dir(dir))
 }
 
 // resumeDense finds the dense tensors that an interrupted run has changed.
@@ -144,7 +146,7 @@ func readSpooledDense(dir, name string) ([]float32, error) {
 }
 
 func readChecked(src Source, name, sum string) ([]float32, error) {
-	spec, data, err := readBytes(src, name, []int{anyDim}, safetensors.F32, safetensors.F16, safetensors.BF16)
+	spec, data, err := readBytes(src, name, []int{anyDim}, floatTypes()...)
 	if err != nil {
 		return nil, err
 	}
@@ -152,21 +154,14 @@ func readChecked(src Source, name, sum string) ([]float32, error) {
 		return nil, tensorError(src, name, "checksum %s, want %s: the file is damaged", got, sum)
 	}
 	values := make([]float32, spec.Elems())
-	widen(values, spec.DType, data)
-	return values, nil
+	return values, safetensors.DecodeFloat32(values, spec.DType, data)
 }
 
 func checksum(data []byte) string { return fmt.Sprintf("%08x", crc32.Checksum(data, castagnoli)) }
 
-func (w *Writer) changedDense() map[string][]float32 {
+// origin is the source as it is with the changed tensors.
+func (w *Writer) origin() overlay {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return maps.Clone(w.changed)
-}
-
-// changedSource is the source as it is with the changed tensors.
-func (w *Writer) changedSource() *Model {
-	m := *w.o.Source
-	m.changed = w.changedDense()
-	return &m
+	return overlay{w.o.Source, maps.Clone(w.changed)}
 }

@@ -158,20 +158,20 @@ func TestPutDenseResume(t *testing.T) {
 // vectorFile is a file of one vector of the source.
 type vectorFile struct{ oneFile }
 
-func (vectorFile) Assemble(_ context.Context, path string, src *Model, _ []Layer, _ func(string) (*quant.Weight, error)) error {
+func (vectorFile) Write(_ context.Context, path string, src Origin, _ []Layer, _ func(string) (*quant.Weight, error)) error {
 	v, err := src.Vector(testNorm)
 	if err != nil {
 		return err
 	}
 	data := make([]byte, 4*len(v))
-	if err := narrow(data, safetensors.F32, v); err != nil {
+	if err := safetensors.EncodeFloat32(data, safetensors.F32, v); err != nil {
 		return err
 	}
 	return os.WriteFile(path, data, 0o666)
 }
 
-// An Assembler is given a source with the changed tensors.
-func TestPutDenseAssembler(t *testing.T) {
+// A File is given a source with the changed tensors.
+func TestPutDenseFile(t *testing.T) {
 	source := openModel(t, writeModel(t, safetensors.F16))
 	o := WriterOptions{Out: filepath.Join(t.TempDir(), "out"), Source: source, Format: vectorFile{}, Layers: layerNames()}
 	w, err := Create(o)
@@ -182,7 +182,7 @@ func TestPutDenseAssembler(t *testing.T) {
 	data, err := os.ReadFile(o.Out)
 	require.NoError(t, err)
 	v := make([]float32, 64)
-	widen(v, safetensors.F32, data)
+	require.NoError(t, safetensors.DecodeFloat32(v, safetensors.F32, data))
 	require.Equal(t, eighths(64, -3), v)
 	v, err = source.Vector(testNorm)
 	require.NoError(t, err)

@@ -123,11 +123,9 @@ func TestWriter(t *testing.T) {
 			require.NoError(t, err)
 			putAll(t, w, weights)
 			require.NoDirExists(t, o.Out)
-			require.NoError(t, w.AddFile("report.json", []byte("{}")))
 			require.NoError(t, w.Finish(t.Context()))
 			require.NoError(t, w.Close())
 			checkResult(t, o.Out, source, weights)
-			require.FileExists(t, filepath.Join(o.Out, "report.json"))
 			require.NotZero(t, total)
 			require.Equal(t, total, done)
 			results = append(results, folderSums(t, o.Out))
@@ -323,9 +321,6 @@ func TestWriterRefuses(t *testing.T) {
 	require.ErrorIs(t, w.Put(name, &bad, nil), ErrUnsupported)
 	require.False(t, w.Done(name))
 	require.NoError(t, w.Put(name, weights[name], nil), "a refused layer may be put again")
-	for _, file := range []string{"", "..", "a/b", "config.json", "model.safetensors", "x.index.json"} {
-		require.Error(t, w.AddFile(file, nil), file)
-	}
 	require.NoError(t, w.Discard())
 }
 

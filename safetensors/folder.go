@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/golowbit/lowbit/internal/disk"
 )
 
 // The file names of a model folder.
@@ -161,7 +163,7 @@ func parseIndex(text []byte, path string) (map[string]string, error) {
 	}
 	var bad []string
 	for name, shard := range weightMap {
-		if !plainName(shard) {
+		if !disk.PlainName(shard) {
 			bad = append(bad, name)
 		}
 	}
@@ -170,11 +172,6 @@ func parseIndex(text []byte, path string) (map[string]string, error) {
 		return nil, tensorErrorf(ErrInvalid, path, name, "shard name %s is not a plain file name: it may not leave the folder", nameText(weightMap[name]))
 	}
 	return weightMap, nil
-}
-
-// plainName says whether name is a file right inside its folder, on any system.
-func plainName(name string) bool {
-	return name != "" && name != "." && name != ".." && !strings.ContainsAny(name, "/\\:\x00") && filepath.IsLocal(name)
 }
 
 func closeAll(files []*File) error {

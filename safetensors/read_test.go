@@ -54,7 +54,7 @@ func sameFloats(t require.TestingT, want, got []float32) {
 func TestReadFloat32(t *testing.T) {
 	for _, d := range []DType{F16, BF16, F32, F64} {
 		width := d.Bits() / 8
-		rows, cols := 3, chunk // 3<<16 elements
+		rows, cols := 3, 1<<16 // 3<<16 elements
 		raw := make([]byte, rows*cols*width)
 		for i := 0; i < rows*cols; i++ {
 			p := raw[i*width:]

@@ -9,11 +9,12 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
+
+	"github.com/golowbit/lowbit/internal/disk"
+	"github.com/golowbit/lowbit/internal/wire"
 )
 
 // Writer writes a model's tensors into a folder: one model.safetensors, or
@@ -225,24 +226,23 @@ func (w *Writer) WriteFrom(name string, r io.Reader) error {
 }
 
 // WriteFloat32 writes a tensor of F32, F16 or BF16 from row-major float32 values,
-// rounding to nearest, ties to even. A finite value too large for F16 is an error;
-// other types give an error that wraps ErrDType.
+// rounding to nearest, ties to even. A finite value too large for the type is an
+// error; other types give an error that wraps ErrDType.
 func (w *Writer) WriteFloat32(name string, values []float32) error {
 	p, ok := w.places[name]
 	if !ok {
 		return tensorErrorf(ErrNotFound, w.dir, name, "not in the plan")
 	}
 	info, file := p.info, w.path(p.info.File)
-	switch info.DType {
-	case F32, F16, BF16:
-	default:
+	t, ok := info.DType.wireType()
+	if !ok || info.DType == F64 {
 		return tensorErrorf(ErrDType, file, name, "dtype %s, want F32, F16 or BF16", info.DType)
 	}
 	if len(values) != info.Elements() {
 		return tensorErrorf(nil, file, name, "%d values, shape %s takes %d", len(values), shapeText(info.Shape), info.Elements())
 	}
 	off := int64(0)
-	bad, err := writeChunks(info.DType, values, func(raw []byte) error {
+	bad, err := wire.EncodePieces(t, values, func(raw []byte) error {
 		err := w.WriteAt(name, raw, off)
 		off += int64(len(raw))
 		return err
@@ -358,7 +358,7 @@ func (w *Writer) publish() error {
 		}
 		f.path = name // drop removes it from here
 	}
-	return syncDir(w.dir)
+	return syncFolder(w.dir)
 }
 
 // drop closes and removes every file.
@@ -374,18 +374,9 @@ func (w *Writer) drop() {
 
 func (w *Writer) path(name string) string { return filepath.Join(w.dir, name) }
 
-// syncDir makes renames durable. Windows has no such call.
-func syncDir(dir string) error {
-	if runtime.GOOS == "windows" {
-		return nil
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	// Some network file systems refuse it.
-	if err := d.Sync(); err != nil && !errors.Is(err, syscall.EINVAL) && !errors.Is(err, syscall.ENOTSUP) {
+// syncFolder makes renames durable.
+func syncFolder(dir string) error {
+	if err := disk.SyncFolder(dir); err != nil {
 		return fileErrorf(err, dir, "syncing the folder: %s", writeText(err))
 	}
 	return nil

@@ -285,7 +285,7 @@ func TestCopyRealFolder(t *testing.T) {
 }
 
 func TestWriteFloat32(t *testing.T) {
-	values := make([]float32, 2*chunk+5)
+	values := make([]float32, 2<<16+5)
 	for i := range values {
 		values[i] = float32(math.Ldexp(1+float64(i)*0x1p-20, i%30-15))
 	}

@@ -159,7 +159,11 @@ func readers(r *lowbit.Report) []string {
 		}
 	}
 	names := []string{"lowbit"}
-	for _, n := range checkpoint.Engines(r.Format, layers) {
+	format, err := checkpoint.Lookup(r.Format)
+	if err != nil {
+		return names
+	}
+	for _, n := range checkpoint.Engines(format, layers) {
 		if n.Accepted {
 			names = append(names, n.Engine)
 		}

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"math"
 
-	"github.com/golowbit/lowbit/tensor"
+	"github.com/golowbit/lowbit/internal/wire"
 )
 
 // BlockLen is the number of values in a block of Q4_0, Q4_1, Q5_0, Q5_1 and
@@ -102,20 +102,11 @@ func (t Type) Readable() bool { return t == F32 || t == F16 || t == BF16 || t.Co
 func (t Type) Decode(dst []float32, src []byte) error {
 	switch {
 	case t == F32:
-		for i := range dst {
-			dst[i] = math.Float32frombits(binary.LittleEndian.Uint32(src[4*i:]))
-		}
+		wire.Decode(dst, wire.F32, src)
 	case t == F16:
-		eachHalf(dst, func(dst []float32, half []uint16, off int) {
-			for i := range half {
-				half[i] = binary.LittleEndian.Uint16(src[2*(off+i):])
-			}
-			tensor.F16ToF32(dst, half)
-		})
+		wire.Decode(dst, wire.F16, src)
 	case t == BF16:
-		for i := range dst {
-			dst[i] = math.Float32frombits(uint32(binary.LittleEndian.Uint16(src[2*i:])) << 16)
-		}
+		wire.Decode(dst, wire.BF16, src)
 	case t.Bits() > 0:
 		t.decodeBlocks(dst, src)
 	case t.CodeBits() > 0:
@@ -128,14 +119,11 @@ func (t Type) Decode(dst []float32, src []byte) error {
 
 func (t Type) decodeBlocks(dst []float32, src []byte) {
 	var codes [BlockLen]uint8
-	var half [2]uint16
-	var wide [2]float32
 	zero := float32(int(1) << (t.Bits() - 1))
 	n := t.BlockBytes()
 	for len(dst) > 0 {
-		half[0], half[1] = t.UnpackBlock(src, &codes)
-		tensor.F16ToF32(wide[:], half[:])
-		d, m := wide[0], wide[1]
+		scale, minimum := t.UnpackBlock(src, &codes)
+		d, m := wire.Half(scale), wire.Half(minimum)
 		if t.HasMin() {
 			for j, v := range codes {
 				// The product of a half float and 5 bits is exact.
@@ -158,44 +146,17 @@ func (t Type) Writable() bool { return t == F32 || t == F16 || t == BF16 || t ==
 // A finite value too large for the type is an error, and so are NaN and
 // infinities in Q8_0.
 func (t Type) Encode(dst []byte, src []float32) error {
-	switch t {
-	case F32:
-		for i, v := range src {
-			binary.LittleEndian.PutUint32(dst[4*i:], math.Float32bits(v))
+	plain := map[Type]wire.Type{F32: wire.F32, F16: wire.F16, BF16: wire.BF16}
+	if w, ok := plain[t]; ok {
+		if i := wire.Encode(dst, w, src); i >= 0 {
+			return fmt.Errorf("value %g is too large for %v", src[i], t)
 		}
 		return nil
-	case F16, BF16:
-		var err error
-		eachHalf(src, func(src []float32, half []uint16, off int) {
-			infinity := uint16(0x7c00)
-			if t == F16 {
-				tensor.F32ToF16(half, src)
-			} else {
-				infinity = 0x7f80
-				tensor.F32ToBF16(half, src)
-			}
-			for i, h := range half {
-				if h&0x7fff == infinity && src[i]-src[i] == 0 && err == nil {
-					err = fmt.Errorf("value %g is too large for %v", src[i], t)
-				}
-				binary.LittleEndian.PutUint16(dst[2*(off+i):], h)
-			}
-		})
-		return err
-	case Q8_0:
+	}
+	if t == Q8_0 {
 		return encodeQ8(dst, src)
 	}
 	return fmt.Errorf("values cannot be rounded to %v here", t)
-}
-
-// eachHalf walks v in pieces, with as many half floats beside each.
-func eachHalf(v []float32, do func(piece []float32, half []uint16, off int)) {
-	const chunk = 4096
-	var half [chunk]uint16
-	for off := 0; off < len(v); off += chunk {
-		n := min(chunk, len(v)-off)
-		do(v[off:off+n], half[:n], off)
-	}
 }
 
 func encodeQ8(dst []byte, src []float32) error {
@@ -208,21 +169,19 @@ func encodeQ8(dst []byte, src []float32) error {
 			}
 			most = max(most, float32(math.Abs(float64(v))))
 		}
-		var half [1]uint16
-		d := [1]float32{most / 127}
-		tensor.F32ToF16(half[:], d[:])
-		tensor.F16ToF32(d[:], half[:])
-		if d[0]-d[0] != 0 {
+		half, _ := wire.ToHalf(most / 127)
+		d := wire.Half(half)
+		if d-d != 0 {
 			return fmt.Errorf("value %g is too large for Q8_0", most)
 		}
 		for j, v := range src[:BlockLen] {
 			q := 0.0
-			if d[0] != 0 {
-				q = math.RoundToEven(float64(v) / float64(d[0]))
+			if d != 0 {
+				q = math.RoundToEven(float64(v) / float64(d))
 			}
 			codes[j] = uint8(int(max(-127, min(127, q))) + 128)
 		}
-		Q8_0.PackBlock(dst, half[0], 0, &codes)
+		Q8_0.PackBlock(dst, half, 0, &codes)
 		dst, src = dst[Q8_0.BlockBytes():], src[BlockLen:]
 	}
 	return nil

@@ -3,7 +3,7 @@ package gguf
 import (
 	"encoding/binary"
 
-	"github.com/golowbit/lowbit/tensor"
+	"github.com/golowbit/lowbit/internal/wire"
 )
 
 // The types with blocks of 256 whose scales are quantized in turn. They are
@@ -54,9 +54,7 @@ func (t Type) decodeSuper(dst []float32, src []byte) {
 }
 
 func halfAt(b []byte) float32 {
-	var v [1]float32
-	tensor.F16ToF32(v[:], []uint16{binary.LittleEndian.Uint16(b)})
-	return v[0]
+	return wire.Half(binary.LittleEndian.Uint16(b))
 }
 
 // Q2_K: 16 bytes of scale and minimum (low and high 4 bits), 64 bytes of

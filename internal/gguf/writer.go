@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+
+	"github.com/golowbit/lowbit/internal/disk"
 )
 
 // Writer writes a file. Tensors are appended to piece by piece, in any order
@@ -145,7 +147,7 @@ func (w *Writer) Close() error {
 	if err != nil {
 		return errors.Join(err, os.Remove(w.tmp.Name()))
 	}
-	return syncDir(filepath.Dir(w.path))
+	return disk.SyncFolder(filepath.Dir(w.path))
 }
 
 // Abort throws the file away. After Close it does nothing.
@@ -155,15 +157,4 @@ func (w *Writer) Abort() error {
 	}
 	w.done = true
 	return errors.Join(w.tmp.Close(), os.Remove(w.tmp.Name()))
-}
-
-// syncDir makes the new name survive a crash, where directories can be
-// synced at all.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return nil
-	}
-	d.Sync()
-	return d.Close()
 }

@@ -63,7 +63,7 @@ func TestComponents(t *testing.T) {
 				"pre_tokenizer": v.PreTokenizer, "post_processor": v.PostProcessor, "decoder": v.Decoder, "model": model,
 			})
 			require.NoError(t, err)
-			tk, err := parse(text)
+			tk, err := Parse(text)
 			require.NoError(t, err)
 			require.NotEmpty(t, v.Cases)
 			for _, c := range v.Cases {

@@ -1,6 +1,7 @@
 package tokenizer
 
 import (
+	"slices"
 	"strings"
 )
 
@@ -8,10 +9,9 @@ import (
 type Kind int
 
 const (
-	// ByteLevel BPE spells bytes by GPT-2's symbols ("gpt2" in GGUF).
+	// ByteLevel BPE spells bytes by GPT-2's symbols.
 	ByteLevel Kind = iota
-	// SentencePiece BPE spells a space "▁" and unknown characters by byte tokens
-	// ("llama" in GGUF).
+	// SentencePiece BPE spells a space "▁" and unknown characters by byte tokens.
 	SentencePiece
 	// Plain BPE is neither.
 	Plain
@@ -44,16 +44,16 @@ func (t *Tokenizer) Kind() Kind {
 	return Plain
 }
 
-// TokenType is the role of a token, numbered as in GGUF's token_type.
-type TokenType int32
+// TokenType is what a token is for.
+type TokenType int
 
 const (
-	Normal      TokenType = 1
-	Unknown     TokenType = 2
-	Control     TokenType = 3 // special: never part of plain text
-	UserDefined TokenType = 4 // added, but not special
-	Unused      TokenType = 5 // a gap among the ids
-	Byte        TokenType = 6 // "<0x00>" … "<0xFF>"
+	Normal      TokenType = iota
+	Unknown               // stands for what the vocabulary cannot spell
+	Control               // special: never part of plain text
+	UserDefined           // added, but not special
+	Unused                // a gap among the ids
+	Byte                  // "<0x00>" … "<0xFF>"
 )
 
 // Vocab returns the tokens by id, VocabSize of them, and the type of each. A gap
@@ -89,15 +89,8 @@ func (t *Tokenizer) isByteToken(id int32, s string) bool {
 	return ok && t.model.byteToken[b] == id
 }
 
-// Merges returns the merges in rank order, each as two tokens with a space
-// between. A space inside a token is written "Ġ", as GGUF files have it.
-func (t *Tokenizer) Merges() []string {
-	out := make([]string, len(t.model.merges))
-	for i, m := range t.model.merges {
-		out[i] = strings.ReplaceAll(m[0], " ", "Ġ") + " " + strings.ReplaceAll(m[1], " ", "Ġ")
-	}
-	return out
-}
+// Merges returns the pairs of tokens that merge, in rank order.
+func (t *Tokenizer) Merges() [][2]string { return slices.Clone(t.model.merges) }
 
 // Scores returns a score by id for engines that merge by score, as
 // SentencePiece does: minus the lowest rank of the merges that make the token,
@@ -124,6 +117,6 @@ func (t *Tokenizer) Scores() []float32 {
 }
 
 // SplitRegexes returns the patterns of the Split pre-tokenizers, joined in
-// order: by its hash engines tell the pre-tokenizers of GGUF apart. It is ""
-// where there is none, as with the pattern built into ByteLevel.
+// order: their hash tells pre-tokenizers apart. It is "" where there is none, as
+// with the pattern built into ByteLevel.
 func (t *Tokenizer) SplitRegexes() string { return strings.Join(t.pre.regexes, "") }

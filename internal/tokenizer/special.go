@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
-	"path/filepath"
 )
 
 // specialTokens is what the files beside tokenizer.json say.
@@ -17,12 +15,13 @@ type specialTokens struct {
 	chatTemplate       string
 }
 
+var noSpecialTokens = specialTokens{bos: -1, eos: -1, unk: -1, pad: -1}
+
 // fields of a JSON object, kept apart from their absence.
 type fields map[string]json.RawMessage
 
-func readFields(dir, name string) (fields, error) {
-	path := filepath.Join(dir, name)
-	data, err := os.ReadFile(path)
+func (d folder) fields(name string) (fields, error) {
+	data, err := d.read(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -31,7 +30,7 @@ func readFields(dir, name string) (fields, error) {
 	}
 	var f fields
 	if err := json.Unmarshal(data, &f); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, fmt.Errorf("%s: %w", d.path(name), err)
 	}
 	return f, nil
 }
@@ -83,10 +82,10 @@ func (f fields) id(name string) (int32, bool) {
 // added_tokens_decoder (the newer form, which makes the map redundant). Where no
 // file names a token, the defaults of the Llama classes and then the ids of
 // config.json count.
-func (t *Tokenizer) loadSpecial(dir string) error {
+func (t *Tokenizer) loadSpecial(dir folder) error {
 	var files [3]fields
 	for i, name := range []string{"tokenizer_config.json", "special_tokens_map.json", "config.json"} {
-		f, err := readFields(dir, name)
+		f, err := dir.fields(name)
 		if err != nil {
 			return err
 		}
@@ -147,8 +146,8 @@ func (t *Tokenizer) classDefault(role string) string {
 
 // loadChatTemplate takes chat_template.jinja, else chat_template.json, else the
 // entry of tokenizer_config.json; of several named ones that named "default".
-func (t *Tokenizer) loadChatTemplate(dir string, conf fields) error {
-	data, err := os.ReadFile(filepath.Join(dir, "chat_template.jinja"))
+func (t *Tokenizer) loadChatTemplate(dir folder, conf fields) error {
+	data, err := dir.read("chat_template.jinja")
 	if err == nil {
 		t.special.chatTemplate = string(data)
 		return nil
@@ -156,7 +155,7 @@ func (t *Tokenizer) loadChatTemplate(dir string, conf fields) error {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	other, err := readFields(dir, "chat_template.json")
+	other, err := dir.fields("chat_template.json")
 	if err != nil {
 		return err
 	}

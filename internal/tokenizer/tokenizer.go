@@ -49,49 +49,79 @@ type Tokenizer struct {
 // fileName is the file that Open looks for in a folder.
 const fileName = "tokenizer.json"
 
-// Open reads a tokenizer.json, or the one in a folder. Beside it
-// tokenizer_config.json, special_tokens_map.json, config.json and
-// chat_template.jinja (or .json) are read where they exist, for the roles of
-// special tokens. Errors name the file and, for a component that is not
-// supported, its place, what was found and what is supported.
+// Open reads the tokenizer of a folder, as OpenFS, or a tokenizer.json and the
+// files beside it. Errors name files by their paths.
 func Open(pathOrDir string) (*Tokenizer, error) {
-	path := pathOrDir
-	info, err := os.Stat(path)
+	info, err := os.Stat(pathOrDir)
 	if err != nil {
 		return nil, err
 	}
 	if info.IsDir() {
-		path = filepath.Join(path, fileName)
+		return open(folder{os.DirFS(pathOrDir), pathOrDir}, fileName)
 	}
-	data, err := os.ReadFile(path)
+	dir, name := filepath.Split(pathOrDir)
+	if dir == "" {
+		return open(folder{os.DirFS("."), ""}, name)
+	}
+	return open(folder{os.DirFS(dir), dir}, name)
+}
+
+// OpenFS reads the tokenizer.json at the root of fsys. Beside it
+// tokenizer_config.json, special_tokens_map.json, config.json and
+// chat_template.jinja (or .json) are read where they exist, for the roles of
+// special tokens. Errors name the file and, for a component that is not
+// supported, its place, what was found and what is supported.
+func OpenFS(fsys fs.FS) (*Tokenizer, error) { return open(folder{fsys, ""}, fileName) }
+
+func open(dir folder, name string) (*Tokenizer, error) {
+	data, err := dir.read(name)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%w%s", err, insteadOf(filepath.Dir(path)))
+		return nil, fmt.Errorf("%w%s", err, dir.insteadOf())
 	}
 	if err != nil {
 		return nil, err
 	}
-	t, err := parse(data)
+	t, err := Parse(data)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, fmt.Errorf("%s: %w", dir.path(name), err)
 	}
-	if err := t.loadSpecial(filepath.Dir(path)); err != nil {
+	if err := t.loadSpecial(dir); err != nil {
 		return nil, err
 	}
 	return t, nil
 }
 
+// folder is a file system and where it lies, for errors.
+type folder struct {
+	fsys fs.FS
+	name string // "" if unknown
+}
+
+func (d folder) path(name string) string { return filepath.Join(d.name, name) }
+
+// read reads a file; its errors name the file by its path.
+func (d folder) read(name string) ([]byte, error) {
+	data, err := fs.ReadFile(d.fsys, name)
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		return nil, &fs.PathError{Op: pe.Op, Path: d.path(name), Err: pe.Err}
+	}
+	return data, err
+}
+
 // insteadOf says which other tokenizer file a folder holds.
-func insteadOf(dir string) string {
+func (d folder) insteadOf() string {
 	for _, name := range []string{"tokenizer.model", "spiece.model", "vocab.json", "tekken.json", "vocab.txt"} {
-		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
+		if _, err := fs.Stat(d.fsys, name); err == nil {
 			return fmt.Sprintf(" (the folder holds %s; only %s is read)", name, fileName)
 		}
 	}
 	return ""
 }
 
-// parse reads the text of a tokenizer.json.
-func parse(data []byte) (*Tokenizer, error) {
+// Parse reads the text of a tokenizer.json alone: no token has a role that only
+// the files beside it would tell.
+func Parse(data []byte) (*Tokenizer, error) {
 	var f fileJSON
 	if err := json.Unmarshal(data, &f); err != nil {
 		return nil, err
@@ -99,7 +129,7 @@ func parse(data []byte) (*Tokenizer, error) {
 	if f.Version != nil && *f.Version != "1.0" {
 		return nil, fmt.Errorf(`version is %q, want "1.0"`, *f.Version)
 	}
-	t := &Tokenizer{}
+	t := &Tokenizer{special: noSpecialTokens}
 	var err error
 	if t.model, err = parseModel(f.Model); err != nil {
 		return nil, err

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/fstest"
 	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
@@ -42,7 +43,7 @@ func spm(t testing.TB, override map[string]any) *Tokenizer {
 	}
 	text, err := json.Marshal(j)
 	require.NoError(t, err)
-	tk, err := parse(text)
+	tk, err := Parse(text)
 	require.NoError(t, err)
 	return tk
 }
@@ -109,13 +110,13 @@ func TestOpenMissing(t *testing.T) {
 }
 
 func TestMergesAsPairs(t *testing.T) {
-	lines, err := parse([]byte(`{"model":{"type":"BPE","vocab":{"a":0,"b":1,"ab":2,"aba":3},"merges":["#version: 0.2","a b","ab a"]}}`))
+	lines, err := Parse([]byte(`{"model":{"type":"BPE","vocab":{"a":0,"b":1,"ab":2,"aba":3},"merges":["#version: 0.2","a b","ab a"]}}`))
 	require.NoError(t, err)
-	pairs, err := parse([]byte(`{"model":{"type":"BPE","vocab":{"a":0,"b":1,"ab":2,"aba":3},"merges":[["a","b"],["ab","a"]]}}`))
+	pairs, err := Parse([]byte(`{"model":{"type":"BPE","vocab":{"a":0,"b":1,"ab":2,"aba":3},"merges":[["a","b"],["ab","a"]]}}`))
 	require.NoError(t, err)
 	require.Equal(t, []int32{3, 2}, lines.Encode("abaab"))
 	require.Equal(t, []int32{3, 2}, pairs.Encode("abaab"))
-	require.Equal(t, []string{"a b", "ab a"}, pairs.Merges())
+	require.Equal(t, [][2]string{{"a", "b"}, {"ab", "a"}}, pairs.Merges())
 	require.Equal(t, lines.Merges(), pairs.Merges())
 }
 
@@ -165,7 +166,7 @@ func TestIntrospectionByteLevel(t *testing.T) {
 	require.Equal(t, Control, types[1023])
 	merges := tk.Merges()
 	require.Len(t, merges, 767)
-	require.Equal(t, "Ġ t", merges[0])
+	require.Equal(t, [2]string{"Ġ", "t"}, merges[0])
 	for id, s := range tokens {
 		got, ok := tk.ID(s)
 		require.True(t, ok)
@@ -196,7 +197,7 @@ func TestIntrospectionSentencePiece(t *testing.T) {
 	scores := tk.Scores()
 	require.Len(t, scores, len(tokens))
 	for rank, m := range tk.Merges() {
-		id, ok := tk.ID(strings.ReplaceAll(m, " ", ""))
+		id, ok := tk.ID(m[0] + m[1])
 		require.True(t, ok)
 		require.GreaterOrEqual(t, scores[id], -float32(rank))
 		require.LessOrEqual(t, scores[id], float32(0))
@@ -421,7 +422,7 @@ func FuzzOpen(f *testing.F) {
 		"post_processor":{"type":"RobertaProcessing","cls":["a",0],"sep":["b",1]}}`))
 	f.Add([]byte(`{"model":{"vocab":{"a":0},"merges":[]},"pre_tokenizer":{"type":"Metaspace","replacement":"▁","prepend_scheme":"first"}}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		tk, err := parse(data)
+		tk, err := Parse(data)
 		if err != nil {
 			return
 		}
@@ -528,4 +529,28 @@ func BenchmarkDecode(b *testing.B) {
 	for b.Loop() {
 		tk.Decode(ids)
 	}
+}
+
+func TestOpenFS(t *testing.T) {
+	fsys := fstest.MapFS{
+		fileName:                {Data: []byte(`{"model":{"type":"BPE","vocab":{"a":0,"b":1,"ab":2},"merges":["a b"]}}`)},
+		"tokenizer_config.json": {Data: []byte(`{"bos_token":"ab"}`)},
+	}
+	tk, err := OpenFS(fsys)
+	require.NoError(t, err)
+	require.Equal(t, []int32{2, 0}, tk.Encode("aba"))
+	bos, ok := tk.BOS()
+	require.True(t, ok)
+	require.Equal(t, int32(2), bos)
+	fsys["tokenizer_config.json"] = &fstest.MapFile{Data: []byte(`[`)}
+	_, err = OpenFS(fsys)
+	require.ErrorContains(t, err, "tokenizer_config.json: unexpected end")
+	_, err = OpenFS(fstest.MapFS{"vocab.json": {}})
+	require.ErrorIs(t, err, os.ErrNotExist)
+	require.ErrorContains(t, err, "open tokenizer.json: file does not exist (the folder holds vocab.json")
+
+	tk, err = Parse(fsys[fileName].Data)
+	require.NoError(t, err)
+	_, ok = tk.BOS()
+	require.False(t, ok)
 }

@@ -1,0 +1,91 @@
+package checkpoint
+
+import (
+	"fmt"
+
+	"github.com/golowbit/lowbit/quant"
+)
+
+// What a format holds and what an engine loads are two questions. Format.Check
+// answers the first; an Advisor answers the second, from the sources of the
+// engines as of August 2026: vLLM 017e9f4, GPTQModel f4c327a, optimum 83c88b8,
+// compressed-tensors ac8e2ba, hqq e0b1d00, llama.cpp (ggml d99724f), ollama
+// fb30760. Engines change; a note is what was read there, not a promise.
+
+// Names of engines in notes. An Advisor may speak of others too.
+const (
+	EngineVLLM         = "vllm"
+	EngineTransformers = "transformers"
+	EngineGPTQModel    = "gptqmodel"
+	EngineLlamaCPP     = "llama.cpp"
+	EngineOllama       = "ollama"
+)
+
+// Note says whether an engine loads a checkpoint.
+type Note struct {
+	Engine   string `json:"engine"`
+	Accepted bool   `json:"accepted"`
+	// Layer is the first layer that the engine refuses, or "" if the reason
+	// is the format or the checkpoint as a whole; Layers is how many it refuses.
+	Layer  string `json:"layer,omitempty"`
+	Layers int    `json:"layers,omitempty"`
+	// Reason says why not, or what an engine that accepts needs for it.
+	Reason string `json:"reason,omitempty"`
+}
+
+// String is one line for people: "vllm does not load it: REASON (LAYER)".
+func (n Note) String() string {
+	verb := "does not load it"
+	if n.Accepted {
+		verb = "loads it"
+	}
+	s := n.Engine + " " + verb
+	if n.Reason != "" {
+		s += ": " + n.Reason
+	}
+	switch {
+	case n.Layers == 1:
+		s += fmt.Sprintf(" (%s)", n.Layer)
+	case n.Layers > 1:
+		s += fmt.Sprintf(" (%s and %d more)", n.Layer, n.Layers-1)
+	}
+	return s
+}
+
+// EngineRule answers for one layer: whether the engine takes it, and why not
+// or what it needs.
+type EngineRule func(l Layer) (accepted bool, reason string)
+
+// Refuse is the answer of a rule that does not take a layer.
+func Refuse(format string, args ...any) (accepted bool, reason string) {
+	return false, fmt.Sprintf(format, args...)
+}
+
+// Always is the rule of an engine to which the layer does not matter.
+func Always(accepted bool, reason string) EngineRule {
+	return func(Layer) (bool, string) { return accepted, reason }
+}
+
+// Judge is the note of an engine that takes what its rule takes of every
+// layer. Without layers it judges symmetric 4 bits in groups of 128.
+func Judge(engine string, layers []Layer, rule EngineRule) Note {
+	n := Note{Engine: engine, Accepted: true}
+	if len(layers) == 0 {
+		n.Accepted, n.Reason = rule(Layer{Out: 1024, In: 1024, Scheme: quant.Scheme{Bits: 4, GroupSize: 128, Symmetric: true}})
+	}
+	for _, l := range layers {
+		ok, reason := rule(l)
+		switch {
+		case !ok && n.Accepted:
+			n.Accepted, n.Reason, n.Layer, n.Layers = false, reason, l.Name, 1
+		case !ok:
+			n.Layers++
+		case n.Accepted && n.Reason == "":
+			n.Reason = reason
+		}
+	}
+	if n.Layers == len(layers) && n.Layers > 1 {
+		n.Layer, n.Layers = "", 0
+	}
+	return n
+}

@@ -1,0 +1,112 @@
+package checkpoint
+
+import (
+	"fmt"
+
+	"github.com/golowbit/lowbit/internal/kernel"
+	"github.com/golowbit/lowbit/internal/wire"
+	"github.com/golowbit/lowbit/safetensors"
+	"github.com/golowbit/lowbit/tensor"
+)
+
+// A matrix in pieces, for callers that go through it without holding it.
+
+// Rows reads the rows r0 <= r < r1 of a dense matrix, row-major, into dst's
+// memory where that suffices. NaN and infinities are errors.
+func (m *Model) Rows(name string, r0, r1 int, dst []float32) ([]float32, error) {
+	spec, err := m.dense2(name, r0, r1, 0)
+	if err != nil {
+		return nil, err
+	}
+	cols := spec.Shape[1]
+	dst = sized(dst, (r1-r0)*cols)
+	if err := readFloatsAt(m.src, spec, r0*cols, dst); err != nil {
+		return nil, err
+	}
+	if i := wire.NotFinite(dst); i >= 0 {
+		return nil, notFiniteError(m.src, name, r0*cols+i, dst[i])
+	}
+	return dst, nil
+}
+
+// Halves reads the rows r0 <= r < r1 of a dense matrix of F16 or BF16 as the
+// bits of its values, row-major, into dst's memory where that suffices. Nothing
+// is checked: see CheckFinite.
+func (m *Model) Halves(name string, r0, r1 int, dst []uint16) ([]uint16, error) {
+	spec, err := m.dense2(name, r0, r1, 0)
+	if err != nil {
+		return nil, err
+	}
+	if spec.DType == safetensors.F32 {
+		return nil, tensorError(m.src, name, "dtype %v, want F16 or BF16", spec.DType)
+	}
+	cols := spec.Shape[1]
+	dst = sized(dst, (r1-r0)*cols)
+	return dst, readHalvesAt(m.src, spec, r0*cols, dst)
+}
+
+// Columns reads the columns c0 <= c < c1 of a dense matrix, [rows, cols], to
+// the rows of dst, [c1-c0, rows], whose memory is used where it suffices.
+// Nothing is checked: see CheckFinite.
+func (m *Model) Columns(name string, c0, c1 int, dst *tensor.Matrix) error {
+	spec, err := m.dense2(name, c0, c1, 1)
+	if err != nil {
+		return err
+	}
+	const band = 16 // rows at a time: a line of the cache of dst
+	rows, cols, n := spec.Shape[0], spec.Shape[1], c1-c0
+	dst.Rows, dst.Cols, dst.Stride, dst.Data = n, rows, rows, sized(dst.Data, n*rows)
+	part := make([]float32, band*n)
+	for r0 := 0; r0 < rows; r0 += band {
+		r1 := min(r0+band, rows)
+		for r := r0; r < r1; r++ {
+			if err := readFloatsAt(m.src, spec, r*cols+c0, part[(r-r0)*n:(r-r0+1)*n]); err != nil {
+				return err
+			}
+		}
+		kernel.Transpose(dst.Data[r0:], rows, part, n, r1-r0, n, 1)
+	}
+	return nil
+}
+
+// CheckFinite looks for the first NaN or infinity of a dense matrix. The error
+// is that of Matrix.
+func (m *Model) CheckFinite(name string) error {
+	spec, err := m.dense2(name, 0, 0, 0)
+	if err != nil {
+		return err
+	}
+	step := max(1, 1<<20/max(1, spec.Shape[1]))
+	var buf []float32
+	for r := 0; r < spec.Shape[0]; r += step {
+		if buf, err = m.Rows(name, r, min(r+step, spec.Shape[0]), buf); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// dense2 describes a dense matrix of floats that has the rows (dim 0) or
+// columns (dim 1) first to last.
+func (m *Model) dense2(name string, first, last, dim int) (Spec, error) {
+	if _, packed := m.part[name]; packed {
+		return Spec{}, fmt.Errorf("%s: tensor %q is part of a quantized layer", m.path, name)
+	}
+	spec, err := want(m.src, name, []int{anyDim, anyDim}, floatTypes()...)
+	if err == nil && (first < 0 || first > last || last > spec.Shape[dim]) {
+		err = tensorError(m.src, name, "%s %d to %d of %d asked for", []string{"rows", "columns"}[dim], first, last, spec.Shape[dim])
+	}
+	return spec, err
+}
+
+// notFiniteError is the one wording for a NaN or infinity in a file.
+func notFiniteError(src Source, name string, i int, v float32) error {
+	return tensorError(src, name, "element %d is %g", i, v)
+}
+
+func sized[T any](s []T, n int) []T {
+	if cap(s) < n {
+		return make([]T, n)
+	}
+	return s[:n]
+}
