@@ -317,7 +317,7 @@ func (m *Merged) readPart(d delta, f *factors, p []byte, off int64) (int, error)
 	for i := range w {
 		w[i] += float32(d.scale * sum.Data[i])
 	}
-	if err := encode(out, w); err != nil {
+	if err := safetensors.EncodeFloat32(out, safetensors.F32, w); err != nil {
 		return 0, err
 	}
 	return copy(p, out[at-4*c0:]), nil
@@ -337,7 +337,7 @@ func readFloats(src weights.Tensors, t safetensors.TensorInfo, first, n int) ([]
 		return nil, err
 	}
 	v := make([]float32, n)
-	return v, decode(v, t.DType, data)
+	return v, safetensors.DecodeFloat32(v, t.DType, data)
 }
 
 // factors reads the matrices of a delta, or gives those that are at hand.

@@ -1,7 +1,9 @@
 package weights
 
 import (
+	"encoding/binary"
 	"fmt"
+	"math"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -100,4 +102,38 @@ func TestJoin(t *testing.T) {
 	require.ErrorContains(t, err, `two: tensor "a"`)
 	_, err = Join([]Tensors{a, &memory{path: "two"}}, func(string) int { return 0 })
 	require.ErrorContains(t, err, "a part of another model?")
+}
+
+func TestSingle(t *testing.T) {
+	values := []float64{0, 1, math.Pi, -1e-300, 1e300, 1 + 1.0/(1<<24), math.Copysign(0, -1), 7}
+	data := make([]byte, 8*len(values))
+	var want []byte
+	for i, v := range values {
+		binary.LittleEndian.PutUint64(data[8*i:], math.Float64bits(v))
+		want = binary.LittleEndian.AppendUint32(want, math.Float32bits(float32(v)))
+	}
+	src := wide{&memory{shapes: map[string][]int{"a": {2, 4}}, data: map[string][]byte{"a": data}}}
+	s := Single(src)
+	info, ok := s.Info("a")
+	require.True(t, ok)
+	require.Equal(t, safetensors.F32, info.DType)
+	for at := range want {
+		for n := range len(want) - at + 1 {
+			p := make([]byte, n)
+			require.NoError(t, s.ReadAt("a", p, int64(at)))
+			require.Equal(t, want[at:at+n], p)
+		}
+	}
+	require.Error(t, s.ReadAt("a", make([]byte, 2), int64(len(want)-1)))
+	bytes := matrix("file", 0, 1, 1)
+	require.Same(t, bytes, Single(bytes))
+}
+
+// wide is a memory of F64.
+type wide struct{ *memory }
+
+func (w wide) Info(name string) (safetensors.TensorInfo, bool) {
+	t, ok := w.memory.Info(name)
+	t.DType = safetensors.F64
+	return t, ok
 }
