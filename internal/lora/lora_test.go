@@ -307,6 +307,7 @@ func TestRefused(t *testing.T) {
 	}
 	require.True(t, IsAdapter(dir))
 	require.False(t, IsAdapter(t.TempDir()))
+	good().save(t, dir, lora)
 	require.NoError(t, os.Remove(filepath.Join(dir, "adapter_model.safetensors")))
 	_, err := Open(dir)
 	require.ErrorIs(t, err, os.ErrNotExist)
