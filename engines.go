@@ -4,13 +4,14 @@ import (
 	"fmt"
 
 	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/llama"
 )
 
 // Engines says, without doing any work, which engines will load what
 // Quantize makes with these options. It fails where Quantize would because
 // the format cannot hold a layer.
-func Engines(o Options) ([]checkpoint.Note, error) {
+func Engines(o Options) ([]layout.Note, error) {
 	if err := o.Validate(); err != nil {
 		return nil, err
 	}
@@ -32,12 +33,12 @@ func Engines(o Options) ([]checkpoint.Note, error) {
 	if err := j.planLayers(); err != nil {
 		return nil, err
 	}
-	var layers []checkpoint.Layer
+	var layers []layout.Layer
 	for _, p := range j.order {
 		if p.dense {
 			continue
 		}
-		l := checkpoint.Layer{Name: p.name, Out: p.out, In: p.in, Scheme: p.scheme}
+		l := layout.Layer{Name: p.name, Out: p.out, In: p.in, Scheme: p.scheme}
 		l.Scheme.Axis = p.arms[0].Axis
 		l.DType, _ = j.src.DType(p.name + ".weight")
 		layers = append(layers, l)

@@ -8,7 +8,7 @@ import (
 	"slices"
 
 	"github.com/golowbit/lowbit/adadim"
-	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/gptq"
 	"github.com/golowbit/lowbit/internal/fold"
 	"github.com/golowbit/lowbit/internal/llama"
@@ -81,7 +81,7 @@ func (k folding) arms(l llama.LinearInfo, arms []adadim.Arm) []adadim.Arm {
 // folding finds the inputs of a block whose scales will be folded: those with
 // a scale among the arms, of whose layers none is to stay dense, and with
 // FoldAuto only if the format cannot store the scale.
-func (o *Options) folding(f checkpoint.Format, infos []llama.LinearInfo, layers []checkpoint.Layer) folding {
+func (o *Options) folding(f layout.Format, infos []llama.LinearInfo, layers []layout.Layer) folding {
 	var k folding
 	if o.Fold == FoldOff {
 		return k
@@ -109,7 +109,7 @@ func (o *Options) folding(f checkpoint.Format, infos []llama.LinearInfo, layers 
 // stores reports whether a format holds an arm's scale. Where it does not
 // even hold the layer without the scale, in any group size that Fit may
 // choose, the answer is yes: folding would not help.
-func (o *Options) stores(f checkpoint.Format, l checkpoint.Layer, a adadim.Arm) bool {
+func (o *Options) stores(f layout.Format, l layout.Layer, a adadim.Arm) bool {
 	sizes := []int{o.Scheme.GroupSize}
 	if o.Fit {
 		for g := halved(o.Scheme.GroupSize, l.In); g >= smallestGroup; g /= 2 {

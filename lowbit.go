@@ -19,6 +19,7 @@ import (
 
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/gptq"
 	"github.com/golowbit/lowbit/quant"
 )
@@ -181,7 +182,7 @@ func (o *Options) arms() []adadim.Arm {
 	return o.Arms
 }
 
-func (o *Options) format() (checkpoint.Format, error) {
+func (o *Options) format() (layout.Format, error) {
 	if o.Format == "" {
 		return checkpoint.Lowbit{}, nil
 	}

@@ -6,7 +6,7 @@ import (
 	"strings"
 
 	"github.com/golowbit/lowbit/adadim"
-	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/llama"
 	"github.com/golowbit/lowbit/quant"
 )
@@ -27,7 +27,7 @@ const smallestGroup = 16
 
 // planBlock plans the linears of a block and which of their scales are
 // folded; errs are by linear.
-func (o *Options) planBlock(f checkpoint.Format, infos []llama.LinearInfo, layers []checkpoint.Layer) (folding, []*layerPlan, []error) {
+func (o *Options) planBlock(f layout.Format, infos []llama.LinearInfo, layers []layout.Layer) (folding, []*layerPlan, []error) {
 	k := o.folding(f, infos, layers)
 	for {
 		plans, errs := make([]*layerPlan, len(infos)), make([]error, len(infos))
@@ -46,7 +46,7 @@ func (o *Options) planBlock(f checkpoint.Format, infos []llama.LinearInfo, layer
 
 // planLayer decides what becomes of a linear before any work is done, and
 // fails where the format cannot hold it, unless o.Fit allows a change.
-func (o *Options) planLayer(f checkpoint.Format, l checkpoint.Layer, arms []adadim.Arm) (*layerPlan, error) {
+func (o *Options) planLayer(f layout.Format, l layout.Layer, arms []adadim.Arm) (*layerPlan, error) {
 	p := &layerPlan{name: l.Name, out: l.Out, in: l.In, scheme: o.Scheme}
 	if o.skips(l.Name) {
 		p.dense = true
@@ -82,7 +82,7 @@ func halved(g, in int) int {
 
 // admit sets the arms that the format holds for the layer. If some allows
 // that, arms the format cannot hold are dropped; otherwise one is an error.
-func (p *layerPlan) admit(f checkpoint.Format, l checkpoint.Layer, arms []adadim.Arm, some bool) error {
+func (p *layerPlan) admit(f layout.Format, l layout.Layer, arms []adadim.Arm, some bool) error {
 	p.arms = nil
 	var first error
 	strided := false

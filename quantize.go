@@ -8,6 +8,7 @@ import (
 
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/gptq"
 	"github.com/golowbit/lowbit/internal/llama"
 	"github.com/golowbit/lowbit/quant"
@@ -47,7 +48,7 @@ type job struct {
 	ctx    context.Context
 	src    *checkpoint.Model
 	cfg    *llama.Config
-	dst    checkpoint.Format
+	dst    layout.Format
 	plan   map[string]*layerPlan // by layer name
 	order  []*layerPlan
 	folds  []folding // by block
@@ -97,10 +98,10 @@ func (j *job) open() error {
 		}
 		j.tokens = j.text.tokens()
 	}
-	layers := make([]checkpoint.Layer, 0, len(j.order))
+	layers := make([]layout.Layer, 0, len(j.order))
 	for _, p := range j.order {
 		if !p.dense {
-			l := checkpoint.Layer{Name: p.name}
+			l := layout.Layer{Name: p.name}
 			if j.direct() {
 				l.Out, l.In, l.Scheme = p.out, p.in, p.scheme
 				l.Scheme.Axis = p.arms[0].Axis
@@ -139,10 +140,10 @@ func (j *job) planLayers() error {
 	var bad planErrors
 	for b := range j.cfg.Layers {
 		infos := j.cfg.Linears(b)
-		layers := make([]checkpoint.Layer, len(infos))
+		layers := make([]layout.Layer, len(infos))
 		for i, l := range infos {
 			d, _ := j.src.DType(l.WeightName())
-			layers[i] = checkpoint.Layer{Name: l.Name, Out: l.Out, In: l.In, Bias: l.Bias, DType: d}
+			layers[i] = layout.Layer{Name: l.Name, Out: l.Out, In: l.In, Bias: l.Bias, DType: d}
 		}
 		k, plans, errs := j.planBlock(j.dst, infos, layers)
 		j.folds = append(j.folds, k)

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/golowbit/lowbit/checkpoint/internal/vllm"
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 )
@@ -34,55 +36,55 @@ var awqOrder = [8]int{0, 2, 4, 6, 1, 3, 5, 7}
 func (AWQ) Name() string { return "awq" }
 
 // Check accepts 4 bits along the inputs, whole groups and F16 scales.
-func (f AWQ) Check(l Layer) error {
-	if err := checkInputGroups(f.Name(), l); err != nil {
+func (f AWQ) Check(l layout.Layer) error {
+	if err := layout.CheckInputGroups(f.Name(), l); err != nil {
 		return err
 	}
 	switch {
 	case l.Scheme.Bits != 4:
-		return Unsupported("awq holds 4 bits only, not %d; use format gptq_v2 (2, 3, 4, 8), compressed-tensors (2 to 8) or lowbit", l.Scheme.Bits)
+		return layout.Unsupported("awq holds 4 bits only, not %d; use format gptq_v2 (2, 3, 4, 8), compressed-tensors (2 to 8) or lowbit", l.Scheme.Bits)
 	case l.GroupIndex:
-		return Unsupported("awq has no group index; quantize with static groups, or use format gptq_v2 or lowbit")
+		return layout.Unsupported("awq has no group index; quantize with static groups, or use format gptq_v2 or lowbit")
 	case l.Out%8 != 0:
-		return Unsupported("awq needs outputs that are a multiple of 8, not %d; keep the layer dense, or use format compressed-tensors or lowbit", l.Out)
+		return layout.Unsupported("awq needs outputs that are a multiple of 8, not %d; keep the layer dense, or use format compressed-tensors or lowbit", l.Out)
 	}
-	return checkWholeGroups(f.Name(), l)
+	return layout.CheckWholeGroups(f.Name(), l)
 }
 
 // Engines says which engines load the layers.
-func (AWQ) Engines(layers []Layer) []Note {
-	return []Note{
-		judgeVLLM(layers, func(l Layer) (bool, string) {
-			if !marlinGroup(l.Scheme.GroupSize) {
+func (AWQ) Engines(layers []layout.Layer) []layout.Note {
+	return []layout.Note{
+		vllm.Judge(layers, func(l layout.Layer) (bool, string) {
+			if !vllm.MarlinGroup(l.Scheme.GroupSize) {
 				return true, fmt.Sprintf("with the slower AWQ kernel, as Marlin has no groups of %d", l.Scheme.GroupSize)
 			}
-			return true, bfloatNote(l)
+			return true, vllm.ScaleNote(l)
 		}),
-		Judge(EngineTransformers, layers, Always(true, "needs the package autoawq or gptqmodel")),
-		Judge(EngineGPTQModel, layers, Always(true, "")),
+		layout.Judge(layout.EngineTransformers, layers, layout.Always(true, "needs the package autoawq or gptqmodel")),
+		layout.Judge(layout.EngineGPTQModel, layers, layout.Always(true, "")),
 	}
 }
 
 // Plan lists qweight, qzeros and scales.
-func (f AWQ) Plan(l Layer) ([]Spec, error) {
+func (f AWQ) Plan(l layout.Layer) ([]layout.Spec, error) {
 	if err := f.Check(l); err != nil {
 		return nil, err
 	}
 	groups := l.Scheme.Groups(l.In)
-	return []Spec{
-		{l.Name + suffixAWQWeight, safetensors.I32, []int{l.In, l.Out / 8}},
-		{l.Name + suffixAWQZeros, safetensors.I32, []int{groups, l.Out / 8}},
-		{l.Name + suffixAWQScales, safetensors.F16, []int{groups, l.Out}},
+	return []layout.Spec{
+		{Name: l.Name + suffixAWQWeight, DType: safetensors.I32, Shape: []int{l.In, l.Out / 8}},
+		{Name: l.Name + suffixAWQZeros, DType: safetensors.I32, Shape: []int{groups, l.Out / 8}},
+		{Name: l.Name + suffixAWQScales, DType: safetensors.F16, Shape: []int{groups, l.Out}},
 	}, nil
 }
 
 // Encode packs a layer.
-func (f AWQ) Encode(l Layer, w *quant.Weight) ([]Tensor, error) {
-	if err := checkWeight(f, l, w); err != nil {
+func (f AWQ) Encode(l layout.Layer, w *quant.Weight) ([]layout.Tensor, error) {
+	if err := layout.CheckWeight(f, l, w); err != nil {
 		return nil, err
 	}
 	groups, words := w.Groups(), w.Out/8
-	scales, err := floatTensor(l.Name+suffixAWQScales, safetensors.F16, transposed(w.Scales, w.Out, groups), groups, w.Out)
+	scales, err := layout.FloatTensor(l.Name+suffixAWQScales, safetensors.F16, layout.Transposed(w.Scales, w.Out, groups), groups, w.Out)
 	if err != nil {
 		return nil, err
 	}
@@ -102,9 +104,9 @@ func (f AWQ) Encode(l Layer, w *quant.Weight) ([]Tensor, error) {
 			}
 		}
 	}
-	return []Tensor{
-		int32Tensor(l.Name+suffixAWQWeight, transposed(codes, words, w.In), w.In, words),
-		int32Tensor(l.Name+suffixAWQZeros, zeros, groups, words),
+	return []layout.Tensor{
+		layout.Int32Tensor(l.Name+suffixAWQWeight, layout.Transposed(codes, words, w.In), w.In, words),
+		layout.Int32Tensor(l.Name+suffixAWQZeros, zeros, groups, words),
 		scales,
 	}, nil
 }
@@ -124,34 +126,36 @@ type awqConfig struct {
 }
 
 // Config writes the quantization_config, which has one group size for all.
-func (f AWQ) Config(c Contents) (Config, error) {
+func (f AWQ) Config(c layout.Contents) (layout.Config, error) {
 	size, bits, zeroPoint := 128, 4, true
 	for i, l := range c.Layers {
 		if i == 0 {
 			size = l.Scheme.GroupSize
 		}
 		if l.Scheme.GroupSize != size {
-			return Config{}, Unsupported("layer %q has groups of %d and %q of %d; awq has one group size for the whole model: use one, or format compressed-tensors",
+			return layout.Config{}, layout.Unsupported("layer %q has groups of %d and %q of %d; awq has one group size for the whole model: use one, or format compressed-tensors",
 				l.Name, l.Scheme.GroupSize, c.Layers[0].Name, size)
 		}
 	}
-	skip := skippedLinears(c)
+	skip := layout.SkippedLinears(c)
 	if len(skip) == 1 && skip[0] == "lm_head" {
 		skip = nil // every reader leaves the head alone
 	}
 	data, err := json.Marshal(awqConfig{
 		QuantMethod: "awq", ZeroPoint: &zeroPoint, GroupSize: &size, Bits: &bits, Version: "gemm", Skip: skip,
 	})
-	return Config{Quantization: data, Set: halfModel(c)}, err
+	return layout.Config{Quantization: data, Set: layout.HalfModel(c)}, err
 }
 
 // Detect looks at quant_method.
-func (AWQ) Detect(quantization json.RawMessage) bool { return quantMethod(quantization) == "awq" }
+func (AWQ) Detect(quantization json.RawMessage) bool {
+	return layout.QuantMethod(quantization) == "awq"
+}
 
 func parseAWQ(quantization json.RawMessage) (groupSize int, err error) {
 	var c awqConfig
 	if err := json.Unmarshal(quantization, &c); err != nil {
-		return 0, fmt.Errorf("%s: %w", quantConfigKey, err)
+		return 0, fmt.Errorf("%s: %w", layout.QuantizationKey, err)
 	}
 	if c.Bits == nil {
 		c.Bits = c.OtherBits
@@ -161,11 +165,11 @@ func parseAWQ(quantization json.RawMessage) (groupSize int, err error) {
 	}
 	switch {
 	case c.Version != "" && strings.ToLower(c.Version) != "gemm":
-		return 0, fmt.Errorf("%s: awq version %q cannot be read: want gemm", quantConfigKey, c.Version)
+		return 0, fmt.Errorf("%s: awq version %q cannot be read: want gemm", layout.QuantizationKey, c.Version)
 	case c.Bits == nil || *c.Bits != 4:
-		return 0, fmt.Errorf("%s: awq bits %s, want 4", quantConfigKey, orNone(c.Bits))
+		return 0, fmt.Errorf("%s: awq bits %s, want 4", layout.QuantizationKey, orNone(c.Bits))
 	case c.GroupSize == nil || *c.GroupSize == 0 || *c.GroupSize < quant.WholeLine:
-		return 0, fmt.Errorf("%s: awq group_size %s, want a positive number or -1", quantConfigKey, orNone(c.GroupSize))
+		return 0, fmt.Errorf("%s: awq group_size %s, want a positive number or -1", layout.QuantizationKey, orNone(c.GroupSize))
 	}
 	return *c.GroupSize, nil
 }
@@ -178,12 +182,12 @@ func orNone(n *int) string {
 }
 
 // Open reads the GEMM files of AutoAWQ and llm-awq's config spelling.
-func (AWQ) Open(quantization json.RawMessage, src Source) (Decoder, error) {
+func (AWQ) Open(quantization json.RawMessage, src layout.Source) (layout.Decoder, error) {
 	size, err := parseAWQ(quantization)
 	if err != nil {
 		return nil, err
 	}
-	d := &packedDecoder{}
+	d := &layout.PackedDecoder{}
 	for _, tensor := range src.Names() {
 		name, ok := strings.CutSuffix(tensor, suffixAWQWeight)
 		if !ok {
@@ -193,20 +197,20 @@ func (AWQ) Open(quantization json.RawMessage, src Source) (Decoder, error) {
 		if err != nil {
 			return nil, err
 		}
-		d.add(l)
+		d.Add(l)
 	}
 	return d, nil
 }
 
 // awqLayer checks the tensors of a layer. It is symmetric if all its
 // zero-points are 8: the config does not say.
-func awqLayer(src Source, name string, size int) (packedLayer, error) {
-	none := packedLayer{}
-	qweight, err := want(src, name+suffixAWQWeight, nil, safetensors.I32)
+func awqLayer(src layout.Source, name string, size int) (layout.PackedLayer, error) {
+	none := layout.PackedLayer{}
+	qweight, err := layout.Want(src, name+suffixAWQWeight, nil, safetensors.I32)
 	if err != nil {
 		return none, err
 	}
-	d, err := dimensions(src, qweight, 2)
+	d, err := layout.Dimensions(src, qweight, 2)
 	if err != nil {
 		return none, err
 	}
@@ -215,34 +219,34 @@ func awqLayer(src Source, name string, size int) (packedLayer, error) {
 	s := quant.Scheme{Bits: 4, GroupSize: size}
 	groups := s.Groups(in)
 	if size != quant.WholeLine && in%size != 0 {
-		return none, tensorError(src, qweight.Name, "%d inputs, want a multiple of the group_size %d (%s)", in, size, quantConfigKey)
+		return none, layout.TensorError(src, qweight.Name, "%d inputs, want a multiple of the group_size %d (%s)", in, size, layout.QuantizationKey)
 	}
-	scales, err := want(src, name+suffixAWQScales, []int{groups, out}, floatTypes()...)
+	scales, err := layout.Want(src, name+suffixAWQScales, []int{groups, out}, layout.FloatTypes()...)
 	if err != nil {
 		return none, err
 	}
-	if s.ScaleType, err = scaleTypeOf(src, scales); err != nil {
+	if s.ScaleType, err = layout.ScaleTypeOf(src, scales); err != nil {
 		return none, err
 	}
-	zeroWords, err := readWords(src, name+suffixAWQZeros, groups, words)
+	zeroWords, err := layout.ReadWords(src, name+suffixAWQZeros, groups, words)
 	if err != nil {
 		return none, err
 	}
 	zeros := awqUnpack(zeroWords, groups, words)
-	s.Symmetric = allEqual(zeros, middle(4))
-	noteZeros(&s, zeros)
-	l := packedLayer{
-		Layer:   Layer{Name: name, Out: out, In: in, Scheme: s},
-		tensors: []string{name + suffixAWQWeight, name + suffixAWQZeros, name + suffixAWQScales},
-		file:    src.File(qweight.Name),
+	s.Symmetric = layout.AllEqual(zeros, layout.SymmetricZero(4))
+	layout.NoteMinZero(&s, zeros)
+	l := layout.PackedLayer{
+		Layer: layout.Layer{Name: name, Out: out, In: in, Scheme: s},
+		Parts: []string{name + suffixAWQWeight, name + suffixAWQZeros, name + suffixAWQScales},
+		File:  src.File(qweight.Name),
 	}
-	l.read = func() (*quant.Weight, error) {
+	l.Read = func() (*quant.Weight, error) {
 		w := quant.NewWeight(out, in, s)
-		packed, err := readWords(src, qweight.Name, in, words)
+		packed, err := layout.ReadWords(src, qweight.Name, in, words)
 		if err != nil {
 			return nil, err
 		}
-		packed = transposed(packed, in, words)
+		packed = layout.Transposed(packed, in, words)
 		line := make([]uint8, in)
 		for c := range words {
 			for n, k := range awqOrder {
@@ -252,12 +256,12 @@ func awqLayer(src Source, name string, size int) (packedLayer, error) {
 				w.SetLine(8*c+k, line)
 			}
 		}
-		v, err := readFloats(src, scales.Name, groups, out)
+		v, err := layout.ReadFloats(src, scales.Name, groups, out)
 		if err != nil {
 			return nil, err
 		}
-		w.Scales = transposed(v, groups, out)
-		w.Zeros = transposed(zeros, groups, out)
+		w.Scales = layout.Transposed(v, groups, out)
+		w.Zeros = layout.Transposed(zeros, groups, out)
 		return w, nil
 	}
 	return l, nil

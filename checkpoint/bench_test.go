@@ -9,6 +9,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/golowbit/lowbit/checkpoint/internal/formattest"
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/parallel"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
@@ -20,10 +22,10 @@ func BenchmarkWriter(b *testing.B) {
 	const n, size = 4, 2048
 	source := b.TempDir()
 	var plan []safetensors.TensorInfo
-	var layers []Layer
-	q := randomWeight(1, size, size, quant.Scheme{Bits: 4, GroupSize: 128}, false, false)
+	var layers []layout.Layer
+	q := formattest.RandomWeight(1, size, size, quant.Scheme{Bits: 4, GroupSize: 128}, false, false)
 	for i := range n {
-		layers = append(layers, LayerOf(fmt.Sprintf("fc%d", i), q))
+		layers = append(layers, layout.LayerOf(fmt.Sprintf("fc%d", i), q))
 		plan = append(plan, safetensors.TensorInfo{Name: layers[i].Name + ".weight", DType: safetensors.BF16, Shape: []int{size, size}})
 	}
 	out, err := safetensors.NewWriter(source, plan, safetensors.Options{})
@@ -32,7 +34,7 @@ func BenchmarkWriter(b *testing.B) {
 		require.NoError(b, out.WriteTensor(p.Name, make([]byte, p.Size())))
 	}
 	require.NoError(b, out.Close())
-	require.NoError(b, writeFileSync(filepath.Join(source, configFile), []byte("{}")))
+	require.NoError(b, writeFileSync(filepath.Join(source, layout.ConfigFile), []byte("{}")))
 	src := openModel(b, source)
 
 	for _, direct := range []bool{true, false} {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 )
@@ -41,18 +42,18 @@ const (
 func (CompressedTensors) Name() string { return "compressed-tensors" }
 
 // Check accepts 2 to 8 bits along the inputs, whole groups and F16 scales.
-func (f CompressedTensors) Check(l Layer) error {
-	if err := checkInputGroups(f.Name(), l); err != nil {
+func (f CompressedTensors) Check(l layout.Layer) error {
+	if err := layout.CheckInputGroups(f.Name(), l); err != nil {
 		return err
 	}
 	if l.GroupIndex && l.Scheme.GroupSize == quant.WholeLine {
-		return Unsupported("%s has a group index only with groups, not with whole rows", f.Name())
+		return layout.Unsupported("%s has a group index only with groups, not with whole rows", f.Name())
 	}
-	return checkWholeGroups(f.Name(), l)
+	return layout.CheckWholeGroups(f.Name(), l)
 }
 
 // ctScaleType is the type in which the scales of a layer are stored.
-func ctScaleType(l Layer) safetensors.DType {
+func ctScaleType(l layout.Layer) safetensors.DType {
 	if l.DType == safetensors.BF16 && l.Scheme.ScaleType == quant.F16Short {
 		return safetensors.BF16
 	}
@@ -61,52 +62,52 @@ func ctScaleType(l Layer) safetensors.DType {
 
 // Plan lists weight_packed, weight_scale, weight_zero_point if the layer is
 // asymmetric, weight_shape, and weight_g_idx if it has a group index.
-func (f CompressedTensors) Plan(l Layer) ([]Spec, error) {
+func (f CompressedTensors) Plan(l layout.Layer) ([]layout.Spec, error) {
 	if err := f.Check(l); err != nil {
 		return nil, err
 	}
 	groups, b := l.Scheme.Groups(l.In), l.Scheme.Bits
-	specs := []Spec{
-		{l.Name + suffixCTPacked, safetensors.I32, []int{l.Out, packedWords(l.In, b)}},
-		{l.Name + suffixCTScale, ctScaleType(l), []int{l.Out, groups}},
+	specs := []layout.Spec{
+		{Name: l.Name + suffixCTPacked, DType: safetensors.I32, Shape: []int{l.Out, layout.PackedWords(l.In, b)}},
+		{Name: l.Name + suffixCTScale, DType: ctScaleType(l), Shape: []int{l.Out, groups}},
 	}
 	if !l.Scheme.Symmetric {
-		specs = append(specs, Spec{l.Name + suffixCTZero, safetensors.I32, []int{packedWords(l.Out, b), groups}})
+		specs = append(specs, layout.Spec{Name: l.Name + suffixCTZero, DType: safetensors.I32, Shape: []int{layout.PackedWords(l.Out, b), groups}})
 	}
-	specs = append(specs, Spec{l.Name + suffixCTShape, safetensors.I64, []int{2}})
+	specs = append(specs, layout.Spec{Name: l.Name + suffixCTShape, DType: safetensors.I64, Shape: []int{2}})
 	if l.GroupIndex {
-		specs = append(specs, Spec{l.Name + suffixCTGIdx, safetensors.I32, []int{l.In}})
+		specs = append(specs, layout.Spec{Name: l.Name + suffixCTGIdx, DType: safetensors.I32, Shape: []int{l.In}})
 	}
 	return specs, nil
 }
 
 // Encode packs a layer. A group index must give every group as many inputs
 // as the scheme says, because readers sort the inputs by group and cut.
-func (f CompressedTensors) Encode(l Layer, w *quant.Weight) ([]Tensor, error) {
-	if err := checkWeight(f, l, w); err != nil {
+func (f CompressedTensors) Encode(l layout.Layer, w *quant.Weight) ([]layout.Tensor, error) {
+	if err := layout.CheckWeight(f, l, w); err != nil {
 		return nil, err
 	}
 	groups, b := w.Groups(), w.Scheme.Bits
-	scales, err := floatTensor(l.Name+suffixCTScale, ctScaleType(l), w.Scales, w.Out, groups)
+	scales, err := layout.FloatTensor(l.Name+suffixCTScale, ctScaleType(l), w.Scales, w.Out, groups)
 	if err != nil {
 		return nil, err
 	}
-	out := []Tensor{int32Tensor(l.Name+suffixCTPacked, w.Codes, w.Out, w.WordsPerLine()), scales}
+	out := []layout.Tensor{layout.Int32Tensor(l.Name+suffixCTPacked, w.Codes, w.Out, w.WordsPerLine()), scales}
 	if !w.Scheme.Symmetric {
-		words := packedWords(w.Out, b)
-		packed := packRows(transposed(w.Zeros, w.Out, groups), groups, w.Out, b)
-		out = append(out, int32Tensor(l.Name+suffixCTZero, transposed(packed, groups, words), words, groups))
+		words := layout.PackedWords(w.Out, b)
+		packed := layout.PackRows(layout.Transposed(w.Zeros, w.Out, groups), groups, w.Out, b)
+		out = append(out, layout.Int32Tensor(l.Name+suffixCTZero, layout.Transposed(packed, groups, words), words, groups))
 	}
-	shape := Tensor{Spec: Spec{Name: l.Name + suffixCTShape, DType: safetensors.I64, Shape: []int{2}}}
+	shape := layout.Tensor{Spec: layout.Spec{Name: l.Name + suffixCTShape, DType: safetensors.I64, Shape: []int{2}}}
 	shape.Data = binary.LittleEndian.AppendUint64(shape.Data, uint64(w.Out))
 	shape.Data = binary.LittleEndian.AppendUint64(shape.Data, uint64(w.In))
 	out = append(out, shape)
 	if w.GroupIndex != nil {
 		if g, n, ok := fullGroups(w.GroupIndex, groups, w.In/groups); !ok {
 			return nil, fmt.Errorf("layer %q: group %d has %d inputs: %w", l.Name, g, n,
-				Unsupported("%s needs a group index with %d inputs in each group", f.Name(), w.In/groups))
+				layout.Unsupported("%s needs a group index with %d inputs in each group", f.Name(), w.In/groups))
 		}
-		out = append(out, int32Tensor(l.Name+suffixCTGIdx, w.GroupIndex, w.In))
+		out = append(out, layout.Int32Tensor(l.Name+suffixCTGIdx, w.GroupIndex, w.In))
 	}
 	return out, nil
 }
@@ -127,7 +128,7 @@ func fullGroups(index []int32, groups, size int) (group, members int, ok bool) {
 
 // Detect looks at quant_method, or at format where older files have none.
 func (f CompressedTensors) Detect(quantization json.RawMessage) bool {
-	if m := quantMethod(quantization); m != "" {
+	if m := layout.QuantMethod(quantization); m != "" {
 		return m == f.Name()
 	}
 	var c ctConfig

@@ -9,6 +9,7 @@ import (
 
 	"github.com/dlclark/regexp2"
 
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/quant"
 )
 
@@ -77,7 +78,7 @@ func (k ctKind) weights() *ctWeights {
 
 // Config writes one config group for "Linear" if all layers are alike, else
 // one for each kind of layer, with an exact regular expression for each layer.
-func (f CompressedTensors) Config(c Contents) (Config, error) {
+func (f CompressedTensors) Config(c layout.Contents) (layout.Config, error) {
 	var kinds []ctKind
 	targets := map[ctKind][]string{}
 	for _, l := range c.Layers {
@@ -91,24 +92,24 @@ func (f CompressedTensors) Config(c Contents) (Config, error) {
 	if len(kinds) == 1 {
 		targets[kinds[0]] = []string{"Linear"}
 	}
-	groups := &object{}
+	groups := &layout.Object{}
 	for i, k := range kinds {
 		data, err := json.Marshal(ctScheme{Targets: targets[k], Format: ctFormat, Weights: k.weights()})
 		if err != nil {
-			return Config{}, err
+			return layout.Config{}, err
 		}
-		groups.set(fmt.Sprintf("group_%d", i), data)
+		groups.Set(fmt.Sprintf("group_%d", i), data)
 	}
 	data, err := json.Marshal(ctConfig{
-		QuantMethod: f.Name(), Format: ctFormat, Status: "compressed", Groups: groups.bytes(), Ignore: skippedLinears(c),
+		QuantMethod: f.Name(), Format: ctFormat, Status: "compressed", Groups: groups.Bytes(), Ignore: layout.SkippedLinears(c),
 	})
-	return Config{Quantization: data, Set: halfModel(c)}, err
+	return layout.Config{Quantization: data, Set: layout.HalfModel(c)}, err
 }
 
 // parseCT reads a quantization_config and refuses what the reader cannot read.
 func parseCT(quantization json.RawMessage) ([]ctScheme, error) {
 	fail := func(format string, args ...any) ([]ctScheme, error) {
-		return nil, fmt.Errorf("%s: %s", quantConfigKey, fmt.Sprintf(format, args...))
+		return nil, fmt.Errorf("%s: %s", layout.QuantizationKey, fmt.Sprintf(format, args...))
 	}
 	var c ctConfig
 	if err := json.Unmarshal(quantization, &c); err != nil {
@@ -117,14 +118,14 @@ func parseCT(quantization json.RawMessage) ([]ctScheme, error) {
 	if c.Format != ctFormat && c.Format != "mixed-precision" {
 		return fail("compressed-tensors format %q cannot be read: want %s", c.Format, ctFormat)
 	}
-	groups, err := parseObject(c.Groups)
+	groups, err := layout.ParseObject(c.Groups)
 	if err != nil {
 		return fail("config_groups: %v", err)
 	}
 	var schemes []ctScheme
-	for i, key := range groups.keys {
+	for i, key := range groups.Keys {
 		var s ctScheme
-		if err := json.Unmarshal(groups.values[i], &s); err != nil {
+		if err := json.Unmarshal(groups.Values[i], &s); err != nil {
 			return fail("config_groups.%s: %v", key, err)
 		}
 		isSet := func(v json.RawMessage) bool { return len(v) > 0 && string(v) != "null" }
@@ -184,7 +185,7 @@ func matchCT(schemes []ctScheme, name string) (*ctWeights, error) {
 				case pass == 1 && isRegexp:
 					var err error
 					if ok, err = matchStart(pattern, name); err != nil {
-						return nil, fmt.Errorf("%s: target %q: %w", quantConfigKey, target, err)
+						return nil, fmt.Errorf("%s: target %q: %w", layout.QuantizationKey, target, err)
 					}
 				case pass == 2:
 					ok = target == "Linear"
@@ -195,7 +196,7 @@ func matchCT(schemes []ctScheme, name string) (*ctWeights, error) {
 			}
 		}
 	}
-	return nil, fmt.Errorf("%s: no target of config_groups matches layer %q", quantConfigKey, name)
+	return nil, fmt.Errorf("%s: no target of config_groups matches layer %q", layout.QuantizationKey, name)
 }
 
 // matchStart reports whether a regular expression matches s from its start,

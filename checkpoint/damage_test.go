@@ -15,6 +15,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/golowbit/lowbit/checkpoint/internal/formattest"
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 	"github.com/golowbit/lowbit/tensor"
@@ -133,12 +135,15 @@ func TestKill(t *testing.T) {
 // oneFile is a format that is a single file, as GGUF is.
 type oneFile struct{ fail bool }
 
-func (oneFile) Name() string                     { return "one" }
-func (oneFile) Check(Layer) error                { return nil }
-func (oneFile) CheckModel(json.RawMessage) error { return nil }
-func (oneFile) Read(string) (*Opened, error)     { return nil, nil }
+func (oneFile) Name() string { return "one" }
 
-func (f oneFile) Write(_ context.Context, path string, _ Origin, layers []Layer, weight func(string) (*quant.Weight, error)) error {
+func (oneFile) Check(layout.Layer) error { return nil }
+
+func (oneFile) CheckModel(json.RawMessage) error { return nil }
+
+func (oneFile) Read(string) (*layout.Opened, error) { return nil, nil }
+
+func (f oneFile) Write(_ context.Context, path string, _ layout.Origin, layers []layout.Layer, weight func(string) (*quant.Weight, error)) error {
 	text := ""
 	for _, l := range layers {
 		w, err := weight(l.Name)
@@ -185,29 +190,32 @@ model.layers.1.mlp.down_proj 576 BF16 false
 // halfZeros is a decoder of a layer whose zero-points are not integers.
 type halfZeros struct{ broken bool }
 
-func (halfZeros) Layers() []Layer         { return []Layer{{Name: "fc", Out: 1, In: 2}} }
+func (halfZeros) Layers() []layout.Layer { return []layout.Layer{{Name: "fc", Out: 1, In: 2}} }
+
 func (halfZeros) Tensors(string) []string { return []string{"fc.packed"} }
+
 func (d halfZeros) Weight(string) (*quant.Weight, error) {
 	if d.broken {
 		return nil, errors.New("truncated")
 	}
-	return nil, fmt.Errorf("zero-point 0.5: %w", ErrNotWeight)
+	return nil, fmt.Errorf("zero-point 0.5: %w", layout.ErrNotWeight)
 }
+
 func (halfZeros) Matrix(string) (*tensor.Matrix, error) {
 	return tensor.FromSlice(1, 2, []float32{0.5, -0.5}), nil
 }
 
 func TestDenseDecoder(t *testing.T) {
-	src := newMemory(Tensor{Spec{"fc.packed", safetensors.U8, []int{1}}, []byte{1}})
+	src := formattest.NewMemory(layout.Tensor{Spec: layout.Spec{Name: "fc.packed", DType: safetensors.U8, Shape: []int{1}}, Data: []byte{1}})
 	m, err := newModel("m", []byte(`{"torch_dtype":"float32"}`), src, Lowbit{}, halfZeros{})
 	require.NoError(t, err)
 	d, err := m.Matrix("fc.weight")
 	require.NoError(t, err)
 	require.Equal(t, []float32{0.5, -0.5}, d.Data)
 	_, err = m.Weight("fc")
-	require.ErrorIs(t, err, ErrNotWeight)
+	require.ErrorIs(t, err, layout.ErrNotWeight)
 	require.Empty(t, m.Dense())
-	require.Equal(t, []Spec{{"fc.packed", safetensors.U8, []int{1}}}, m.LayerTensors("fc"))
+	require.Equal(t, []layout.Spec{{Name: "fc.packed", DType: safetensors.U8, Shape: []int{1}}}, m.LayerTensors("fc"))
 	dtype, ok := m.DType("fc.weight")
 	require.True(t, ok)
 	require.Equal(t, safetensors.F32, dtype)

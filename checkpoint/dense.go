@@ -1,6 +1,7 @@
 package checkpoint
 
 import (
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 )
@@ -14,24 +15,24 @@ type Dense struct{}
 func (Dense) Name() string { return "dense" }
 
 // Check accepts every layer whose type is F32, F16 or BF16.
-func (Dense) Check(l Layer) error {
+func (Dense) Check(l layout.Layer) error {
 	switch l.DType {
 	case safetensors.F32, safetensors.F16, safetensors.BF16:
-		return checkScheme(l)
+		return layout.CheckScheme(l)
 	}
-	return Unsupported("dense weights of type %v, want F32, F16 or BF16", l.DType)
+	return layout.Unsupported("dense weights of type %v, want F32, F16 or BF16", l.DType)
 }
 
 // Plan returns the one tensor "<name>.weight".
-func (f Dense) Plan(l Layer) ([]Spec, error) {
+func (f Dense) Plan(l layout.Layer) ([]layout.Spec, error) {
 	if err := f.Check(l); err != nil {
 		return nil, err
 	}
-	return []Spec{{l.Name + ".weight", l.DType, []int{l.Out, l.In}}}, nil
+	return []layout.Spec{{Name: l.Name + ".weight", DType: l.DType, Shape: []int{l.Out, l.In}}}, nil
 }
 
 // Encode dequantizes. It fails where a weight is too large for the type.
-func (f Dense) Encode(l Layer, w *quant.Weight) ([]Tensor, error) {
+func (f Dense) Encode(l layout.Layer, w *quant.Weight) ([]layout.Tensor, error) {
 	specs, err := f.Plan(l)
 	if err != nil {
 		return nil, err
@@ -39,25 +40,25 @@ func (f Dense) Encode(l Layer, w *quant.Weight) ([]Tensor, error) {
 	if err := w.Validate(); err != nil {
 		return nil, err
 	}
-	t := Tensor{Spec: specs[0]}
+	t := layout.Tensor{Spec: specs[0]}
 	t.Data = make([]byte, t.Bytes())
 	if err := safetensors.EncodeFloat32(t.Data, l.DType, w.Dequantize().Data); err != nil {
 		return nil, err
 	}
-	return []Tensor{t}, nil
+	return []layout.Tensor{t}, nil
 }
 
 // Engines says that every engine but those of GGUF files loads it.
-func (Dense) Engines([]Layer) []Note {
-	var notes []Note
-	for _, e := range []string{EngineVLLM, EngineTransformers, EngineGPTQModel} {
-		notes = append(notes, Note{Engine: e, Accepted: true, Reason: "at full size"})
+func (Dense) Engines([]layout.Layer) []layout.Note {
+	var notes []layout.Note
+	for _, e := range []string{layout.EngineVLLM, layout.EngineTransformers, layout.EngineGPTQModel} {
+		notes = append(notes, layout.Note{Engine: e, Accepted: true, Reason: "at full size"})
 	}
-	for _, e := range []string{EngineLlamaCPP, EngineOllama} {
-		notes = append(notes, Note{Engine: e, Reason: "needs a GGUF file; llama.cpp's converter makes one"})
+	for _, e := range []string{layout.EngineLlamaCPP, layout.EngineOllama} {
+		notes = append(notes, layout.Note{Engine: e, Reason: "needs a GGUF file; llama.cpp's converter makes one"})
 	}
 	return notes
 }
 
 // Config removes the quantization_config.
-func (Dense) Config(Contents) (Config, error) { return Config{}, nil }
+func (Dense) Config(layout.Contents) (layout.Config, error) { return layout.Config{}, nil }

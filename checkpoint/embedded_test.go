@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/quant"
 )
 
@@ -34,9 +35,9 @@ func TestRealModels(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			src := openModel(t, modelFolder(t, name))
 			weights := map[string]*quant.Weight{}
-			var layers []Layer
+			var layers []layout.Layer
 			for _, s := range src.Dense() {
-				name, ok := cutWeight(s.Name)
+				name, ok := layout.CutWeight(s.Name)
 				if !ok || !strings.Contains(name, "_proj") {
 					continue
 				}
@@ -45,7 +46,7 @@ func TestRealModels(t *testing.T) {
 				scheme := quant.Scheme{Bits: 2 + len(layers)%7, GroupSize: 32, Axis: quant.Axis(len(layers) % 2)}
 				q, err := quant.RTN{}.Quantize(t.Context(), m, scheme, nil)
 				require.NoError(t, err)
-				l := LayerOf(name, q)
+				l := layout.LayerOf(name, q)
 				l.DType = s.DType
 				layers = append(layers, l)
 				weights[name] = q

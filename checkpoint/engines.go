@@ -4,29 +4,30 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/quant"
 )
 
 // EngineNames lists the engines in the order in which notes are given.
 func EngineNames() []string {
-	return []string{EngineVLLM, EngineTransformers, EngineGPTQModel, EngineLlamaCPP, EngineOllama}
+	return []string{layout.EngineVLLM, layout.EngineTransformers, layout.EngineGPTQModel, layout.EngineLlamaCPP, layout.EngineOllama}
 }
 
 // Engines says which engines load a checkpoint with these layers in the
 // format: what the format's Advisor says, in the order of EngineNames. The
 // layers are taken to have passed the format's Check.
-func Engines(f Format, layers []Layer) []Note {
-	var said []Note
-	if a, ok := f.(Advisor); ok {
+func Engines(f layout.Format, layers []layout.Layer) []layout.Note {
+	var said []layout.Note
+	if a, ok := f.(layout.Advisor); ok {
 		said = a.Engines(layers)
 	}
-	var notes []Note
+	var notes []layout.Note
 	for _, engine := range EngineNames() {
-		n := Note{Engine: engine, Reason: "not checked with this format"}
-		if engine == EngineLlamaCPP || engine == EngineOllama {
+		n := layout.Note{Engine: engine, Reason: "not checked with this format"}
+		if engine == layout.EngineLlamaCPP || engine == layout.EngineOllama {
 			n.Reason = "reads GGUF files"
 		}
-		if i := slices.IndexFunc(said, func(n Note) bool { return n.Engine == engine }); i >= 0 {
+		if i := slices.IndexFunc(said, func(n layout.Note) bool { return n.Engine == engine }); i >= 0 {
 			n = said[i]
 		}
 		notes = append(notes, n)
@@ -51,11 +52,11 @@ type Target struct {
 func TargetFor(engine string) (Target, error) {
 	s := quant.Scheme{Bits: 4, GroupSize: 128, Symmetric: true}
 	switch engine {
-	case EngineVLLM:
+	case layout.EngineVLLM:
 		return Target{CompressedTensors{}.Name(), s}, nil
-	case EngineTransformers, EngineGPTQModel:
+	case layout.EngineTransformers, layout.EngineGPTQModel:
 		return Target{GPTQ{}.Name(), s}, nil
-	case EngineLlamaCPP, EngineOllama:
+	case layout.EngineLlamaCPP, layout.EngineOllama:
 		s.GroupSize = 32
 		return Target{"gguf", s}, nil
 	}

@@ -5,14 +5,15 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 )
 
 // accepts returns the engines that take the layers, and all notes by engine.
-func accepts(format string, layers ...Layer) ([]string, map[string]Note) {
+func accepts(format string, layers ...layout.Layer) ([]string, map[string]layout.Note) {
 	var names []string
-	notes := map[string]Note{}
+	notes := map[string]layout.Note{}
 	f, err := Lookup(format)
 	if err != nil {
 		panic(err)
@@ -27,9 +28,9 @@ func accepts(format string, layers ...Layer) ([]string, map[string]Note) {
 }
 
 func TestEngines(t *testing.T) {
-	type set = func(l *Layer)
+	type set = func(l *layout.Layer)
 	scheme := func(bits, group int, sym bool) set {
-		return func(l *Layer) { l.Scheme.Bits, l.Scheme.GroupSize, l.Scheme.Symmetric = bits, group, sym }
+		return func(l *layout.Layer) { l.Scheme.Bits, l.Scheme.GroupSize, l.Scheme.Symmetric = bits, group, sym }
 	}
 	for _, c := range []struct {
 		name, format string
@@ -42,26 +43,26 @@ func TestEngines(t *testing.T) {
 		{"8 bits", "gptq", scheme(8, 32, true), []string{"vllm", "transformers", "gptqmodel"}},
 		{"groups of 16", "gptq_v2", scheme(4, 16, true), []string{"transformers", "gptqmodel"}},
 		{"version 1 asymmetric", "gptq_v1", scheme(4, 128, false), []string{"transformers"}},
-		{"short last group", "gptq", func(l *Layer) { l.In = 160 }, []string{"transformers", "gptqmodel"}},
-		{"group index", "gptq", func(l *Layer) { l.GroupIndex = true }, []string{"vllm", "transformers", "gptqmodel"}},
-		{"group index, narrow", "gptq", func(l *Layer) { l.GroupIndex, l.Out = true, 96 }, []string{"transformers", "gptqmodel"}},
+		{"short last group", "gptq", func(l *layout.Layer) { l.In = 160 }, []string{"transformers", "gptqmodel"}},
+		{"group index", "gptq", func(l *layout.Layer) { l.GroupIndex = true }, []string{"vllm", "transformers", "gptqmodel"}},
+		{"group index, narrow", "gptq", func(l *layout.Layer) { l.GroupIndex, l.Out = true, 96 }, []string{"transformers", "gptqmodel"}},
 		{"ct", "compressed-tensors", scheme(4, 128, true), []string{"vllm", "transformers"}},
 		{"ct asymmetric", "compressed-tensors", scheme(4, 128, false), []string{"vllm", "transformers"}},
 		{"ct 3 bits", "compressed-tensors", scheme(3, 128, true), []string{"vllm", "transformers"}},
 		{"ct 3 bits asymmetric", "compressed-tensors", scheme(3, 128, false), []string{"transformers"}},
-		{"ct 3 bits with index", "compressed-tensors", func(l *Layer) { l.Scheme.Bits, l.GroupIndex = 3, true }, []string{"transformers"}},
+		{"ct 3 bits with index", "compressed-tensors", func(l *layout.Layer) { l.Scheme.Bits, l.GroupIndex = 3, true }, []string{"transformers"}},
 		{"ct 8 bits asymmetric", "compressed-tensors", scheme(8, 128, false), []string{"vllm", "transformers"}},
 		{"ct 8 bits asymmetric, groups of 32", "compressed-tensors", scheme(8, 32, false), []string{"transformers"}},
 		{"ct groups of 16", "compressed-tensors", scheme(4, 16, true), []string{"transformers"}},
 		{"ct groups of 256", "compressed-tensors", scheme(4, 256, true), []string{"vllm", "transformers"}},
 		{"awq", "awq", scheme(4, 128, false), []string{"vllm", "transformers", "gptqmodel"}},
-		{"hqq", "hqq", func(l *Layer) { l.Scheme.Axis, l.Scheme.Strided = quant.IC, true }, []string{"transformers"}},
+		{"hqq", "hqq", func(l *layout.Layer) { l.Scheme.Axis, l.Scheme.Strided = quant.IC, true }, []string{"transformers"}},
 		{"gguf", "gguf", scheme(4, 32, true), []string{"llama.cpp", "ollama"}},
 		{"dense", "dense", scheme(4, 32, true), []string{"vllm", "transformers", "gptqmodel"}},
 		{"lowbit", "lowbit", scheme(4, 32, true), nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			l := Layer{Name: "x", Out: 256, In: 512, Scheme: quant.Scheme{Bits: 4, GroupSize: 128, Symmetric: true}}
+			l := layout.Layer{Name: "x", Out: 256, In: 512, Scheme: quant.Scheme{Bits: 4, GroupSize: 128, Symmetric: true}}
 			c.set(&l)
 			got, notes := accepts(c.format, l)
 			require.Equal(t, c.want, got)
@@ -76,8 +77,8 @@ func TestEngines(t *testing.T) {
 }
 
 func TestEnginesTogether(t *testing.T) {
-	layer := func(name string, bits int) Layer {
-		return Layer{Name: name, Out: 256, In: 512, DType: safetensors.BF16, Scheme: quant.Scheme{Bits: bits, GroupSize: 128, Symmetric: true}}
+	layer := func(name string, bits int) layout.Layer {
+		return layout.Layer{Name: name, Out: 256, In: 512, DType: safetensors.BF16, Scheme: quant.Scheme{Bits: bits, GroupSize: 128, Symmetric: true}}
 	}
 	q, k, v, up := "l.0.self_attn.q_proj", "l.0.self_attn.k_proj", "l.0.self_attn.v_proj", "l.0.mlp.down_proj"
 
@@ -112,7 +113,7 @@ func TestTargets(t *testing.T) {
 	for _, engine := range EngineNames() {
 		target, err := TargetFor(engine)
 		require.NoError(t, err)
-		l := Layer{Name: "model.layers.0.mlp.gate_proj", Out: 4096, In: 4096, DType: safetensors.F16, Scheme: target.Scheme}
+		l := layout.Layer{Name: "model.layers.0.mlp.gate_proj", Out: 4096, In: 4096, DType: safetensors.F16, Scheme: target.Scheme}
 		f, err := Lookup(target.Format)
 		require.NoError(t, err)
 		require.NoError(t, f.Check(l))

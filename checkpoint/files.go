@@ -7,9 +7,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-)
 
-func cutWeight(name string) (string, bool) { return strings.CutSuffix(name, weightSuffix) }
+	"github.com/golowbit/lowbit/checkpoint/layout"
+)
 
 // isWeightFile says whether a file of a model folder holds tensors, or the
 // index of files that do: those are not copied.
@@ -29,7 +29,7 @@ func isWeightFile(name string) bool {
 // not those in replaced: tokenizer, generation settings, templates, code,
 // licence, model card. Sub-folders and hidden files stay behind. If the source
 // is a single file there is nothing to copy.
-func copyFiles(dir, source string, replaced map[string][]byte, formats []Format) error {
+func copyFiles(dir, source string, replaced map[string][]byte, formats []layout.Format) error {
 	info, err := os.Stat(source)
 	if err != nil {
 		return err
@@ -40,7 +40,7 @@ func copyFiles(dir, source string, replaced map[string][]byte, formats []Format)
 	// Some files describe the source's own quantization.
 	own := map[string]bool{}
 	for _, f := range formats {
-		if s, ok := f.(Sidecar); ok {
+		if s, ok := f.(layout.Sidecar); ok {
 			own[s.Sidecar()] = true
 		}
 	}

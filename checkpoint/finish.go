@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/disk"
 	"github.com/golowbit/lowbit/internal/parallel"
 	"github.com/golowbit/lowbit/quant"
@@ -21,10 +22,10 @@ import (
 // plannedFile writes the tensors of the result to the places they will have.
 type plannedFile struct {
 	out     *safetensors.Writer
-	format  Folder
-	layers  []Layer
-	planned map[string][]Spec // by layer
-	dense   []Spec
+	format  layout.Folder
+	layers  []layout.Layer
+	planned map[string][]layout.Spec // by layer
+	dense   []layout.Spec
 
 	mu       sync.Mutex
 	progress func(done, total int64)
@@ -33,13 +34,13 @@ type plannedFile struct {
 }
 
 // planFile lays out the result for layers in source order.
-func (w *Writer) planFile(layers []Layer) (*plannedFile, error) {
-	byName := map[string]Layer{}
+func (w *Writer) planFile(layers []layout.Layer) (*plannedFile, error) {
+	byName := map[string]layout.Layer{}
 	for _, l := range layers {
 		byName[l.Name] = l
 	}
-	p := &plannedFile{format: w.folder, layers: layers, planned: map[string][]Spec{}, progress: w.o.Progress}
-	var plan []Spec
+	p := &plannedFile{format: w.folder, layers: layers, planned: map[string][]layout.Spec{}, progress: w.o.Progress}
+	var plan []layout.Spec
 	err := w.eachTensor(func(name string) error {
 		specs, err := p.format.Plan(byName[name])
 		if err != nil {
@@ -48,7 +49,7 @@ func (w *Writer) planFile(layers []Layer) (*plannedFile, error) {
 		p.planned[name] = specs
 		plan = append(plan, specs...)
 		return nil
-	}, func(s Spec) error {
+	}, func(s layout.Spec) error {
 		p.dense = append(p.dense, s)
 		plan = append(plan, s)
 		return nil
@@ -80,7 +81,7 @@ func (p *plannedFile) wrote(n int64) {
 }
 
 // encode packs a layer into its place.
-func (p *plannedFile) encode(l Layer, q *quant.Weight) error {
+func (p *plannedFile) encode(l layout.Layer, q *quant.Weight) error {
 	tensors, err := p.format.Encode(l, q)
 	if err != nil {
 		return fmt.Errorf("format %s: %w", p.format.Name(), err)
@@ -105,7 +106,7 @@ func (p *plannedFile) encode(l Layer, q *quant.Weight) error {
 }
 
 // copy passes a dense tensor through, byte for byte, or what it was changed to.
-func (p *plannedFile) copy(o overlay, s Spec) error {
+func (p *plannedFile) copy(o overlay, s layout.Spec) error {
 	r, err := o.section(s)
 	if err != nil {
 		return err
@@ -172,11 +173,11 @@ func (w *Writer) complete() error {
 }
 
 // finishedLayers describes the layers as they came out, in source order.
-func (w *Writer) finishedLayers() ([]Layer, error) {
+func (w *Writer) finishedLayers() ([]layout.Layer, error) {
 	if w.direct != nil {
 		return w.direct.layers, nil
 	}
-	layers, err := w.inOrder(func(name string) (Layer, error) {
+	layers, err := w.inOrder(func(name string) (layout.Layer, error) {
 		l, _, err := w.readSpooled(name)
 		return l, err
 	})
@@ -193,7 +194,7 @@ func (w *Writer) finishedLayers() ([]Layer, error) {
 }
 
 // assemble writes a folder of safetensors files.
-func (w *Writer) assemble(ctx context.Context, dir string, layers []Layer) error {
+func (w *Writer) assemble(ctx context.Context, dir string, layers []layout.Layer) error {
 	p := w.direct
 	if p == nil {
 		var err error
@@ -230,10 +231,10 @@ func (w *Writer) assemble(ctx context.Context, dir string, layers []Layer) error
 }
 
 // writeFiles writes config.json and everything else that is not a tensor.
-func (w *Writer) writeFiles(dir string, layers []Layer, dense []Spec) error {
-	contents := Contents{Layers: layers, Config: w.o.Source.Config(), Method: w.o.Method}
+func (w *Writer) writeFiles(dir string, layers []layout.Layer, dense []layout.Spec) error {
+	contents := layout.Contents{Layers: layers, Config: w.o.Source.Config(), Method: w.o.Method}
 	for _, s := range dense {
-		if base, ok := cutWeight(s.Name); ok && len(s.Shape) == 2 {
+		if base, ok := layout.CutWeight(s.Name); ok && len(s.Shape) == 2 {
 			contents.Dense = append(contents.Dense, base)
 		}
 	}
@@ -245,7 +246,7 @@ func (w *Writer) writeFiles(dir string, layers []Layer, dense []Spec) error {
 	if files == nil {
 		files = map[string][]byte{}
 	}
-	if files[configFile], err = rewriteConfig(contents.Config, config); err != nil {
+	if files[layout.ConfigFile], err = rewriteConfig(contents.Config, config); err != nil {
 		return err
 	}
 	if err := copyFiles(dir, w.o.Source.Path(), files, Formats()); err != nil {
@@ -264,26 +265,26 @@ func (w *Writer) writeFiles(dir string, layers []Layer, dense []Spec) error {
 
 // rewriteConfig changes what a format wants changed in a config.json and
 // leaves order and text of the rest.
-func rewriteConfig(source json.RawMessage, c Config) ([]byte, error) {
-	o, err := parseObject(source)
+func rewriteConfig(source json.RawMessage, c layout.Config) ([]byte, error) {
+	o, err := layout.ParseObject(source)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", configFile, err)
+		return nil, fmt.Errorf("%s: %w", layout.ConfigFile, err)
 	}
-	o.remove(olderQuantKey)
+	o.Remove(olderQuantKey)
 	if c.Quantization == nil {
-		o.remove(quantConfigKey)
+		o.Remove(layout.QuantizationKey)
 	} else {
-		o.set(quantConfigKey, c.Quantization)
+		o.Set(layout.QuantizationKey, c.Quantization)
 	}
 	for _, key := range slices.Sorted(maps.Keys(c.Set)) {
-		o.set(key, c.Set[key])
+		o.Set(key, c.Set[key])
 	}
-	for i, v := range o.values {
+	for i, v := range o.Values {
 		if !json.Valid(v) {
-			return nil, fmt.Errorf("%s: value of %q is not JSON", configFile, o.keys[i])
+			return nil, fmt.Errorf("%s: value of %q is not JSON", layout.ConfigFile, o.Keys[i])
 		}
 	}
-	return o.bytes(), nil
+	return o.Bytes(), nil
 }
 
 // publish syncs the result, gives it its name and removes the partial folder.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/safetensors"
 )
 
@@ -17,7 +18,7 @@ type tensorFiles struct {
 
 // openFolder opens the safetensors files of a folder. Older AutoGPTQ named
 // its only file after the scheme; such a file is taken if it is alone.
-func openFolder(dir string) (Source, error) {
+func openFolder(dir string) (layout.Source, error) {
 	r, err := safetensors.OpenFolder(dir)
 	if err == nil {
 		return &tensorFiles{r, dir}, nil
@@ -53,9 +54,9 @@ func escapeGlob(path string) string {
 
 func (t *tensorFiles) Names() []string { return t.r.Names() }
 
-func (t *tensorFiles) Spec(name string) (Spec, bool) {
+func (t *tensorFiles) Spec(name string) (layout.Spec, bool) {
 	info, ok := t.r.Info(name)
-	return Spec{Name: info.Name, DType: info.DType, Shape: info.Shape}, ok
+	return layout.Spec{Name: info.Name, DType: info.DType, Shape: info.Shape}, ok
 }
 
 func (t *tensorFiles) ReadAt(name string, p []byte, off int64) error {
@@ -64,10 +65,10 @@ func (t *tensorFiles) ReadAt(name string, p []byte, off int64) error {
 		return err
 	}
 	if off < 0 || off+int64(len(p)) > s.Size() {
-		return tensorError(t, name, "bytes %d to %d of %d asked for", off, off+int64(len(p)), s.Size())
+		return layout.TensorError(t, name, "bytes %d to %d of %d asked for", off, off+int64(len(p)), s.Size())
 	}
 	if n, err := s.ReadAt(p, off); n < len(p) {
-		return tensorError(t, name, "reading: %w", err)
+		return layout.TensorError(t, name, "reading: %w", err)
 	}
 	return nil
 }

@@ -1,12 +1,16 @@
 package checkpoint
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/golowbit/lowbit/checkpoint/layout"
+)
 
 // Formats lists every format in the order in which they are tried and shown.
 // A new one is added here. The list is built on each call, so that nothing is
 // registered at start-up.
-func Formats() []Format {
-	return []Format{
+func Formats() []layout.Format {
+	return []layout.Format{
 		Lowbit{},
 		Dense{},
 		GPTQ{},
@@ -20,7 +24,7 @@ func Formats() []Format {
 }
 
 // Lookup finds a format by name, among those of Formats and the extra ones.
-func Lookup(name string, extra ...Format) (Format, error) {
+func Lookup(name string, extra ...layout.Format) (layout.Format, error) {
 	var names []string
 	for _, f := range withExtra(extra) {
 		if f.Name() == name {
@@ -33,4 +37,6 @@ func Lookup(name string, extra ...Format) (Format, error) {
 
 // withExtra lists formats in the order in which they are tried: the caller's
 // come first.
-func withExtra(extra []Format) []Format { return append(append([]Format(nil), extra...), Formats()...) }
+func withExtra(extra []layout.Format) []layout.Format {
+	return append(append([]layout.Format(nil), extra...), Formats()...)
+}

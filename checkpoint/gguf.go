@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/gguf"
 	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/quant"
@@ -43,35 +44,35 @@ func (GGUF) Name() string { return ggufName }
 
 // Check accepts linears of the Llama family with groups along the input
 // dimension that are whole blocks of 32, and half-float scales.
-func (g GGUF) Check(l Layer) error {
-	if err := checkScheme(l); err != nil {
+func (g GGUF) Check(l layout.Layer) error {
+	if err := layout.CheckScheme(l); err != nil {
 		return err
 	}
 	s := l.Scheme
 	switch {
 	case !ggufLinear.MatchString(l.Name):
-		return Unsupported("the name %q is of no linear of llama, qwen2 or qwen3; use format lowbit or dense", l.Name)
+		return layout.Unsupported("the name %q is of no linear of llama, qwen2 or qwen3; use format lowbit or dense", l.Name)
 	case s.Axis != quant.OC:
-		return Unsupported("groups lie along the input dimension in GGUF; use axis oc, or format hqq or lowbit")
+		return layout.Unsupported("groups lie along the input dimension in GGUF; use axis oc, or format hqq or lowbit")
 	case l.RowScale || l.InputScale:
-		return Unsupported("GGUF has no row or input scales; quantize without them, or use format lowbit")
+		return layout.Unsupported("GGUF has no row or input scales; quantize without them, or use format lowbit")
 	case l.GroupIndex:
-		return Unsupported("GGUF has no group index; quantize with static groups, or use format gptq")
+		return layout.Unsupported("GGUF has no group index; quantize with static groups, or use format gptq")
 	case l.In%gguf.BlockLen != 0:
-		return Unsupported("%d inputs are not a whole number of blocks of %d; keep the layer dense", l.In, gguf.BlockLen)
+		return layout.Unsupported("%d inputs are not a whole number of blocks of %d; keep the layer dense", l.In, gguf.BlockLen)
 	case s.GroupSize != quant.WholeLine && s.GroupSize < l.In && s.GroupSize%gguf.BlockLen != 0:
-		return Unsupported("group size %d is not a multiple of %d; use 32, 64 or 128", s.GroupSize, gguf.BlockLen)
+		return layout.Unsupported("group size %d is not a multiple of %d; use 32, 64 or 128", s.GroupSize, gguf.BlockLen)
 	case s.ScaleType == quant.F32:
-		return Unsupported("GGUF stores half-float scales; quantize with f16 scales")
+		return layout.Unsupported("GGUF stores half-float scales; quantize with f16 scales")
 	case s.Bits == 8 && !s.Symmetric:
-		return Unsupported("asymmetric 8 bits need more than GGUF's 8; use a symmetric grid")
+		return layout.Unsupported("asymmetric 8 bits need more than GGUF's 8; use a symmetric grid")
 	}
 	return nil
 }
 
 // Engines says that the engines of GGUF files load it.
-func (GGUF) Engines([]Layer) []Note {
-	return []Note{{Engine: EngineLlamaCPP, Accepted: true}, {Engine: EngineOllama, Accepted: true}}
+func (GGUF) Engines([]layout.Layer) []layout.Note {
+	return []layout.Note{{Engine: layout.EngineLlamaCPP, Accepted: true}, {Engine: layout.EngineOllama, Accepted: true}}
 }
 
 // ggufBlock is the block type that holds a scheme exactly.
@@ -124,13 +125,13 @@ func (p *ggufPacker) row(dst []byte, r int) error {
 		zero := int(w.Zeros[g])
 		d, ok := wire.ToHalf(w.Scales[g])
 		if !ok {
-			return fmt.Errorf("scale %g is no half float: %w", w.Scales[g], Unsupported("quantize with f16 scales"))
+			return fmt.Errorf("scale %g is no half float: %w", w.Scales[g], layout.Unsupported("quantize with f16 scales"))
 		}
 		var m uint16
 		shift := 1<<(t.Bits()-1) - zero
 		if t.HasMin() {
 			if m, ok = wire.ToHalf(0 - float32(w.Scales[g]*float32(zero))); !ok {
-				return fmt.Errorf("scale %g times zero-point %d is no half float: %w", w.Scales[g], zero, Unsupported("quantize with f16short scales"))
+				return fmt.Errorf("scale %g times zero-point %d is no half float: %w", w.Scales[g], zero, layout.Unsupported("quantize with f16short scales"))
 			}
 			shift = 0
 		}
@@ -151,7 +152,7 @@ func (g GGUF) CheckModel(config json.RawMessage) error {
 	switch g.Dense {
 	case "", safetensors.F16, safetensors.F32, safetensors.BF16:
 	default:
-		return Unsupported("dense tensors of type %s, want F16, F32 or BF16", g.Dense)
+		return layout.Unsupported("dense tensors of type %s, want F16, F32 or BF16", g.Dense)
 	}
 	_, err := readShape(config)
 	return err

@@ -33,9 +33,15 @@ type memFile struct {
 }
 
 func (f *memFile) Stat() (fs.FileInfo, error) { return f, nil }
-func (f *memFile) Close() error               { return nil }
-func (f *memFile) Name() string               { return f.name }
-func (f *memFile) Mode() fs.FileMode          { return 0o444 }
-func (f *memFile) ModTime() time.Time         { return time.Time{} }
-func (f *memFile) IsDir() bool                { return false }
-func (f *memFile) Sys() any                   { return nil }
+
+func (f *memFile) Close() error { return nil }
+
+func (f *memFile) Name() string { return f.name }
+
+func (f *memFile) Mode() fs.FileMode { return 0o444 }
+
+func (f *memFile) ModTime() time.Time { return time.Time{} }
+
+func (f *memFile) IsDir() bool { return false }
+
+func (f *memFile) Sys() any { return nil }

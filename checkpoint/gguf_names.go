@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/llama"
 	"github.com/golowbit/lowbit/tensor"
 )
@@ -58,16 +59,16 @@ type ropeScaling struct {
 func readShape(config json.RawMessage) (*ggufShape, error) {
 	c, err := llama.ParseConfig(config)
 	if errors.Is(err, llama.ErrUnsupported) {
-		return nil, fmt.Errorf("%s: %w", configFile, errors.Join(err, Unsupported("GGUF is written for llama, mistral, qwen2 and qwen3; use format lowbit or dense")))
+		return nil, fmt.Errorf("%s: %w", layout.ConfigFile, errors.Join(err, layout.Unsupported("GGUF is written for llama, mistral, qwen2 and qwen3; use format lowbit or dense")))
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", configFile, err)
+		return nil, fmt.Errorf("%s: %w", layout.ConfigFile, err)
 	}
 	switch {
 	case c.MaxPosition == 0:
-		return nil, fmt.Errorf(`%s: no "max_position_embeddings", which GGUF needs`, configFile)
+		return nil, fmt.Errorf(`%s: no "max_position_embeddings", which GGUF needs`, layout.ConfigFile)
 	case c.ModelType == "qwen3" && c.OBias:
-		return nil, Unsupported("llama.cpp's qwen3 has no bias in o_proj")
+		return nil, layout.Unsupported("llama.cpp's qwen3 has no bias in o_proj")
 	}
 	m := &ggufShape{
 		arch: c.ModelType, layers: c.Layers, vocab: c.Vocab, hidden: c.Hidden, intermediate: c.Intermediate,
@@ -87,7 +88,7 @@ func readShape(config json.RawMessage) (*ggufShape, error) {
 }
 
 // checkTensors holds the tensors of a model to its config.json.
-func checkTensors(o Origin) error {
+func checkTensors(o layout.Origin) error {
 	c, err := llama.ParseConfig(o.Config())
 	if err != nil {
 		return err
@@ -102,7 +103,7 @@ func checkConfig(config json.RawMessage) error {
 }
 
 // shapesOnly is an Origin whose matrices nobody reads.
-type shapesOnly struct{ Origin }
+type shapesOnly struct{ layout.Origin }
 
 func (s shapesOnly) Has(name string) bool { _, ok := s.Shape(name); return ok }
 

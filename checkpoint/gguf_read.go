@@ -9,6 +9,7 @@ import (
 	"os"
 	"strconv"
 
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/gguf"
 	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/quant"
@@ -25,13 +26,13 @@ type ggufFile struct {
 	path    string
 	names   []string
 	tensors map[string]ggufEntry
-	layers  []Layer
+	layers  []layout.Layer
 }
 
 // ggufEntry is a tensor under its Hugging Face name.
 type ggufEntry struct {
 	info gguf.Tensor
-	spec Spec
+	spec layout.Spec
 	// rows and rowBytes are the shape in the file, in bytes; head is the
 	// number of rows of a head where rows have other places, else 0.
 	rows, rowBytes int
@@ -41,7 +42,7 @@ type ggufEntry struct {
 }
 
 // Read opens a GGUF file of a model of the Llama family.
-func (g GGUF) Read(path string) (*Opened, error) {
+func (g GGUF) Read(path string) (*layout.Opened, error) {
 	ok, err := isGGUF(path)
 	if err != nil || !ok {
 		return nil, err
@@ -54,7 +55,7 @@ func (g GGUF) Read(path string) (*Opened, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), f.Close())
 	}
-	return &Opened{Config: config, Source: src, Decoder: src, Files: tokenizerFS(src)}, nil
+	return &layout.Opened{Config: config, Source: src, Decoder: src, Files: tokenizerFS(src)}, nil
 }
 
 func isGGUF(path string) (bool, error) {
@@ -85,7 +86,7 @@ func openGGUF(f *gguf.File, path string) (json.RawMessage, *ggufFile, error) {
 		}
 		name, ok := huggingFaceName(t.Name, m.layers)
 		if !ok {
-			return nil, nil, fmt.Errorf("tensor %q: %w", t.Name, Unsupported("no tensor of a %s of %d layers that can be read", m.arch, m.layers))
+			return nil, nil, fmt.Errorf("tensor %q: %w", t.Name, layout.Unsupported("no tensor of a %s of %d layers that can be read", m.arch, m.layers))
 		}
 		if err := src.add(name, t, m); err != nil {
 			return nil, nil, fmt.Errorf("tensor %q: %w", t.Name, err)
@@ -100,7 +101,7 @@ func openGGUF(f *gguf.File, path string) (json.RawMessage, *ggufFile, error) {
 		return nil, nil, err
 	}
 	if err := checkConfig(config); err != nil {
-		return nil, nil, fmt.Errorf("metadata, as a %s: %w", configFile, err)
+		return nil, nil, fmt.Errorf("metadata, as a %s: %w", layout.ConfigFile, err)
 	}
 	return config, src, nil
 }
@@ -108,16 +109,16 @@ func openGGUF(f *gguf.File, path string) (json.RawMessage, *ggufFile, error) {
 // add registers a tensor.
 func (g *ggufFile) add(name string, t gguf.Tensor, m *ggufModel) error {
 	if !t.Type.Readable() {
-		return Unsupported("values of type %v are not read, only "+gguf.ReadableTypes, t.Type)
+		return layout.Unsupported("values of type %v are not read, only "+gguf.ReadableTypes, t.Type)
 	}
-	_, matrix := cutWeight(name)
+	_, matrix := layout.CutWeight(name)
 	matrix = matrix && len(t.Dims) == 2
 	if !matrix && len(t.Dims) != 1 {
 		return fmt.Errorf("dimensions %v, want a vector or matrix", t.Dims)
 	}
 	e := ggufEntry{info: t, rows: t.Dims[len(t.Dims)-1]}
 	e.rowBytes = int(t.Bytes() / int64(e.rows))
-	e.spec = Spec{Name: name, Shape: append([]int(nil), e.rows)}
+	e.spec = layout.Spec{Name: name, Shape: append([]int(nil), e.rows)}
 	if matrix {
 		e.spec.Shape = append(e.spec.Shape, t.Dims[0])
 	}
@@ -137,8 +138,8 @@ func (g *ggufFile) add(name string, t gguf.Tensor, m *ggufModel) error {
 			break
 		}
 		e.spec.DType, e.spec.Shape[1] = safetensors.U8, e.rowBytes
-		base, _ := cutWeight(name)
-		g.layers = append(g.layers, Layer{
+		base, _ := layout.CutWeight(name)
+		g.layers = append(g.layers, layout.Layer{
 			Name: base, Out: e.rows, In: t.Dims[0],
 			Scheme: quant.Scheme{Bits: t.Type.CodeBits(), GroupSize: t.Type.Group(), Symmetric: symmetric(t.Type)},
 		})
@@ -156,7 +157,7 @@ func (g *ggufFile) add(name string, t gguf.Tensor, m *ggufModel) error {
 
 func (g *ggufFile) Names() []string { return g.names }
 
-func (g *ggufFile) Spec(name string) (Spec, bool) {
+func (g *ggufFile) Spec(name string) (layout.Spec, bool) {
 	e, ok := g.tensors[name]
 	return e.spec, ok
 }
@@ -172,7 +173,7 @@ func (g *ggufFile) ReadAt(name string, p []byte, off int64) error {
 		return fmt.Errorf("%s: no tensor %q", g.path, name)
 	}
 	if size := e.spec.Bytes(); off < 0 || off > size || int64(len(p)) > size-off {
-		return tensorError(g, name, "bytes %d to %d of %d asked for", off, off+int64(len(p)), size)
+		return layout.TensorError(g, name, "bytes %d to %d of %d asked for", off, off+int64(len(p)), size)
 	}
 	if e.head == 0 && !e.decoded {
 		return g.readFile(e, p, off)
@@ -221,19 +222,19 @@ func (g *ggufFile) readRow(e ggufEntry, dst []byte, r int) error {
 }
 
 // Layers lists the linears stored in blocks.
-func (g *ggufFile) Layers() []Layer { return append([]Layer(nil), g.layers...) }
+func (g *ggufFile) Layers() []layout.Layer { return append([]layout.Layer(nil), g.layers...) }
 
 // Tensors names the one tensor of a layer.
-func (g *ggufFile) Tensors(name string) []string { return []string{name + weightSuffix} }
+func (g *ggufFile) Tensors(name string) []string { return []string{name + layout.WeightSuffix} }
 
 // blocks reads the blocks of a layer.
 func (g *ggufFile) blocks(name string) (ggufEntry, []byte, error) {
-	e, ok := g.tensors[name+weightSuffix]
+	e, ok := g.tensors[name+layout.WeightSuffix]
 	if !ok || e.spec.DType != safetensors.U8 {
 		return e, nil, fmt.Errorf("%s: no quantized layer %q", g.path, name)
 	}
 	data := make([]byte, e.spec.Bytes())
-	return e, data, g.ReadAt(name+weightSuffix, data, 0)
+	return e, data, g.ReadAt(name+layout.WeightSuffix, data, 0)
 }
 
 // symmetric reports whether a type has no minimum.
@@ -251,7 +252,7 @@ func (g *ggufFile) Weight(name string) (*quant.Weight, error) {
 	}
 	t := e.info.Type
 	if t.Bits() == 0 {
-		return nil, tensorError(g, name+weightSuffix, "type %v has quantized scales: %w", t, ErrNotWeight)
+		return nil, layout.TensorError(g, name+layout.WeightSuffix, "type %v has quantized scales: %w", t, layout.ErrNotWeight)
 	}
 	w := quant.NewWeight(e.rows, e.info.Dims[0], quant.Scheme{
 		Bits: t.Bits(), GroupSize: gguf.BlockLen, Symmetric: !t.HasMin(),
@@ -271,14 +272,14 @@ func (g *ggufFile) Weight(name string) (*quant.Weight, error) {
 			}
 			z, ok := wholeZero(w.Scales[k], wire.Half(m), w.Scheme.MaxCode())
 			if !ok {
-				return nil, tensorError(g, name+weightSuffix, "row %d block %d: minimum %g is no multiple of scale %g: %w", r, b, wire.Half(m), w.Scales[k], ErrNotWeight)
+				return nil, layout.TensorError(g, name+layout.WeightSuffix, "row %d block %d: minimum %g is no multiple of scale %g: %w", r, b, wire.Half(m), w.Scales[k], layout.ErrNotWeight)
 			}
 			w.Zeros[k] = z
 		}
 		w.SetLine(r, codes)
 	}
 	if err := w.Validate(); err != nil {
-		return nil, tensorError(g, name+weightSuffix, "%w", err)
+		return nil, layout.TensorError(g, name+layout.WeightSuffix, "%w", err)
 	}
 	return w, nil
 }
@@ -292,7 +293,7 @@ func (g *ggufFile) Matrix(name string) (*tensor.Matrix, error) {
 	m := tensor.New(e.rows, e.info.Dims[0])
 	for r := range m.Rows {
 		if err := e.info.Type.Decode(m.Row(r), data[r*e.rowBytes:][:e.rowBytes]); err != nil {
-			return nil, tensorError(g, name+weightSuffix, "%w", err)
+			return nil, layout.TensorError(g, name+layout.WeightSuffix, "%w", err)
 		}
 	}
 	return m, nil
@@ -321,7 +322,7 @@ func readGGUFModel(f *gguf.File) (*ggufModel, error) {
 	v, _ := f.Value("general.architecture")
 	arch, _ := v.(string)
 	if _, ok := ggufClasses[arch]; !ok {
-		return nil, Unsupported("general.architecture %q is not read, only llama, qwen2 and qwen3", arch)
+		return nil, layout.Unsupported("general.architecture %q is not read, only llama, qwen2 and qwen3", arch)
 	}
 	m := &ggufModel{arch: arch}
 	r := ggufReader{f: f, prefix: arch + "."}
@@ -329,7 +330,7 @@ func readGGUFModel(f *gguf.File) (*ggufModel, error) {
 	m.heads = r.need("attention.head_count")
 	m.kvHeads = r.int("attention.head_count_kv", m.heads)
 	if n := r.int("expert_count", 0); n != 0 && r.err == nil {
-		r.err = Unsupported("a mixture of %d experts is not read", n)
+		r.err = layout.Unsupported("a mixture of %d experts is not read", n)
 	}
 	return m, r.err
 }
@@ -344,20 +345,20 @@ func (m *ggufModel) config(f *gguf.File, src *ggufFile, embedding ggufEntry) (js
 	}
 	for _, key := range []string{"attention.value_length", "rope.dimension_count"} {
 		if d := r.int(key, headDim); d != headDim && r.err == nil {
-			r.err = Unsupported("%s is %d, but heads are %d wide", r.prefix+key, d, headDim)
+			r.err = layout.Unsupported("%s is %d, but heads are %d wide", r.prefix+key, d, headDim)
 		}
 	}
 	theta := r.float("rope.freq_base", "10000")
 	_, head := src.tensors[headName]
 	prefix := blockPrefix(0)
 	has := func(name string) bool { _, ok := src.tensors[prefix+name]; return ok }
-	o := &object{}
+	o := &layout.Object{}
 	set := func(key string, v any) {
 		data, err := json.Marshal(v)
 		if err != nil && r.err == nil {
 			r.err = fmt.Errorf("%s: %w", key, err)
 		}
-		o.set(key, data)
+		o.Set(key, data)
 	}
 	set("architectures", []string{ggufClasses[m.arch]})
 	set("model_type", m.arch)
@@ -397,7 +398,7 @@ func (m *ggufModel) config(f *gguf.File, src *ggufFile, embedding ggufEntry) (js
 	if r.err != nil {
 		return nil, r.err
 	}
-	return o.bytes(), nil
+	return o.Bytes(), nil
 }
 
 // ggufReader reads metadata and keeps the first error.
@@ -417,7 +418,7 @@ func (r *ggufReader) ropeScaling(headDim int, theta json.Number) (map[string]any
 	switch kind {
 	case "", "none", "linear":
 	default:
-		return nil, Unsupported("%srope.scaling.type %q is not read, only none and linear", r.prefix, kind)
+		return nil, layout.Unsupported("%srope.scaling.type %q is not read, only none and linear", r.prefix, kind)
 	}
 	t, ok := r.f.Tensor(ggufRopeFreqs)
 	if !ok {
@@ -427,7 +428,7 @@ func (r *ggufReader) ropeScaling(headDim int, theta json.Number) (map[string]any
 		return map[string]any{"rope_type": "linear", "factor": factor}, nil
 	}
 	if kind == "linear" && factor != "1" {
-		return nil, Unsupported("both %q and a linear scaling", ggufRopeFreqs)
+		return nil, layout.Unsupported("both %q and a linear scaling", ggufRopeFreqs)
 	}
 	if t.Type != gguf.F32 || len(t.Dims) != 1 || t.Dims[0] != headDim/2 {
 		return nil, fmt.Errorf("tensor %q: %v %v, want %d F32", t.Name, t.Type, t.Dims, headDim/2)
@@ -446,7 +447,7 @@ func (r *ggufReader) ropeScaling(headDim int, theta json.Number) (map[string]any
 	}
 	s, ok := findLlama3(factors, base)
 	if !ok {
-		return nil, Unsupported("the factors in %q are of no llama3 scaling", t.Name)
+		return nil, layout.Unsupported("the factors in %q are of no llama3 scaling", t.Name)
 	}
 	return map[string]any{
 		"rope_type": s.kind, "factor": s.factor, "low_freq_factor": s.lowFreq,

@@ -15,6 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
+	"github.com/golowbit/lowbit/checkpoint/internal/formattest"
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/gguf"
 	"github.com/golowbit/lowbit/internal/llama"
 	"github.com/golowbit/lowbit/quant"
@@ -49,18 +51,18 @@ func TestGGUFListings(t *testing.T) {
 	for _, c := range ggufListings {
 		t.Run(c.file, func(t *testing.T) {
 			c.s.GroupSize = 32
-			w := listingWeight(3, 64, c.s)
+			w := formattest.ListingWeight(3, 64, c.s)
 			if c.s.Symmetric {
 				for i := range w.Zeros {
 					w.Zeros[i] = 1 << (c.s.Bits - 1)
 				}
 			}
-			l := LayerOf("lm_head", w)
+			l := layout.LayerOf("lm_head", w)
 			require.NoError(t, GGUF{}.Check(l))
 			typ := ggufBlock(c.s)
 			data, err := packGGUF(w, typ, nil)
 			require.NoError(t, err)
-			require.Equal(t, readListing(t, filepath.Join("gguf", c.file+".txt"))[0].Data, data)
+			require.Equal(t, formattest.ReadListing(t, filepath.Join("gguf", c.file+".txt"))[0].Data, data)
 
 			// The block type's own reading gives the weight.
 			require.True(t, strings.HasSuffix(c.file, strings.ToLower(typ.String())))
@@ -72,32 +74,32 @@ func TestGGUFListings(t *testing.T) {
 }
 
 func TestGGUFRefuses(t *testing.T) {
-	base := Layer{
+	base := layout.Layer{
 		Name: "model.layers.3.mlp.up_proj", Out: 64, In: 256, DType: safetensors.F16,
 		Scheme: quant.Scheme{Bits: 4, GroupSize: 128, Symmetric: true},
 	}
-	checkRefusals(t, GGUF{}, base, []refusal{
-		{"axis", func(l *Layer) { l.Scheme.Axis = quant.IC }, "axis oc"},
-		{"row scale", func(l *Layer) { l.RowScale = true }, "row or input scales"},
-		{"input scale", func(l *Layer) { l.InputScale = true }, "row or input scales"},
-		{"group index", func(l *Layer) { l.GroupIndex = true }, "static groups"},
-		{"inputs", func(l *Layer) { l.In, l.Scheme.GroupSize = 172, quant.WholeLine }, "172 inputs"},
-		{"group", func(l *Layer) { l.Scheme.GroupSize = 16 }, "group size 16"},
-		{"group of no blocks", func(l *Layer) { l.Scheme.GroupSize = 100 }, "group size 100"},
-		{"scales", func(l *Layer) { l.Scheme.ScaleType = quant.F32 }, "half-float"},
-		{"asymmetric 8", func(l *Layer) { l.Scheme.Bits, l.Scheme.Symmetric = 8, false }, "symmetric grid"},
-		{"OPT", func(l *Layer) { l.Name = "model.decoder.layers.0.fc1" }, "llama, qwen2 or qwen3"},
-		{"experts", func(l *Layer) { l.Name = "model.layers.0.block_sparse_moe.experts.0.w1" }, "llama, qwen2 or qwen3"},
-		{"fused", func(l *Layer) { l.Name = "model.layers.0.self_attn.qkv_proj" }, "llama, qwen2 or qwen3"},
+	formattest.CheckRefusals(t, GGUF{}, base, []formattest.Refusal{
+		{Name: "axis", Set: func(l *layout.Layer) { l.Scheme.Axis = quant.IC }, Want: "axis oc"},
+		{Name: "row scale", Set: func(l *layout.Layer) { l.RowScale = true }, Want: "row or input scales"},
+		{Name: "input scale", Set: func(l *layout.Layer) { l.InputScale = true }, Want: "row or input scales"},
+		{Name: "group index", Set: func(l *layout.Layer) { l.GroupIndex = true }, Want: "static groups"},
+		{Name: "inputs", Set: func(l *layout.Layer) { l.In, l.Scheme.GroupSize = 172, quant.WholeLine }, Want: "172 inputs"},
+		{Name: "group", Set: func(l *layout.Layer) { l.Scheme.GroupSize = 16 }, Want: "group size 16"},
+		{Name: "group of no blocks", Set: func(l *layout.Layer) { l.Scheme.GroupSize = 100 }, Want: "group size 100"},
+		{Name: "scales", Set: func(l *layout.Layer) { l.Scheme.ScaleType = quant.F32 }, Want: "half-float"},
+		{Name: "asymmetric 8", Set: func(l *layout.Layer) { l.Scheme.Bits, l.Scheme.Symmetric = 8, false }, Want: "symmetric grid"},
+		{Name: "OPT", Set: func(l *layout.Layer) { l.Name = "model.decoder.layers.0.fc1" }, Want: "llama, qwen2 or qwen3"},
+		{Name: "experts", Set: func(l *layout.Layer) { l.Name = "model.layers.0.block_sparse_moe.experts.0.w1" }, Want: "llama, qwen2 or qwen3"},
+		{Name: "fused", Set: func(l *layout.Layer) { l.Name = "model.layers.0.self_attn.qkv_proj" }, Want: "llama, qwen2 or qwen3"},
 	})
-	for _, ok := range []func(l *Layer){
-		func(l *Layer) { l.Name = "lm_head" },
-		func(l *Layer) { l.Scheme.GroupSize = quant.WholeLine },
-		func(l *Layer) { l.Scheme.GroupSize = 96 }, // a short last group of whole blocks
-		func(l *Layer) { l.Scheme.GroupSize = 1000 },
-		func(l *Layer) { l.Scheme.Bits, l.Scheme.Symmetric = 7, false },
-		func(l *Layer) { l.Scheme.Bits = 8 },
-		func(l *Layer) { l.Bias = true },
+	for _, ok := range []func(l *layout.Layer){
+		func(l *layout.Layer) { l.Name = "lm_head" },
+		func(l *layout.Layer) { l.Scheme.GroupSize = quant.WholeLine },
+		func(l *layout.Layer) { l.Scheme.GroupSize = 96 }, // a short last group of whole blocks
+		func(l *layout.Layer) { l.Scheme.GroupSize = 1000 },
+		func(l *layout.Layer) { l.Scheme.Bits, l.Scheme.Symmetric = 7, false },
+		func(l *layout.Layer) { l.Scheme.Bits = 8 },
+		func(l *layout.Layer) { l.Bias = true },
 	} {
 		l := base
 		ok(&l)
@@ -106,20 +108,20 @@ func TestGGUFRefuses(t *testing.T) {
 
 	// What only the weight shows.
 	s := quant.Scheme{Bits: 4, GroupSize: 32}
-	w := randomWeight(1, 4, 64, s, false, false)
+	w := formattest.RandomWeight(1, 4, 64, s, false, false)
 	w.Scales[3] = 0.1
 	_, err := packGGUF(w, ggufBlock(w.Scheme), nil)
-	require.ErrorIs(t, err, ErrUnsupported)
+	require.ErrorIs(t, err, layout.ErrUnsupported)
 	require.ErrorContains(t, err, "row 1: scale 0.1")
 	s.ScaleType = quant.F16Short
-	w = randomWeight(1, 4, 64, s, false, false)
+	w = formattest.RandomWeight(1, 4, 64, s, false, false)
 	w.Scales[2], w.Zeros[2] = 127.0/128+1.0/256, 7 // 8 significant bits
 	_, err = packGGUF(w, ggufBlock(w.Scheme), nil)
 	require.NoError(t, err)
 	w.Scales[2] = tensor.RoundF16(0.1)
 	_, err = packGGUF(w, ggufBlock(w.Scheme), nil)
 	require.ErrorContains(t, err, "f16short")
-	w = randomWeight(1, 4, 64, quant.Scheme{Bits: 4, GroupSize: 32, Symmetric: true}, false, false)
+	w = formattest.RandomWeight(1, 4, 64, quant.Scheme{Bits: 4, GroupSize: 32, Symmetric: true}, false, false)
 	w.Zeros[0] = 0 // codes up to 15 above it
 	_, err = packGGUF(w, ggufBlock(w.Scheme), nil)
 	require.ErrorContains(t, err, "does not fit Q4_0")
@@ -173,7 +175,7 @@ func ggufFolder(t testing.TB, config map[string]any, extra ...string) string {
 	dir := t.TempDir()
 	data, err := json.Marshal(config)
 	require.NoError(t, err)
-	require.NoError(t, os.WriteFile(filepath.Join(dir, configFile), data, 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, layout.ConfigFile), data, 0o600))
 	for _, name := range []string{tokenizerFile, "tokenizer_config.json"} {
 		data, err := os.ReadFile(filepath.Join("..", "testdata", "tinyllama-2m", name))
 		require.NoError(t, err)
@@ -225,9 +227,9 @@ func ggufFolder(t testing.TB, config map[string]any, extra ...string) string {
 // writeGGUFModel quantizes linears of a folder and writes the file.
 func writeGGUFModel(t testing.TB, src *Model, g GGUF, weights map[string]*quant.Weight) string {
 	t.Helper()
-	var layers []Layer
+	var layers []layout.Layer
 	for name := range weights {
-		layers = append(layers, Layer{Name: name})
+		layers = append(layers, layout.Layer{Name: name})
 	}
 	out := filepath.Join(t.TempDir(), "model.gguf")
 	w, err := Create(WriterOptions{Out: out, Source: src, Format: g, Layers: layers})
@@ -277,7 +279,7 @@ func TestGGUFRoundTrip(t *testing.T) {
 			for i := range config.Layers {
 				for _, l := range config.Linears(i) {
 					s := schemes[len(weights)%len(schemes)]
-					weights[l.Name] = randomWeight(uint64(len(weights)), l.Out, l.In, s, false, false)
+					weights[l.Name] = formattest.RandomWeight(uint64(len(weights)), l.Out, l.In, s, false, false)
 				}
 			}
 			delete(weights, "model.layers.1.self_attn.k_proj") // stays dense
@@ -294,7 +296,7 @@ func TestGGUFRoundTrip(t *testing.T) {
 			want := slices.Sorted(slices.Values(src.Source().Names()))
 			require.Equal(t, want, slices.Sorted(slices.Values(m.Source().Names())))
 			for _, name := range want {
-				base, _ := cutWeight(name)
+				base, _ := layout.CutWeight(name)
 				shape, _ := src.Shape(name)
 				got, ok := m.Shape(name)
 				require.True(t, ok)
@@ -304,7 +306,7 @@ func TestGGUFRoundTrip(t *testing.T) {
 					w, err := m.Weight(base)
 					require.NoError(t, err, name)
 					require.Equal(t, q.Dequantize().Data, w.Dequantize().Data, name)
-					d, err := m.dec.(DenseDecoder).Matrix(base)
+					d, err := m.dec.(layout.DenseDecoder).Matrix(base)
 					require.NoError(t, err)
 					require.Equal(t, q.Dequantize().Data, d.Data, name)
 					fallthrough
@@ -400,17 +402,17 @@ func TestGGUFAnyWeight(t *testing.T) {
 				Symmetric: rapid.Bool().Draw(rt, "sym"),
 				ScaleType: rapid.SampledFrom([]quant.ScaleType{quant.F16, quant.F16Short}).Draw(rt, "scale"),
 			}
-			shape, _ := src.Shape(name + weightSuffix)
-			w := randomWeight(rapid.Uint64().Draw(rt, "seed"), shape[0], shape[1], s, false, false)
-			if err := (GGUF{}).Check(LayerOf(name, w)); err != nil {
-				require.ErrorIs(rt, err, ErrUnsupported)
+			shape, _ := src.Shape(name + layout.WeightSuffix)
+			w := formattest.RandomWeight(rapid.Uint64().Draw(rt, "seed"), shape[0], shape[1], s, false, false)
+			if err := (GGUF{}).Check(layout.LayerOf(name, w)); err != nil {
+				require.ErrorIs(rt, err, layout.ErrUnsupported)
 				rt.Skip(err.Error())
 			}
 			weights[name] = w
 		}
-		var layers []Layer
+		var layers []layout.Layer
 		for _, name := range names {
-			layers = append(layers, LayerOf(name, weights[name]))
+			layers = append(layers, layout.LayerOf(name, weights[name]))
 		}
 		path := filepath.Join(dir, "x.gguf")
 		require.NoError(rt, GGUF{}.Write(t.Context(), path, src, layers, func(name string) (*quant.Weight, error) { return weights[name], nil }))
@@ -421,7 +423,7 @@ func TestGGUFAnyWeight(t *testing.T) {
 			back, err := m.Weight(name)
 			require.NoError(rt, err)
 			require.Equal(rt, w.Dequantize().Data, back.Dequantize().Data)
-			require.Equal(rt, w.Dequantize().Data, matrixOf(t, m, name+weightSuffix).Data)
+			require.Equal(rt, w.Dequantize().Data, matrixOf(t, m, name+layout.WeightSuffix).Data)
 		}
 	})
 }
@@ -470,7 +472,7 @@ func TestGGUFAssembleRefuses(t *testing.T) {
 	dir = ggufFolder(t, ggufTestConfig("llama", nil))
 	data, err := json.Marshal(ggufTestConfig("llama", map[string]any{"intermediate_size": 128}))
 	require.NoError(t, err)
-	require.NoError(t, os.WriteFile(filepath.Join(dir, configFile), data, 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, layout.ConfigFile), data, 0o600))
 	require.ErrorContains(t, write(dir, GGUF{}), "shape [96 64], want [128 64]")
 	// Known tensors that follow from the config are left out.
 	src := openModel(t, ggufFolder(t, ggufTestConfig("llama", nil), "model.layers.0.self_attn.rotary_emb.inv_freq"))
@@ -552,12 +554,12 @@ func TestLlama3Factors(t *testing.T) {
 func TestGGUFInexactMinimum(t *testing.T) {
 	src := openModel(t, ggufFolder(t, ggufTestConfig("llama", nil)))
 	const name = "model.layers.0.mlp.down_proj"
-	w := randomWeight(1, 64, 96, quant.Scheme{Bits: 4, GroupSize: 32, ScaleType: quant.F16Short}, false, false)
+	w := formattest.RandomWeight(1, 64, 96, quant.Scheme{Bits: 4, GroupSize: 32, ScaleType: quant.F16Short}, false, false)
 	path := writeGGUFModel(t, src, GGUF{}, map[string]*quant.Weight{name: w})
 	m := openModel(t, path)
 	back, err := m.Weight(name)
 	require.NoError(t, err)
-	requireSame(t, w, back)
+	formattest.RequireSame(t, w, back)
 
 	f, err := gguf.Open(path)
 	require.NoError(t, err)
@@ -576,8 +578,8 @@ func TestGGUFInexactMinimum(t *testing.T) {
 	require.NoError(t, os.WriteFile(bad, data, 0o600))
 	m = openModel(t, bad)
 	_, err = m.Weight(name)
-	require.ErrorIs(t, err, ErrNotWeight)
-	d := matrixOf(t, m, name+weightSuffix)
+	require.ErrorIs(t, err, layout.ErrNotWeight)
+	d := matrixOf(t, m, name+layout.WeightSuffix)
 	require.Equal(t, w.Dequantize().Row(1), d.Row(1))
 	require.NotEqual(t, w.Dequantize().Row(0), d.Row(0))
 
@@ -586,14 +588,14 @@ func TestGGUFInexactMinimum(t *testing.T) {
 	require.NoError(t, os.WriteFile(bad, data, 0o600))
 	_, err = m.Weight(name)
 	require.Error(t, err)
-	_, err = m.Matrix(name + weightSuffix)
+	_, err = m.Matrix(name + layout.WeightSuffix)
 	require.Error(t, err)
 }
 
 func BenchmarkGGUFEncode(b *testing.B) {
 	for _, bits := range []int{4, 5, 8} {
 		b.Run(fmt.Sprint(bits), func(b *testing.B) {
-			w := randomWeight(1, 1024, 1024, quant.Scheme{Bits: bits, GroupSize: 128, Symmetric: true}, false, false)
+			w := formattest.RandomWeight(1, 1024, 1024, quant.Scheme{Bits: bits, GroupSize: 128, Symmetric: true}, false, false)
 			b.SetBytes(1024 * 1024)
 			for b.Loop() {
 				if _, err := packGGUF(w, ggufBlock(w.Scheme), nil); err != nil {

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/gguf"
 	"github.com/golowbit/lowbit/internal/tokenizer"
 )
@@ -61,7 +62,7 @@ func ggufMerges(t *tokenizer.Tokenizer) []string {
 // ggufTokenizer returns the tokenizer's metadata for a vocabulary of the
 // given size: that of the source file if it is GGUF, else made from the
 // source folder's tokenizer.json.
-func ggufTokenizer(src Origin, vocab int) ([]gguf.KV, error) {
+func ggufTokenizer(src layout.Origin, vocab int) ([]gguf.KV, error) {
 	if f, ok := src.Source().(*ggufFile); ok {
 		var kv []gguf.KV
 		for _, e := range f.f.KV() {
@@ -112,7 +113,7 @@ func tokenizerMetadata(t *tokenizer.Tokenizer, files fs.FS, vocab int) ([]gguf.K
 		add(ggufKeyTypes, types)
 		add(ggufKeyPrefixSpace, prefixesSpace(t))
 	default:
-		return nil, Unsupported("a %v tokenizer, want byte-level or SentencePiece BPE", t.Kind())
+		return nil, layout.Unsupported("a %v tokenizer, want byte-level or SentencePiece BPE", t.Kind())
 	}
 	for _, role := range ggufRoles {
 		if id, ok := role.get(t); ok && int(id) < vocab {
@@ -197,7 +198,7 @@ func preTokenizerName(t *tokenizer.Tokenizer, files fs.FS) (string, error) {
 		if name, ok := preTokenizers[hex.EncodeToString(sum[:])]; ok {
 			return name, nil
 		}
-		return "", Unsupported("its Split patterns (SHA-256 %x) are of no pre-tokenizer whose name in llama.cpp is known here", sum)
+		return "", layout.Unsupported("its Split patterns (SHA-256 %x) are of no pre-tokenizer whose name in llama.cpp is known here", sum)
 	}
 	data, err := fs.ReadFile(files, tokenizerFile)
 	if err != nil {
@@ -219,7 +220,7 @@ func preTokenizerName(t *tokenizer.Tokenizer, files fs.FS) (string, error) {
 	case "Digits, ByteLevel":
 		return "smollm", nil
 	}
-	return "", Unsupported("llama.cpp has no pre-tokenizer like %q", parts)
+	return "", layout.Unsupported("llama.cpp has no pre-tokenizer like %q", parts)
 }
 
 // preTokenizerParts lists the steps by type. What departs from the defaults
@@ -266,7 +267,7 @@ func spmScores(t *tokenizer.Tokenizer, vocab int) ([]float32, error) {
 			best[whole] = rank
 		}
 		if best[whole] < last {
-			return nil, Unsupported("merge %d makes %q, which an earlier merge makes before %d others: no scores give that order", rank, whole, rank-best[whole]-1)
+			return nil, layout.Unsupported("merge %d makes %q, which an earlier merge makes before %d others: no scores give that order", rank, whole, rank-best[whole]-1)
 		}
 		last = best[whole]
 	}

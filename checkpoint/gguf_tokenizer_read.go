@@ -10,6 +10,7 @@ import (
 	"sync"
 	"unicode/utf8"
 
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/gguf"
 )
 
@@ -230,7 +231,7 @@ func (v *ggufVocab) components() (prePattern, jsonObject, error) {
 		model["merges"] = v.spmMerges(ids)
 		return prePattern{}, v.sentencePiece(model), nil
 	}
-	return prePattern{}, nil, Unsupported("a tokenizer of model %q is not read, only %q and %q", v.model, ggufModelBPE, ggufModelSPM)
+	return prePattern{}, nil, layout.Unsupported("a tokenizer of model %q is not read, only %q and %q", v.model, ggufModelBPE, ggufModelSPM)
 }
 
 func (v *ggufVocab) prePattern() (prePattern, error) {
@@ -243,7 +244,7 @@ func (v *ggufVocab) prePattern() (prePattern, error) {
 		}
 		known = append(known, p.names...)
 	}
-	return prePattern{}, Unsupported("pre-tokenizer %q is not read, only %s", name, strings.Join(known, ", "))
+	return prePattern{}, layout.Unsupported("pre-tokenizer %q is not read, only %s", name, strings.Join(known, ", "))
 }
 
 func byteLevel(pattern bool) jsonObject {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/gguf"
 	"github.com/golowbit/lowbit/internal/golden"
 	"github.com/golowbit/lowbit/internal/tokenizer"
@@ -149,7 +150,7 @@ func TestPreTokenizerNames(t *testing.T) {
 			require.NoError(t, err)
 			kv, err := tokenizerMetadata(tok, os.DirFS(dir), 3)
 			if c.want == "" {
-				require.ErrorIs(t, err, ErrUnsupported)
+				require.ErrorIs(t, err, layout.ErrUnsupported)
 				return
 			}
 			require.NoError(t, err)
@@ -194,7 +195,7 @@ func TestScoresNeedOrder(t *testing.T) {
 		require.NoError(t, err)
 		kv, err := tokenizerMetadata(tok, os.DirFS(dir), 8)
 		if !c.ok {
-			require.ErrorIs(t, err, ErrUnsupported)
+			require.ErrorIs(t, err, layout.ErrUnsupported)
 			continue
 		}
 		require.NoError(t, err)

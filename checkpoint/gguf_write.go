@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/gguf"
 	"github.com/golowbit/lowbit/internal/parallel"
 	"github.com/golowbit/lowbit/quant"
@@ -24,13 +25,13 @@ type ggufTensor struct {
 type ggufAssembly struct {
 	g      GGUF
 	shape  *ggufShape
-	src    Origin
-	layers map[string]Layer
+	src    layout.Origin
+	layers map[string]layout.Layer
 	weight func(name string) (*quant.Weight, error)
 }
 
 // Write makes the file: metadata, tokenizer and tensors.
-func (g GGUF) Write(ctx context.Context, path string, src Origin, layers []Layer, weight func(name string) (*quant.Weight, error)) error {
+func (g GGUF) Write(ctx context.Context, path string, src layout.Origin, layers []layout.Layer, weight func(name string) (*quant.Weight, error)) error {
 	if err := g.CheckModel(src.Config()); err != nil {
 		return fmt.Errorf("%s: %w", src.Path(), err)
 	}
@@ -41,7 +42,7 @@ func (g GGUF) Write(ctx context.Context, path string, src Origin, layers []Layer
 	if err := checkTensors(src); err != nil {
 		return fmt.Errorf("%s: %w", src.Path(), err)
 	}
-	a := &ggufAssembly{g: g, shape: shape, src: src, layers: map[string]Layer{}, weight: weight}
+	a := &ggufAssembly{g: g, shape: shape, src: src, layers: map[string]layout.Layer{}, weight: weight}
 	for _, l := range layers {
 		if err := g.Check(l); err != nil {
 			return fmt.Errorf("layer %s: %w", l.Name, err)
@@ -108,23 +109,23 @@ func (a *ggufAssembly) plan() ([]ggufTensor, error) {
 // checkRest refuses tensors that would be lost.
 func (a *ggufAssembly) checkRest(used map[string]bool) error {
 	for name := range a.layers {
-		if !used[name+weightSuffix] {
+		if !used[name+layout.WeightSuffix] {
 			return fmt.Errorf("layer %q has no place in a model of %d layers", name, a.shape.layers)
 		}
 	}
 	for _, s := range a.src.Dense() {
 		// Older checkpoints store the frequencies that follow from the config.
 		if !used[s.Name] && !strings.HasSuffix(s.Name, ".rotary_emb.inv_freq") {
-			return fmt.Errorf("tensor %q: %w", s.Name, Unsupported("GGUF has no name for it in a model of %d layers", a.shape.layers))
+			return fmt.Errorf("tensor %q: %w", s.Name, layout.Unsupported("GGUF has no name for it in a model of %d layers", a.shape.layers))
 		}
 	}
 	return nil
 }
 
-func (a *ggufAssembly) layerOf(tensor string) (Layer, bool) {
-	base, ok := cutWeight(tensor)
+func (a *ggufAssembly) layerOf(tensor string) (layout.Layer, bool) {
+	base, ok := layout.CutWeight(tensor)
 	if !ok {
-		return Layer{}, false
+		return layout.Layer{}, false
 	}
 	l, ok := a.layers[base]
 	return l, ok
@@ -149,7 +150,7 @@ func (a *ggufAssembly) typeOf(name string, shape []int) (gguf.Type, func(*gguf.W
 	return a.g.denseType(name, shape[len(shape)-1]), a.writeMatrix
 }
 
-func (a *ggufAssembly) writePacked(w *gguf.Writer, t ggufTensor, l Layer) error {
+func (a *ggufAssembly) writePacked(w *gguf.Writer, t ggufTensor, l layout.Layer) error {
 	q, err := a.weight(l.Name)
 	if err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 )
@@ -65,68 +66,68 @@ func (f GPTQ) version(symmetric bool) int {
 
 // Check accepts 2, 3, 4 and 8 bits along the inputs, with F16 scales and the
 // shapes and group sizes that at least one engine loads.
-func (f GPTQ) Check(l Layer) error {
-	if err := checkInputGroups(f.Name(), l); err != nil {
+func (f GPTQ) Check(l layout.Layer) error {
+	if err := layout.CheckInputGroups(f.Name(), l); err != nil {
 		return err
 	}
 	s := l.Scheme
 	switch {
 	case !slices.Contains([]int{2, 3, 4, 8}, s.Bits):
-		return Unsupported("%s holds 2, 3, 4 or 8 bits, not %d; use format compressed-tensors or lowbit", f.Name(), s.Bits)
+		return layout.Unsupported("%s holds 2, 3, 4 or 8 bits, not %d; use format compressed-tensors or lowbit", f.Name(), s.Bits)
 	case l.In%32 != 0 || l.Out%32 != 0:
-		return Unsupported("%s needs inputs and outputs that are multiples of 32, not [%d %d]; keep the layer dense, or use format lowbit", f.Name(), l.Out, l.In)
+		return layout.Unsupported("%s needs inputs and outputs that are multiples of 32, not [%d %d]; keep the layer dense, or use format lowbit", f.Name(), l.Out, l.In)
 	case !slices.Contains(gptqGroupSizes, s.GroupSize):
-		return Unsupported("no engine that reads %s takes groups of %d; use one of %v", f.Name(), s.GroupSize, gptqGroupSizes)
+		return layout.Unsupported("no engine that reads %s takes groups of %d; use one of %v", f.Name(), s.GroupSize, gptqGroupSizes)
 	case !s.Symmetric && f.version(false) == 1 && s.MinZero < 1:
-		return Unsupported("readers of %s disagree on a zero-point of 0; quantize with smallest zero-point 1, or symmetric, or use format gptq_v2", f.Name())
+		return layout.Unsupported("readers of %s disagree on a zero-point of 0; quantize with smallest zero-point 1, or symmetric, or use format gptq_v2", f.Name())
 	}
 	return nil
 }
 
 // Plan lists qweight, qzeros, scales and g_idx.
-func (f GPTQ) Plan(l Layer) ([]Spec, error) {
+func (f GPTQ) Plan(l layout.Layer) ([]layout.Spec, error) {
 	if err := f.Check(l); err != nil {
 		return nil, err
 	}
 	groups, b := l.Scheme.Groups(l.In), l.Scheme.Bits
-	return []Spec{
-		{l.Name + suffixQWeight, safetensors.I32, []int{packedWords(l.In, b), l.Out}},
-		{l.Name + suffixQZeros, safetensors.I32, []int{groups, packedWords(l.Out, b)}},
-		{l.Name + suffixGScales, safetensors.F16, []int{groups, l.Out}},
-		{l.Name + suffixGIdx, safetensors.I32, []int{l.In}},
+	return []layout.Spec{
+		{Name: l.Name + suffixQWeight, DType: safetensors.I32, Shape: []int{layout.PackedWords(l.In, b), l.Out}},
+		{Name: l.Name + suffixQZeros, DType: safetensors.I32, Shape: []int{groups, layout.PackedWords(l.Out, b)}},
+		{Name: l.Name + suffixGScales, DType: safetensors.F16, Shape: []int{groups, l.Out}},
+		{Name: l.Name + suffixGIdx, DType: safetensors.I32, Shape: []int{l.In}},
 	}, nil
 }
 
 // Encode packs a layer.
-func (f GPTQ) Encode(l Layer, w *quant.Weight) ([]Tensor, error) {
-	if err := checkWeight(f, l, w); err != nil {
+func (f GPTQ) Encode(l layout.Layer, w *quant.Weight) ([]layout.Tensor, error) {
+	if err := layout.CheckWeight(f, l, w); err != nil {
 		return nil, err
 	}
 	groups, b := w.Groups(), w.Scheme.Bits
-	zeros := transposed(w.Zeros, w.Out, groups)
+	zeros := layout.Transposed(w.Zeros, w.Out, groups)
 	if f.version(w.Scheme.Symmetric) == 1 {
 		for i, z := range zeros {
 			if z == 0 {
 				return nil, fmt.Errorf("layer %q: zero-point 0 in group %d of output %d: %w", l.Name, i/w.Out, i%w.Out,
-					Unsupported("%s needs zero-points of 1 and more; use format gptq_v2", f.Name()))
+					layout.Unsupported("%s needs zero-points of 1 and more; use format gptq_v2", f.Name()))
 			}
 			zeros[i] = z - 1
 		}
 	}
-	scales, err := floatTensor(l.Name+suffixGScales, safetensors.F16, transposed(w.Scales, w.Out, groups), groups, w.Out)
+	scales, err := layout.FloatTensor(l.Name+suffixGScales, safetensors.F16, layout.Transposed(w.Scales, w.Out, groups), groups, w.Out)
 	if err != nil {
 		return nil, err
 	}
 	index := w.GroupIndex
 	if index == nil {
-		index = trivialGroups(w.In, w.Scheme.GroupSize)
+		index = layout.ConsecutiveGroups(w.In, w.Scheme.GroupSize)
 	}
 	rows := w.WordsPerLine()
-	return []Tensor{
-		int32Tensor(l.Name+suffixQWeight, transposed(w.Codes, w.Out, rows), rows, w.Out),
-		int32Tensor(l.Name+suffixQZeros, packRows(zeros, groups, w.Out, b), groups, packedWords(w.Out, b)),
+	return []layout.Tensor{
+		layout.Int32Tensor(l.Name+suffixQWeight, layout.Transposed(w.Codes, w.Out, rows), rows, w.Out),
+		layout.Int32Tensor(l.Name+suffixQZeros, layout.PackRows(zeros, groups, w.Out, b), groups, layout.PackedWords(w.Out, b)),
 		scales,
-		int32Tensor(l.Name+suffixGIdx, index, w.In),
+		layout.Int32Tensor(l.Name+suffixGIdx, index, w.In),
 	}, nil
 }
 
@@ -135,20 +136,20 @@ func (GPTQ) Sidecar() string { return quantizeFile }
 
 // FromSidecar adds the quant_method, which such files may lack.
 func (GPTQ) FromSidecar(data []byte) (json.RawMessage, error) {
-	o, err := parseObject(data)
+	o, err := layout.ParseObject(data)
 	if err != nil {
 		return nil, err
 	}
-	if _, ok := o.get("quant_method"); !ok {
-		o.set("quant_method", json.RawMessage(`"gptq"`))
+	if _, ok := o.Get("quant_method"); !ok {
+		o.Set("quant_method", json.RawMessage(`"gptq"`))
 	}
-	return o.bytes(), nil
+	return o.Bytes(), nil
 }
 
 // Detect takes checkpoint_format "gptq_v2" for version 2, and everything else
 // of quant_method "gptq" for "gptq".
 func (f GPTQ) Detect(quantization json.RawMessage) bool {
-	if quantMethod(quantization) != "gptq" {
+	if layout.QuantMethod(quantization) != "gptq" {
 		return false
 	}
 	var c gptqConfig

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/golowbit/lowbit/checkpoint/internal/vllm"
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/quant"
 )
 
@@ -97,13 +99,13 @@ type gptqKind struct {
 	sym         bool
 }
 
-func gptqKindOf(l Layer) gptqKind {
+func gptqKindOf(l layout.Layer) gptqKind {
 	return gptqKind{l.Scheme.Bits, l.Scheme.GroupSize, l.Scheme.Symmetric}
 }
 
 // Config writes quantization_config, and the same as quantize_config.json.
 // Layers that differ from most get rules in dynamic.
-func (f GPTQ) Config(c Contents) (Config, error) {
+func (f GPTQ) Config(c layout.Contents) (layout.Config, error) {
 	base := gptqKind{4, 128, true}
 	var kinds []gptqKind
 	lmHead, descAct := false, false
@@ -113,17 +115,17 @@ func (f GPTQ) Config(c Contents) (Config, error) {
 		descAct = descAct || l.GroupIndex
 	}
 	if len(kinds) > 0 {
-		base = common(kinds)
+		base = layout.MostFrequent(kinds)
 	}
 	version := f.version(base.sym)
 	for i, k := range kinds {
 		if f.version(k.sym) != version {
-			return Config{}, Unsupported("layer %q is symmetric=%v and most are not alike; %s stores them in different versions: use format gptq_v2", c.Layers[i].Name, k.sym, f.Name())
+			return layout.Config{}, layout.Unsupported("layer %q is symmetric=%v and most are not alike; %s stores them in different versions: use format gptq_v2", c.Layers[i].Name, k.sym, f.Name())
 		}
 	}
-	layout := "gptq"
+	name := "gptq"
 	if version == 2 {
-		layout = "gptq_v2"
+		name = "gptq_v2"
 	}
 	meta := struct {
 		Quantizer []string        `json:"quantizer"`
@@ -131,44 +133,44 @@ func (f GPTQ) Config(c Contents) (Config, error) {
 	}{[]string{"lowbit"}, c.Method}
 	metaJSON, err := json.Marshal(meta)
 	if err != nil {
-		return Config{}, err
+		return layout.Config{}, err
 	}
 	q := gptqConfig{
 		Bits: base.bits, GroupSize: base.group, DescAct: descAct, Sym: &base.sym, LMHead: lmHead,
-		Method: "gptq", QuantMethod: "gptq", Format: layout, CheckpointFormat: layout, PackDType: "int32", Meta: metaJSON,
+		Method: "gptq", QuantMethod: "gptq", Format: name, CheckpointFormat: name, PackDType: "int32", Meta: metaJSON,
 	}
 	if q.Dynamic, err = gptqDynamic(c, base); err != nil {
-		return Config{}, err
+		return layout.Config{}, err
 	}
 	if q.Modules, err = gptqModules(c); err != nil {
-		return Config{}, err
+		return layout.Config{}, err
 	}
 	data, err := json.Marshal(q)
 	if err != nil {
-		return Config{}, err
+		return layout.Config{}, err
 	}
-	o, err := parseObject(data)
+	o, err := layout.ParseObject(data)
 	if err != nil {
-		return Config{}, err
+		return layout.Config{}, err
 	}
-	file := o.bytes()
-	return Config{Quantization: file, Set: halfModel(c), Files: map[string][]byte{quantizeFile: file}}, nil
+	file := o.Bytes()
+	return layout.Config{Quantization: file, Set: layout.HalfModel(c), Files: map[string][]byte{quantizeFile: file}}, nil
 }
 
 // gptqDynamic makes the rules for layers that are dense or not of the base
 // kind. The first rule that matches counts. vLLM asks for the fused linears
 // qkv_proj and gate_up_proj, so a rule for a member that is like its siblings
 // matches those as well.
-func gptqDynamic(c Contents, base gptqKind) (json.RawMessage, error) {
+func gptqDynamic(c layout.Contents, base gptqKind) (json.RawMessage, error) {
 	kind := map[string]gptqKind{}
 	for _, l := range c.Layers {
 		kind[l.Name] = gptqKindOf(l)
 	}
-	rules := &object{}
+	rules := &layout.Object{}
 	for _, name := range c.Dense {
-		if inside, ok := inBlock(name); ok && !slices.Contains(embeddingNames, inside) {
+		if inside, ok := layout.InBlock(name); ok && !layout.IsEmbedding(inside) {
 			same := func(n string) bool { return slices.Contains(c.Dense, n) }
-			rules.set("-:"+exactPattern(name, same), json.RawMessage("{}"))
+			rules.Set("-:"+exactPattern(name, same), json.RawMessage("{}"))
 		}
 	}
 	for _, l := range c.Layers {
@@ -181,18 +183,18 @@ func gptqDynamic(c Contents, base gptqKind) (json.RawMessage, error) {
 		if err != nil {
 			return nil, err
 		}
-		rules.set("+:"+exactPattern(l.Name, same), v)
+		rules.Set("+:"+exactPattern(l.Name, same), v)
 	}
-	if len(rules.keys) == 0 {
+	if len(rules.Keys) == 0 {
 		return nil, nil
 	}
-	return rules.bytes(), nil
+	return rules.Bytes(), nil
 }
 
 // exactPattern is a regular expression for one linear, and for the fused one
 // it becomes part of if the other members are the same.
 func exactPattern(name string, same func(string) bool) string {
-	fused, members, ok := fusedWith(name)
+	fused, members, ok := vllm.FusedWith(name)
 	if !ok || slices.ContainsFunc(members, func(m string) bool { return !same(m) }) {
 		return "^" + regexp.QuoteMeta(name) + "$"
 	}
@@ -203,15 +205,15 @@ func exactPattern(name string, same func(string) bool) string {
 // gptqModules lists the kinds of linears that are quantized, for transformers,
 // which cannot skip a linear of one block but can skip a kind: only where a
 // kind is dense in every block.
-func gptqModules(c Contents) (json.RawMessage, error) {
+func gptqModules(c layout.Contents) (json.RawMessage, error) {
 	var quantized []string
 	for _, l := range c.Layers {
-		if inside, ok := inBlock(l.Name); ok && !slices.Contains(quantized, inside) {
+		if inside, ok := layout.InBlock(l.Name); ok && !slices.Contains(quantized, inside) {
 			quantized = append(quantized, inside)
 		}
 	}
 	skips := slices.ContainsFunc(c.Dense, func(name string) bool {
-		inside, ok := inBlock(name)
+		inside, ok := layout.InBlock(name)
 		return ok && !slices.Contains(quantized, inside)
 	})
 	if !skips || len(quantized) == 0 {
@@ -224,10 +226,10 @@ func gptqModules(c Contents) (json.RawMessage, error) {
 // with.
 func parseGPTQ(quantization json.RawMessage) (c gptqConfig, version int, err error) {
 	if err := json.Unmarshal(quantization, &c); err != nil {
-		return c, 0, fmt.Errorf("%s: %w", quantConfigKey, err)
+		return c, 0, fmt.Errorf("%s: %w", layout.QuantizationKey, err)
 	}
 	fail := func(format string, args ...any) (gptqConfig, int, error) {
-		return c, 0, fmt.Errorf("%s: %s", quantConfigKey, fmt.Sprintf(format, args...))
+		return c, 0, fmt.Errorf("%s: %s", layout.QuantizationKey, fmt.Sprintf(format, args...))
 	}
 	switch c.layout() {
 	case "gptq":

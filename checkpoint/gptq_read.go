@@ -6,13 +6,14 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 )
 
 // gptqReader opens the layers of one checkpoint.
 type gptqReader struct {
-	src     Source
+	src     layout.Source
 	config  gptqConfig
 	version int
 
@@ -29,7 +30,7 @@ type gptqTensors struct {
 	name             string
 	bits, out, in    int
 	groups           int
-	qweight, scales  Spec
+	qweight, scales  layout.Spec
 	rows, zeroWords  int
 	groupIndexStored bool
 }
@@ -39,14 +40,14 @@ type gptqTensors struct {
 // In version 1 a stored field of all ones is a zero-point of 0, except in
 // files of GPTQModel with 2, 4 and 8 bits, whose words are what they are
 // after adding 1 to every field of the whole word with carries.
-func (f GPTQ) Open(quantization json.RawMessage, src Source) (Decoder, error) {
+func (f GPTQ) Open(quantization json.RawMessage, src layout.Source) (layout.Decoder, error) {
 	c, version, err := parseGPTQ(quantization)
 	if err != nil {
 		return nil, err
 	}
 	overrides, err := c.overrides()
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", quantConfigKey, err)
+		return nil, fmt.Errorf("%s: %w", layout.QuantizationKey, err)
 	}
 	r := &gptqReader{src: src, config: c, version: version, bits: []int{c.Bits}, groups: []int{c.GroupSize}}
 	if c.Sym != nil {
@@ -63,7 +64,7 @@ func (f GPTQ) Open(quantization json.RawMessage, src Source) (Decoder, error) {
 			r.syms = append(r.syms, *o.Sym)
 		}
 	}
-	d := &packedDecoder{}
+	d := &layout.PackedDecoder{}
 	for _, tensor := range src.Names() {
 		name, ok := strings.CutSuffix(tensor, suffixQWeight)
 		if !ok {
@@ -73,78 +74,78 @@ func (f GPTQ) Open(quantization json.RawMessage, src Source) (Decoder, error) {
 		if err != nil {
 			return nil, err
 		}
-		d.add(l)
+		d.Add(l)
 	}
 	return d, nil
 }
 
 // layer checks the tensors of a layer and works out its scheme.
-func (r *gptqReader) layer(name string) (packedLayer, error) {
+func (r *gptqReader) layer(name string) (layout.PackedLayer, error) {
 	t, err := r.shapes(name)
 	if err != nil {
-		return packedLayer{}, err
+		return layout.PackedLayer{}, err
 	}
 	s := quant.Scheme{Bits: t.bits}
-	if s.ScaleType, err = scaleTypeOf(r.src, t.scales); err != nil {
-		return packedLayer{}, err
+	if s.ScaleType, err = layout.ScaleTypeOf(r.src, t.scales); err != nil {
+		return layout.PackedLayer{}, err
 	}
 	index, err := r.groupIndex(t)
 	if err != nil {
-		return packedLayer{}, err
+		return layout.PackedLayer{}, err
 	}
 	if s.GroupSize, index, err = r.grouping(t, index); err != nil {
-		return packedLayer{}, err
+		return layout.PackedLayer{}, err
 	}
 	zeros, err := r.zeros(t)
 	if err != nil {
-		return packedLayer{}, err
+		return layout.PackedLayer{}, err
 	}
-	switch symmetric := allEqual(zeros, middle(t.bits)); {
+	switch symmetric := layout.AllEqual(zeros, layout.SymmetricZero(t.bits)); {
 	case len(r.syms) == 0 || slices.Contains(r.syms, true) && slices.Contains(r.syms, false):
 		s.Symmetric = symmetric
 	case r.syms[0] && !symmetric:
-		return packedLayer{}, tensorError(r.src, name+suffixQZeros, "zero-points other than %d, but %s says sym", middle(t.bits), quantConfigKey)
+		return layout.PackedLayer{}, layout.TensorError(r.src, name+suffixQZeros, "zero-points other than %d, but %s says sym", layout.SymmetricZero(t.bits), layout.QuantizationKey)
 	default:
 		s.Symmetric = r.syms[0]
 	}
-	noteZeros(&s, zeros)
-	l := packedLayer{
-		Layer:   Layer{Name: name, Out: t.out, In: t.in, Scheme: s, GroupIndex: index != nil},
-		tensors: []string{name + suffixQWeight, name + suffixQZeros, name + suffixGScales},
-		file:    r.src.File(name + suffixQWeight),
+	layout.NoteMinZero(&s, zeros)
+	l := layout.PackedLayer{
+		Layer: layout.Layer{Name: name, Out: t.out, In: t.in, Scheme: s, GroupIndex: index != nil},
+		Parts: []string{name + suffixQWeight, name + suffixQZeros, name + suffixGScales},
+		File:  r.src.File(name + suffixQWeight),
 	}
 	if t.groupIndexStored {
-		l.tensors = append(l.tensors, name+suffixGIdx)
+		l.Parts = append(l.Parts, name+suffixGIdx)
 	}
-	l.read = func() (*quant.Weight, error) { return r.weight(t, s, index) }
+	l.Read = func() (*quant.Weight, error) { return r.weight(t, s, index) }
 	return l, nil
 }
 
 // shapes checks that the tensors fit together and finds the bits.
 func (r *gptqReader) shapes(name string) (t gptqTensors, err error) {
 	t.name = name
-	if t.qweight, err = want(r.src, name+suffixQWeight, nil, safetensors.I32); err != nil {
+	if t.qweight, err = layout.Want(r.src, name+suffixQWeight, nil, safetensors.I32); err != nil {
 		return t, err
 	}
-	d, err := dimensions(r.src, t.qweight, 2)
+	d, err := layout.Dimensions(r.src, t.qweight, 2)
 	if err != nil {
 		return t, err
 	}
 	t.rows, t.out = d[0], d[1]
-	qzeros, err := want(r.src, name+suffixQZeros, nil, safetensors.I32)
+	qzeros, err := layout.Want(r.src, name+suffixQZeros, nil, safetensors.I32)
 	if err != nil {
 		return t, err
 	}
-	if d, err = dimensions(r.src, qzeros, 2); err != nil {
+	if d, err = layout.Dimensions(r.src, qzeros, 2); err != nil {
 		return t, err
 	}
 	t.groups, t.zeroWords = d[0], d[1]
-	if t.scales, err = want(r.src, name+suffixGScales, []int{t.groups, t.out}, floatTypes()...); err != nil {
+	if t.scales, err = layout.Want(r.src, name+suffixGScales, []int{t.groups, t.out}, layout.FloatTypes()...); err != nil {
 		return t, err
 	}
 	stored := -1
 	if spec, ok := r.src.Spec(name + suffixGIdx); ok {
-		if d, err = dimensions(r.src, spec, 1); err != nil {
+		if d, err = layout.Dimensions(r.src, spec, 1); err != nil {
 			return t, err
 		}
 		stored, t.groupIndexStored = d[0], true
@@ -154,18 +155,18 @@ func (r *gptqReader) shapes(name string) (t gptqTensors, err error) {
 		if in < 0 {
 			in = t.rows * 32 / b
 		}
-		if packedWords(in, b) == t.rows && packedWords(t.out, b) == t.zeroWords {
+		if layout.PackedWords(in, b) == t.rows && layout.PackedWords(t.out, b) == t.zeroWords {
 			t.bits, t.in = b, in
 			return t, nil
 		}
 	}
 	if stored < 0 {
-		return t, tensorError(r.src, qzeros.Name, "shape %v, want [any %d] for %d outputs of %d bits", qzeros.Shape, packedWords(t.out, r.bits[0]), t.out, r.bits[0])
+		return t, layout.TensorError(r.src, qzeros.Name, "shape %v, want [any %d] for %d outputs of %d bits", qzeros.Shape, layout.PackedWords(t.out, r.bits[0]), t.out, r.bits[0])
 	}
-	if n := packedWords(stored, r.bits[0]); n != t.rows {
-		return t, tensorError(r.src, t.qweight.Name, "shape %v, want [%d any] for %d inputs (g_idx) of %d bits (%s)", t.qweight.Shape, n, stored, r.bits[0], quantConfigKey)
+	if n := layout.PackedWords(stored, r.bits[0]); n != t.rows {
+		return t, layout.TensorError(r.src, t.qweight.Name, "shape %v, want [%d any] for %d inputs (g_idx) of %d bits (%s)", t.qweight.Shape, n, stored, r.bits[0], layout.QuantizationKey)
 	}
-	return t, tensorError(r.src, qzeros.Name, "shape %v, want [any %d] for %d outputs of %d bits", qzeros.Shape, packedWords(t.out, r.bits[0]), t.out, r.bits[0])
+	return t, layout.TensorError(r.src, qzeros.Name, "shape %v, want [any %d] for %d outputs of %d bits", qzeros.Shape, layout.PackedWords(t.out, r.bits[0]), t.out, r.bits[0])
 }
 
 // groupIndex reads g_idx; negative groups count from the end. It is nil if
@@ -174,7 +175,7 @@ func (r *gptqReader) groupIndex(t gptqTensors) ([]int32, error) {
 	if !t.groupIndexStored {
 		return nil, nil
 	}
-	index, err := readInt32s(r.src, t.name+suffixGIdx, t.in)
+	index, err := layout.ReadInt32s(r.src, t.name+suffixGIdx, t.in)
 	if err != nil {
 		return nil, err
 	}
@@ -184,7 +185,7 @@ func (r *gptqReader) groupIndex(t gptqTensors) ([]int32, error) {
 			group += int32(t.groups)
 		}
 		if group < 0 || int(group) >= t.groups {
-			return nil, tensorError(r.src, t.name+suffixGIdx, "group %d of input %d, want 0 to %d", g, i, t.groups-1)
+			return nil, layout.TensorError(r.src, t.name+suffixGIdx, "group %d of input %d, want 0 to %d", g, i, t.groups-1)
 		}
 		index[i] = group
 	}
@@ -196,7 +197,7 @@ func (r *gptqReader) groupIndex(t gptqTensors) ([]int32, error) {
 func (r *gptqReader) grouping(t gptqTensors, index []int32) (int, []int32, error) {
 	fits := func(size int) bool { return (quant.Scheme{GroupSize: size}).Groups(t.in) == t.groups }
 	for _, size := range r.groups {
-		if fits(size) && (index == nil || slices.Equal(index, trivialGroups(t.in, size))) {
+		if fits(size) && (index == nil || slices.Equal(index, layout.ConsecutiveGroups(t.in, size))) {
 			return size, nil, nil
 		}
 	}
@@ -205,13 +206,13 @@ func (r *gptqReader) grouping(t gptqTensors, index []int32) (int, []int32, error
 			return size, index, nil
 		}
 	}
-	return 0, nil, tensorError(r.src, t.scales.Name, "%d groups, want %d for %d inputs in groups of %d (%s)",
-		t.groups, (quant.Scheme{GroupSize: r.groups[0]}).Groups(t.in), t.in, r.groups[0], quantConfigKey)
+	return 0, nil, layout.TensorError(r.src, t.scales.Name, "%d groups, want %d for %d inputs in groups of %d (%s)",
+		t.groups, (quant.Scheme{GroupSize: r.groups[0]}).Groups(t.in), t.in, r.groups[0], layout.QuantizationKey)
 }
 
 // zeros reads the zero-points [groups, out].
 func (r *gptqReader) zeros(t gptqTensors) ([]uint8, error) {
-	words, err := readWords(r.src, t.name+suffixQZeros, t.groups, t.zeroWords)
+	words, err := layout.ReadWords(r.src, t.name+suffixQZeros, t.groups, t.zeroWords)
 	if err != nil {
 		return nil, err
 	}
@@ -222,7 +223,7 @@ func (r *gptqReader) zeros(t gptqTensors) ([]uint8, error) {
 			words[i] += one
 		}
 	}
-	zeros := unpackRows(words, t.groups, t.out, t.bits)
+	zeros := layout.UnpackRows(words, t.groups, t.out, t.bits)
 	if r.version == 1 && !byWord {
 		mask := uint8(1<<t.bits - 1)
 		for i, z := range zeros {
@@ -233,11 +234,11 @@ func (r *gptqReader) zeros(t gptqTensors) ([]uint8, error) {
 }
 
 func (r *gptqReader) weight(t gptqTensors, s quant.Scheme, index []int32) (*quant.Weight, error) {
-	words, err := readWords(r.src, t.qweight.Name, t.rows, t.out)
+	words, err := layout.ReadWords(r.src, t.qweight.Name, t.rows, t.out)
 	if err != nil {
 		return nil, err
 	}
-	scales, err := readFloats(r.src, t.scales.Name, t.groups, t.out)
+	scales, err := layout.ReadFloats(r.src, t.scales.Name, t.groups, t.out)
 	if err != nil {
 		return nil, err
 	}
@@ -247,11 +248,11 @@ func (r *gptqReader) weight(t gptqTensors, s quant.Scheme, index []int32) (*quan
 	}
 	w := &quant.Weight{
 		Out: t.out, In: t.in, Scheme: s,
-		Codes:      transposed(words, t.rows, t.out),
-		Scales:     transposed(scales, t.groups, t.out),
-		Zeros:      transposed(zeros, t.groups, t.out),
+		Codes:      layout.Transposed(words, t.rows, t.out),
+		Scales:     layout.Transposed(scales, t.groups, t.out),
+		Zeros:      layout.Transposed(zeros, t.groups, t.out),
 		GroupIndex: slices.Clone(index),
 	}
-	clearTail(w.Codes, w.Out, w.In, t.bits)
+	layout.ClearTail(w.Codes, w.Out, w.In, t.bits)
 	return w, nil
 }

@@ -13,6 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
+	"github.com/golowbit/lowbit/checkpoint/internal/formattest"
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
@@ -24,17 +26,17 @@ var gptqBits = []int{2, 3, 4, 8}
 func TestGPTQListings(t *testing.T) {
 	for _, b := range gptqBits {
 		s := quant.Scheme{Bits: b, GroupSize: 16, MinZero: 1}
-		listed := checkListing(t, GPTQ{Version: 2}, fmt.Sprintf("gptq/%dbit.txt", b), listingWeight(32, 32, s))
-		checkListing(t, GPTQ{}, fmt.Sprintf("gptq/%dbit.txt", b), listingWeight(32, 32, s))
+		listed := formattest.CheckListing(t, GPTQ{Version: 2}, fmt.Sprintf("gptq/%dbit.txt", b), formattest.ListingWeight(32, 32, s))
+		formattest.CheckListing(t, GPTQ{}, fmt.Sprintf("gptq/%dbit.txt", b), formattest.ListingWeight(32, 32, s))
 
-		w := listingWeight(32, 32, s)
-		l := LayerOf("x", w)
+		w := formattest.ListingWeight(32, 32, s)
+		l := layout.LayerOf("x", w)
 		tensors, err := GPTQ{Version: 1}.Encode(l, w)
 		require.NoError(t, err)
-		i := slices.IndexFunc(listed, func(tn Tensor) bool { return tn.Name == "x.qzeros.v1" })
+		i := slices.IndexFunc(listed, func(tn layout.Tensor) bool { return tn.Name == "x.qzeros.v1" })
 		require.Equal(t, listed[i].Data, tensors[1].Data)
-		_, back := readBack(t, GPTQ{}, quantizationOf(t, GPTQ{Version: 1}, l), tensors)
-		requireSame(t, w, back)
+		_, back := formattest.ReadBack(t, GPTQ{}, formattest.QuantizationOf(t, GPTQ{Version: 1}, l), tensors)
+		formattest.RequireSame(t, w, back)
 	}
 }
 
@@ -42,13 +44,13 @@ func TestGPTQRoundTrip(t *testing.T) {
 	for _, f := range []GPTQ{{}, {Version: 1}, {Version: 2}} {
 		t.Run(f.Name(), func(t *testing.T) {
 			rapid.Check(t, func(t *rapid.T) {
-				l, w := drawHeld(t, f, gptqBits, []int{quant.WholeLine, 16, 32, 64, 128}, 32, 32, quant.OC)
+				l, w := formattest.DrawHeld(t, f, gptqBits, []int{quant.WholeLine, 16, 32, 64, 128}, 32, 32, quant.OC)
 				if w.Groups() > 1 && rapid.Bool().Draw(t, "act-order") {
-					withGroupIndex(rapid.Uint64().Draw(t, "index"), w)
+					formattest.WithGroupIndex(rapid.Uint64().Draw(t, "index"), w)
 					w.GroupIndex[0] = int32(w.Groups() - 1) // not what the scheme implies
 					l.GroupIndex = true
 				}
-				checkRoundTrip(t, f, l, w)
+				formattest.CheckRoundTrip(t, f, l, w)
 			})
 		})
 	}
@@ -92,10 +94,10 @@ func (c goldenCase) weight(t testing.TB, file *safetensors.File) *quant.Weight {
 	for r := range c.Out {
 		w.SetLine(r, codes[r*c.In:(r+1)*c.In])
 	}
-	w.Zeros = transposed(read("zeros"), w.Groups(), c.Out)
+	w.Zeros = layout.Transposed(read("zeros"), w.Groups(), c.Out)
 	scales, err := file.ReadFloat32(c.Prefix+"scales", nil)
 	require.NoError(t, err)
-	w.Scales = transposed(scales, w.Groups(), c.Out)
+	w.Scales = layout.Transposed(scales, w.Groups(), c.Out)
 	if !c.Trivial {
 		for i := range c.In {
 			w.GroupIndex = append(w.GroupIndex, int32(binary.LittleEndian.Uint32(read("g_idx")[4*i:])))
@@ -110,31 +112,31 @@ func TestGPTQGolden(t *testing.T) {
 	for _, c := range cases {
 		t.Run(strings.TrimSuffix(c.Prefix, "."), func(t *testing.T) {
 			w := c.weight(t, file)
-			l := LayerOf("x", w)
-			stored := func(name, as string) Tensor {
+			l := layout.LayerOf("x", w)
+			stored := func(name, as string) layout.Tensor {
 				info, ok := file.Info(c.Prefix + name)
 				require.True(t, ok)
 				data, err := file.ReadBytes(c.Prefix+name, nil)
 				require.NoError(t, err)
-				return Tensor{Spec{"x." + as, info.DType, info.Shape}, data}
+				return layout.Tensor{Spec: layout.Spec{Name: "x." + as, DType: info.DType, Shape: info.Shape}, Data: data}
 			}
-			theirs := func(zeros string) []Tensor {
-				return []Tensor{stored("qweight", "qweight"), stored(zeros, "qzeros"), stored("scales", "scales"), stored("g_idx", "g_idx")}
+			theirs := func(zeros string) []layout.Tensor {
+				return []layout.Tensor{stored("qweight", "qweight"), stored(zeros, "qzeros"), stored("scales", "scales"), stored("g_idx", "g_idx")}
 			}
 
 			v2, err := GPTQ{Version: 2}.Encode(l, w)
 			require.NoError(t, err)
 			require.Equal(t, theirs("qzeros_v2"), v2)
-			_, back := readBack(t, GPTQ{}, quantizationOf(t, GPTQ{Version: 2}, l), theirs("qzeros_v2"))
-			requireSame(t, w, back)
+			_, back := formattest.ReadBack(t, GPTQ{}, formattest.QuantizationOf(t, GPTQ{Version: 2}, l), theirs("qzeros_v2"))
+			formattest.RequireSame(t, w, back)
 
 			config := fmt.Sprintf(`{"quant_method":"gptq","bits":%d,"group_size":%d,"sym":%v,"desc_act":%v,"checkpoint_format":"gptq","meta":{"quantizer":["gptqmodel:5.0.0"]}}`, c.Bits, c.Group, c.Sym, !c.Trivial)
-			_, back = readBack(t, GPTQ{}, json.RawMessage(config), theirs("qzeros_v1_gptqmodel"))
-			requireSame(t, w, back)
+			_, back = formattest.ReadBack(t, GPTQ{}, json.RawMessage(config), theirs("qzeros_v1_gptqmodel"))
+			formattest.RequireSame(t, w, back)
 
 			v1, err := GPTQ{Version: 1}.Encode(l, w)
 			if c.ZeroMin == 0 {
-				require.ErrorIs(t, err, ErrUnsupported)
+				require.ErrorIs(t, err, layout.ErrUnsupported)
 				refused++
 				return
 			}
@@ -142,8 +144,8 @@ func TestGPTQGolden(t *testing.T) {
 			require.Equal(t, theirs("qzeros_v1_gptqmodel"), v1)
 			require.Equal(t, theirs("qzeros_v1_autogptq"), v1)
 			config = fmt.Sprintf(`{"bits":%d,"group_size":%d,"damp_percent":0.01,"desc_act":%v,"static_groups":false,"sym":%v,"true_sequential":true,"quant_method":"gptq","checkpoint_format":"gptq"}`, c.Bits, c.Group, !c.Trivial, c.Sym)
-			_, back = readBack(t, GPTQ{}, json.RawMessage(config), theirs("qzeros_v1_autogptq"))
-			requireSame(t, w, back)
+			_, back = formattest.ReadBack(t, GPTQ{}, json.RawMessage(config), theirs("qzeros_v1_autogptq"))
+			formattest.RequireSame(t, w, back)
 
 			if _, ok := file.Info(c.Prefix + "dequant_fp16scales"); ok {
 				v, err := file.ReadFloat32(c.Prefix+"dequant_fp16scales", nil)
@@ -160,65 +162,20 @@ func TestGPTQGolden(t *testing.T) {
 	require.Positive(t, dequantized)
 }
 
-// TestCompressedTensorsIsGPTQTransposed holds the two layouts to the relation
-// between them, on what the peers' packers made.
-func TestCompressedTensorsIsGPTQTransposed(t *testing.T) {
-	file, cases := goldenPacked(t)
-	for _, c := range cases {
-		if !c.Trivial {
-			continue
-		}
-		w := c.weight(t, file)
-		l := LayerOf("x", w)
-		g, err := GPTQ{Version: 2}.Encode(l, w)
-		require.NoError(t, err)
-		ct, err := CompressedTensors{}.Encode(l, w)
-		require.NoError(t, err)
-		by := map[string]Tensor{}
-		for _, tn := range ct {
-			by[strings.TrimPrefix(tn.Name, "x.")] = tn
-		}
-		words := func(tn Tensor) []byte {
-			return int32Tensor("", transposed(wire.Words(tn.Data), tn.Shape[0], tn.Shape[1])).Data
-		}
-		require.Equal(t, words(g[0]), by["weight_packed"].Data)
-		scales := make([]uint16, len(g[2].Data)/2)
-		for i := range scales {
-			scales[i] = binary.LittleEndian.Uint16(g[2].Data[2*i:])
-		}
-		var data []byte
-		for _, s := range transposed(scales, g[2].Shape[0], g[2].Shape[1]) {
-			data = binary.LittleEndian.AppendUint16(data, s)
-		}
-		require.Equal(t, data, by["weight_scale"].Data)
-		if !c.Sym {
-			require.Equal(t, words(g[1]), by["weight_zero_point"].Data)
-		}
-	}
-}
-
-func wordsText(data []byte) string {
-	var s []string
-	for _, w := range wire.Words(data) {
-		s = append(s, fmt.Sprintf("%08X", w))
-	}
-	return strings.Join(s, ",")
-}
-
 func TestGPTQConstants(t *testing.T) {
 	codes := map[int]string{2: "E4E4E4E4", 3: "88FAC688,C688FAC6,FAC688FA", 4: "76543210,FEDCBA98", 8: "03020100"}
 	v1 := map[int]string{2: "55555555", 3: "DB6DB6DB,B6DB6DB6,6DB6DB6D", 4: "77777777", 8: "7F7F7F7F"}
 	v2 := map[int]string{2: "AAAAAAAA", 3: "24924924,49249249,92492492", 4: "88888888", 8: "80808080"}
 	for _, b := range gptqBits {
-		w := listingWeight(32, 32, quant.Scheme{Bits: b, GroupSize: quant.WholeLine, Symmetric: true})
-		w.Zeros = constant(middle(b), len(w.Zeros))
+		w := formattest.ListingWeight(32, 32, quant.Scheme{Bits: b, GroupSize: quant.WholeLine, Symmetric: true})
+		w.Zeros = slices.Repeat([]uint8{layout.SymmetricZero(b)}, len(w.Zeros))
 		for version, want := range map[int]string{1: v1[b], 2: v2[b]} {
-			out, err := GPTQ{Version: version}.Encode(LayerOf("x", w), w)
+			out, err := GPTQ{Version: version}.Encode(layout.LayerOf("x", w), w)
 			require.NoError(t, err)
-			text := wordsText(out[1].Data)
+			text := formattest.WordsText(out[1].Data)
 			n := len(want) + 1
 			require.Equal(t, strings.Repeat(want+",", len(text)/n+1)[:len(text)], text)
-			rows := wordsText(int32Tensor("", transposed(wire.Words(out[0].Data), out[0].Shape[0], 32)).Data)
+			rows := formattest.WordsText(layout.Int32Tensor("", layout.Transposed(wire.Words(out[0].Data), out[0].Shape[0], 32)).Data)
 			require.True(t, strings.HasPrefix(rows, codes[b]), rows)
 		}
 	}
@@ -228,19 +185,19 @@ func TestGPTQConstants(t *testing.T) {
 // that write version 1 store in different ways.
 func TestGPTQVersion1Zeros(t *testing.T) {
 	zeros := []uint8{5, 0, 9, 3, 8, 15, 1, 2}
-	w := listingWeight(32, 32, quant.Scheme{Bits: 4, GroupSize: quant.WholeLine})
+	w := formattest.ListingWeight(32, 32, quant.Scheme{Bits: 4, GroupSize: quant.WholeLine})
 	for i := range w.Zeros {
 		w.Zeros[i] = zeros[i%8]
 	}
-	l := LayerOf("x", w)
+	l := layout.LayerOf("x", w)
 	tensors, err := GPTQ{Version: 2}.Encode(l, w)
 	require.NoError(t, err)
-	require.Equal(t, "21F83905,21F83905,21F83905,21F83905", wordsText(tensors[1].Data))
+	require.Equal(t, "21F83905,21F83905,21F83905,21F83905", formattest.WordsText(tensors[1].Data))
 
 	const config = `{"quant_method":"gptq","bits":4,"group_size":-1,"sym":false,"checkpoint_format":"gptq","meta":{"quantizer":%s}}`
 	read := func(word uint32, quantizer string) []uint8 {
-		tensors[1] = int32Tensor("x.qzeros", []uint32{word, word, word, word}, 1, 4)
-		_, back := readBack(t, GPTQ{}, json.RawMessage(fmt.Sprintf(config, quantizer)), tensors)
+		tensors[1] = layout.Int32Tensor("x.qzeros", []uint32{word, word, word, word}, 1, 4)
+		_, back := formattest.ReadBack(t, GPTQ{}, json.RawMessage(fmt.Sprintf(config, quantizer)), tensors)
 		return back.Zeros[:8]
 	}
 	require.Equal(t, zeros, read(0x10E727F4, `["gptqmodel:1.4.0"]`), "the word less 11111111")
@@ -252,45 +209,45 @@ func TestGPTQVersion1Zeros(t *testing.T) {
 	require.ErrorContains(t, err, "smallest zero-point 1")
 	l.Scheme.MinZero = 1 // a promise that the weight does not keep
 	_, err = GPTQ{Version: 1}.Encode(l, w)
-	require.ErrorIs(t, err, ErrUnsupported)
+	require.ErrorIs(t, err, layout.ErrUnsupported)
 	require.ErrorContains(t, err, `layer "x": zero-point 0 in group 0 of output 1`)
 }
 
 func TestGPTQRefuses(t *testing.T) {
-	base := Layer{Name: "x", Out: 64, In: 128, Scheme: quant.Scheme{Bits: 4, GroupSize: 64, Symmetric: true}}
-	refusals := []refusal{
-		{"bits", func(l *Layer) { l.Scheme.Bits = 5 }, "use format compressed-tensors"},
-		{"axis", func(l *Layer) { l.Scheme.Axis = quant.IC }, "use axis oc, or format hqq"},
-		{"row scale", func(l *Layer) { l.RowScale = true }, "use format lowbit or dense"},
-		{"input scale", func(l *Layer) { l.InputScale = true }, "use format lowbit or dense"},
-		{"f32", func(l *Layer) { l.Scheme.ScaleType = quant.F32 }, "quantize with scale type f16"},
-		{"out", func(l *Layer) { l.Out = 40 }, "multiples of 32, not [40 128]; keep the layer dense"},
-		{"in", func(l *Layer) { l.In = 172 }, "multiples of 32"},
-		{"group", func(l *Layer) { l.Scheme.GroupSize = 48 }, "takes groups of 48; use one of [-1 16 32"},
-		{"scheme", func(l *Layer) { l.Scheme.Bits = 0 }, "bits 0"},
+	base := layout.Layer{Name: "x", Out: 64, In: 128, Scheme: quant.Scheme{Bits: 4, GroupSize: 64, Symmetric: true}}
+	refusals := []formattest.Refusal{
+		{Name: "bits", Set: func(l *layout.Layer) { l.Scheme.Bits = 5 }, Want: "use format compressed-tensors"},
+		{Name: "axis", Set: func(l *layout.Layer) { l.Scheme.Axis = quant.IC }, Want: "use axis oc, or format hqq"},
+		{Name: "row scale", Set: func(l *layout.Layer) { l.RowScale = true }, Want: "use format lowbit or dense"},
+		{Name: "input scale", Set: func(l *layout.Layer) { l.InputScale = true }, Want: "use format lowbit or dense"},
+		{Name: "f32", Set: func(l *layout.Layer) { l.Scheme.ScaleType = quant.F32 }, Want: "quantize with scale type f16"},
+		{Name: "out", Set: func(l *layout.Layer) { l.Out = 40 }, Want: "multiples of 32, not [40 128]; keep the layer dense"},
+		{Name: "in", Set: func(l *layout.Layer) { l.In = 172 }, Want: "multiples of 32"},
+		{Name: "group", Set: func(l *layout.Layer) { l.Scheme.GroupSize = 48 }, Want: "takes groups of 48; use one of [-1 16 32"},
+		{Name: "scheme", Set: func(l *layout.Layer) { l.Scheme.Bits = 0 }, Want: "bits 0"},
 	}
-	checkRefusals(t, GPTQ{}, base, refusals)
-	checkRefusals(t, GPTQ{Version: 2}, base, refusals)
-	checkRefusals(t, GPTQ{Version: 1}, base, append(refusals,
-		refusal{"zero", func(l *Layer) { l.Scheme.Symmetric = false }, "quantize with smallest zero-point 1, or symmetric, or use format gptq_v2"}))
+	formattest.CheckRefusals(t, GPTQ{}, base, refusals)
+	formattest.CheckRefusals(t, GPTQ{Version: 2}, base, refusals)
+	formattest.CheckRefusals(t, GPTQ{Version: 1}, base, append(refusals,
+		formattest.Refusal{Name: "zero", Set: func(l *layout.Layer) { l.Scheme.Symmetric = false }, Want: "quantize with smallest zero-point 1, or symmetric, or use format gptq_v2"}))
 
-	w := randomWeight(1, 64, 128, base.Scheme, false, false)
-	_, err := GPTQ{}.Encode(Layer{Name: "x", Out: 128, In: 64, Scheme: base.Scheme}, w)
+	w := formattest.RandomWeight(1, 64, 128, base.Scheme, false, false)
+	_, err := GPTQ{}.Encode(layout.Layer{Name: "x", Out: 128, In: 64, Scheme: base.Scheme}, w)
 	require.ErrorContains(t, err, "planned was")
 	w.Scales[3] = 0.1
 	_, err = GPTQ{}.Encode(base, w)
-	require.ErrorIs(t, err, ErrUnsupported)
+	require.ErrorIs(t, err, layout.ErrUnsupported)
 	w.Scales[3], w.Zeros[3] = 0.5, 7
 	_, err = GPTQ{}.Encode(base, w)
 	require.ErrorContains(t, err, "zero-points other than 8")
 }
 
 func TestGPTQConfig(t *testing.T) {
-	layer := func(name string, bits int, sym bool) Layer {
-		return Layer{Name: name, Out: 64, In: 64, Scheme: quant.Scheme{Bits: bits, GroupSize: 32, Symmetric: sym}}
+	layer := func(name string, bits int, sym bool) layout.Layer {
+		return layout.Layer{Name: name, Out: 64, In: 64, Scheme: quant.Scheme{Bits: bits, GroupSize: 32, Symmetric: sym}}
 	}
-	c := Contents{
-		Layers: []Layer{
+	c := layout.Contents{
+		Layers: []layout.Layer{
 			layer("model.layers.0.self_attn.q_proj", 8, true), layer("model.layers.0.self_attn.k_proj", 8, true), layer("model.layers.0.self_attn.v_proj", 8, true),
 			layer("model.layers.0.mlp.up_proj", 4, true), layer("model.layers.1.mlp.gate_proj", 3, true), layer("model.layers.1.mlp.up_proj", 4, true),
 			layer("model.layers.2.mlp.up_proj", 4, true), layer("model.layers.3.mlp.up_proj", 4, true),
@@ -316,7 +273,7 @@ func TestGPTQConfig(t *testing.T) {
 	// The first rule that matches counts, so their order is part of the file.
 	require.Less(t, bytes.Index(got.Quantization, []byte("down_proj")), bytes.Index(got.Quantization, []byte("q_proj")))
 
-	c = Contents{Layers: []Layer{layer("a.0.x", 4, false), layer("a.1.x", 4, false)}, Config: json.RawMessage(`{"dtype":"float16"}`)}
+	c = layout.Contents{Layers: []layout.Layer{layer("a.0.x", 4, false), layer("a.1.x", 4, false)}, Config: json.RawMessage(`{"dtype":"float16"}`)}
 	c.Layers[1].GroupIndex = true
 	got, err = GPTQ{}.Config(c)
 	require.NoError(t, err)
@@ -330,39 +287,39 @@ func TestGPTQConfig(t *testing.T) {
 
 	c.Layers[0].Scheme.Symmetric = true
 	_, err = GPTQ{}.Config(c)
-	require.ErrorIs(t, err, ErrUnsupported)
+	require.ErrorIs(t, err, layout.ErrUnsupported)
 	_, err = GPTQ{Version: 2}.Config(c)
 	require.NoError(t, err)
 }
 
 // TestGPTQStrangers reads what other writers do differently.
 func TestGPTQStrangers(t *testing.T) {
-	w := randomWeight(3, 64, 128, quant.Scheme{Bits: 4, GroupSize: 32, Symmetric: true}, false, false)
+	w := formattest.RandomWeight(3, 64, 128, quant.Scheme{Bits: 4, GroupSize: 32, Symmetric: true}, false, false)
 	for i := range w.Scales {
 		w.Scales[i] = float32(i%100+1) / 4096
 	}
-	l := LayerOf("model.layers.0.x", w)
+	l := layout.LayerOf("model.layers.0.x", w)
 	tensors, err := GPTQ{}.Encode(l, w)
 	require.NoError(t, err)
 	const config = `{"bits":4,"group_size":32,"desc_act":false,"quant_method":"gptq"%s}`
 	q := func(more string) json.RawMessage { return json.RawMessage(fmt.Sprintf(config, more)) }
 
 	t.Run("no sym", func(t *testing.T) {
-		back, got := readBack(t, GPTQ{}, q(""), tensors)
-		requireSame(t, w, got)
+		back, got := formattest.ReadBack(t, GPTQ{}, q(""), tensors)
+		formattest.RequireSame(t, w, got)
 		require.True(t, back.Scheme.Symmetric)
 	})
 	t.Run("no g_idx", func(t *testing.T) {
-		_, got := readBack(t, GPTQ{}, q(""), tensors[:3])
-		requireSame(t, w, got)
+		_, got := formattest.ReadBack(t, GPTQ{}, q(""), tensors[:3])
+		formattest.RequireSame(t, w, got)
 	})
 	t.Run("bfloat16 and float32 scales", func(t *testing.T) {
 		for _, dtype := range []safetensors.DType{safetensors.BF16, safetensors.F32} {
 			other := slices.Clone(tensors)
-			other[2], err = floatTensor(tensors[2].Name, dtype, transposed(w.Scales, 64, 4), 4, 64)
+			other[2], err = layout.FloatTensor(tensors[2].Name, dtype, layout.Transposed(w.Scales, 64, 4), 4, 64)
 			require.NoError(t, err)
-			back, got := readBack(t, GPTQ{}, q(""), other)
-			requireSame(t, w, got)
+			back, got := formattest.ReadBack(t, GPTQ{}, q(""), other)
+			formattest.RequireSame(t, w, got)
 			require.Equal(t, quant.F16, back.Scheme.ScaleType)
 		}
 		other := slices.Clone(tensors)
@@ -371,24 +328,24 @@ func TestGPTQStrangers(t *testing.T) {
 		for i := range 256 {
 			binary.LittleEndian.PutUint32(other[2].Data[4*i:], 0x3dcccccd) // 0.1
 		}
-		back, _ := readBack(t, GPTQ{}, q(""), other)
+		back, _ := formattest.ReadBack(t, GPTQ{}, q(""), other)
 		require.Equal(t, quant.F32, back.Scheme.ScaleType)
 	})
 	t.Run("negative groups", func(t *testing.T) {
-		index := trivialGroups(128, 32)
+		index := layout.ConsecutiveGroups(128, 32)
 		for i := range index {
 			index[i] -= 4
 		}
 		other := slices.Clone(tensors)
-		other[3] = int32Tensor(tensors[3].Name, index, 128)
-		back, got := readBack(t, GPTQ{}, q(""), other)
-		requireSame(t, w, got)
+		other[3] = layout.Int32Tensor(tensors[3].Name, index, 128)
+		back, got := formattest.ReadBack(t, GPTQ{}, q(""), other)
+		formattest.RequireSame(t, w, got)
 		require.False(t, back.GroupIndex)
 	})
 	t.Run("dynamic", func(t *testing.T) {
-		back, got := readBack(t, GPTQ{}, json.RawMessage(`{"bits":8,"group_size":128,"quant_method":"gptq","sym":false,
+		back, got := formattest.ReadBack(t, GPTQ{}, json.RawMessage(`{"bits":8,"group_size":128,"quant_method":"gptq","sym":false,
 			"dynamic":{"-:lm_head":{},"-:skip":false,"+:.*\\.(?!y)x$":{"bits":4,"group_size":32,"sym":true}}}`), tensors)
-		requireSame(t, w, got)
+		formattest.RequireSame(t, w, got)
 		require.True(t, back.Scheme.Symmetric)
 		require.Equal(t, 32, back.Scheme.GroupSize)
 	})
@@ -398,57 +355,57 @@ func TestGPTQStrangers(t *testing.T) {
 		for i := range rows {
 			rows[i] = ^uint32(0)
 		}
-		odd := []Tensor{
-			int32Tensor("x.qweight", rows, 5, 32), int32Tensor("x.qzeros", make([]uint32, 3), 1, 3),
-			{Spec{"x.scales", safetensors.F16, []int{1, 32}}, make([]byte, 64)}, int32Tensor("x.g_idx", make([]int32, 43), 43),
+		odd := []layout.Tensor{
+			layout.Int32Tensor("x.qweight", rows, 5, 32), layout.Int32Tensor("x.qzeros", make([]uint32, 3), 1, 3),
+			{Spec: layout.Spec{Name: "x.scales", DType: safetensors.F16, Shape: []int{1, 32}}, Data: make([]byte, 64)}, layout.Int32Tensor("x.g_idx", make([]int32, 43), 43),
 		}
-		_, got := readBack(t, GPTQ{}, json.RawMessage(`{"bits":3,"group_size":-1,"quant_method":"gptq"}`), odd)
+		_, got := formattest.ReadBack(t, GPTQ{}, json.RawMessage(`{"bits":3,"group_size":-1,"quant_method":"gptq"}`), odd)
 		require.Equal(t, uint32(1), got.Codes[4])
 	})
 }
 
 func TestGPTQDamage(t *testing.T) {
-	w := randomWeight(3, 64, 128, quant.Scheme{Bits: 4, GroupSize: 32, MinZero: 1}, false, false)
-	l := LayerOf("x", w)
+	w := formattest.RandomWeight(3, 64, 128, quant.Scheme{Bits: 4, GroupSize: 32, MinZero: 1}, false, false)
+	l := layout.LayerOf("x", w)
 	tensors, err := GPTQ{Version: 1}.Encode(l, w)
 	require.NoError(t, err)
 	config := func(s string) string {
 		return `{"quant_method":"gptq","bits":4,"group_size":32,"sym":false,"desc_act":false` + s + `}`
 	}
-	checkDamage(t, GPTQ{}, json.RawMessage(config("")), tensors, []damage{
-		{name: "not JSON", config: `{"bits":`, want: "quantization_config"},
-		{name: "bits 5", config: config(`,"bits":5`), want: "bits 5, want 2, 3, 4 or 8"},
-		{name: "bits lie", config: config(`,"bits":8`), want: `tensor "x.qweight": shape [16 64], want [32 any] for 128 inputs (g_idx) of 8 bits`},
-		{name: "group lies", config: config(`,"group_size":64`), want: `tensor "x.scales": 4 groups, want 2 for 128 inputs in groups of 64`},
-		{name: "group 0", config: config(`,"group_size":0`), want: "group_size 0"},
-		{name: "sym lies", config: config(`,"sym":true`), want: `tensor "x.qzeros": zero-points other than 8`},
-		{name: "planar", config: config(`,"checkpoint_format":"gptq_p"`), want: "gptq_p, the planar layout"},
-		{name: "marlin", config: config(`,"checkpoint_format":"marlin"`), want: `checkpoint_format "marlin"`},
-		{name: "format", config: config(`,"format":"bitblas"`), want: `checkpoint_format "bitblas"`},
-		{name: "pack_dtype", config: config(`,"pack_dtype":"int8"`), want: `pack_dtype "int8"`},
-		{name: "dynamic", config: config(`,"dynamic":[1]`), want: "dynamic"},
-		{name: "no zeros", edit: dropTensor("x.qzeros"), want: `no tensor "x.qzeros"`},
-		{name: "no scales", edit: dropTensor("x.scales"), want: `no tensor "x.scales"`},
-		{name: "weight dtype", edit: setSpec("x.qweight", safetensors.F32, 16, 64), want: "dtype F32, want I32"},
-		{name: "weight dims", edit: setSpec("x.qweight", safetensors.I32, 16, 64, 1), want: "want 2 dimensions"},
-		{name: "weight empty", edit: setSpec("x.qweight", safetensors.I32, 0, 64), want: "want dimensions of 1 to"},
-		{name: "weight rows", edit: setSpec("x.qweight", safetensors.I32, 15, 64), want: "shape [15 64], want [16 any]"},
-		{name: "zeros shape", edit: setSpec("x.qzeros", safetensors.I32, 4, 16), want: `tensor "x.qzeros": shape [4 16], want [any 8]`},
-		{name: "scales shape", edit: setSpec("x.scales", safetensors.F16, 64, 4), want: `tensor "x.scales": shape [64 4], want [4 64]`},
-		{name: "scales dtype", edit: setSpec("x.scales", safetensors.I32, 4, 64), want: `dtype I32, want F16, BF16 or F32`},
-		{name: "scale NaN", edit: setBytes("x.scales", 10, 0xff, 0x7f), want: `layer "x": scale NaN`},
-		{name: "g_idx short", edit: setSpec("x.g_idx", safetensors.I32, 100), want: "for 100 inputs (g_idx)"},
-		{name: "g_idx large", edit: setBytes("x.g_idx", 8, 4, 0, 0, 0), want: `tensor "x.g_idx": group 4 of input 2, want 0 to 3`},
-		{name: "g_idx negative", edit: setBytes("x.g_idx", 8, 0xfb, 0xff, 0xff, 0xff), want: `group -5 of input 2`},
+	formattest.CheckDamage(t, GPTQ{}, json.RawMessage(config("")), tensors, []formattest.Damage{
+		{Name: "not JSON", Config: `{"bits":`, Want: "quantization_config"},
+		{Name: "bits 5", Config: config(`,"bits":5`), Want: "bits 5, want 2, 3, 4 or 8"},
+		{Name: "bits lie", Config: config(`,"bits":8`), Want: `tensor "x.qweight": shape [16 64], want [32 any] for 128 inputs (g_idx) of 8 bits`},
+		{Name: "group lies", Config: config(`,"group_size":64`), Want: `tensor "x.scales": 4 groups, want 2 for 128 inputs in groups of 64`},
+		{Name: "group 0", Config: config(`,"group_size":0`), Want: "group_size 0"},
+		{Name: "sym lies", Config: config(`,"sym":true`), Want: `tensor "x.qzeros": zero-points other than 8`},
+		{Name: "planar", Config: config(`,"checkpoint_format":"gptq_p"`), Want: "gptq_p, the planar layout"},
+		{Name: "marlin", Config: config(`,"checkpoint_format":"marlin"`), Want: `checkpoint_format "marlin"`},
+		{Name: "format", Config: config(`,"format":"bitblas"`), Want: `checkpoint_format "bitblas"`},
+		{Name: "pack_dtype", Config: config(`,"pack_dtype":"int8"`), Want: `pack_dtype "int8"`},
+		{Name: "dynamic", Config: config(`,"dynamic":[1]`), Want: "dynamic"},
+		{Name: "no zeros", Edit: formattest.DropTensor("x.qzeros"), Want: `no tensor "x.qzeros"`},
+		{Name: "no scales", Edit: formattest.DropTensor("x.scales"), Want: `no tensor "x.scales"`},
+		{Name: "weight dtype", Edit: formattest.SetSpec("x.qweight", safetensors.F32, 16, 64), Want: "dtype F32, want I32"},
+		{Name: "weight dims", Edit: formattest.SetSpec("x.qweight", safetensors.I32, 16, 64, 1), Want: "want 2 dimensions"},
+		{Name: "weight empty", Edit: formattest.SetSpec("x.qweight", safetensors.I32, 0, 64), Want: "want dimensions of 1 to"},
+		{Name: "weight rows", Edit: formattest.SetSpec("x.qweight", safetensors.I32, 15, 64), Want: "shape [15 64], want [16 any]"},
+		{Name: "zeros shape", Edit: formattest.SetSpec("x.qzeros", safetensors.I32, 4, 16), Want: `tensor "x.qzeros": shape [4 16], want [any 8]`},
+		{Name: "scales shape", Edit: formattest.SetSpec("x.scales", safetensors.F16, 64, 4), Want: `tensor "x.scales": shape [64 4], want [4 64]`},
+		{Name: "scales dtype", Edit: formattest.SetSpec("x.scales", safetensors.I32, 4, 64), Want: `dtype I32, want F16, BF16 or F32`},
+		{Name: "scale NaN", Edit: formattest.SetBytes("x.scales", 10, 0xff, 0x7f), Want: `layer "x": scale NaN`},
+		{Name: "g_idx short", Edit: formattest.SetSpec("x.g_idx", safetensors.I32, 100), Want: "for 100 inputs (g_idx)"},
+		{Name: "g_idx large", Edit: formattest.SetBytes("x.g_idx", 8, 4, 0, 0, 0), Want: `tensor "x.g_idx": group 4 of input 2, want 0 to 3`},
+		{Name: "g_idx negative", Edit: formattest.SetBytes("x.g_idx", 8, 0xfb, 0xff, 0xff, 0xff), Want: `group -5 of input 2`},
 	})
-	require.NoError(t, openAll(GPTQ{}, json.RawMessage(config("")), newMemory(tensors...)))
-	_, err = (&packedDecoder{}).Weight("y")
+	require.NoError(t, formattest.OpenAll(GPTQ{}, json.RawMessage(config("")), formattest.NewMemory(tensors...)))
+	_, err = (&layout.PackedDecoder{}).Weight("y")
 	require.ErrorContains(t, err, `no quantized layer "y"`)
-	require.Nil(t, (&packedDecoder{}).Tensors("y"))
+	require.Nil(t, (&layout.PackedDecoder{}).Tensors("y"))
 }
 
 func FuzzGPTQ(f *testing.F) {
-	fuzzFormat(f, GPTQ{Version: 2},
-		randomWeight(1, 32, 64, quant.Scheme{Bits: 4, GroupSize: 32}, false, false),
-		randomWeight(2, 32, 64, quant.Scheme{Bits: 3, GroupSize: 16}, false, false))
+	formattest.FuzzFormat(f, GPTQ{Version: 2},
+		formattest.RandomWeight(1, 32, 64, quant.Scheme{Bits: 4, GroupSize: 32}, false, false),
+		formattest.RandomWeight(2, 32, 64, quant.Scheme{Bits: 3, GroupSize: 16}, false, false))
 }

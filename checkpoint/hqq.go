@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"slices"
 
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
@@ -68,34 +69,34 @@ func (HQQ) Name() string { return "hqq" }
 
 // Check accepts 2, 3, 4 and 8 bits along both axes, whole groups, and strided
 // groups for axis ic.
-func (f HQQ) Check(l Layer) error {
+func (f HQQ) Check(l layout.Layer) error {
 	s := l.Scheme
-	if err := checkScheme(l); err != nil {
+	if err := layout.CheckScheme(l); err != nil {
 		return err
 	}
 	lines, length := s.Lines(l.Out, l.In)
 	switch {
 	case l.RowScale || l.InputScale:
-		return Unsupported("hqq has no row or input scales, and folding them into the scales would round; quantize without them, or use format lowbit or dense")
+		return layout.Unsupported("hqq has no row or input scales, and folding them into the scales would round; quantize without them, or use format lowbit or dense")
 	case l.GroupIndex:
-		return Unsupported("hqq has no group index; quantize with static groups, or use format gptq_v2 or lowbit")
+		return layout.Unsupported("hqq has no group index; quantize with static groups, or use format gptq_v2 or lowbit")
 	case s.ScaleType == quant.F32:
-		return Unsupported("hqq stores scales as f16 here; quantize with scale type f16, or use format lowbit or dense")
+		return layout.Unsupported("hqq stores scales as f16 here; quantize with scale type f16, or use format lowbit or dense")
 	case s.Bits != 2 && s.Bits != 3 && s.Bits != 4 && s.Bits != 8:
-		return Unsupported("hqq packs 2, 3, 4 or 8 bits, and would store %d as 8; use 8 bits, or format lowbit", s.Bits)
+		return layout.Unsupported("hqq packs 2, 3, 4 or 8 bits, and would store %d as 8; use 8 bits, or format lowbit", s.Bits)
 	case s.Axis == quant.OC:
-		if err := checkWholeGroups(f.Name(), l); err != nil {
+		if err := layout.CheckWholeGroups(f.Name(), l); err != nil {
 			return err
 		}
 	case s.GroupSize != quant.WholeLine && length%s.GroupSize != 0:
-		return Unsupported("hqq needs groups that divide the outputs, and %d does not divide %d; %s, or use format lowbit or dense",
-			s.GroupSize, length, suggestGroup(length, s.GroupSize))
+		return layout.Unsupported("hqq needs groups that divide the outputs, and %d does not divide %d; %s, or use format lowbit or dense",
+			s.GroupSize, length, layout.SuggestGroup(length, s.GroupSize))
 	case s.Groups(length) > 1 && !s.Strided:
-		return Unsupported("hqq holds groups of outputs r, r+n, r+2n, … only, not consecutive ones; quantize with strided groups, or use format lowbit")
+		return layout.Unsupported("hqq holds groups of outputs r, r+n, r+2n, … only, not consecutive ones; quantize with strided groups, or use format lowbit")
 	}
 	rows := hqqRows(l.Out, l.In, s)
 	if p := hqqPackingOf(s.Bits); p.bits != 3 && rows%p.bands != 0 {
-		return Unsupported("hqq packs %d bits in %d bands, which do not divide %d rows (%d lines, groups of %d); use 8 bits or another group size, or format lowbit",
+		return layout.Unsupported("hqq packs %d bits in %d bands, which do not divide %d rows (%d lines, groups of %d); use 8 bits or another group size, or format lowbit",
 			s.Bits, p.bands, rows, lines, l.Out*l.In/(lines*s.Groups(length)))
 	}
 	return nil
@@ -111,7 +112,7 @@ func hqqRows(out, in int, s quant.Scheme) int {
 }
 
 // Plan lists the tensors in the order of the table above.
-func (f HQQ) Plan(l Layer) ([]Spec, error) {
+func (f HQQ) Plan(l layout.Layer) ([]layout.Spec, error) {
 	if err := f.Check(l); err != nil {
 		return nil, err
 	}
@@ -122,10 +123,10 @@ func (f HQQ) Plan(l Layer) ([]Spec, error) {
 	if s.Axis == quant.IC {
 		meta = []int{1, columns}
 	}
-	specs := []Spec{
-		{l.Name + suffixHQQWeight, p.dtype, []int{p.step(rows), columns}},
-		{l.Name + suffixHQQScale, safetensors.F16, meta},
-		{l.Name + suffixHQQZero, safetensors.F16, meta},
+	specs := []layout.Spec{
+		{Name: l.Name + suffixHQQWeight, DType: p.dtype, Shape: []int{p.step(rows), columns}},
+		{Name: l.Name + suffixHQQScale, DType: safetensors.F16, Shape: meta},
+		{Name: l.Name + suffixHQQZero, DType: safetensors.F16, Shape: meta},
 	}
 	for _, t := range hqqState(l) {
 		specs = append(specs, t.Spec)
@@ -134,10 +135,10 @@ func (f HQQ) Plan(l Layer) ([]Spec, error) {
 }
 
 // hqqState returns the tensors that describe a layer.
-func hqqState(l Layer) []Tensor {
-	var out []Tensor
+func hqqState(l layout.Layer) []layout.Tensor {
+	var out []layout.Tensor
 	add := func(name string, t safetensors.DType, shape []int, data []byte) {
-		out = append(out, Tensor{Spec{l.Name + "." + name, t, shape}, data})
+		out = append(out, layout.Tensor{Spec: layout.Spec{Name: l.Name + "." + name, DType: t, Shape: shape}, Data: data})
 	}
 	number := func(name string, v int) {
 		add(name, safetensors.I32, []int{}, binary.LittleEndian.AppendUint32(nil, uint32(v)))
@@ -171,16 +172,16 @@ func hqqState(l Layer) []Tensor {
 }
 
 // Engines says which engines load the layers.
-func (HQQ) Engines(layers []Layer) []Note {
-	return []Note{
-		Judge(EngineVLLM, layers, Always(false, "no loader for layers with an axis of their own")),
-		Judge(EngineTransformers, layers, Always(true, "needs the package hqq and a GPU")),
+func (HQQ) Engines(layers []layout.Layer) []layout.Note {
+	return []layout.Note{
+		layout.Judge(layout.EngineVLLM, layers, layout.Always(false, "no loader for layers with an axis of their own")),
+		layout.Judge(layout.EngineTransformers, layers, layout.Always(true, "needs the package hqq and a GPU")),
 	}
 }
 
 // Encode packs a layer.
-func (f HQQ) Encode(l Layer, w *quant.Weight) ([]Tensor, error) {
-	if err := checkWeight(f, l, w); err != nil {
+func (f HQQ) Encode(l layout.Layer, w *quant.Weight) ([]layout.Tensor, error) {
+	if err := layout.CheckWeight(f, l, w); err != nil {
 		return nil, err
 	}
 	specs, err := f.Plan(l)
@@ -196,12 +197,12 @@ func (f HQQ) Encode(l Layer, w *quant.Weight) ([]Tensor, error) {
 		zeros[i] = float32(z)
 	}
 	if w.Scheme.Axis == quant.IC {
-		flat = transposed(flat, w.In, w.Out)
-		scales, zeros = transposed(scales, w.In, w.Groups()), transposed(zeros, w.In, w.Groups())
+		flat = layout.Transposed(flat, w.In, w.Out)
+		scales, zeros = layout.Transposed(scales, w.In, w.Groups()), layout.Transposed(zeros, w.In, w.Groups())
 	}
-	out := []Tensor{{Spec: specs[0], Data: hqqPackingOf(w.Scheme.Bits).pack(flat, hqqRows(w.Out, w.In, w.Scheme))}}
+	out := []layout.Tensor{{Spec: specs[0], Data: hqqPackingOf(w.Scheme.Bits).pack(flat, hqqRows(w.Out, w.In, w.Scheme))}}
 	for i, v := range [][]float32{scales, zeros} {
-		t, err := floatTensor(specs[1+i].Name, safetensors.F16, v, specs[1+i].Shape...)
+		t, err := layout.FloatTensor(specs[1+i].Name, safetensors.F16, v, specs[1+i].Shape...)
 		if err != nil {
 			return nil, err
 		}
@@ -220,7 +221,7 @@ func (p hqqPacking) pack(r []uint8, rows int) []byte {
 				words[i] |= uint32(u) << shift
 			}
 		})
-		return int32Tensor("", words, n).Data
+		return layout.Int32Tensor("", words, n).Data
 	}
 	packed := make([]byte, n)
 	p.eachBand(r, n, func(band []uint8, shift int) {
@@ -273,7 +274,7 @@ type hqqParams struct {
 }
 
 // Config writes the quantization_config.
-func (f HQQ) Config(c Contents) (Config, error) {
+func (f HQQ) Config(c layout.Contents) (layout.Config, error) {
 	type kind struct {
 		bits, group int
 		axis        quant.Axis
@@ -284,7 +285,7 @@ func (f HQQ) Config(c Contents) (Config, error) {
 	}
 	k := kind{4, 64, quant.OC}
 	if len(kinds) > 0 {
-		k = common(kinds)
+		k = layout.MostFrequent(kinds)
 	}
 	params := hqqParams{Bits: k.bits, ChannelWise: true, RoundZero: true, Axis: 1}
 	if k.group != quant.WholeLine {
@@ -303,9 +304,11 @@ func (f HQQ) Config(c Contents) (Config, error) {
 		Method string      `json:"quant_method"`
 		Config quantConfig `json:"quant_config"`
 		Skip   []string    `json:"skip_modules"`
-	}{"hqq", quantConfig{Weight: params}, skippedLinears(c)})
-	return Config{Quantization: data, Set: halfModel(c)}, err
+	}{"hqq", quantConfig{Weight: params}, layout.SkippedLinears(c)})
+	return layout.Config{Quantization: data, Set: layout.HalfModel(c)}, err
 }
 
 // Detect looks at quant_method.
-func (HQQ) Detect(quantization json.RawMessage) bool { return quantMethod(quantization) == "hqq" }
+func (HQQ) Detect(quantization json.RawMessage) bool {
+	return layout.QuantMethod(quantization) == "hqq"
+}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 	"github.com/golowbit/lowbit/tensor"
@@ -20,25 +21,25 @@ type hqqTensors struct {
 	bits, g, axis int
 	packing       hqqPacking
 	rows, columns int // of R
-	weight        Spec
-	scale         Spec
+	weight        layout.Spec
+	scale         layout.Spec
 	notWeight     string // why no quant.Weight holds the layer, or ""
 }
 
 // hqqDecoder also dequantizes layers whose zero-points are not integers,
 // which is what hqq's own quantizer makes by default.
 type hqqDecoder struct {
-	packedDecoder
-	src   Source
+	layout.PackedDecoder
+	src   layout.Source
 	state map[string]*hqqTensors
 }
 
-var _ DenseDecoder = (*hqqDecoder)(nil)
+var _ layout.DenseDecoder = (*hqqDecoder)(nil)
 
 // Open reads checkpoints that transformers saved with hqq. Everything is in
 // the stored state of the layers; 5- and 6-bit layers, which hqq stores as
 // bytes, are read too.
-func (HQQ) Open(quantization json.RawMessage, src Source) (Decoder, error) {
+func (HQQ) Open(quantization json.RawMessage, src layout.Source) (layout.Decoder, error) {
 	var config struct {
 		Quant struct {
 			Weight struct {
@@ -47,7 +48,7 @@ func (HQQ) Open(quantization json.RawMessage, src Source) (Decoder, error) {
 		} `json:"quant_config"`
 	}
 	if err := json.Unmarshal(quantization, &config); err != nil {
-		return nil, fmt.Errorf("%s: %w", quantConfigKey, err)
+		return nil, fmt.Errorf("%s: %w", layout.QuantizationKey, err)
 	}
 	d := &hqqDecoder{src: src, state: map[string]*hqqTensors{}}
 	for _, name := range src.Names() {
@@ -64,30 +65,30 @@ func (HQQ) Open(quantization json.RawMessage, src Source) (Decoder, error) {
 			return nil, err
 		}
 		d.state[base] = t
-		d.add(l)
+		d.Add(l)
 	}
 	return d, nil
 }
 
 // hqqReader reads the small tensors of a layer, keeping the first error.
 type hqqReader struct {
-	src  Source
+	src  layout.Source
 	name string
 	err  error
 }
 
-func (r *hqqReader) bytes(key string, required bool, shape []int, types ...safetensors.DType) (Spec, []byte) {
+func (r *hqqReader) bytes(key string, required bool, shape []int, types ...safetensors.DType) (layout.Spec, []byte) {
 	name := r.name + "." + key
 	if _, ok := r.src.Spec(name); r.err != nil || !ok && !required {
-		return Spec{}, nil
+		return layout.Spec{}, nil
 	}
-	spec, err := want(r.src, name, shape, types...)
+	spec, err := layout.Want(r.src, name, shape, types...)
 	if err == nil && spec.Bytes() > 64 {
-		err = tensorError(r.src, name, "%d bytes, want at most 64", spec.Bytes())
+		err = layout.TensorError(r.src, name, "%d bytes, want at most 64", spec.Bytes())
 	}
 	if err != nil {
 		r.err = err
-		return Spec{}, nil
+		return layout.Spec{}, nil
 	}
 	data := make([]byte, spec.Bytes())
 	r.err = r.src.ReadAt(name, data, 0)
@@ -112,15 +113,15 @@ func (r *hqqReader) flag(key string, absent bool) bool {
 
 func (r *hqqReader) fail(key, format string, args ...any) {
 	if r.err == nil {
-		r.err = tensorError(r.src, r.name+"."+key, format, args...)
+		r.err = layout.TensorError(r.src, r.name+"."+key, format, args...)
 	}
 }
 
 // openHQQ reads the state of a layer and checks its tensors.
-func openHQQ(src Source, name string) (*hqqTensors, error) {
+func openHQQ(src layout.Source, name string) (*hqqTensors, error) {
 	r := &hqqReader{src: src, name: name}
 	t := &hqqTensors{name: name, bits: r.number("nbits"), g: r.number("group_size"), axis: r.number("axis")}
-	_, text := r.bytes("packing", true, []int{anyDim}, safetensors.U8)
+	_, text := r.bytes("packing", true, []int{layout.AnyDim}, safetensors.U8)
 	viewed := r.flag("view_as_float", false)
 	switch i := slices.IndexFunc(hqqPackings, func(p hqqPacking) bool { return p.name == string(text) }); {
 	case r.err != nil:
@@ -166,7 +167,7 @@ func openHQQ(src Source, name string) (*hqqTensors, error) {
 
 // checkShapes checks the three large tensors. view_as_float is another type
 // for the same bytes.
-func (t *hqqTensors) checkShapes(src Source, viewed bool) (err error) {
+func (t *hqqTensors) checkShapes(src layout.Source, viewed bool) (err error) {
 	n := t.out * t.in
 	t.rows, t.columns = n/t.g, t.g
 	meta := []int{t.rows, 1}
@@ -175,32 +176,32 @@ func (t *hqqTensors) checkShapes(src Source, viewed bool) (err error) {
 		meta = []int{1, t.columns}
 	}
 	if p := t.packing; p.bits != 3 && t.rows%p.bands != 0 {
-		return tensorError(src, t.name+suffixHQQWeight, "%d rows of groups do not divide into the %d bands of %s", t.rows, p.bands, p.name)
+		return layout.TensorError(src, t.name+suffixHQQWeight, "%d rows of groups do not divide into the %d bands of %s", t.rows, p.bands, p.name)
 	}
 	shape := []int{t.packing.step(t.rows), t.columns}
 	if viewed {
-		t.weight, err = want(src, t.name+suffixHQQWeight, nil, floatTypes()...)
-		packed := Spec{DType: t.packing.dtype, Shape: shape}
+		t.weight, err = layout.Want(src, t.name+suffixHQQWeight, nil, layout.FloatTypes()...)
+		packed := layout.Spec{DType: t.packing.dtype, Shape: shape}
 		if err == nil && t.weight.Bytes() != packed.Bytes() {
-			err = tensorError(src, t.weight.Name, "%d bytes, want %d", t.weight.Bytes(), packed.Bytes())
+			err = layout.TensorError(src, t.weight.Name, "%d bytes, want %d", t.weight.Bytes(), packed.Bytes())
 		}
 	} else {
-		t.weight, err = want(src, t.name+suffixHQQWeight, shape, t.packing.dtype)
+		t.weight, err = layout.Want(src, t.name+suffixHQQWeight, shape, t.packing.dtype)
 	}
 	if err != nil {
 		return err
 	}
-	if t.scale, err = want(src, t.name+suffixHQQScale, meta, floatTypes()...); err != nil {
+	if t.scale, err = layout.Want(src, t.name+suffixHQQScale, meta, layout.FloatTypes()...); err != nil {
 		return err
 	}
-	_, err = want(src, t.name+suffixHQQZero, meta, floatTypes()...)
+	_, err = layout.Want(src, t.name+suffixHQQZero, meta, layout.FloatTypes()...)
 	return err
 }
 
 // layer describes the layer. Whether the zero-points are integers, and which,
 // decides what can hold it. usual is the config's group size: a group of
 // another size that is as long as its line stands for whole lines.
-func (t *hqqTensors) layer(src Source, usual *int) (packedLayer, error) {
+func (t *hqqTensors) layer(src layout.Source, usual *int) (layout.PackedLayer, error) {
 	s := quant.Scheme{Bits: t.bits, GroupSize: t.g, Axis: quant.OC}
 	if t.axis == 0 {
 		s.Axis, s.Strided = quant.IC, t.g < t.out
@@ -213,52 +214,52 @@ func (t *hqqTensors) layer(src Source, usual *int) (packedLayer, error) {
 		t.notWeight = fmt.Sprintf("groups of %d do not divide the lines of [%d %d]", t.g, t.out, t.in)
 	}
 	var err error
-	if s.ScaleType, err = scaleTypeOf(src, t.scale); err != nil {
-		return packedLayer{}, err
+	if s.ScaleType, err = layout.ScaleTypeOf(src, t.scale); err != nil {
+		return layout.PackedLayer{}, err
 	}
 	zeros, err := t.floats(src, suffixHQQZero)
 	if err != nil {
-		return packedLayer{}, err
+		return layout.PackedLayer{}, err
 	}
 	symmetric, least := true, zeros[0]
 	for i, z := range zeros {
 		switch {
 		case z-z != 0:
-			return packedLayer{}, tensorError(src, t.name+suffixHQQZero, "zero-point %g at %d is not finite", z, i)
+			return layout.PackedLayer{}, layout.TensorError(src, t.name+suffixHQQZero, "zero-point %g at %d is not finite", z, i)
 		case z < 0 || z > float32(s.MaxCode()) || z != float32(math.Trunc(float64(z))):
 			if t.notWeight == "" {
 				t.notWeight = fmt.Sprintf("zero-point %g at %d, want an integer from 0 to %d", z, i, s.MaxCode())
 			}
 		}
-		symmetric = symmetric && z == float32(middle(t.bits))
+		symmetric = symmetric && z == float32(layout.SymmetricZero(t.bits))
 		least = min(least, z)
 	}
 	s.Symmetric = symmetric
 	if !symmetric && least >= 1 {
 		s.MinZero = 1
 	}
-	l := packedLayer{Layer: Layer{Name: t.name, Out: t.out, In: t.in, Scheme: s}, file: src.File(t.weight.Name)}
-	l.tensors = []string{t.name + suffixHQQWeight, t.name + suffixHQQScale, t.name + suffixHQQZero}
-	for _, tn := range hqqState(Layer{Name: t.name, Out: t.out, In: t.in, Scheme: quant.Scheme{Bits: t.packing.bits, GroupSize: quant.WholeLine}}) {
+	l := layout.PackedLayer{Layer: layout.Layer{Name: t.name, Out: t.out, In: t.in, Scheme: s}, File: src.File(t.weight.Name)}
+	l.Parts = []string{t.name + suffixHQQWeight, t.name + suffixHQQScale, t.name + suffixHQQZero}
+	for _, tn := range hqqState(layout.Layer{Name: t.name, Out: t.out, In: t.in, Scheme: quant.Scheme{Bits: t.packing.bits, GroupSize: quant.WholeLine}}) {
 		if _, ok := src.Spec(tn.Name); ok {
-			l.tensors = append(l.tensors, tn.Name)
+			l.Parts = append(l.Parts, tn.Name)
 		}
 	}
-	l.read = func() (*quant.Weight, error) { return t.readWeight(src, s) }
+	l.Read = func() (*quant.Weight, error) { return t.readWeight(src, s) }
 	return l, nil
 }
 
-func (t *hqqTensors) floats(src Source, suffix string) ([]float32, error) {
-	spec, err := want(src, t.name+suffix, t.scale.Shape, floatTypes()...)
+func (t *hqqTensors) floats(src layout.Source, suffix string) ([]float32, error) {
+	spec, err := layout.Want(src, t.name+suffix, t.scale.Shape, layout.FloatTypes()...)
 	if err != nil {
 		return nil, err
 	}
-	return readFloats(src, spec.Name, spec.Shape...)
+	return layout.ReadFloats(src, spec.Name, spec.Shape...)
 }
 
 // codes reads the codes by rows of the weight, [out, in].
-func (t *hqqTensors) codes(src Source) ([]uint8, error) {
-	_, data, err := readBytes(src, t.weight.Name, t.weight.Shape, t.weight.DType)
+func (t *hqqTensors) codes(src layout.Source) ([]uint8, error) {
+	_, data, err := layout.ReadBytes(src, t.weight.Name, t.weight.Shape, t.weight.DType)
 	if err != nil {
 		return nil, err
 	}
@@ -266,16 +267,16 @@ func (t *hqqTensors) codes(src Source) ([]uint8, error) {
 	if t.bits < t.packing.bits {
 		for i, u := range codes {
 			if int(u) >= 1<<t.bits {
-				return nil, tensorError(src, t.weight.Name, "code %d at %d, want at most %d", u, i, 1<<t.bits-1)
+				return nil, layout.TensorError(src, t.weight.Name, "code %d at %d, want at most %d", u, i, 1<<t.bits-1)
 			}
 		}
 	}
 	return codes, nil
 }
 
-func (t *hqqTensors) readWeight(src Source, s quant.Scheme) (*quant.Weight, error) {
+func (t *hqqTensors) readWeight(src layout.Source, s quant.Scheme) (*quant.Weight, error) {
 	if t.notWeight != "" {
-		return nil, fmt.Errorf("%s: layer %q: %s: %w", src.File(t.weight.Name), t.name, t.notWeight, ErrNotWeight)
+		return nil, fmt.Errorf("%s: layer %q: %s: %w", src.File(t.weight.Name), t.name, t.notWeight, layout.ErrNotWeight)
 	}
 	codes, err := t.codes(src)
 	if err != nil {
@@ -291,8 +292,8 @@ func (t *hqqTensors) readWeight(src Source, s quant.Scheme) (*quant.Weight, erro
 	}
 	w := quant.NewWeight(t.out, t.in, s)
 	if s.Axis == quant.IC {
-		codes = transposed(codes, t.out, t.in)
-		scales, zeros = transposed(scales, w.Groups(), t.in), transposed(zeros, w.Groups(), t.in)
+		codes = layout.Transposed(codes, t.out, t.in)
+		scales, zeros = layout.Transposed(scales, w.Groups(), t.in), layout.Transposed(zeros, w.Groups(), t.in)
 	}
 	for l := range w.Lines() {
 		w.SetLine(l, codes[l*w.LineLen():(l+1)*w.LineLen()])

@@ -10,59 +10,61 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
+	"github.com/golowbit/lowbit/checkpoint/internal/formattest"
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 )
 
 func TestHQQListings(t *testing.T) {
 	for _, b := range gptqBits {
-		checkListing(t, HQQ{}, fmt.Sprintf("hqq/%dbit_axis0.txt", b),
-			listingWeight(24, 4, quant.Scheme{Bits: b, GroupSize: 12, Axis: quant.IC, Strided: true, MinZero: 1}))
-		checkListing(t, HQQ{}, fmt.Sprintf("hqq/%dbit_axis1.txt", b),
-			listingWeight(24, 4, quant.Scheme{Bits: b, GroupSize: 4, MinZero: 1}))
+		formattest.CheckListing(t, HQQ{}, fmt.Sprintf("hqq/%dbit_axis0.txt", b),
+			formattest.ListingWeight(24, 4, quant.Scheme{Bits: b, GroupSize: 12, Axis: quant.IC, Strided: true, MinZero: 1}))
+		formattest.CheckListing(t, HQQ{}, fmt.Sprintf("hqq/%dbit_axis1.txt", b),
+			formattest.ListingWeight(24, 4, quant.Scheme{Bits: b, GroupSize: 4, MinZero: 1}))
 	}
 }
 
 func TestHQQRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		step := rapid.IntRange(1, 20).Draw(t, "step")
-		l, w := drawHeld(t, HQQ{}, gptqBits, []int{quant.WholeLine, step, 2 * step, 4}, step, step, quant.OC, quant.IC)
-		tensors := checkRoundTrip(t, HQQ{}, l, w)
+		l, w := formattest.DrawHeld(t, HQQ{}, gptqBits, []int{quant.WholeLine, step, 2 * step, 4}, step, step, quant.OC, quant.IC)
+		tensors := formattest.CheckRoundTrip(t, HQQ{}, l, w)
 
 		// What hqq computes: R from the bytes, then (R - zero) * scale, reshaped.
-		d, err := HQQ{}.Open(quantizationOf(t, HQQ{}, l), newMemory(tensors...))
+		d, err := HQQ{}.Open(formattest.QuantizationOf(t, HQQ{}, l), formattest.NewMemory(tensors...))
 		require.NoError(t, err)
-		m, err := d.(DenseDecoder).Matrix(l.Name)
+		m, err := d.(layout.DenseDecoder).Matrix(l.Name)
 		require.NoError(t, err)
 		require.Equal(t, w.Dequantize().Data, m.Data)
 	})
 }
 
 func TestHQQRefuses(t *testing.T) {
-	base := Layer{Name: "x", Out: 64, In: 128, Scheme: quant.Scheme{Bits: 4, GroupSize: 32}}
-	checkRefusals(t, HQQ{}, base, []refusal{
-		{"bits", func(l *Layer) { l.Scheme.Bits = 5 }, "2, 3, 4 or 8 bits, and would store 5 as 8"},
-		{"row scale", func(l *Layer) { l.RowScale = true }, "use format lowbit or dense"},
-		{"input scale", func(l *Layer) { l.InputScale = true }, "use format lowbit or dense"},
-		{"f32", func(l *Layer) { l.Scheme.ScaleType = quant.F32 }, "quantize with scale type f16"},
-		{"index", func(l *Layer) { l.GroupIndex = true }, "quantize with static groups"},
-		{"short group", func(l *Layer) { l.In = 100 }, "32 does not divide 100; use whole rows"},
-		{"short group of outputs", func(l *Layer) { l.Out, l.Scheme.Axis = 48, quant.IC }, "32 does not divide 48; use groups of 16"},
-		{"consecutive outputs", func(l *Layer) { l.Scheme.Axis = quant.IC }, "quantize with strided groups"},
-		{"odd rows", func(l *Layer) { l.Out, l.Scheme.GroupSize = 3, quant.WholeLine }, "2 bands, which do not divide 3 rows (3 lines, groups of 128)"},
-		{"odd group", func(l *Layer) {
+	base := layout.Layer{Name: "x", Out: 64, In: 128, Scheme: quant.Scheme{Bits: 4, GroupSize: 32}}
+	formattest.CheckRefusals(t, HQQ{}, base, []formattest.Refusal{
+		{Name: "bits", Set: func(l *layout.Layer) { l.Scheme.Bits = 5 }, Want: "2, 3, 4 or 8 bits, and would store 5 as 8"},
+		{Name: "row scale", Set: func(l *layout.Layer) { l.RowScale = true }, Want: "use format lowbit or dense"},
+		{Name: "input scale", Set: func(l *layout.Layer) { l.InputScale = true }, Want: "use format lowbit or dense"},
+		{Name: "f32", Set: func(l *layout.Layer) { l.Scheme.ScaleType = quant.F32 }, Want: "quantize with scale type f16"},
+		{Name: "index", Set: func(l *layout.Layer) { l.GroupIndex = true }, Want: "quantize with static groups"},
+		{Name: "short group", Set: func(l *layout.Layer) { l.In = 100 }, Want: "32 does not divide 100; use whole rows"},
+		{Name: "short group of outputs", Set: func(l *layout.Layer) { l.Out, l.Scheme.Axis = 48, quant.IC }, Want: "32 does not divide 48; use groups of 16"},
+		{Name: "consecutive outputs", Set: func(l *layout.Layer) { l.Scheme.Axis = quant.IC }, Want: "quantize with strided groups"},
+		{Name: "odd rows", Set: func(l *layout.Layer) { l.Out, l.Scheme.GroupSize = 3, quant.WholeLine }, Want: "2 bands, which do not divide 3 rows (3 lines, groups of 128)"},
+		{Name: "odd group", Set: func(l *layout.Layer) {
 			l.Out, l.Scheme = 30, quant.Scheme{Bits: 2, GroupSize: 10, Axis: quant.IC, Strided: true}
-		}, "4 bands, which do not divide 10 rows"},
+		}, Want: "4 bands, which do not divide 10 rows"},
 	})
 	base.Scheme = quant.Scheme{Bits: 4, GroupSize: quant.WholeLine, Axis: quant.IC}
 	require.NoError(t, HQQ{}.Check(base), "one group in a column has no stride")
 }
 
 func TestHQQConfig(t *testing.T) {
-	layer := func(axis quant.Axis) Layer {
-		return Layer{Name: "a.0.x", Out: 64, In: 64, Scheme: quant.Scheme{Bits: 3, GroupSize: 32, Axis: axis, Strided: axis == quant.IC}}
+	layer := func(axis quant.Axis) layout.Layer {
+		return layout.Layer{Name: "a.0.x", Out: 64, In: 64, Scheme: quant.Scheme{Bits: 3, GroupSize: 32, Axis: axis, Strided: axis == quant.IC}}
 	}
-	c := Contents{Layers: []Layer{layer(quant.OC), layer(quant.IC), layer(quant.IC)}, Dense: []string{"a.1.x", "lm_head"}, Config: json.RawMessage(`{}`)}
+	c := layout.Contents{Layers: []layout.Layer{layer(quant.OC), layer(quant.IC), layer(quant.IC)}, Dense: []string{"a.1.x", "lm_head"}, Config: json.RawMessage(`{}`)}
 	got, err := HQQ{}.Config(c)
 	require.NoError(t, err)
 	require.JSONEq(t, `{"quant_method":"hqq","quant_config":{"weight_quant_params":{"nbits":3,"group_size":32,"axis":0,"channel_wise":true,
@@ -79,11 +81,11 @@ func TestHQQConfig(t *testing.T) {
 const hqqQuantization = `{"quant_method":"hqq"}`
 
 // hqqTensorsOf encodes a weight and lets the test change the tensors by name.
-func hqqTensorsOf(t testing.TB, w *quant.Weight, edits ...func(*memory)) *memory {
+func hqqTensorsOf(t testing.TB, w *quant.Weight, edits ...func(*formattest.Memory)) *formattest.Memory {
 	t.Helper()
-	tensors, err := HQQ{}.Encode(LayerOf("x", w), w)
+	tensors, err := HQQ{}.Encode(layout.LayerOf("x", w), w)
 	require.NoError(t, err)
-	m := newMemory(tensors...)
+	m := formattest.NewMemory(tensors...)
 	for _, e := range edits {
 		e(m)
 	}
@@ -91,16 +93,16 @@ func hqqTensorsOf(t testing.TB, w *quant.Weight, edits ...func(*memory)) *memory
 }
 
 func TestHQQStrangers(t *testing.T) {
-	w := randomWeight(5, 16, 32, quant.Scheme{Bits: 8, GroupSize: 8, Axis: quant.IC, Strided: true}, false, false)
-	open := func(t *testing.T, m *memory) *hqqDecoder {
+	w := formattest.RandomWeight(5, 16, 32, quant.Scheme{Bits: 8, GroupSize: 8, Axis: quant.IC, Strided: true}, false, false)
+	open := func(t *testing.T, m *formattest.Memory) *hqqDecoder {
 		d, err := HQQ{}.Open(json.RawMessage(hqqQuantization), m)
 		require.NoError(t, err)
 		return d.(*hqqDecoder)
 	}
 	t.Run("zero-points that are no integers", func(t *testing.T) {
-		d := open(t, hqqTensorsOf(t, w, setBytes("x.zero", 2, 0x00, 0x41))) // 2.5
+		d := open(t, hqqTensorsOf(t, w, formattest.SetBytes("x.zero", 2, 0x00, 0x41))) // 2.5
 		_, err := d.Weight("x")
-		require.ErrorIs(t, err, ErrNotWeight)
+		require.ErrorIs(t, err, layout.ErrNotWeight)
 		require.ErrorContains(t, err, `layer "x": zero-point 2.5 at 1`)
 		m, err := d.Matrix("x")
 		require.NoError(t, err)
@@ -118,14 +120,14 @@ func TestHQQStrangers(t *testing.T) {
 		}
 	})
 	t.Run("zero-points beyond the codes", func(t *testing.T) {
-		d := open(t, hqqTensorsOf(t, w, setBytes("x.zero", 0, 0x00, 0x5c))) // 256
+		d := open(t, hqqTensorsOf(t, w, formattest.SetBytes("x.zero", 0, 0x00, 0x5c))) // 256
 		_, err := d.Weight("x")
-		require.ErrorIs(t, err, ErrNotWeight)
-		require.NoError(t, openAll(HQQ{}, json.RawMessage(hqqQuantization), hqqTensorsOf(t, w, setBytes("x.zero", 0, 0x00, 0xbc))), "-1")
+		require.ErrorIs(t, err, layout.ErrNotWeight)
+		require.NoError(t, formattest.OpenAll(HQQ{}, json.RawMessage(hqqQuantization), hqqTensorsOf(t, w, formattest.SetBytes("x.zero", 0, 0x00, 0xbc))), "-1")
 	})
 	t.Run("5 and 6 bits in bytes", func(t *testing.T) {
 		for _, b := range []byte{5, 6} {
-			narrow := randomWeight(5, 16, 32, quant.Scheme{Bits: int(b), GroupSize: 8}, false, false)
+			narrow := formattest.RandomWeight(5, 16, 32, quant.Scheme{Bits: int(b), GroupSize: 8}, false, false)
 			bytes := *narrow
 			bytes.Scheme.Bits = 8
 			bytes.Codes = make([]uint32, 16*bytes.WordsPerLine())
@@ -134,25 +136,25 @@ func TestHQQStrangers(t *testing.T) {
 				narrow.Line(codes, l)
 				bytes.SetLine(l, codes)
 			}
-			d := open(t, hqqTensorsOf(t, &bytes, setBytes("x.nbits", 0, b)))
+			d := open(t, hqqTensorsOf(t, &bytes, formattest.SetBytes("x.nbits", 0, b)))
 			got, err := d.Weight("x")
 			require.NoError(t, err)
-			requireSame(t, narrow, got)
-			err = openAll(HQQ{}, json.RawMessage(hqqQuantization), hqqTensorsOf(t, &bytes, setBytes("x.nbits", 0, b), setBytes("x.W_q", 9, 200)))
+			formattest.RequireSame(t, narrow, got)
+			err = formattest.OpenAll(HQQ{}, json.RawMessage(hqqQuantization), hqqTensorsOf(t, &bytes, formattest.SetBytes("x.nbits", 0, b), formattest.SetBytes("x.W_q", 9, 200)))
 			require.ErrorContains(t, err, fmt.Sprintf(`tensor "x.W_q": code 200 at 9, want at most %d`, 1<<b-1))
 		}
 	})
 	t.Run("viewed as floats", func(t *testing.T) {
-		d := open(t, hqqTensorsOf(t, w, setSpec("x.W_q", safetensors.F16, 8, 32), setBytes("x.view_as_float", 0, 1)))
+		d := open(t, hqqTensorsOf(t, w, formattest.SetSpec("x.W_q", safetensors.F16, 8, 32), formattest.SetBytes("x.view_as_float", 0, 1)))
 		got, err := d.Weight("x")
 		require.NoError(t, err)
-		requireSame(t, w, got)
+		formattest.RequireSame(t, w, got)
 	})
 	t.Run("without what older versions did not store", func(t *testing.T) {
-		d := open(t, hqqTensorsOf(t, w, dropTensor("x.quant_scale"), dropTensor("x.quant_zero"), dropTensor("x.optimize"), dropTensor("x.view_as_float")))
+		d := open(t, hqqTensorsOf(t, w, formattest.DropTensor("x.quant_scale"), formattest.DropTensor("x.quant_zero"), formattest.DropTensor("x.optimize"), formattest.DropTensor("x.view_as_float")))
 		got, err := d.Weight("x")
 		require.NoError(t, err)
-		requireSame(t, w, got)
+		formattest.RequireSame(t, w, got)
 		require.NotContains(t, d.Tensors("x"), "x.quant_scale")
 	})
 	t.Run("groups across lines", func(t *testing.T) {
@@ -162,10 +164,10 @@ func TestHQQStrangers(t *testing.T) {
 			if axis == 1 {
 				packed = []int{8, 64}
 			}
-			d := open(t, hqqTensorsOf(t, w, setBytes("x.group_size", 0, 64), setBytes("x.axis", 0, byte(axis)), setSpec("x.W_q", safetensors.U8, packed...),
-				setSpec("x.scale", safetensors.F16, shape...), setSpec("x.zero", safetensors.F16, shape...)))
+			d := open(t, hqqTensorsOf(t, w, formattest.SetBytes("x.group_size", 0, 64), formattest.SetBytes("x.axis", 0, byte(axis)), formattest.SetSpec("x.W_q", safetensors.U8, packed...),
+				formattest.SetSpec("x.scale", safetensors.F16, shape...), formattest.SetSpec("x.zero", safetensors.F16, shape...)))
 			_, err := d.Weight("x")
-			require.ErrorIs(t, err, ErrNotWeight)
+			require.ErrorIs(t, err, layout.ErrNotWeight)
 			m, err := d.Matrix("x")
 			require.NoError(t, err)
 			require.Len(t, m.Data, 512)
@@ -176,48 +178,52 @@ func TestHQQStrangers(t *testing.T) {
 }
 
 func TestHQQDamage(t *testing.T) {
-	w := randomWeight(5, 20, 32, quant.Scheme{Bits: 3, GroupSize: 10, Axis: quant.IC, Strided: true}, false, false)
-	tensors, err := HQQ{}.Encode(LayerOf("x", w), w)
+	w := formattest.RandomWeight(5, 20, 32, quant.Scheme{Bits: 3, GroupSize: 10, Axis: quant.IC, Strided: true}, false, false)
+	tensors, err := HQQ{}.Encode(layout.LayerOf("x", w), w)
 	require.NoError(t, err)
-	checkDamage(t, HQQ{}, json.RawMessage(hqqQuantization), tensors, []damage{
-		{name: "not JSON", config: `[`, want: "quantization_config"},
-		{name: "no nbits", edit: dropTensor("x.nbits"), want: `no tensor "x.nbits"`},
-		{name: "no scale", edit: dropTensor("x.scale"), want: `no tensor "x.scale"`},
-		{name: "no zero", edit: dropTensor("x.zero"), want: `no tensor "x.zero"`},
-		{name: "nbits dtype", edit: setSpec("x.nbits", safetensors.F32), want: "dtype F32, want I32"},
-		{name: "nbits shape", edit: setSpec("x.nbits", safetensors.I32, 1), want: "shape [1], want []"},
-		{name: "nbits", edit: setBytes("x.nbits", 0, 4), want: `tensor "x.nbits": 4 bits in packing 3bit_32, want 3`},
-		{name: "1 bit", edit: setBytes("x.packing", 0, []byte("1bit_u8")...), want: `packing "1bit_u8"`},
-		{name: "packing of any length", edit: setSpec("x.packing", safetensors.U8, 1000), want: "1000 bytes, want at most 64"},
-		{name: "axis", edit: setBytes("x.axis", 0, 2), want: "axis 2, want 0 or 1"},
-		{name: "group", edit: setBytes("x.group_size", 0, 7), want: "group_size 7 does not divide [20 32]"},
-		{name: "group negative", edit: setBytes("x.group_size", 3, 0xff), want: "does not divide"},
-		{name: "group lies", edit: setBytes("x.group_size", 0, 20), want: `tensor "x.W_q": shape [1 64], want [2 32]`},
-		{name: "axis lies", edit: setBytes("x.axis", 0, 1), want: `tensor "x.W_q": shape [1 64], want [7 10]`},
-		{name: "quantized scales", edit: setBytes("x.quant_scale", 0, 1), want: "quantized scales"},
-		{name: "one scale", edit: setBytes("x.channel_wise", 0, 0), want: "one scale for the whole tensor"},
-		{name: "shape zero", edit: setBytes("x.shape", 0, 0), want: "value 0 is 0"},
-		{name: "shape huge", edit: setBytes("x.shape", 15, 0x7f), want: "value 1 is"},
-		{name: "shape lies", edit: setBytes("x.shape", 0, 40), want: `tensor "x.W_q": shape [1 64], want [1 128]`},
-		{name: "weight dtype", edit: setSpec("x.W_q", safetensors.U8, 1, 64), want: "dtype U8, want I32"},
-		{name: "viewed bytes", edit: func(m *memory) {
-			setBytes("x.view_as_float", 0, 1)(m)
-			setSpec("x.W_q", safetensors.F16, 1, 100)(m)
-		}, want: "200 bytes, want 256"},
-		{name: "scale shape", edit: setSpec("x.scale", safetensors.F16, 64, 1), want: `tensor "x.scale": shape [64 1], want [1 64]`},
-		{name: "scale dtype", edit: setSpec("x.scale", safetensors.U8, 1, 64), want: "want F16, BF16 or F32"},
-		{name: "zero NaN", edit: setBytes("x.zero", 0, 0xff, 0x7f), want: `tensor "x.zero": zero-point NaN at 0`},
-		{name: "scale NaN", edit: setBytes("x.scale", 0, 0xff, 0x7f), want: `layer "x": scale NaN`},
+	formattest.CheckDamage(t, HQQ{}, json.RawMessage(hqqQuantization), tensors, []formattest.Damage{
+		{Name: "not JSON", Config: `[`, Want: "quantization_config"},
+		{Name: "no nbits", Edit: formattest.DropTensor("x.nbits"), Want: `no tensor "x.nbits"`},
+		{Name: "no scale", Edit: formattest.DropTensor("x.scale"), Want: `no tensor "x.scale"`},
+		{Name: "no zero", Edit: formattest.DropTensor("x.zero"), Want: `no tensor "x.zero"`},
+		{Name: "nbits dtype", Edit: formattest.SetSpec("x.nbits", safetensors.F32), Want: "dtype F32, want I32"},
+		{Name: "nbits shape", Edit: formattest.SetSpec("x.nbits", safetensors.I32, 1), Want: "shape [1], want []"},
+		{Name: "nbits", Edit: formattest.SetBytes("x.nbits", 0, 4), Want: `tensor "x.nbits": 4 bits in packing 3bit_32, want 3`},
+		{Name: "1 bit", Edit: formattest.SetBytes("x.packing", 0, []byte("1bit_u8")...), Want: `packing "1bit_u8"`},
+		{Name: "packing of any length", Edit: formattest.SetSpec("x.packing", safetensors.U8, 1000), Want: "1000 bytes, want at most 64"},
+		{Name: "axis", Edit: formattest.SetBytes("x.axis", 0, 2), Want: "axis 2, want 0 or 1"},
+		{Name: "group", Edit: formattest.SetBytes("x.group_size", 0, 7), Want: "group_size 7 does not divide [20 32]"},
+		{Name: "group negative", Edit: formattest.SetBytes("x.group_size", 3, 0xff), Want: "does not divide"},
+		{Name: "group lies", Edit: formattest.SetBytes("x.group_size", 0, 20), Want: `tensor "x.W_q": shape [1 64], want [2 32]`},
+		{Name: "axis lies", Edit: formattest.SetBytes("x.axis", 0, 1), Want: `tensor "x.W_q": shape [1 64], want [7 10]`},
+		{Name: "quantized scales", Edit: formattest.SetBytes("x.quant_scale", 0, 1), Want: "quantized scales"},
+		{Name: "one scale", Edit: formattest.SetBytes("x.channel_wise", 0, 0), Want: "one scale for the whole tensor"},
+		{Name: "shape zero", Edit: formattest.SetBytes("x.shape", 0, 0), Want: "value 0 is 0"},
+		{Name: "shape huge", Edit: formattest.SetBytes("x.shape", 15, 0x7f), Want: "value 1 is"},
+		{Name: "shape lies", Edit: formattest.SetBytes("x.shape", 0, 40), Want: `tensor "x.W_q": shape [1 64], want [1 128]`},
+		{Name: "weight dtype", Edit: formattest.SetSpec("x.W_q", safetensors.U8, 1, 64), Want: "dtype U8, want I32"},
+		{Name: "viewed bytes", Edit: func(m *formattest.Memory) {
+			formattest.SetBytes("x.view_as_float", 0, 1)(m)
+			formattest.SetSpec("x.W_q", safetensors.F16, 1, 100)(m)
+		}, Want: "200 bytes, want 256"},
+		{Name: "scale shape", Edit: formattest.SetSpec("x.scale", safetensors.F16, 64, 1), Want: `tensor "x.scale": shape [64 1], want [1 64]`},
+		{Name: "scale dtype", Edit: formattest.SetSpec("x.scale", safetensors.U8, 1, 64), Want: "want F16, BF16 or F32"},
+		{Name: "zero NaN", Edit: formattest.SetBytes("x.zero", 0, 0xff, 0x7f), Want: `tensor "x.zero": zero-point NaN at 0`},
+		{Name: "scale NaN", Edit: formattest.SetBytes("x.scale", 0, 0xff, 0x7f), Want: `layer "x": scale NaN`},
 	})
 	bands := slices.Clone(tensors)
-	i := slices.IndexFunc(bands, func(tn Tensor) bool { return tn.Name == "x.packing" })
+	i := slices.IndexFunc(bands, func(tn layout.Tensor) bool { return tn.Name == "x.packing" })
 	bands[i].Data = []byte(strings.Replace(string(bands[i].Data), "3bit_32", "2bit_u8", 1))
-	err = openAll(HQQ{}, json.RawMessage(hqqQuantization), func() Source { m := newMemory(bands...); setBytes("x.nbits", 0, 2)(m); return m }())
+	err = formattest.OpenAll(HQQ{}, json.RawMessage(hqqQuantization), func() layout.Source {
+		m := formattest.NewMemory(bands...)
+		formattest.SetBytes("x.nbits", 0, 2)(m)
+		return m
+	}())
 	require.ErrorContains(t, err, "10 rows of groups do not divide into the 4 bands of 2bit_u8")
 }
 
 func FuzzHQQ(f *testing.F) {
-	fuzzFormat(f, HQQ{},
-		randomWeight(1, 20, 6, quant.Scheme{Bits: 3, GroupSize: 10, Axis: quant.IC, Strided: true}, false, false),
-		randomWeight(2, 8, 16, quant.Scheme{Bits: 4, GroupSize: 8}, false, false))
+	formattest.FuzzFormat(f, HQQ{},
+		formattest.RandomWeight(1, 20, 6, quant.Scheme{Bits: 3, GroupSize: 10, Axis: quant.IC, Strided: true}, false, false),
+		formattest.RandomWeight(2, 8, 16, quant.Scheme{Bits: 4, GroupSize: 8}, false, false))
 }

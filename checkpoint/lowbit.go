@@ -10,7 +10,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/golowbit/lowbit/internal/kernel"
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
@@ -72,20 +72,20 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 func (Lowbit) Name() string { return "lowbit" }
 
 // Check accepts every layer whose scheme fits its shape.
-func (Lowbit) Check(l Layer) error { return checkScheme(l) }
+func (Lowbit) Check(l layout.Layer) error { return layout.CheckScheme(l) }
 
 // Engines says that no engine but this module reads the format.
-func (Lowbit) Engines([]Layer) []Note {
-	var notes []Note
-	for _, e := range []string{EngineVLLM, EngineTransformers, EngineGPTQModel, EngineLlamaCPP, EngineOllama} {
-		notes = append(notes, Note{Engine: e, Reason: "format lowbit is read by lowbit only; convert it"})
+func (Lowbit) Engines([]layout.Layer) []layout.Note {
+	var notes []layout.Note
+	for _, e := range []string{layout.EngineVLLM, layout.EngineTransformers, layout.EngineGPTQModel, layout.EngineLlamaCPP, layout.EngineOllama} {
+		notes = append(notes, layout.Note{Engine: e, Reason: "format lowbit is read by lowbit only; convert it"})
 	}
 	return notes
 }
 
 // Plan lists the tensors of a layer: header, codes, scales, and as the layer
 // has them zero-points, group index, row scales and input scales.
-func (f Lowbit) Plan(l Layer) ([]Spec, error) {
+func (f Lowbit) Plan(l layout.Layer) ([]layout.Spec, error) {
 	if err := f.Check(l); err != nil {
 		return nil, err
 	}
@@ -93,22 +93,22 @@ func (f Lowbit) Plan(l Layer) ([]Spec, error) {
 	lines, length := s.Lines(l.Out, l.In)
 	groups := s.Groups(length)
 	float := scaleDType(s.ScaleType)
-	specs := []Spec{
-		{l.Name + suffixHeader, safetensors.U8, []int{lowbitHeaderLen}},
-		{l.Name + suffixCodes, safetensors.I32, []int{lines, packedWords(length, s.Bits)}},
-		{l.Name + suffixScales, float, []int{groups, lines}},
+	specs := []layout.Spec{
+		{Name: l.Name + suffixHeader, DType: safetensors.U8, Shape: []int{lowbitHeaderLen}},
+		{Name: l.Name + suffixCodes, DType: safetensors.I32, Shape: []int{lines, layout.PackedWords(length, s.Bits)}},
+		{Name: l.Name + suffixScales, DType: float, Shape: []int{groups, lines}},
 	}
 	if !s.Symmetric {
-		specs = append(specs, Spec{l.Name + suffixZeros, safetensors.I32, []int{groups, packedWords(lines, s.Bits)}})
+		specs = append(specs, layout.Spec{Name: l.Name + suffixZeros, DType: safetensors.I32, Shape: []int{groups, layout.PackedWords(lines, s.Bits)}})
 	}
 	if l.GroupIndex {
-		specs = append(specs, Spec{l.Name + suffixGroupIndex, safetensors.I32, []int{length}})
+		specs = append(specs, layout.Spec{Name: l.Name + suffixGroupIndex, DType: safetensors.I32, Shape: []int{length}})
 	}
 	if l.RowScale {
-		specs = append(specs, Spec{l.Name + suffixRowScale, float, []int{l.Out}})
+		specs = append(specs, layout.Spec{Name: l.Name + suffixRowScale, DType: float, Shape: []int{l.Out}})
 	}
 	if l.InputScale {
-		specs = append(specs, Spec{l.Name + suffixInputScale, float, []int{l.In}})
+		specs = append(specs, layout.Spec{Name: l.Name + suffixInputScale, DType: float, Shape: []int{l.In}})
 	}
 	return specs, nil
 }
@@ -120,27 +120,24 @@ func scaleDType(t quant.ScaleType) safetensors.DType {
 	return safetensors.F16
 }
 
-// packedWords is the number of 32-bit words that hold n codes.
-func packedWords(n, bits int) int { return (n*bits + 31) / 32 }
-
 // Encode packs a layer. The scales, row scales and input scales must be
 // exact in the scheme's scale type.
-func (f Lowbit) Encode(l Layer, w *quant.Weight) ([]Tensor, error) {
+func (f Lowbit) Encode(l layout.Layer, w *quant.Weight) ([]layout.Tensor, error) {
 	if err := w.Validate(); err != nil {
 		return nil, err
 	}
 	lines, groups := w.Lines(), w.Groups()
 	float := scaleDType(w.Scheme.ScaleType)
-	out := []Tensor{
+	out := []layout.Tensor{
 		{}, // the header, when the checksum is known
-		int32Tensor(l.Name+suffixCodes, w.Codes, lines, w.WordsPerLine()),
+		layout.Int32Tensor(l.Name+suffixCodes, w.Codes, lines, w.WordsPerLine()),
 	}
 	add := func(suffix string, values []float32, shape ...int) error {
-		t, err := floatTensor(l.Name+suffix, float, values, shape...)
+		t, err := layout.FloatTensor(l.Name+suffix, float, values, shape...)
 		out = append(out, t)
 		return err
 	}
-	if err := add(suffixScales, transposed(w.Scales, lines, groups), groups, lines); err != nil {
+	if err := add(suffixScales, layout.Transposed(w.Scales, lines, groups), groups, lines); err != nil {
 		return nil, err
 	}
 	if w.Scheme.Symmetric {
@@ -150,12 +147,12 @@ func (f Lowbit) Encode(l Layer, w *quant.Weight) ([]Tensor, error) {
 			}
 		}
 	} else {
-		words := packedWords(lines, w.Scheme.Bits)
-		packed := packRows(transposed(w.Zeros, lines, groups), groups, lines, w.Scheme.Bits)
-		out = append(out, int32Tensor(l.Name+suffixZeros, packed, groups, words))
+		words := layout.PackedWords(lines, w.Scheme.Bits)
+		packed := layout.PackRows(layout.Transposed(w.Zeros, lines, groups), groups, lines, w.Scheme.Bits)
+		out = append(out, layout.Int32Tensor(l.Name+suffixZeros, packed, groups, words))
 	}
 	if w.GroupIndex != nil {
-		out = append(out, int32Tensor(l.Name+suffixGroupIndex, w.GroupIndex, len(w.GroupIndex)))
+		out = append(out, layout.Int32Tensor(l.Name+suffixGroupIndex, w.GroupIndex, len(w.GroupIndex)))
 	}
 	if w.RowScale != nil {
 		if err := add(suffixRowScale, w.RowScale, w.Out); err != nil {
@@ -171,35 +168,14 @@ func (f Lowbit) Encode(l Layer, w *quant.Weight) ([]Tensor, error) {
 	for _, t := range out[1:] {
 		sum = crc32.Update(sum, castagnoli, t.Data)
 	}
-	out[0] = Tensor{
-		Spec: Spec{Name: l.Name + suffixHeader, DType: safetensors.U8, Shape: []int{lowbitHeaderLen}},
-		Data: lowbitHeader(LayerOf(l.Name, w), sum),
+	out[0] = layout.Tensor{
+		Spec: layout.Spec{Name: l.Name + suffixHeader, DType: safetensors.U8, Shape: []int{lowbitHeaderLen}},
+		Data: lowbitHeader(layout.LayerOf(l.Name, w), sum),
 	}
 	return out, nil
 }
 
-// packRows packs each row of codes [rows, n] as a dense little-endian bit
-// stream of its own: the result is [rows, packedWords(n, bits)].
-func packRows(codes []uint8, rows, n, bits int) []uint32 {
-	words := packedWords(n, bits)
-	packed := make([]uint32, rows*words)
-	for r := range rows {
-		kernel.PackBits(packed[r*words:(r+1)*words], codes[r*n:(r+1)*n], bits)
-	}
-	return packed
-}
-
-// unpackRows undoes packRows.
-func unpackRows(packed []uint32, rows, n, bits int) []uint8 {
-	words := packedWords(n, bits)
-	codes := make([]uint8, rows*n)
-	for r := range rows {
-		kernel.UnpackBits(codes[r*n:(r+1)*n], packed[r*words:(r+1)*words], bits, n)
-	}
-	return codes
-}
-
-func lowbitHeader(l Layer, sum uint32) []byte {
+func lowbitHeader(l layout.Layer, sum uint32) []byte {
 	h := make([]byte, lowbitHeaderLen)
 	le := binary.LittleEndian
 	copy(h, lowbitMagic)
@@ -227,7 +203,7 @@ func lowbitHeader(l Layer, sum uint32) []byte {
 }
 
 // parseLowbitHeader reads a header; sum is the checksum of the payload.
-func parseLowbitHeader(h []byte) (l Layer, sum uint32, err error) {
+func parseLowbitHeader(h []byte) (l layout.Layer, sum uint32, err error) {
 	le := binary.LittleEndian
 	if len(h) < 8 || string(h[:4]) != lowbitMagic {
 		return l, 0, fmt.Errorf("header does not start with %q", lowbitMagic)
@@ -278,7 +254,7 @@ type lowbitConfig struct {
 
 // Config summarizes the layers: the values of each option that occur, and
 // the number of layers of each axis.
-func (Lowbit) Config(c Contents) (Config, error) {
+func (Lowbit) Config(c layout.Contents) (layout.Config, error) {
 	q := lowbitConfig{
 		QuantMethod: "lowbit", Version: LowbitVersion, Method: c.Method,
 		Bits: []int{}, GroupSize: []int{}, Symmetric: []bool{}, Axes: map[string]int{},
@@ -298,28 +274,17 @@ func (Lowbit) Config(c Contents) (Config, error) {
 	slices.Sort(q.Bits)
 	slices.Sort(q.GroupSize)
 	data, err := json.Marshal(q)
-	return Config{Quantization: data}, err
+	return layout.Config{Quantization: data}, err
 }
 
 // Detect looks at quant_method.
 func (Lowbit) Detect(quantization json.RawMessage) bool {
-	return quantMethod(quantization) == "lowbit"
-}
-
-// quantMethod returns the quant_method of a quantization_config, or "".
-func quantMethod(quantization json.RawMessage) string {
-	var q struct {
-		QuantMethod string `json:"quant_method"`
-	}
-	if json.Unmarshal(quantization, &q) != nil {
-		return ""
-	}
-	return q.QuantMethod
+	return layout.QuantMethod(quantization) == "lowbit"
 }
 
 // Open finds the layers by their headers and checks the types and shapes of
 // all their tensors.
-func (f Lowbit) Open(quantization json.RawMessage, src Source) (Decoder, error) {
+func (f Lowbit) Open(quantization json.RawMessage, src layout.Source) (layout.Decoder, error) {
 	var q struct {
 		Version *int `json:"version"`
 	}
@@ -329,44 +294,44 @@ func (f Lowbit) Open(quantization json.RawMessage, src Source) (Decoder, error) 
 	if q.Version != nil && *q.Version != LowbitVersion {
 		return nil, fmt.Errorf("quantization_config: lowbit version %d, want %d", *q.Version, LowbitVersion)
 	}
-	d := &packedDecoder{}
+	d := &layout.PackedDecoder{}
 	for _, name := range src.Names() {
 		base, ok := strings.CutSuffix(name, suffixHeader)
 		if !ok {
 			continue
 		}
-		_, h, err := readBytes(src, name, []int{lowbitHeaderLen}, safetensors.U8)
+		_, h, err := layout.ReadBytes(src, name, []int{lowbitHeaderLen}, safetensors.U8)
 		if err != nil {
 			return nil, err
 		}
 		l, sum, err := parseLowbitHeader(h)
 		if err != nil {
-			return nil, tensorError(src, name, "%w", err)
+			return nil, layout.TensorError(src, name, "%w", err)
 		}
 		l.Name = base
 		specs, err := f.Plan(l)
 		if err != nil {
-			return nil, tensorError(src, name, "%w", err)
+			return nil, layout.TensorError(src, name, "%w", err)
 		}
-		p := packedLayer{Layer: l, file: src.File(base + suffixCodes)}
+		p := layout.PackedLayer{Layer: l, File: src.File(base + suffixCodes)}
 		for _, s := range specs {
-			if _, err := want(src, s.Name, s.Shape, s.DType); err != nil {
+			if _, err := layout.Want(src, s.Name, s.Shape, s.DType); err != nil {
 				return nil, err
 			}
-			p.tensors = append(p.tensors, s.Name)
+			p.Parts = append(p.Parts, s.Name)
 		}
 		r := lowbitReader{src: src, layer: l, specs: specs, want: sum}
-		p.read = r.weight
-		d.add(p)
+		p.Read = r.weight
+		d.Add(p)
 	}
 	return d, nil
 }
 
 // lowbitReader reads one layer.
 type lowbitReader struct {
-	src   Source
-	layer Layer
-	specs []Spec
+	src   layout.Source
+	layer layout.Layer
+	specs []layout.Spec
 	want  uint32 // checksum of the payload
 }
 
@@ -375,13 +340,13 @@ func (r lowbitReader) weight() (*quant.Weight, error) {
 	w := &quant.Weight{Out: l.Out, In: l.In, Scheme: l.Scheme}
 	lines, groups := w.Lines(), w.Groups()
 	var sum uint32
-	words := func(s Spec) ([]uint32, error) {
-		v, err := readWords(r.src, s.Name, s.Shape...)
+	words := func(s layout.Spec) ([]uint32, error) {
+		v, err := layout.ReadWords(r.src, s.Name, s.Shape...)
 		sum = crc32.Update(sum, castagnoli, wire.Bytes(v))
 		return v, err
 	}
-	floats := func(s Spec) ([]float32, error) {
-		_, data, err := readBytes(r.src, s.Name, s.Shape, s.DType)
+	floats := func(s layout.Spec) ([]float32, error) {
+		_, data, err := layout.ReadBytes(r.src, s.Name, s.Shape, s.DType)
 		if err != nil {
 			return nil, err
 		}
@@ -397,15 +362,15 @@ func (r lowbitReader) weight() (*quant.Weight, error) {
 		case suffixScales:
 			var scales []float32
 			if scales, err = floats(s); err == nil {
-				w.Scales = transposed(scales, groups, lines)
+				w.Scales = layout.Transposed(scales, groups, lines)
 			}
 		case suffixZeros:
 			var packed []uint32
 			if packed, err = words(s); err == nil {
-				w.Zeros = transposed(unpackRows(packed, groups, lines, l.Scheme.Bits), groups, lines)
+				w.Zeros = layout.Transposed(layout.UnpackRows(packed, groups, lines, l.Scheme.Bits), groups, lines)
 			}
 		case suffixGroupIndex:
-			w.GroupIndex, err = readInt32s(r.src, s.Name, s.Shape...)
+			w.GroupIndex, err = layout.ReadInt32s(r.src, s.Name, s.Shape...)
 			sum = crc32.Update(sum, castagnoli, wire.Bytes(w.GroupIndex))
 		case suffixRowScale:
 			w.RowScale, err = floats(s)
@@ -420,7 +385,7 @@ func (r lowbitReader) weight() (*quant.Weight, error) {
 		return nil, fmt.Errorf("%s: layer %q: checksum %08x, want %08x: the file is damaged", r.src.File(l.Name+suffixCodes), l.Name, sum, r.want)
 	}
 	if l.Scheme.Symmetric {
-		w.Zeros = constant(middle(l.Scheme.Bits), lines*groups)
+		w.Zeros = slices.Repeat([]uint8{layout.SymmetricZero(l.Scheme.Bits)}, lines*groups)
 	}
 	return w, nil
 }

@@ -15,13 +15,15 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
+	"github.com/golowbit/lowbit/checkpoint/internal/formattest"
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 )
 
 var lowbitQuantization = json.RawMessage(`{"quant_method":"lowbit","version":1}`)
 
-func decodeLowbit(src Source, name string) (*quant.Weight, error) {
+func decodeLowbit(src layout.Source, name string) (*quant.Weight, error) {
 	d, err := Lowbit{}.Open(lowbitQuantization, src)
 	if err != nil {
 		return nil, err
@@ -29,29 +31,18 @@ func decodeLowbit(src Source, name string) (*quant.Weight, error) {
 	return d.Weight(name)
 }
 
-// checkPlan verifies that tensors are what Plan announces.
-func checkPlan(t require.TestingT, f Folder, l Layer, tensors []Tensor) {
-	specs, err := f.Plan(l)
-	require.NoError(t, err)
-	require.Len(t, tensors, len(specs))
-	for i, s := range specs {
-		require.Equal(t, s, tensors[i].Spec)
-		require.EqualValues(t, s.Bytes(), len(tensors[i].Data))
-	}
-}
-
 func TestLowbitRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		w := drawWeight(t)
-		l := LayerOf("model.layers.0.x", w)
+		w := formattest.DrawWeight(t)
+		l := layout.LayerOf("model.layers.0.x", w)
 		tensors, err := Lowbit{}.Encode(l, w)
 		require.NoError(t, err)
-		checkPlan(t, Lowbit{}, l, tensors)
+		formattest.CheckPlan(t, Lowbit{}, l, tensors)
 
-		src := newMemory(tensors...)
+		src := formattest.NewMemory(tensors...)
 		d, err := Lowbit{}.Open(lowbitQuantization, src)
 		require.NoError(t, err)
-		require.Equal(t, []Layer{l}, d.Layers())
+		require.Equal(t, []layout.Layer{l}, d.Layers())
 		require.Len(t, d.Tensors(l.Name), len(tensors))
 		back, err := d.Weight(l.Name)
 		require.NoError(t, err)
@@ -68,10 +59,10 @@ func TestLowbitEveryScheme(t *testing.T) {
 				for _, scale := range []quant.ScaleType{quant.F16, quant.F32, quant.F16Short} {
 					for _, strided := range []bool{false, axis == quant.IC} {
 						s := quant.Scheme{Bits: bits, Axis: axis, GroupSize: 16, Symmetric: sym, ScaleType: scale, Strided: strided}
-						w := randomWeight(uint64(bits), 48, 37, s, true, true)
-						tensors, err := Lowbit{}.Encode(LayerOf("x", w), w)
+						w := formattest.RandomWeight(uint64(bits), 48, 37, s, true, true)
+						tensors, err := Lowbit{}.Encode(layout.LayerOf("x", w), w)
 						require.NoError(t, err)
-						back, err := decodeLowbit(newMemory(tensors...), "x")
+						back, err := decodeLowbit(formattest.NewMemory(tensors...), "x")
 						require.NoError(t, err)
 						require.Equal(t, w, back)
 						require.Equal(t, w.Dequantize(), back.Dequantize())
@@ -100,7 +91,7 @@ func TestLowbitExample(t *testing.T) {
 	require.NoError(t, err)
 	want := documentedTensors(t, string(doc))
 	w := exampleWeight()
-	tensors, err := Lowbit{}.Encode(LayerOf("fc", w), w)
+	tensors, err := Lowbit{}.Encode(layout.LayerOf("fc", w), w)
 	require.NoError(t, err)
 	require.Len(t, want, len(tensors))
 	for _, tn := range tensors {
@@ -141,11 +132,11 @@ func documentedTensors(t *testing.T, doc string) map[string][]byte {
 }
 
 // reseal makes the checksums of a layer right again after a change.
-func reseal(src *memory, name string) {
-	h := src.tensors[name+suffixHeader].Data
+func reseal(src *formattest.Memory, name string) {
+	h := src.Tensors[name+suffixHeader].Data
 	var sum uint32
 	for _, s := range []string{suffixCodes, suffixScales, suffixZeros, suffixGroupIndex, suffixRowScale, suffixInputScale} {
-		if t, ok := src.tensors[name+s]; ok {
+		if t, ok := src.Tensors[name+s]; ok {
 			sum = crc32.Update(sum, castagnoli, t.Data)
 		}
 	}
@@ -156,28 +147,28 @@ func reseal(src *memory, name string) {
 }
 
 func TestLowbitHostile(t *testing.T) {
-	header := func(f func(h []byte)) func(m *memory) {
-		return func(m *memory) {
-			f(m.tensors["x"+suffixHeader].Data)
+	header := func(f func(h []byte)) func(m *formattest.Memory) {
+		return func(m *formattest.Memory) {
+			f(m.Tensors["x"+suffixHeader].Data)
 			reseal(m, "x")
 		}
 	}
-	replace := func(suffix string, dtype safetensors.DType, shape ...int) func(m *memory) {
-		return func(m *memory) {
-			tn := Tensor{Spec: Spec{"x" + suffix, dtype, shape}}
+	replace := func(suffix string, dtype safetensors.DType, shape ...int) func(m *formattest.Memory) {
+		return func(m *formattest.Memory) {
+			tn := layout.Tensor{Spec: layout.Spec{Name: "x" + suffix, DType: dtype, Shape: shape}}
 			tn.Data = make([]byte, tn.Bytes())
-			m.put(tn)
+			m.Put(tn)
 			reseal(m, "x")
 		}
 	}
-	patch := func(suffix string, f func(data []byte)) func(m *memory) {
-		return func(m *memory) {
-			f(m.tensors["x"+suffix].Data)
+	patch := func(suffix string, f func(data []byte)) func(m *formattest.Memory) {
+		return func(m *formattest.Memory) {
+			f(m.Tensors["x"+suffix].Data)
 			reseal(m, "x")
 		}
 	}
 	for name, c := range map[string]struct {
-		change func(m *memory)
+		change func(m *formattest.Memory)
 		want   string
 	}{
 		"magic":         {header(func(h []byte) { h[0] = 'X' }), `header does not start with "LBQW"`},
@@ -205,20 +196,20 @@ func TestLowbitHostile(t *testing.T) {
 		"codes flat":    {replace(suffixCodes, safetensors.I32, 72), "shape [72], want [24 3]"},
 		"scales type":   {replace(suffixScales, safetensors.F32, 3, 24), "dtype F32, want F16"},
 		"zeros shape":   {replace(suffixZeros, safetensors.I32, 3, 1), "want [3 3]"},
-		"no codes":      {func(m *memory) { m.drop("x" + suffixCodes) }, `no tensor "x.lowbit_codes"`},
-		"no zeros":      {func(m *memory) { m.drop("x" + suffixZeros) }, `no tensor "x.lowbit_zeros"`},
+		"no codes":      {func(m *formattest.Memory) { m.Drop("x" + suffixCodes) }, `no tensor "x.lowbit_codes"`},
+		"no zeros":      {func(m *formattest.Memory) { m.Drop("x" + suffixZeros) }, `no tensor "x.lowbit_zeros"`},
 		"infinite":      {patch(suffixScales, func(d []byte) { d[0], d[1] = 0, 0x7c }), "not finite"},
 		"group index":   {patch(suffixGroupIndex, func(d []byte) { d[0] = 3 }), "group 3 of position 0"},
 		"negative":      {patch(suffixGroupIndex, func(d []byte) { copy(d, "\xff\xff\xff\xff") }), "group -1 of position 0"},
-		"damaged":       {func(m *memory) { m.tensors["x"+suffixCodes].Data[5] ^= 1 }, "the file is damaged"},
-		"damaged head":  {func(m *memory) { m.tensors["x"+suffixHeader].Data[8] ^= 1 }, "header checksum"},
-		"damaged scale": {func(m *memory) { m.tensors["x"+suffixScales].Data[0] ^= 1 }, "the file is damaged"},
+		"damaged":       {func(m *formattest.Memory) { m.Tensors["x"+suffixCodes].Data[5] ^= 1 }, "the file is damaged"},
+		"damaged head":  {func(m *formattest.Memory) { m.Tensors["x"+suffixHeader].Data[8] ^= 1 }, "header checksum"},
+		"damaged scale": {func(m *formattest.Memory) { m.Tensors["x"+suffixScales].Data[0] ^= 1 }, "the file is damaged"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := withGroupIndex(3, randomWeight(3, 24, 20, quant.Scheme{Bits: 4, GroupSize: 8}, false, false))
-			tensors, err := Lowbit{}.Encode(LayerOf("x", w), w)
+			w := formattest.WithGroupIndex(3, formattest.RandomWeight(3, 24, 20, quant.Scheme{Bits: 4, GroupSize: 8}, false, false))
+			tensors, err := Lowbit{}.Encode(layout.LayerOf("x", w), w)
 			require.NoError(t, err)
-			src := newMemory(tensors...)
+			src := formattest.NewMemory(tensors...)
 			c.change(src)
 			_, err = decodeLowbit(src, "x")
 			require.ErrorContains(t, err, c.want)
@@ -241,19 +232,19 @@ func TestLowbitEncodeRefuses(t *testing.T) {
 		"codes":      {func(w *quant.Weight) { w.Codes = w.Codes[1:] }, "words of codes"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := randomWeight(1, 8, 24, s, true, false)
+			w := formattest.RandomWeight(1, 8, 24, s, true, false)
 			if name == "symmetric" {
-				w = randomWeight(1, 8, 24, quant.Scheme{Bits: 4, GroupSize: 8, Symmetric: true}, true, false)
+				w = formattest.RandomWeight(1, 8, 24, quant.Scheme{Bits: 4, GroupSize: 8, Symmetric: true}, true, false)
 			}
 			c.change(w)
-			_, err := Lowbit{}.Encode(LayerOf("x", w), w)
+			_, err := Lowbit{}.Encode(layout.LayerOf("x", w), w)
 			require.ErrorContains(t, err, c.want)
 		})
 	}
 }
 
 func TestLowbitConfig(t *testing.T) {
-	c, err := Lowbit{}.Config(Contents{Layers: []Layer{
+	c, err := Lowbit{}.Config(layout.Contents{Layers: []layout.Layer{
 		{Scheme: quant.Scheme{Bits: 4, GroupSize: 128}},
 		{Scheme: quant.Scheme{Bits: 3, GroupSize: 128, Axis: quant.IC}},
 	}, Method: json.RawMessage(`{"name":"gptq"}`)})
@@ -263,7 +254,7 @@ func TestLowbitConfig(t *testing.T) {
 	require.True(t, Lowbit{}.Detect(c.Quantization))
 	require.False(t, Lowbit{}.Detect(json.RawMessage(`{"quant_method":"gptq"}`)))
 
-	_, err = Lowbit{}.Open(json.RawMessage(`{"quant_method":"lowbit","version":2}`), newMemory())
+	_, err = Lowbit{}.Open(json.RawMessage(`{"quant_method":"lowbit","version":2}`), formattest.NewMemory())
 	require.ErrorContains(t, err, "lowbit version 2, want 1")
 }
 
@@ -273,11 +264,11 @@ func TestLowbitConfig(t *testing.T) {
 func FuzzLowbit(f *testing.F) {
 	for i, w := range []*quant.Weight{
 		exampleWeight(),
-		randomWeight(1, 5, 33, quant.Scheme{Bits: 5, GroupSize: 7, Symmetric: true}, true, true),
-		withGroupIndex(2, randomWeight(2, 6, 20, quant.Scheme{Bits: 2, GroupSize: 4, ScaleType: quant.F32}, false, false)),
-		randomWeight(3, 8, 3, quant.Scheme{Bits: 8, GroupSize: 4, Axis: quant.IC, Strided: true}, false, true),
+		formattest.RandomWeight(1, 5, 33, quant.Scheme{Bits: 5, GroupSize: 7, Symmetric: true}, true, true),
+		formattest.WithGroupIndex(2, formattest.RandomWeight(2, 6, 20, quant.Scheme{Bits: 2, GroupSize: 4, ScaleType: quant.F32}, false, false)),
+		formattest.RandomWeight(3, 8, 3, quant.Scheme{Bits: 8, GroupSize: 4, Axis: quant.IC, Strided: true}, false, true),
 	} {
-		tensors, err := Lowbit{}.Encode(LayerOf("x", w), w)
+		tensors, err := Lowbit{}.Encode(layout.LayerOf("x", w), w)
 		require.NoError(f, err)
 		var payload []byte
 		for _, t := range tensors[1:] {
@@ -287,7 +278,7 @@ func FuzzLowbit(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, head, payload []byte, fixed bool) {
 		head = bytes.Clone(head)
-		src := newMemory(Tensor{Spec{"x" + suffixHeader, safetensors.U8, []int{len(head)}}, head})
+		src := formattest.NewMemory(layout.Tensor{Spec: layout.Spec{Name: "x" + suffixHeader, DType: safetensors.U8, Shape: []int{len(head)}}, Data: head})
 		if fixed {
 			reseal(src, "x") // past the header's own checksum
 		}
@@ -300,7 +291,7 @@ func FuzzLowbit(f *testing.F) {
 				if n < 0 || n > int64(len(payload)) {
 					break // the tensor is missing
 				}
-				src.put(Tensor{s, payload[:n]})
+				src.Put(layout.Tensor{Spec: s, Data: payload[:n]})
 				payload = payload[n:]
 			}
 			if fixed {
@@ -312,9 +303,9 @@ func FuzzLowbit(f *testing.F) {
 			return
 		}
 		require.NoError(t, w.Validate())
-		tensors, err := Lowbit{}.Encode(LayerOf("x", w), w)
+		tensors, err := Lowbit{}.Encode(layout.LayerOf("x", w), w)
 		require.NoError(t, err)
-		back, err := decodeLowbit(newMemory(tensors...), "x")
+		back, err := decodeLowbit(formattest.NewMemory(tensors...), "x")
 		require.NoError(t, err)
 		if len(w.Scales) < 1000 {
 			require.Equal(t, fmt.Sprint(w), fmt.Sprint(back)) // NaN-free, but -0 and 0 differ
@@ -323,8 +314,8 @@ func FuzzLowbit(f *testing.F) {
 }
 
 func BenchmarkLowbitEncode(b *testing.B) {
-	w := randomWeight(1, 4096, 4096, quant.Scheme{Bits: 4, GroupSize: 128}, false, false)
-	l := LayerOf("x", w)
+	w := formattest.RandomWeight(1, 4096, 4096, quant.Scheme{Bits: 4, GroupSize: 128}, false, false)
+	l := layout.LayerOf("x", w)
 	b.SetBytes(int64(4 * len(w.Codes)))
 	for b.Loop() {
 		if _, err := (Lowbit{}).Encode(l, w); err != nil {
@@ -334,10 +325,10 @@ func BenchmarkLowbitEncode(b *testing.B) {
 }
 
 func BenchmarkLowbitDecode(b *testing.B) {
-	w := randomWeight(1, 4096, 4096, quant.Scheme{Bits: 4, GroupSize: 128}, false, false)
-	tensors, err := Lowbit{}.Encode(LayerOf("x", w), w)
+	w := formattest.RandomWeight(1, 4096, 4096, quant.Scheme{Bits: 4, GroupSize: 128}, false, false)
+	tensors, err := Lowbit{}.Encode(layout.LayerOf("x", w), w)
 	require.NoError(b, err)
-	d, err := Lowbit{}.Open(lowbitQuantization, newMemory(tensors...))
+	d, err := Lowbit{}.Open(lowbitQuantization, formattest.NewMemory(tensors...))
 	require.NoError(b, err)
 	b.SetBytes(int64(4 * len(w.Codes)))
 	for b.Loop() {

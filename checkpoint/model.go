@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
@@ -28,11 +29,11 @@ import (
 type Model struct {
 	path   string
 	config json.RawMessage
-	src    Source
-	format Format
-	dec    Decoder // nil if nothing is quantized
+	src    layout.Source
+	format layout.Format
+	dec    layout.Decoder // nil if nothing is quantized
 
-	layers []Layer
+	layers []layout.Layer
 	index  map[string]int    // layer by name
 	part   map[string]string // layer a packed tensor belongs to
 	dense  []string          // tensors that belong to no layer, in file order
@@ -40,23 +41,16 @@ type Model struct {
 }
 
 const (
-	// configFile is the file that makes a folder a model.
-	configFile = "config.json"
 	maxConfig  = 64 << 20
 	biasSuffix = ".bias"
 )
 
-// quantConfigKey is the key of config.json that tells how a model is quantized.
-const quantConfigKey = "quantization_config"
-
 // olderQuantKey is what compressed-tensors first called it.
 const olderQuantKey = "compression_config"
 
-const weightSuffix = ".weight"
-
 // Open opens a model folder, or a model file of a format that is one file.
 // Formats that Formats does not list are recognized if they are given.
-func Open(path string, extra ...Format) (*Model, error) {
+func Open(path string, extra ...layout.Format) (*Model, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, err
@@ -65,7 +59,7 @@ func Open(path string, extra ...Format) (*Model, error) {
 	if !info.IsDir() {
 		return openFile(path, formats)
 	}
-	config, err := readConfig(filepath.Join(path, configFile))
+	config, err := readConfig(filepath.Join(path, layout.ConfigFile))
 	if err != nil {
 		return nil, err
 	}
@@ -73,10 +67,10 @@ func Open(path string, extra ...Format) (*Model, error) {
 	if err != nil {
 		return nil, err
 	}
-	var reader Reader
+	var reader layout.Reader
 	if quantization != nil {
 		if reader, err = detect(quantization, formats); err != nil {
-			return nil, fmt.Errorf("%s: %w", filepath.Join(path, configFile), err)
+			return nil, fmt.Errorf("%s: %w", filepath.Join(path, layout.ConfigFile), err)
 		}
 	}
 	src, err := openFolder(path)
@@ -93,9 +87,9 @@ func Open(path string, extra ...Format) (*Model, error) {
 	return m.indexed()
 }
 
-func openFile(path string, formats []Format) (*Model, error) {
+func openFile(path string, formats []layout.Format) (*Model, error) {
 	for _, f := range formats {
-		file, ok := f.(File)
+		file, ok := f.(layout.File)
 		if !ok {
 			continue
 		}
@@ -119,7 +113,7 @@ func readConfig(path string) (json.RawMessage, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := parseObject(data); err != nil {
+	if _, err := layout.ParseObject(data); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return data, nil
@@ -143,18 +137,18 @@ func readSmall(path string) ([]byte, error) {
 }
 
 // quantizationConfig returns the quantization_config of a folder, or nil.
-func quantizationConfig(dir string, config json.RawMessage, formats []Format) (json.RawMessage, error) {
-	o, err := parseObject(config)
+func quantizationConfig(dir string, config json.RawMessage, formats []layout.Format) (json.RawMessage, error) {
+	o, err := layout.ParseObject(config)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, configFile), err)
+		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, layout.ConfigFile), err)
 	}
-	for _, key := range []string{quantConfigKey, olderQuantKey} {
-		if v, ok := o.get(key); ok && string(v) != "null" {
+	for _, key := range []string{layout.QuantizationKey, olderQuantKey} {
+		if v, ok := o.Get(key); ok && string(v) != "null" {
 			return v, nil
 		}
 	}
 	for _, f := range formats {
-		s, ok := f.(Sidecar)
+		s, ok := f.(layout.Sidecar)
 		if !ok {
 			continue
 		}
@@ -175,18 +169,18 @@ func quantizationConfig(dir string, config json.RawMessage, formats []Format) (j
 	return nil, nil
 }
 
-func detect(quantization json.RawMessage, formats []Format) (Reader, error) {
+func detect(quantization json.RawMessage, formats []layout.Format) (layout.Reader, error) {
 	var names []string
 	for _, f := range formats {
-		if r, ok := f.(Reader); ok && r.Detect(quantization) {
+		if r, ok := f.(layout.Reader); ok && r.Detect(quantization) {
 			return r, nil
 		}
 		names = append(names, f.Name())
 	}
-	if m := quantMethod(quantization); m != "" {
-		return nil, fmt.Errorf("%s: quant_method %q cannot be read: known formats are %s", quantConfigKey, m, strings.Join(names, ", "))
+	if m := layout.QuantMethod(quantization); m != "" {
+		return nil, fmt.Errorf("%s: quant_method %q cannot be read: known formats are %s", layout.QuantizationKey, m, strings.Join(names, ", "))
 	}
-	return nil, fmt.Errorf("%s of an unknown format: known formats are %s", quantConfigKey, strings.Join(names, ", "))
+	return nil, fmt.Errorf("%s of an unknown format: known formats are %s", layout.QuantizationKey, strings.Join(names, ", "))
 }
 
 // indexed finds the layers and tells the other tensors from theirs. It closes
@@ -197,7 +191,7 @@ func (m *Model) indexed() (*Model, error) {
 	if dec != nil {
 		m.layers = dec.Layers()
 	}
-	fallback := configDType(m.config)
+	fallback := layout.ConfigDType(m.config)
 	for i := range m.layers {
 		l := &m.layers[i]
 		if _, twice := m.index[l.Name]; twice {
@@ -216,35 +210,14 @@ func (m *Model) indexed() (*Model, error) {
 		if _, packed := m.part[name]; packed {
 			continue
 		}
-		if base, ok := strings.CutSuffix(name, weightSuffix); ok {
+		if base, ok := strings.CutSuffix(name, layout.WeightSuffix); ok {
 			if _, twice := m.index[base]; twice {
-				return nil, errors.Join(tensorError(src, name, "the layer is there in packed form too"), src.Close())
+				return nil, errors.Join(layout.TensorError(src, name, "the layer is there in packed form too"), src.Close())
 			}
 		}
 		m.dense = append(m.dense, name)
 	}
 	return m, nil
-}
-
-// configDType is the floating-point type that a config.json declares; F16
-// where it says nothing, as quantized checkpoints are half floats.
-func configDType(config json.RawMessage) safetensors.DType {
-	var c struct {
-		DType      string `json:"dtype"`
-		TorchDType string `json:"torch_dtype"`
-	}
-	if json.Unmarshal(config, &c) == nil {
-		if c.DType == "" {
-			c.DType = c.TorchDType
-		}
-		switch strings.TrimPrefix(c.DType, "torch.") {
-		case "float32":
-			return safetensors.F32
-		case "bfloat16":
-			return safetensors.BF16
-		}
-	}
-	return safetensors.F16
 }
 
 // Close closes the model's files.
@@ -258,7 +231,7 @@ func (m *Model) Config() json.RawMessage { return m.config }
 
 // Format is the format the model was found to be in; Dense if nothing in it
 // is quantized.
-func (m *Model) Format() Format { return m.format }
+func (m *Model) Format() layout.Format { return m.format }
 
 // Files holds the files that belong to the model and are no tensors: the
 // folder, or for a model in one file what its metadata says of the tokenizer,
@@ -266,16 +239,16 @@ func (m *Model) Format() Format { return m.format }
 func (m *Model) Files() fs.FS { return m.files }
 
 // Source gives the tensors as they are stored.
-func (m *Model) Source() Source { return m.src }
+func (m *Model) Source() layout.Source { return m.src }
 
 // Layers describes the quantized layers in file order.
-func (m *Model) Layers() []Layer { return slices.Clone(m.layers) }
+func (m *Model) Layers() []layout.Layer { return slices.Clone(m.layers) }
 
 // Layer describes a quantized layer; ok is false if there is none of that name.
-func (m *Model) Layer(name string) (l Layer, ok bool) {
+func (m *Model) Layer(name string) (l layout.Layer, ok bool) {
 	i, ok := m.index[name]
 	if !ok {
-		return Layer{}, false
+		return layout.Layer{}, false
 	}
 	return m.layers[i], true
 }
@@ -290,11 +263,11 @@ func (m *Model) Quantized() []string {
 }
 
 // LayerTensors describes the tensors in which a quantized layer is stored.
-func (m *Model) LayerTensors(name string) []Spec {
+func (m *Model) LayerTensors(name string) []layout.Spec {
 	if m.dec == nil {
 		return nil
 	}
-	var specs []Spec
+	var specs []layout.Spec
 	for _, t := range m.dec.Tensors(name) {
 		if s, ok := m.src.Spec(t); ok {
 			specs = append(specs, s)
@@ -304,8 +277,8 @@ func (m *Model) LayerTensors(name string) []Spec {
 }
 
 // Dense describes the tensors that belong to no quantized layer, in file order.
-func (m *Model) Dense() []Spec {
-	specs := make([]Spec, len(m.dense))
+func (m *Model) Dense() []layout.Spec {
+	specs := make([]layout.Spec, len(m.dense))
 	for i, name := range m.dense {
 		specs[i], _ = m.src.Spec(name)
 	}
@@ -355,10 +328,10 @@ func (m *Model) DType(name string) (safetensors.DType, bool) {
 	return s.DType, ok
 }
 
-func (m *Model) quantized(name string) (Layer, bool) {
-	base, ok := strings.CutSuffix(name, weightSuffix)
+func (m *Model) quantized(name string) (layout.Layer, bool) {
+	base, ok := strings.CutSuffix(name, layout.WeightSuffix)
 	if !ok {
-		return Layer{}, false
+		return layout.Layer{}, false
 	}
 	return m.Layer(base)
 }
@@ -376,14 +349,14 @@ func (m *Model) Matrix(name string) (*tensor.Matrix, error) {
 	return tensor.FromSlice(shape[0], shape[1], v), nil
 }
 
-func (m *Model) dequantize(l Layer) (*tensor.Matrix, error) {
+func (m *Model) dequantize(l layout.Layer) (*tensor.Matrix, error) {
 	w, err := m.dec.Weight(l.Name)
 	var d *tensor.Matrix
 	if err == nil {
 		d = w.Dequantize()
 	} else {
-		dd, ok := m.dec.(DenseDecoder)
-		if !ok || !errors.Is(err, ErrNotWeight) {
+		dd, ok := m.dec.(layout.DenseDecoder)
+		if !ok || !errors.Is(err, layout.ErrNotWeight) {
 			return nil, err
 		}
 		if d, err = dd.Matrix(l.Name); err != nil {
@@ -407,9 +380,9 @@ func (m *Model) Vector(name string) ([]float32, error) {
 func (m *Model) floats(name string, dims int) ([]float32, []int, error) {
 	shape := make([]int, dims)
 	for i := range shape {
-		shape[i] = anyDim
+		shape[i] = layout.AnyDim
 	}
-	v, err := readFloats(m.src, name, shape...)
+	v, err := layout.ReadFloats(m.src, name, shape...)
 	if err != nil {
 		return nil, nil, err
 	}

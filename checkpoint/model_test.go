@@ -1,8 +1,6 @@
 package checkpoint
 
 import (
-	"bytes"
-	"encoding/json"
 	"math"
 	"os"
 	"path/filepath"
@@ -11,6 +9,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/golowbit/lowbit/checkpoint/internal/formattest"
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/safetensors"
 )
@@ -61,10 +61,10 @@ func config(text string) func(t *testing.T, dir string) {
 // A folder where a layer is there both packed and dense is ambiguous.
 func TestOpenAmbiguous(t *testing.T) {
 	w := exampleWeight()
-	tensors, err := Lowbit{}.Encode(LayerOf("fc", w), w)
+	tensors, err := Lowbit{}.Encode(layout.LayerOf("fc", w), w)
 	require.NoError(t, err)
-	src := newMemory(tensors...)
-	src.put(Tensor{Spec{"fc.weight", safetensors.F16, []int{6, 2}}, make([]byte, 24)})
+	src := formattest.NewMemory(tensors...)
+	src.Put(layout.Tensor{Spec: layout.Spec{Name: "fc.weight", DType: safetensors.F16, Shape: []int{6, 2}}, Data: make([]byte, 24)})
 	dec, err := Lowbit{}.Open(lowbitQuantization, src)
 	require.NoError(t, err)
 	_, err = newModel("m", []byte("{}"), src, Lowbit{}, dec)
@@ -95,11 +95,11 @@ func TestModelReads(t *testing.T) {
 		require.EqualValues(t, (2*20*64+2*64*64+2*64*96+2*64)*dtype.Bits()/8, m.Bytes())
 
 		// The two ways to read floats agree.
-		plain := newMemory()
-		spec, data, err := readBytes(m.Source(), "model.embed_tokens.weight", nil, dtype)
+		plain := formattest.NewMemory()
+		spec, data, err := layout.ReadBytes(m.Source(), "model.embed_tokens.weight", nil, dtype)
 		require.NoError(t, err)
-		plain.put(Tensor{spec, data})
-		again, err := readFloats(plain, "model.embed_tokens.weight", 20, 64)
+		plain.Put(layout.Tensor{Spec: spec, Data: data})
+		again, err := layout.ReadFloats(plain, "model.embed_tokens.weight", 20, 64)
 		require.NoError(t, err)
 		require.Equal(t, e.Data, again)
 	}
@@ -118,10 +118,10 @@ func TestModelNotFinite(t *testing.T) {
 			require.Equal(t, at, wire.NotFinite(v))
 		}
 	}
-	tn, err := floatTensor("a", safetensors.F32, []float32{1, 2, 3}, 3)
+	tn, err := layout.FloatTensor("a", safetensors.F32, []float32{1, 2, 3}, 3)
 	require.NoError(t, err)
 	copy(tn.Data[4:], "\x00\x00\xc0\x7f")
-	m, err := newModel("m", []byte("{}"), newMemory(tn), Dense{}, nil)
+	m, err := newModel("m", []byte("{}"), formattest.NewMemory(tn), Dense{}, nil)
 	require.NoError(t, err)
 	_, err = m.Vector("a")
 	require.ErrorContains(t, err, `tensor "a": element 1 is NaN`)
@@ -138,22 +138,6 @@ func TestOpenOddFileName(t *testing.T) {
 	require.True(t, strings.HasSuffix(m.Source().File("model.norm.weight"), "gptq_model-4bit-128g.safetensors"))
 }
 
-func TestObject(t *testing.T) {
-	o, err := parseObject([]byte(`{"b": 1e-05, "a": {"x":  [1,2.50]}, "<": "é<\u00e9", "b": 10000000000000000001}`))
-	require.NoError(t, err)
-	o.set("c", []byte(`null`))
-	o.remove("a")
-	o.remove("not there")
-	require.Equal(t, "{\n  \"b\": 10000000000000000001,\n  \"<\": \"é<\\u00e9\",\n  \"c\": null\n}\n", string(o.bytes()))
-	o, err = parseObject([]byte(` {} `))
-	require.NoError(t, err)
-	require.Equal(t, "{}\n", string(o.bytes()))
-	for _, bad := range []string{``, `null`, `"x"`, `{`, `{"a"}`, `{"a":}`, `{"a":1,}`, `{}x`, `{"a":1]`} {
-		_, err := parseObject([]byte(bad))
-		require.Error(t, err, bad)
-	}
-}
-
 func TestLookup(t *testing.T) {
 	for _, f := range Formats() {
 		g, err := Lookup(f.Name())
@@ -162,36 +146,4 @@ func TestLookup(t *testing.T) {
 	}
 	_, err := Lookup("zip")
 	require.ErrorContains(t, err, `unknown checkpoint format "zip": want one of [lowbit dense`)
-}
-
-// FuzzObject: what is accepted is what encoding/json accepts as an object,
-// and writing it changes neither values nor order.
-func FuzzObject(f *testing.F) {
-	for _, s := range []string{testConfig, `{}`, `{"a":1,"a":2}`, `{"é\u0000":[{"b":null}]}`, `{"a":1} x`, `[{}]`, `{"a":1e999}`} {
-		f.Add([]byte(s))
-	}
-	f.Fuzz(func(t *testing.T, data []byte) {
-		o, err := parseObject(data)
-		var std map[string]json.RawMessage
-		stdErr := json.Unmarshal(data, &std)
-		if err != nil {
-			require.True(t, stdErr != nil || std == nil, "refused: %v", err)
-			return
-		}
-		require.NoError(t, stdErr)
-		require.Len(t, o.keys, len(std))
-		text := o.bytes()
-		again, err := parseObject(text)
-		require.NoError(t, err)
-		require.Equal(t, o.keys, again.keys)
-		require.Equal(t, text, again.bytes())
-		for k, v := range std {
-			got, ok := again.get(k)
-			require.True(t, ok)
-			var a, b bytes.Buffer
-			require.NoError(t, json.Compact(&a, v))
-			require.NoError(t, json.Compact(&b, got))
-			require.Equal(t, a.String(), b.String())
-		}
-	})
 }

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"io"
 	"slices"
+
+	"github.com/golowbit/lowbit/checkpoint/layout"
 )
 
 // overlay is a model some of whose vectors have other values than its files.
@@ -12,7 +14,7 @@ type overlay struct {
 	changed map[string][]float32
 }
 
-var _ Origin = overlay{}
+var _ layout.Origin = overlay{}
 
 // Vector reads a one-dimensional tensor, or what it was changed to.
 func (o overlay) Vector(name string) ([]float32, error) {
@@ -23,10 +25,10 @@ func (o overlay) Vector(name string) ([]float32, error) {
 }
 
 // section reads the bytes of a dense tensor, or of what it was changed to.
-func (o overlay) section(s Spec) (*io.SectionReader, error) {
-	r := tensorReader(o.src, s)
+func (o overlay) section(s layout.Spec) (*io.SectionReader, error) {
+	r := layout.ReaderOf(o.src, s)
 	if v, ok := o.changed[s.Name]; ok {
-		t, err := floatTensor(s.Name, s.DType, v, s.Shape...)
+		t, err := layout.FloatTensor(s.Name, s.DType, v, s.Shape...)
 		if err != nil {
 			return nil, err
 		}

@@ -8,6 +8,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/golowbit/lowbit/checkpoint/internal/formattest"
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 )
@@ -21,7 +23,7 @@ func quantizedFolder(t *testing.T, s quant.Scheme) (string, map[string]*quant.We
 	require.NoError(t, err)
 	weights := map[string]*quant.Weight{}
 	for i, l := range testLinears {
-		weights[l.name] = randomWeight(uint64(i), l.out, l.in, s, false, false)
+		weights[l.name] = formattest.RandomWeight(uint64(i), l.out, l.in, s, false, false)
 		require.NoError(t, w.Put(l.name, weights[l.name], nil))
 	}
 	require.NoError(t, w.Finish(t.Context()))
@@ -32,22 +34,22 @@ func quantizedFolder(t *testing.T, s quant.Scheme) (string, map[string]*quant.We
 // TestConvertAmongAll converts a folder from lowbit to each format, from each
 // back and to each other, and reads what comes out.
 func TestConvertAmongAll(t *testing.T) {
-	packed := []Format{GPTQ{}, GPTQ{Version: 1}, GPTQ{Version: 2}, CompressedTensors{}, AWQ{}, HQQ{}}
+	packed := []layout.Format{GPTQ{}, GPTQ{Version: 1}, GPTQ{Version: 2}, CompressedTensors{}, AWQ{}, HQQ{}}
 	for _, c := range []struct {
 		name    string
 		scheme  quant.Scheme
-		formats []Format
+		formats []layout.Format
 		each    bool // to each
 	}{
 		{"asymmetric", quant.Scheme{Bits: 4, GroupSize: 32, MinZero: 1}, packed, true},
 		{"symmetric", quant.Scheme{Bits: 4, GroupSize: 32, Symmetric: true}, packed, false},
-		{"whole rows", quant.Scheme{Bits: 4, GroupSize: quant.WholeLine, Symmetric: true}, []Format{HQQ{}, GPTQ{}, AWQ{}, CompressedTensors{}}, true},
-		{"3 bits", quant.Scheme{Bits: 3, GroupSize: 32, MinZero: 1}, []Format{GPTQ{Version: 1}, GPTQ{}, CompressedTensors{}, HQQ{}}, false},
-		{"axis ic", quant.Scheme{Bits: 2, GroupSize: 16, Axis: quant.IC, Strided: true}, []Format{HQQ{}}, false},
+		{"whole rows", quant.Scheme{Bits: 4, GroupSize: quant.WholeLine, Symmetric: true}, []layout.Format{HQQ{}, GPTQ{}, AWQ{}, CompressedTensors{}}, true},
+		{"3 bits", quant.Scheme{Bits: 3, GroupSize: 32, MinZero: 1}, []layout.Format{GPTQ{Version: 1}, GPTQ{}, CompressedTensors{}, HQQ{}}, false},
+		{"axis ic", quant.Scheme{Bits: 2, GroupSize: 16, Axis: quant.IC, Strided: true}, []layout.Format{HQQ{}}, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			path, weights := quantizedFolder(t, c.scheme)
-			check := func(dir string, f Format) *Model {
+			check := func(dir string, f layout.Format) *Model {
 				m := openModel(t, dir)
 				if f.Name() != "gptq" && f.Name() != "gptq_v1" {
 					require.Equal(t, f, m.Format())
@@ -73,7 +75,7 @@ func TestConvertAmongAll(t *testing.T) {
 				_, err := os.Stat(filepath.Join(first, "quantize_config.json"))
 				_, isGPTQ := from.(GPTQ)
 				require.Equal(t, isGPTQ, err == nil)
-				others := []Format{Lowbit{}}
+				others := []layout.Format{Lowbit{}}
 				if c.each {
 					others = append(others, c.formats...)
 				}
@@ -92,10 +94,10 @@ func TestConvertAmongAll(t *testing.T) {
 func TestConvertRefuses(t *testing.T) {
 	path, _ := quantizedFolder(t, quant.Scheme{Bits: 4, GroupSize: 32, Axis: quant.IC})
 	m := openModel(t, path)
-	for _, f := range []Format{GPTQ{}, GPTQ{Version: 1}, GPTQ{Version: 2}, CompressedTensors{}, AWQ{}, HQQ{}} {
+	for _, f := range []layout.Format{GPTQ{}, GPTQ{Version: 1}, GPTQ{Version: 2}, CompressedTensors{}, AWQ{}, HQQ{}} {
 		out := filepath.Join(t.TempDir(), "out")
 		err := Convert(t.Context(), WriterOptions{Out: out, Source: m, Format: f})
-		require.ErrorIs(t, err, ErrUnsupported, f.Name())
+		require.ErrorIs(t, err, layout.ErrUnsupported, f.Name())
 		require.ErrorContains(t, err, "model.layers.0.self_attn.q_proj")
 		require.NoFileExists(t, out)
 		require.NoFileExists(t, out+PartialSuffix)

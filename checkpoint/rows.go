@@ -3,6 +3,7 @@ package checkpoint
 import (
 	"fmt"
 
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/kernel"
 	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/safetensors"
@@ -20,7 +21,7 @@ func (m *Model) Rows(name string, r0, r1 int, dst []float32) ([]float32, error) 
 	}
 	cols := spec.Shape[1]
 	dst = sized(dst, (r1-r0)*cols)
-	if err := readFloatsAt(m.src, spec, r0*cols, dst); err != nil {
+	if err := layout.ReadFloatsAt(m.src, spec, r0*cols, dst); err != nil {
 		return nil, err
 	}
 	if i := wire.NotFinite(dst); i >= 0 {
@@ -38,11 +39,11 @@ func (m *Model) Halves(name string, r0, r1 int, dst []uint16) ([]uint16, error) 
 		return nil, err
 	}
 	if spec.DType == safetensors.F32 {
-		return nil, tensorError(m.src, name, "dtype %v, want F16 or BF16", spec.DType)
+		return nil, layout.TensorError(m.src, name, "dtype %v, want F16 or BF16", spec.DType)
 	}
 	cols := spec.Shape[1]
 	dst = sized(dst, (r1-r0)*cols)
-	return dst, readHalvesAt(m.src, spec, r0*cols, dst)
+	return dst, layout.ReadHalvesAt(m.src, spec, r0*cols, dst)
 }
 
 // Columns reads the columns c0 <= c < c1 of a dense matrix, [rows, cols], to
@@ -60,7 +61,7 @@ func (m *Model) Columns(name string, c0, c1 int, dst *tensor.Matrix) error {
 	for r0 := 0; r0 < rows; r0 += band {
 		r1 := min(r0+band, rows)
 		for r := r0; r < r1; r++ {
-			if err := readFloatsAt(m.src, spec, r*cols+c0, part[(r-r0)*n:(r-r0+1)*n]); err != nil {
+			if err := layout.ReadFloatsAt(m.src, spec, r*cols+c0, part[(r-r0)*n:(r-r0+1)*n]); err != nil {
 				return err
 			}
 		}
@@ -88,20 +89,20 @@ func (m *Model) CheckFinite(name string) error {
 
 // dense2 describes a dense matrix of floats that has the rows (dim 0) or
 // columns (dim 1) first to last.
-func (m *Model) dense2(name string, first, last, dim int) (Spec, error) {
+func (m *Model) dense2(name string, first, last, dim int) (layout.Spec, error) {
 	if _, packed := m.part[name]; packed {
-		return Spec{}, fmt.Errorf("%s: tensor %q is part of a quantized layer", m.path, name)
+		return layout.Spec{}, fmt.Errorf("%s: tensor %q is part of a quantized layer", m.path, name)
 	}
-	spec, err := want(m.src, name, []int{anyDim, anyDim}, floatTypes()...)
+	spec, err := layout.Want(m.src, name, []int{layout.AnyDim, layout.AnyDim}, layout.FloatTypes()...)
 	if err == nil && (first < 0 || first > last || last > spec.Shape[dim]) {
-		err = tensorError(m.src, name, "%s %d to %d of %d asked for", []string{"rows", "columns"}[dim], first, last, spec.Shape[dim])
+		err = layout.TensorError(m.src, name, "%s %d to %d of %d asked for", []string{"rows", "columns"}[dim], first, last, spec.Shape[dim])
 	}
 	return spec, err
 }
 
 // notFiniteError is the one wording for a NaN or infinity in a file.
-func notFiniteError(src Source, name string, i int, v float32) error {
-	return tensorError(src, name, "element %d is %g", i, v)
+func notFiniteError(src layout.Source, name string, i int, v float32) error {
+	return layout.TensorError(src, name, "element %d is %g", i, v)
 }
 
 func sized[T any](s []T, n int) []T {

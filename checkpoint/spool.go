@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/disk"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
@@ -26,7 +27,7 @@ func (w *Writer) spoolPath(name string) string {
 	return filepath.Join(w.partial, spoolFolder, "layer-"+url.PathEscape(name))
 }
 
-func (w *Writer) spool(l Layer, q *quant.Weight, report json.RawMessage) error {
+func (w *Writer) spool(l layout.Layer, q *quant.Weight, report json.RawMessage) error {
 	tensors, err := Lowbit{}.Encode(l, q)
 	if err != nil {
 		return err
@@ -39,7 +40,7 @@ func (w *Writer) spool(l Layer, q *quant.Weight, report json.RawMessage) error {
 	if err := os.Mkdir(dir, 0o777); err != nil {
 		return err
 	}
-	var plan []Spec
+	var plan []layout.Spec
 	for _, t := range tensors {
 		plan = append(plan, t.Spec)
 	}
@@ -65,7 +66,7 @@ func (w *Writer) spool(l Layer, q *quant.Weight, report json.RawMessage) error {
 
 // openSpooled opens a finished layer; the error wraps fs.ErrNotExist if the
 // layer is not done.
-func (w *Writer) openSpooled(name string) (Decoder, *safetensors.Folder, error) {
+func (w *Writer) openSpooled(name string) (layout.Decoder, *safetensors.Folder, error) {
 	dir := w.spoolPath(name)
 	r, err := safetensors.OpenFolder(dir)
 	if err != nil {
@@ -73,7 +74,7 @@ func (w *Writer) openSpooled(name string) (Decoder, *safetensors.Folder, error) 
 	}
 	dec, err := Lowbit{}.Open(json.RawMessage("{}"), &tensorFiles{r, dir})
 	if err == nil && (len(dec.Layers()) != 1 || dec.Layers()[0].Name != name) {
-		err = tensorError(&tensorFiles{r, dir}, name+suffixHeader, "want this layer alone")
+		err = layout.TensorError(&tensorFiles{r, dir}, name+suffixHeader, "want this layer alone")
 	}
 	if err != nil {
 		return nil, nil, errors.Join(err, r.Close())
@@ -81,10 +82,10 @@ func (w *Writer) openSpooled(name string) (Decoder, *safetensors.Folder, error) 
 	return dec, r, nil
 }
 
-func (w *Writer) readSpooled(name string) (Layer, json.RawMessage, error) {
+func (w *Writer) readSpooled(name string) (layout.Layer, json.RawMessage, error) {
 	dec, r, err := w.openSpooled(name)
 	if err != nil {
-		return Layer{}, nil, err
+		return layout.Layer{}, nil, err
 	}
 	l := dec.Layers()[0]
 	l.DType, l.Bias = w.layers[name].DType, w.layers[name].Bias

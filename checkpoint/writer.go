@@ -12,6 +12,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 )
@@ -37,10 +38,10 @@ type WriterOptions struct {
 	// config.json and its other files are copied.
 	Source *Model
 	// Format is the format of the result.
-	Format Format
+	Format layout.Format
 	// Layers are the linears that will be quantized. The name alone will do,
 	// unless Direct is set.
-	Layers []Layer
+	Layers []layout.Layer
 	// Direct writes each layer to its final place at once. Every entry of
 	// Layers must then be complete, with the scheme the weight will have,
 	// and an interrupted run cannot be resumed. It is ignored for formats
@@ -80,10 +81,10 @@ type Writer struct {
 	o       WriterOptions
 	partial string
 	lock    *os.File
-	layers  map[string]Layer // as far as known beforehand
-	folder  Folder           // the format, nil if it is a File
-	file    File             // the format, nil if it is a Folder
-	direct  *plannedFile     // nil when spooling
+	layers  map[string]layout.Layer // as far as known beforehand
+	folder  layout.Folder           // the format, nil if it is a File
+	file    layout.File             // the format, nil if it is a Folder
+	direct  *plannedFile            // nil when spooling
 
 	mu      sync.Mutex
 	state   map[string]layerState
@@ -119,8 +120,8 @@ const (
 // Create starts a model. Close must be called in any case.
 func Create(o WriterOptions) (*Writer, error) {
 	o.Out = filepath.Clean(o.Out)
-	folder, _ := o.Format.(Folder)
-	file, _ := o.Format.(File)
+	folder, _ := o.Format.(layout.Folder)
+	file, _ := o.Format.(layout.File)
 	switch {
 	case file != nil:
 		o.Direct = false
@@ -133,11 +134,11 @@ func Create(o WriterOptions) (*Writer, error) {
 	if len(o.Fingerprint) == 0 {
 		o.Fingerprint = json.RawMessage("{}")
 	}
-	if _, err := parseObject(o.Fingerprint); err != nil {
+	if _, err := layout.ParseObject(o.Fingerprint); err != nil {
 		return nil, fmt.Errorf("fingerprint: %w", err)
 	}
 	w := &Writer{
-		o: o, partial: o.Out + PartialSuffix, folder: folder, file: file, layers: map[string]Layer{},
+		o: o, partial: o.Out + PartialSuffix, folder: folder, file: file, layers: map[string]layout.Layer{},
 		state: map[string]layerState{}, reports: map[string]json.RawMessage{}, changed: map[string][]float32{},
 	}
 	if err := w.describeLayers(); err != nil {
@@ -150,7 +151,7 @@ func Create(o WriterOptions) (*Writer, error) {
 		return nil, err
 	}
 	if o.Direct {
-		layers, err := w.inOrder(func(name string) (Layer, error) { return w.layers[name], nil })
+		layers, err := w.inOrder(func(name string) (layout.Layer, error) { return w.layers[name], nil })
 		if err == nil {
 			w.direct, err = w.planFile(layers)
 		}
@@ -165,23 +166,23 @@ func Create(o WriterOptions) (*Writer, error) {
 func (w *Writer) describeLayers() error {
 	src := w.o.Source
 	for _, l := range w.o.Layers {
-		shape, ok := src.Shape(l.Name + weightSuffix)
+		shape, ok := src.Shape(l.Name + layout.WeightSuffix)
 		if !ok {
-			return fmt.Errorf("%s: no tensor %q to quantize", src.Path(), l.Name+weightSuffix)
+			return fmt.Errorf("%s: no tensor %q to quantize", src.Path(), l.Name+layout.WeightSuffix)
 		}
 		if len(shape) != 2 {
-			return fmt.Errorf("%s: tensor %q: shape %v, want a matrix", src.Path(), l.Name+weightSuffix, shape)
+			return fmt.Errorf("%s: tensor %q: shape %v, want a matrix", src.Path(), l.Name+layout.WeightSuffix, shape)
 		}
 		if l.Out == 0 && l.In == 0 {
 			l.Out, l.In = shape[0], shape[1]
 		}
 		if l.Out != shape[0] || l.In != shape[1] {
-			return fmt.Errorf("%s: tensor %q: shape %v, want [%d %d]", src.Path(), l.Name+weightSuffix, shape, l.Out, l.In)
+			return fmt.Errorf("%s: tensor %q: shape %v, want [%d %d]", src.Path(), l.Name+layout.WeightSuffix, shape, l.Out, l.In)
 		}
 		if _, twice := w.layers[l.Name]; twice {
 			return fmt.Errorf("layer %q is listed twice", l.Name)
 		}
-		l.DType, _ = src.DType(l.Name + weightSuffix)
+		l.DType, _ = src.DType(l.Name + layout.WeightSuffix)
 		l.Bias = src.Has(l.Name + biasSuffix)
 		if w.o.Direct {
 			if err := w.o.Format.Check(l); err != nil {
@@ -417,13 +418,13 @@ func (w *Writer) Put(name string, q *quant.Weight, report json.RawMessage) error
 }
 
 // actual describes a weight as it came out.
-func (w *Writer) actual(name string, q *quant.Weight) Layer {
-	l := LayerOf(name, q)
+func (w *Writer) actual(name string, q *quant.Weight) layout.Layer {
+	l := layout.LayerOf(name, q)
 	l.DType, l.Bias = w.layers[name].DType, w.layers[name].Bias
 	return l
 }
 
-func (w *Writer) put(l Layer, q *quant.Weight, report json.RawMessage) error {
+func (w *Writer) put(l layout.Layer, q *quant.Weight, report json.RawMessage) error {
 	if err := w.o.Format.Check(l); err != nil {
 		return fmt.Errorf("format %s: %w", w.o.Format.Name(), err)
 	}
@@ -468,26 +469,26 @@ func (w *Writer) Discard() error {
 }
 
 // inOrder returns the layers in the order of the source's tensors.
-func (w *Writer) inOrder(get func(name string) (Layer, error)) ([]Layer, error) {
-	var layers []Layer
+func (w *Writer) inOrder(get func(name string) (layout.Layer, error)) ([]layout.Layer, error) {
+	var layers []layout.Layer
 	err := w.eachTensor(func(name string) error {
 		l, err := get(name)
 		layers = append(layers, l)
 		return err
-	}, func(Spec) error { return nil })
+	}, func(layout.Spec) error { return nil })
 	return layers, err
 }
 
 // eachTensor goes through the source's tensors in order and calls layer for
 // each layer to write, where its first tensor is, and dense for each tensor
 // to copy.
-func (w *Writer) eachTensor(layer func(name string) error, dense func(Spec) error) error {
+func (w *Writer) eachTensor(layer func(name string) error, dense func(layout.Spec) error) error {
 	src := w.o.Source
 	seen := map[string]bool{}
 	for _, name := range src.src.Names() {
 		base, packed := src.part[name]
 		if !packed {
-			if b, ok := cutWeight(name); ok {
+			if b, ok := layout.CutWeight(name); ok {
 				if _, quantized := w.layers[b]; quantized {
 					base, packed = b, true
 				}
@@ -512,7 +513,7 @@ func (w *Writer) eachTensor(layer func(name string) error, dense func(Spec) erro
 }
 
 // specInfos converts specs to the plan of a safetensors writer.
-func specInfos(specs []Spec) []safetensors.TensorInfo {
+func specInfos(specs []layout.Spec) []safetensors.TensorInfo {
 	infos := make([]safetensors.TensorInfo, len(specs))
 	for i, s := range specs {
 		infos[i] = safetensors.TensorInfo{Name: s.Name, DType: s.DType, Shape: s.Shape}

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/disk"
 	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/safetensors"
@@ -70,13 +71,13 @@ func (w *Writer) checkDense(name string, values []float32) error {
 	if i := wire.NotFinite(values); i >= 0 {
 		return fmt.Errorf("tensor %q: element %d is %g", name, i, values[i])
 	}
-	_, err := floatTensor(name, spec.DType, values, len(values))
+	_, err := layout.FloatTensor(name, spec.DType, values, len(values))
 	return err
 }
 
 func (w *Writer) spoolDense(name string, values []float32) error {
 	spec, _ := w.o.Source.src.Spec(name)
-	t, err := floatTensor(name, spec.DType, values, len(values))
+	t, err := layout.FloatTensor(name, spec.DType, values, len(values))
 	if err != nil {
 		return err
 	}
@@ -88,7 +89,7 @@ func (w *Writer) spoolDense(name string, values []float32) error {
 	if err := os.Mkdir(dir, 0o777); err != nil {
 		return err
 	}
-	out, err := safetensors.NewWriter(dir, specInfos([]Spec{t.Spec}), safetensors.Options{
+	out, err := safetensors.NewWriter(dir, specInfos([]layout.Spec{t.Spec}), safetensors.Options{
 		MaxShardBytes: -1, Metadata: map[string]string{checksumKey: checksum(t.Data)},
 	})
 	if err != nil {
@@ -145,13 +146,13 @@ func readSpooledDense(dir, name string) ([]float32, error) {
 	return values, errors.Join(err, r.Close())
 }
 
-func readChecked(src Source, name, sum string) ([]float32, error) {
-	spec, data, err := readBytes(src, name, []int{anyDim}, floatTypes()...)
+func readChecked(src layout.Source, name, sum string) ([]float32, error) {
+	spec, data, err := layout.ReadBytes(src, name, []int{layout.AnyDim}, layout.FloatTypes()...)
 	if err != nil {
 		return nil, err
 	}
 	if got := checksum(data); got != sum {
-		return nil, tensorError(src, name, "checksum %s, want %s: the file is damaged", got, sum)
+		return nil, layout.TensorError(src, name, "checksum %s, want %s: the file is damaged", got, sum)
 	}
 	values := make([]float32, spec.Elems())
 	return values, safetensors.DecodeFloat32(values, spec.DType, data)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 )
@@ -34,7 +35,7 @@ func TestPutDense(t *testing.T) {
 			weights := testWeights()
 			o := WriterOptions{Out: filepath.Join(t.TempDir(), "out"), Source: source, Format: Lowbit{}, Direct: direct}
 			for _, l := range layerNames() {
-				o.Layers = append(o.Layers, LayerOf(l.Name, weights[l.Name]))
+				o.Layers = append(o.Layers, layout.LayerOf(l.Name, weights[l.Name]))
 			}
 			var done, total int64
 			o.Progress = func(d, n int64) { done, total = d, n }
@@ -51,9 +52,9 @@ func TestPutDense(t *testing.T) {
 
 			out := openModel(t, o.Out)
 			for _, s := range out.Dense() {
-				_, got, err := readBytes(out.Source(), s.Name, s.Shape, dtype)
+				_, got, err := layout.ReadBytes(out.Source(), s.Name, s.Shape, dtype)
 				require.NoError(t, err)
-				_, want, err := readBytes(source.Source(), s.Name, s.Shape, dtype)
+				_, want, err := layout.ReadBytes(source.Source(), s.Name, s.Shape, dtype)
 				require.NoError(t, err)
 				switch s.Name {
 				case testNorm, testBias:
@@ -158,7 +159,7 @@ func TestPutDenseResume(t *testing.T) {
 // vectorFile is a file of one vector of the source.
 type vectorFile struct{ oneFile }
 
-func (vectorFile) Write(_ context.Context, path string, src Origin, _ []Layer, _ func(string) (*quant.Weight, error)) error {
+func (vectorFile) Write(_ context.Context, path string, src layout.Origin, _ []layout.Layer, _ func(string) (*quant.Weight, error)) error {
 	v, err := src.Vector(testNorm)
 	if err != nil {
 		return err

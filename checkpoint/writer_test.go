@@ -16,6 +16,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/golowbit/lowbit/checkpoint/internal/formattest"
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 )
@@ -61,9 +63,9 @@ func checkResult(t *testing.T, out, source string, weights map[string]*quant.Wei
 	}
 	require.Len(t, m.Dense(), len(src.Dense())-len(weights))
 	for _, s := range m.Dense() {
-		_, want, err := readBytes(src.Source(), s.Name, s.Shape, s.DType)
+		_, want, err := layout.ReadBytes(src.Source(), s.Name, s.Shape, s.DType)
 		require.NoError(t, err)
-		_, got, err := readBytes(m.Source(), s.Name, s.Shape, s.DType)
+		_, got, err := layout.ReadBytes(m.Source(), s.Name, s.Shape, s.DType)
 		require.NoError(t, err)
 		require.Equal(t, want, got, s.Name)
 	}
@@ -104,9 +106,9 @@ func TestWriter(t *testing.T) {
 	require.Equal(t, "dense", src.Format().Name())
 	require.Empty(t, src.Quantized())
 	weights := testWeights()
-	var layers []Layer
+	var layers []layout.Layer
 	for _, l := range layerNames() {
-		layers = append(layers, LayerOf(l.Name, weights[l.Name]))
+		layers = append(layers, layout.LayerOf(l.Name, weights[l.Name]))
 	}
 	var results []map[string]string
 	for name, o := range map[string]WriterOptions{
@@ -252,7 +254,7 @@ func TestWriterKeepsNothing(t *testing.T) {
 		out := filepath.Join(t.TempDir(), "out")
 		o := WriterOptions{Out: out, Source: src, Format: Lowbit{}, Direct: direct}
 		for _, l := range layerNames() {
-			o.Layers = append(o.Layers, LayerOf(l.Name, weights[l.Name]))
+			o.Layers = append(o.Layers, layout.LayerOf(l.Name, weights[l.Name]))
 		}
 		w, err := Create(o)
 		require.NoError(t, err)
@@ -293,8 +295,8 @@ func TestWriterRefuses(t *testing.T) {
 		"dangling link": {func(o *WriterOptions) { o.Out = link }, "exists already"},
 		"under a file":  {func(o *WriterOptions) { o.Out = filepath.Join(file, "out") }, "not a directory"},
 		"foreign":       {func(o *WriterOptions) { o.Out, o.Resume = foreign, true }, "not an interrupted run"},
-		"no tensor":     {func(o *WriterOptions) { o.Layers = append(o.Layers, Layer{Name: "model.x"}) }, `no tensor "model.x.weight"`},
-		"vector":        {func(o *WriterOptions) { o.Layers = append(o.Layers, Layer{Name: "model.norm"}) }, "want a matrix"},
+		"no tensor":     {func(o *WriterOptions) { o.Layers = append(o.Layers, layout.Layer{Name: "model.x"}) }, `no tensor "model.x.weight"`},
+		"vector":        {func(o *WriterOptions) { o.Layers = append(o.Layers, layout.Layer{Name: "model.norm"}) }, "want a matrix"},
 		"twice":         {func(o *WriterOptions) { o.Layers = append(o.Layers, o.Layers[0]) }, "listed twice"},
 		"shape":         {func(o *WriterOptions) { o.Layers[1].Out, o.Layers[1].In = 96, 64 }, "shape [64 96], want [96 64]"},
 		"fingerprint":   {func(o *WriterOptions) { o.Fingerprint = json.RawMessage(`[1]`) }, "not a JSON object"},
@@ -318,7 +320,7 @@ func TestWriterRefuses(t *testing.T) {
 	require.ErrorContains(t, w.Put(name, weights[name], json.RawMessage("{")), "not JSON")
 	bad := *weights[name]
 	bad.Scales = slices.Repeat([]float32{0.1}, len(bad.Scales))
-	require.ErrorIs(t, w.Put(name, &bad, nil), ErrUnsupported)
+	require.ErrorIs(t, w.Put(name, &bad, nil), layout.ErrUnsupported)
 	require.False(t, w.Done(name))
 	require.NoError(t, w.Put(name, weights[name], nil), "a refused layer may be put again")
 	require.NoError(t, w.Discard())
@@ -347,14 +349,14 @@ func TestWriterDirectMismatch(t *testing.T) {
 	weights := testWeights()
 	o := WriterOptions{Out: filepath.Join(t.TempDir(), "out"), Source: src, Format: Lowbit{}, Direct: true}
 	for _, l := range layerNames() {
-		o.Layers = append(o.Layers, LayerOf(l.Name, weights[l.Name]))
+		o.Layers = append(o.Layers, layout.LayerOf(l.Name, weights[l.Name]))
 	}
 	w, err := Create(o)
 	require.NoError(t, err)
 	l := testLinears[0]
-	other := randomWeight(1, l.out, l.in, quant.Scheme{Bits: 4, GroupSize: 32}, false, false)
+	other := formattest.RandomWeight(1, l.out, l.in, quant.Scheme{Bits: 4, GroupSize: 32}, false, false)
 	require.ErrorContains(t, w.Put(l.name, other, nil), "planned was")
-	sym := randomWeight(1, l.out, l.in, quant.Scheme{Bits: 3, GroupSize: 32, Symmetric: true}, false, false)
+	sym := formattest.RandomWeight(1, l.out, l.in, quant.Scheme{Bits: 3, GroupSize: 32, Symmetric: true}, false, false)
 	require.ErrorContains(t, w.Put(l.name, sym, nil), "3 tensors, 4 were planned")
 	require.NoError(t, w.Close())
 }
@@ -412,17 +414,17 @@ func TestDense(t *testing.T) {
 		require.Equal(t, weights[l.name].Dequantize(), d)
 	}
 
-	l := LayerOf("x", randomWeight(1, 4, 4, quant.Scheme{Bits: 4, GroupSize: 4, ScaleType: quant.F32}, false, false))
+	l := layout.LayerOf("x", formattest.RandomWeight(1, 4, 4, quant.Scheme{Bits: 4, GroupSize: 4, ScaleType: quant.F32}, false, false))
 	l.DType = safetensors.F16
-	big := randomWeight(1, 4, 4, l.Scheme, false, false)
+	big := formattest.RandomWeight(1, 4, 4, l.Scheme, false, false)
 	big.Scales[2] = 1e9
 	_, err = Dense{}.Encode(l, big)
 	require.ErrorContains(t, err, "too large for F16")
 	l.DType = safetensors.I32
-	require.ErrorIs(t, Dense{}.Check(l), ErrUnsupported)
+	require.ErrorIs(t, Dense{}.Check(l), layout.ErrUnsupported)
 }
 
-func sortedSpecs(specs []Spec) []Spec {
-	slices.SortFunc(specs, func(a, b Spec) int { return strings.Compare(a.Name, b.Name) })
+func sortedSpecs(specs []layout.Spec) []layout.Spec {
+	slices.SortFunc(specs, func(a, b layout.Spec) int { return strings.Compare(a.Name, b.Name) })
 	return specs
 }

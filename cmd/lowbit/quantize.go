@@ -12,6 +12,7 @@ import (
 
 	"github.com/golowbit/lowbit"
 	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/layout"
 )
 
 func (a *app) quantizeCommand() *cobra.Command {
@@ -152,10 +153,10 @@ func quoted(w string) string {
 
 // readers names the engines that load the result.
 func readers(r *lowbit.Report) []string {
-	var layers []checkpoint.Layer
+	var layers []layout.Layer
 	for _, l := range r.Layers {
 		if !l.Dense {
-			layers = append(layers, checkpoint.Layer{Name: l.Name, Out: l.Out, In: l.In, Scheme: l.Scheme})
+			layers = append(layers, layout.Layer{Name: l.Name, Out: l.Out, In: l.In, Scheme: l.Scheme})
 		}
 	}
 	names := []string{"lowbit"}

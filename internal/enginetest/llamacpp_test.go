@@ -14,6 +14,7 @@ import (
 	"golang.org/x/text/unicode/norm"
 
 	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/golden"
 	"github.com/golowbit/lowbit/internal/llama"
 	"github.com/golowbit/lowbit/internal/tokenizer"
@@ -32,7 +33,7 @@ func writeGGUF(t testing.TB, dir string, g checkpoint.GGUF, s quant.Scheme) stri
 	require.NoError(t, err)
 	defer src.Close()
 	weights := map[string]*quant.Weight{}
-	var layers []checkpoint.Layer
+	var layers []layout.Layer
 	for _, spec := range src.Dense() {
 		name, ok := strings.CutSuffix(spec.Name, ".weight")
 		if s.Bits == 0 || !ok || !strings.HasSuffix(name, "_proj") {
@@ -42,7 +43,7 @@ func writeGGUF(t testing.TB, dir string, g checkpoint.GGUF, s quant.Scheme) stri
 		require.NoError(t, err)
 		w, err := quant.RTN{}.Quantize(t.Context(), m, s, nil)
 		require.NoError(t, err)
-		l := checkpoint.LayerOf(name, w)
+		l := layout.LayerOf(name, w)
 		l.DType = spec.DType
 		layers, weights[name] = append(layers, l), w
 	}

@@ -1,4 +1,4 @@
-package checkpoint
+package formattest
 
 import (
 	"encoding/hex"
@@ -15,17 +15,38 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
+	"github.com/golowbit/lowbit/checkpoint/layout"
+	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 )
 
-// readListing reads a listing of testdata: the bytes left of the bar of each
+func WordsText(data []byte) string {
+	var s []string
+	for _, w := range wire.Words(data) {
+		s = append(s, fmt.Sprintf("%08X", w))
+	}
+	return strings.Join(s, ",")
+}
+
+// CheckPlan verifies that tensors are what Plan announces.
+func CheckPlan(t require.TestingT, f layout.Folder, l layout.Layer, tensors []layout.Tensor) {
+	specs, err := f.Plan(l)
+	require.NoError(t, err)
+	require.Len(t, tensors, len(specs))
+	for i, s := range specs {
+		require.Equal(t, s, tensors[i].Spec)
+		require.EqualValues(t, s.Bytes(), len(tensors[i].Data))
+	}
+}
+
+// ReadListing reads a listing of testdata: the bytes left of the bar of each
 // tensor's lines.
-func readListing(t testing.TB, path string) []Tensor {
+func ReadListing(t testing.TB, path string) []layout.Tensor {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join("testdata", path))
 	require.NoError(t, err)
-	var out []Tensor
+	var out []layout.Tensor
 	for n, line := range strings.Split(string(text), "\n") {
 		line = strings.TrimSpace(line)
 		if line == "" || line[0] == '#' {
@@ -34,7 +55,7 @@ func readListing(t testing.TB, path string) []Tensor {
 		if rest, ok := strings.CutPrefix(line, "tensor "); ok {
 			name, rest, _ := strings.Cut(rest, " ")
 			dtype, shape, _ := strings.Cut(rest, " ")
-			tn := Tensor{Spec: Spec{Name: name, DType: safetensors.DType(dtype), Shape: []int{}}}
+			tn := layout.Tensor{Spec: layout.Spec{Name: name, DType: safetensors.DType(dtype), Shape: []int{}}}
 			for _, d := range strings.Fields(strings.Trim(shape, "[]")) {
 				v, err := strconv.Atoi(d)
 				require.NoError(t, err)
@@ -55,8 +76,8 @@ func readListing(t testing.TB, path string) []Tensor {
 	return out
 }
 
-// listingWeight is the weight that the listings of testdata describe.
-func listingWeight(out, in int, s quant.Scheme) *quant.Weight {
+// ListingWeight is the weight that the listings of testdata describe.
+func ListingWeight(out, in int, s quant.Scheme) *quant.Weight {
 	w := quant.NewWeight(out, in, s)
 	codes := make([]uint8, w.LineLen())
 	for l := range w.Lines() {
@@ -72,22 +93,22 @@ func listingWeight(out, in int, s quant.Scheme) *quant.Weight {
 	return w
 }
 
-// folderFormat is a format that is written to folders and read from them.
-type folderFormat interface {
-	Folder
-	Reader
+// FolderFormat is a format that is written to folders and read from them.
+type FolderFormat interface {
+	layout.Folder
+	layout.Reader
 }
 
-// quantizationOf is the quantization_config for one layer.
-func quantizationOf(t require.TestingT, f Folder, l Layer) json.RawMessage {
-	c, err := f.Config(Contents{Layers: []Layer{l}, Config: json.RawMessage(`{"torch_dtype":"float16"}`)})
+// QuantizationOf is the quantization_config for one layer.
+func QuantizationOf(t require.TestingT, f layout.Folder, l layout.Layer) json.RawMessage {
+	c, err := f.Config(layout.Contents{Layers: []layout.Layer{l}, Config: json.RawMessage(`{"torch_dtype":"float16"}`)})
 	require.NoError(t, err)
 	return c.Quantization
 }
 
-// readBack opens tensors as a checkpoint of the format and reads its one layer.
-func readBack(t require.TestingT, f Reader, q json.RawMessage, tensors []Tensor) (Layer, *quant.Weight) {
-	src := newMemory(tensors...)
+// ReadBack opens tensors as a checkpoint of the format and reads its one layer.
+func ReadBack(t require.TestingT, f layout.Reader, q json.RawMessage, tensors []layout.Tensor) (layout.Layer, *quant.Weight) {
+	src := NewMemory(tensors...)
 	d, err := f.Open(q, src)
 	require.NoError(t, err)
 	require.Len(t, d.Layers(), 1)
@@ -95,12 +116,12 @@ func readBack(t require.TestingT, f Reader, q json.RawMessage, tensors []Tensor)
 	require.ElementsMatch(t, src.Names(), d.Tensors(l.Name))
 	w, err := d.Weight(l.Name)
 	require.NoError(t, err)
-	require.Equal(t, LayerOf(l.Name, w), l)
+	require.Equal(t, layout.LayerOf(l.Name, w), l)
 	return l, w
 }
 
-// requireSame compares what the weights stand for, and how.
-func requireSame(t require.TestingT, want, got *quant.Weight) {
+// RequireSame compares what the weights stand for, and how.
+func RequireSame(t require.TestingT, want, got *quant.Weight) {
 	require.Equal(t, want.Codes, got.Codes)
 	require.Equal(t, want.Scales, got.Scales)
 	require.Equal(t, want.Zeros, got.Zeros)
@@ -112,29 +133,29 @@ func requireSame(t require.TestingT, want, got *quant.Weight) {
 	require.Equal(t, a.Data, b.Data)
 }
 
-// checkListing holds Encode to a listing, and reads it.
-func checkListing(t *testing.T, f folderFormat, path string, w *quant.Weight) []Tensor {
+// CheckListing holds Encode to a listing, and reads it.
+func CheckListing(t *testing.T, f FolderFormat, path string, w *quant.Weight) []layout.Tensor {
 	t.Helper()
-	l := LayerOf("x", w)
+	l := layout.LayerOf("x", w)
 	l.DType = safetensors.F16
-	listed := readListing(t, path)
+	listed := ReadListing(t, path)
 	tensors, err := f.Encode(l, w)
 	require.NoError(t, err)
-	checkPlan(t, f, l, tensors)
-	byName := map[string]Tensor{}
+	CheckPlan(t, f, l, tensors)
+	byName := map[string]layout.Tensor{}
 	for _, tn := range listed {
 		byName[tn.Name] = tn
 	}
 	for _, tn := range tensors {
 		require.Equal(t, byName[tn.Name], tn, "%s: %s", path, tn.Name)
 	}
-	_, back := readBack(t, f, quantizationOf(t, f, l), tensors)
-	requireSame(t, w, back)
+	_, back := ReadBack(t, f, QuantizationOf(t, f, l), tensors)
+	RequireSame(t, w, back)
 	return listed
 }
 
-// drawHeld draws a weight that a format with the given limits holds.
-func drawHeld(t *rapid.T, f Format, bits, groups []int, outStep, inStep int, axes ...quant.Axis) (Layer, *quant.Weight) {
+// DrawHeld draws a weight that a format with the given limits holds.
+func DrawHeld(t *rapid.T, f layout.Format, bits, groups []int, outStep, inStep int, axes ...quant.Axis) (layout.Layer, *quant.Weight) {
 	s := quant.Scheme{
 		Bits:      rapid.SampledFrom(bits).Draw(t, "bits"),
 		GroupSize: rapid.SampledFrom(groups).Draw(t, "group"),
@@ -150,26 +171,26 @@ func drawHeld(t *rapid.T, f Format, bits, groups []int, outStep, inStep int, axe
 		out *= s.GroupSize
 	}
 	seed := rapid.Uint64().Draw(t, "seed")
-	w := randomWeight(seed, out, in, s, false, false)
-	l := LayerOf("model.layers.3.mlp.up_proj", w)
+	w := RandomWeight(seed, out, in, s, false, false)
+	l := layout.LayerOf("model.layers.3.mlp.up_proj", w)
 	l.DType = rapid.SampledFrom([]safetensors.DType{safetensors.F16, safetensors.BF16, safetensors.F32}).Draw(t, "dtype")
 	if err := f.Check(l); err != nil {
-		require.ErrorIs(t, err, ErrUnsupported)
+		require.ErrorIs(t, err, layout.ErrUnsupported)
 		t.Skip(err.Error())
 	}
 	return l, w
 }
 
-func checkRoundTrip(t *rapid.T, f folderFormat, l Layer, w *quant.Weight) []Tensor {
+func CheckRoundTrip(t *rapid.T, f FolderFormat, l layout.Layer, w *quant.Weight) []layout.Tensor {
 	before := fmt.Sprint(w.Codes, w.Scales, w.Zeros, w.GroupIndex)
 	tensors, err := f.Encode(l, w)
 	require.NoError(t, err)
 	require.Equal(t, before, fmt.Sprint(w.Codes, w.Scales, w.Zeros, w.GroupIndex))
-	checkPlan(t, f, l, tensors)
-	q := quantizationOf(t, f, l)
+	CheckPlan(t, f, l, tensors)
+	q := QuantizationOf(t, f, l)
 	require.True(t, f.Detect(q) || f.Name() == "gptq" || f.Name() == "gptq_v1")
-	back, got := readBack(t, f, q, tensors)
-	requireSame(t, w, got)
+	back, got := ReadBack(t, f, q, tensors)
+	RequireSame(t, w, got)
 	if w.Scheme.Symmetric {
 		require.True(t, back.Scheme.Symmetric)
 	}
@@ -178,70 +199,70 @@ func checkRoundTrip(t *rapid.T, f folderFormat, l Layer, w *quant.Weight) []Tens
 }
 
 // refusal is a layer that Check must refuse.
-type refusal struct {
-	name string
-	set  func(l *Layer)
-	want string
+type Refusal struct {
+	Name string
+	Set  func(l *layout.Layer)
+	Want string
 }
 
-// checkRefusals verifies that Check accepts base, and refuses each change of
+// CheckRefusals verifies that Check accepts base, and refuses each change of
 // it before any tensor exists.
-func checkRefusals(t *testing.T, f Format, base Layer, refusals []refusal) {
+func CheckRefusals(t *testing.T, f layout.Format, base layout.Layer, refusals []Refusal) {
 	require.NoError(t, f.Check(base))
 	for _, r := range refusals {
-		t.Run(r.name, func(t *testing.T) {
+		t.Run(r.Name, func(t *testing.T) {
 			l := base
-			r.set(&l)
+			r.Set(&l)
 			err := f.Check(l)
-			require.ErrorIs(t, err, ErrUnsupported)
-			require.ErrorContains(t, err, r.want)
-			if folder, ok := f.(Folder); ok {
+			require.ErrorIs(t, err, layout.ErrUnsupported)
+			require.ErrorContains(t, err, r.Want)
+			if folder, ok := f.(layout.Folder); ok {
 				_, err = folder.Plan(l)
-				require.ErrorIs(t, err, ErrUnsupported)
+				require.ErrorIs(t, err, layout.ErrUnsupported)
 			}
 		})
 	}
 }
 
 // damage is a change to a good checkpoint that reading must notice.
-type damage struct {
-	name   string
-	config string // replaces the config if not empty
-	edit   func(m *memory)
-	want   string
+type Damage struct {
+	Name   string
+	Config string // replaces the config if not empty
+	Edit   func(m *Memory)
+	Want   string
 }
 
-// checkDamage verifies that each change makes Open or Weight fail with a
+// CheckDamage verifies that each change makes Open or Weight fail with a
 // message that names the file.
-func checkDamage(t *testing.T, f Reader, q json.RawMessage, tensors []Tensor, damages []damage) {
+func CheckDamage(t *testing.T, f layout.Reader, q json.RawMessage, tensors []layout.Tensor, damages []Damage) {
 	for _, d := range damages {
-		t.Run(d.name, func(t *testing.T) {
-			src := newMemory(tensors...)
-			if d.edit != nil {
-				d.edit(src)
+		t.Run(d.Name, func(t *testing.T) {
+			src := NewMemory(tensors...)
+			if d.Edit != nil {
+				d.Edit(src)
 			}
 			config := q
-			if d.config != "" {
-				config = json.RawMessage(d.config)
+			if d.Config != "" {
+				config = json.RawMessage(d.Config)
 			}
-			err := openAll(f, config, src)
-			require.ErrorContains(t, err, d.want)
-			if d.config == "" {
+			err := OpenAll(f, config, src)
+			require.ErrorContains(t, err, d.Want)
+			if d.Config == "" {
 				require.ErrorContains(t, err, "memory.safetensors")
 			}
 		})
 	}
 }
 
-// openAll opens a checkpoint and reads every layer.
-func openAll(f Reader, q json.RawMessage, src Source) error {
+// OpenAll opens a checkpoint and reads every layer.
+func OpenAll(f layout.Reader, q json.RawMessage, src layout.Source) error {
 	d, err := f.Open(q, src)
 	if err != nil {
 		return err
 	}
 	for _, l := range d.Layers() {
 		w, err := d.Weight(l.Name)
-		if dense, ok := d.(DenseDecoder); ok && errors.Is(err, ErrNotWeight) {
+		if dense, ok := d.(layout.DenseDecoder); ok && errors.Is(err, layout.ErrNotWeight) {
 			m, err := dense.Matrix(l.Name)
 			if err != nil {
 				return err
@@ -263,35 +284,35 @@ func openAll(f Reader, q json.RawMessage, src Source) error {
 
 // Edits of a tensor.
 
-func setSpec(name string, t safetensors.DType, shape ...int) func(*memory) {
-	return func(m *memory) {
-		tn := m.tensors[name]
+func SetSpec(name string, t safetensors.DType, shape ...int) func(*Memory) {
+	return func(m *Memory) {
+		tn := m.Tensors[name]
 		tn.DType, tn.Shape = t, shape
 		data := make([]byte, tn.Bytes())
 		copy(data, tn.Data)
 		tn.Data = data
-		m.put(tn)
+		m.Put(tn)
 	}
 }
 
-func setBytes(name string, at int, bytes ...byte) func(*memory) {
-	return func(m *memory) {
-		tn := m.tensors[name]
+func SetBytes(name string, at int, bytes ...byte) func(*Memory) {
+	return func(m *Memory) {
+		tn := m.Tensors[name]
 		tn.Data = slices.Clone(tn.Data)
 		copy(tn.Data[at:], bytes)
-		m.put(tn)
+		m.Put(tn)
 	}
 }
 
-func dropTensor(name string) func(*memory) { return func(m *memory) { m.drop(name) } }
+func DropTensor(name string) func(*Memory) { return func(m *Memory) { m.Drop(name) } }
 
-// fuzzFormat mutates the config and the tensors of a good checkpoint: reading
+// FuzzFormat mutates the config and the tensors of a good checkpoint: reading
 // must give an error or valid weights.
-func fuzzFormat(f *testing.F, format folderFormat, layers ...*quant.Weight) {
-	var tensors []Tensor
-	var c Contents
+func FuzzFormat(f *testing.F, format FolderFormat, layers ...*quant.Weight) {
+	var tensors []layout.Tensor
+	var c layout.Contents
 	for i, w := range layers {
-		l := LayerOf(fmt.Sprintf("model.layers.%d.mlp.up_proj", i), w)
+		l := layout.LayerOf(fmt.Sprintf("model.layers.%d.mlp.up_proj", i), w)
 		l.DType = safetensors.F16
 		more, err := format.Encode(l, w)
 		require.NoError(f, err)
@@ -308,20 +329,20 @@ func fuzzFormat(f *testing.F, format folderFormat, layers ...*quant.Weight) {
 		if !json.Valid(config) {
 			config = good.Quantization
 		}
-		src := newMemory(tensors...)
+		src := NewMemory(tensors...)
 		reshape := func(name string, dtype safetensors.DType, shape ...int) {
-			if n := (Spec{DType: dtype, Shape: shape}).Bytes(); n >= 0 && n < 1<<16 {
-				setSpec(name, dtype, shape...)(src)
+			if n := (layout.Spec{DType: dtype, Shape: shape}).Bytes(); n >= 0 && n < 1<<16 {
+				SetSpec(name, dtype, shape...)(src)
 			}
 		}
 		for n := 0; n < 8 && len(edits) >= 4; n++ {
 			name := tensors[int(edits[0])%len(tensors)].Name
 			a, b := int(edits[2]), int(edits[3])
-			tn, ok := src.tensors[name]
+			tn, ok := src.Tensors[name]
 			if ok {
 				switch edits[1] % 5 {
 				case 0:
-					src.drop(name)
+					src.Drop(name)
 				case 1:
 					reshape(name, types[a%len(types)], tn.Shape...)
 				case 2:
@@ -332,7 +353,7 @@ func fuzzFormat(f *testing.F, format folderFormat, layers ...*quant.Weight) {
 					reshape(name, tn.DType, shape...)
 				case 3:
 					if len(tn.Data) > 0 {
-						setBytes(name, a*7%len(tn.Data), byte(b))(src)
+						SetBytes(name, a*7%len(tn.Data), byte(b))(src)
 					}
 				case 4:
 					reshape(name, tn.DType, append(slices.Clone(tn.Shape), b%3)...)
@@ -340,37 +361,8 @@ func fuzzFormat(f *testing.F, format folderFormat, layers ...*quant.Weight) {
 			}
 			edits = edits[4:]
 		}
-		if err := openAll(format, config, src); err != nil && strings.Contains(err.Error(), "not valid") {
+		if err := OpenAll(format, config, src); err != nil && strings.Contains(err.Error(), "not valid") {
 			t.Fatal(err)
 		}
 	})
-}
-
-// BenchmarkPacked packs and reads a layer of [1024 4096]; bytes are those of
-// its codes.
-func BenchmarkPacked(b *testing.B) {
-	w := randomWeight(1, 1024, 4096, quant.Scheme{Bits: 4, GroupSize: 128}, false, false)
-	l := LayerOf("x", w)
-	for _, f := range []folderFormat{GPTQ{Version: 2}, CompressedTensors{}, AWQ{}, HQQ{}} {
-		tensors, err := f.Encode(l, w)
-		require.NoError(b, err)
-		b.Run("encode/"+f.Name(), func(b *testing.B) {
-			b.SetBytes(int64(4 * len(w.Codes)))
-			for b.Loop() {
-				if _, err := f.Encode(l, w); err != nil {
-					b.Fatal(err)
-				}
-			}
-		})
-		d, err := f.Open(quantizationOf(b, f, l), newMemory(tensors...))
-		require.NoError(b, err)
-		b.Run("read/"+f.Name(), func(b *testing.B) {
-			b.SetBytes(int64(4 * len(w.Codes)))
-			for b.Loop() {
-				if _, err := d.Weight(l.Name); err != nil {
-					b.Fatal(err)
-				}
-			}
-		})
-	}
 }

@@ -1,4 +1,4 @@
-package checkpoint
+package layout
 
 import (
 	"bytes"
@@ -10,12 +10,12 @@ import (
 
 // object is a JSON object whose keys keep their order and whose values keep
 // their text, so that rewriting config.json changes only what is meant.
-type object struct {
-	keys   []string
-	values []json.RawMessage
+type Object struct {
+	Keys   []string
+	Values []json.RawMessage
 }
 
-func parseObject(data []byte) (*object, error) {
+func ParseObject(data []byte) (*Object, error) {
 	dec := json.NewDecoder(bytes.NewReader(data))
 	t, err := dec.Token()
 	if err != nil {
@@ -24,7 +24,7 @@ func parseObject(data []byte) (*object, error) {
 	if t != json.Delim('{') {
 		return nil, errors.New("not a JSON object")
 	}
-	o := &object{}
+	o := &Object{}
 	for dec.More() {
 		t, err := dec.Token()
 		if err != nil {
@@ -35,7 +35,7 @@ func parseObject(data []byte) (*object, error) {
 			return nil, fmt.Errorf("not JSON: key %q: %w", t, err)
 		}
 		// As in Python and encoding/json, the last of equal keys counts.
-		o.set(t.(string), v)
+		o.Set(t.(string), v)
 	}
 	if _, err := dec.Token(); err != nil {
 		return nil, fmt.Errorf("not JSON: %w", err)
@@ -46,8 +46,8 @@ func parseObject(data []byte) (*object, error) {
 	return o, nil
 }
 
-func (o *object) find(key string) int {
-	for i, k := range o.keys {
+func (o *Object) find(key string) int {
+	for i, k := range o.Keys {
 		if k == key {
 			return i
 		}
@@ -55,35 +55,35 @@ func (o *object) find(key string) int {
 	return -1
 }
 
-func (o *object) get(key string) (json.RawMessage, bool) {
+func (o *Object) Get(key string) (json.RawMessage, bool) {
 	if i := o.find(key); i >= 0 {
-		return o.values[i], true
+		return o.Values[i], true
 	}
 	return nil, false
 }
 
 // set replaces the value of a key in its place, or appends the key.
-func (o *object) set(key string, v json.RawMessage) {
+func (o *Object) Set(key string, v json.RawMessage) {
 	if i := o.find(key); i >= 0 {
-		o.values[i] = v
+		o.Values[i] = v
 		return
 	}
-	o.keys = append(o.keys, key)
-	o.values = append(o.values, v)
+	o.Keys = append(o.Keys, key)
+	o.Values = append(o.Values, v)
 }
 
-func (o *object) remove(key string) {
+func (o *Object) Remove(key string) {
 	if i := o.find(key); i >= 0 {
-		o.keys = append(o.keys[:i], o.keys[i+1:]...)
-		o.values = append(o.values[:i], o.values[i+1:]...)
+		o.Keys = append(o.Keys[:i], o.Keys[i+1:]...)
+		o.Values = append(o.Values[:i], o.Values[i+1:]...)
 	}
 }
 
 // bytes returns the object indented by two spaces, as Hugging Face writes it.
-func (o *object) bytes() []byte {
+func (o *Object) Bytes() []byte {
 	var b, out bytes.Buffer
 	b.WriteByte('{')
-	for i, k := range o.keys {
+	for i, k := range o.Keys {
 		if i > 0 {
 			b.WriteByte(',')
 		}
@@ -91,7 +91,7 @@ func (o *object) bytes() []byte {
 		enc.SetEscapeHTML(false)
 		enc.Encode(k) // a string always encodes
 		b.WriteByte(':')
-		b.Write(o.values[i])
+		b.Write(o.Values[i])
 	}
 	b.WriteByte('}')
 	if err := json.Indent(&out, b.Bytes(), "", "  "); err != nil {

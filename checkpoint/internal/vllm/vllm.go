@@ -1,18 +1,19 @@
-package checkpoint
+package vllm
 
 import (
 	"fmt"
 	"slices"
 	"strings"
 
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 )
 
-// judgeVLLM is Judge for vLLM, which loads some linears as one and so wants
+// Judge is Judge for vLLM, which loads some linears as one and so wants
 // them alike. One layer alone is not a checkpoint and passes.
-func judgeVLLM(layers []Layer, rule EngineRule) Note {
-	n := Judge(EngineVLLM, layers, rule)
+func Judge(layers []layout.Layer, rule layout.EngineRule) layout.Note {
+	n := layout.Judge(layout.EngineVLLM, layers, rule)
 	if !n.Accepted || len(layers) < 2 {
 		return n
 	}
@@ -20,13 +21,13 @@ func judgeVLLM(layers []Layer, rule EngineRule) Note {
 		bits, group int
 		symmetric   bool
 	}
-	kindOf := func(l Layer) kind { return kind{l.Scheme.Bits, l.Scheme.GroupSize, l.Scheme.Symmetric} }
+	kindOf := func(l layout.Layer) kind { return kind{l.Scheme.Bits, l.Scheme.GroupSize, l.Scheme.Symmetric} }
 	kinds := map[string]kind{}
 	for _, l := range layers {
 		kinds[l.Name] = kindOf(l)
 	}
 	for _, l := range layers {
-		fused, members, ok := fusedWith(l.Name)
+		fused, members, ok := FusedWith(l.Name)
 		if !ok {
 			continue
 		}
@@ -41,11 +42,11 @@ func judgeVLLM(layers []Layer, rule EngineRule) Note {
 	return n
 }
 
-// marlinGroup reports whether vLLM's fast kernel has groups of the size.
-func marlinGroup(size int) bool { return slices.Contains([]int{quant.WholeLine, 32, 64, 128}, size) }
+// MarlinGroup reports whether vLLM's fast kernel has groups of the size.
+func MarlinGroup(size int) bool { return slices.Contains([]int{quant.WholeLine, 32, 64, 128}, size) }
 
-// bfloatNote warns that the engine converts scales to the model's type.
-func bfloatNote(l Layer) string {
+// ScaleNote warns that the engine converts scales to the model's type.
+func ScaleNote(l layout.Layer) string {
 	if l.DType == safetensors.BF16 && l.Scheme.ScaleType != quant.F16Short {
 		return "exact in float16, which config.json is set to; run in bfloat16 it rounds the scales"
 	}
@@ -58,9 +59,9 @@ var fusedLinears = map[string][]string{
 	"gate_up_proj": {"gate_proj", "up_proj"},
 }
 
-// fusedWith names the fused linear that the linear becomes part of in vLLM,
+// FusedWith names the fused linear that the linear becomes part of in vLLM,
 // and all of its members; ok is false if there is none.
-func fusedWith(name string) (fused string, members []string, ok bool) {
+func FusedWith(name string) (fused string, members []string, ok bool) {
 	dot := strings.LastIndexByte(name, '.') + 1
 	for whole, parts := range fusedLinears {
 		if slices.Contains(parts, name[dot:]) {
