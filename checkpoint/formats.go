@@ -2,7 +2,9 @@ package checkpoint
 
 import (
 	"fmt"
+	"slices"
 
+	"github.com/golowbit/lowbit/checkpoint/formats/mlx"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 )
 
@@ -33,6 +35,11 @@ func Lookup(name string, extra ...layout.Format) (layout.Format, error) {
 		names = append(names, f.Name())
 	}
 	return nil, fmt.Errorf("unknown checkpoint format %q: want one of %v", name, names)
+}
+
+// readable adds the formats that are read and not written.
+func readable(formats []layout.Format) []layout.Format {
+	return append(slices.Clone(formats), mlx.Format{})
 }
 
 // withExtra lists formats in the order in which they are tried: the caller's
