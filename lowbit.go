@@ -19,6 +19,7 @@ import (
 
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/formats/native"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/gptq"
 	"github.com/golowbit/lowbit/quant"
@@ -184,7 +185,7 @@ func (o *Options) arms() []adadim.Arm {
 
 func (o *Options) format() (layout.Format, error) {
 	if o.Format == "" {
-		return checkpoint.Lowbit{}, nil
+		return native.Format{}, nil
 	}
 	return checkpoint.Lookup(o.Format)
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/golowbit/lowbit/checkpoint/formats/native"
 	"github.com/golowbit/lowbit/checkpoint/internal/formattest"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/parallel"
@@ -41,7 +42,7 @@ func BenchmarkWriter(b *testing.B) {
 		b.Run(map[bool]string{true: "direct", false: "spooled"}[direct], func(b *testing.B) {
 			dir := b.TempDir()
 			for i := 0; b.Loop(); i++ {
-				o := WriterOptions{Out: filepath.Join(dir, fmt.Sprint(i)), Source: src, Format: Lowbit{}, Layers: layers, Direct: direct}
+				o := WriterOptions{Out: filepath.Join(dir, fmt.Sprint(i)), Source: src, Format: native.Format{}, Layers: layers, Direct: direct}
 				o.Progress = func(_, total int64) { b.SetBytes(total) }
 				w, err := Create(o)
 				require.NoError(b, err)

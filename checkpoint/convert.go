@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/golowbit/lowbit/checkpoint/formats/dense"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/parallel"
 )
@@ -13,7 +14,7 @@ import (
 // code, scale or zero-point. Out, Source and Format of the options are
 // required; Layers, Direct and Resume are ignored. It fails with an error
 // that wraps ErrUnsupported, before anything is written, if the format cannot
-// hold every layer. Format Dense holds also those that no quant.Weight does
+// hold every layer. Format dense holds also those that no quant.Weight does
 // (layout.ErrNotWeight).
 func Convert(ctx context.Context, o WriterOptions) error {
 	o.Layers = o.Source.Layers()
@@ -22,7 +23,7 @@ func Convert(ctx context.Context, o WriterOptions) error {
 		return fmt.Errorf("%s: nothing in the model is quantized", o.Source.Path())
 	}
 	err := convertPacked(ctx, o)
-	if _, dense := o.Format.(Dense); dense && errors.Is(err, layout.ErrNotWeight) {
+	if _, ok := o.Format.(dense.Format); ok && errors.Is(err, layout.ErrNotWeight) {
 		return convertDense(ctx, o)
 	}
 	return err

@@ -15,6 +15,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/golowbit/lowbit/checkpoint/formats/native"
 	"github.com/golowbit/lowbit/checkpoint/internal/formattest"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/quant"
@@ -26,7 +27,7 @@ import (
 func writeLowbit(t testing.TB, weights map[string]*quant.Weight) string {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), "packed")
-	w, err := Create(WriterOptions{Out: out, Source: openModel(t, writeModel(t, safetensors.BF16)), Format: Lowbit{}, Layers: layerNames()})
+	w, err := Create(WriterOptions{Out: out, Source: openModel(t, writeModel(t, safetensors.BF16)), Format: native.Format{}, Layers: layerNames()})
 	require.NoError(t, err)
 	for name, q := range weights {
 		require.NoError(t, w.Put(name, q, nil))
@@ -87,7 +88,7 @@ func TestKilledChild(t *testing.T) {
 	}
 	src, err := Open(os.Getenv(killedRun + "_SOURCE"))
 	require.NoError(t, err)
-	w, err := Create(WriterOptions{Out: out, Source: src, Format: Lowbit{}, Layers: layerNames()})
+	w, err := Create(WriterOptions{Out: out, Source: src, Format: native.Format{}, Layers: layerNames()})
 	require.NoError(t, err)
 	weights := testWeights()
 	for _, l := range testLinears[:2] {
@@ -121,7 +122,7 @@ func TestKill(t *testing.T) {
 		require.Error(t, cmd.Wait())
 		require.NoDirExists(t, out)
 
-		w, err := Create(WriterOptions{Out: out, Source: openModel(t, source), Format: Lowbit{}, Layers: layerNames(), Resume: true})
+		w, err := Create(WriterOptions{Out: out, Source: openModel(t, source), Format: native.Format{}, Layers: layerNames(), Resume: true})
 		require.NoError(t, err)
 		require.True(t, w.Done(testLinears[0].name))
 		require.True(t, w.Done(testLinears[1].name))
@@ -207,7 +208,7 @@ func (halfZeros) Matrix(string) (*tensor.Matrix, error) {
 
 func TestDenseDecoder(t *testing.T) {
 	src := formattest.NewMemory(layout.Tensor{Spec: layout.Spec{Name: "fc.packed", DType: safetensors.U8, Shape: []int{1}}, Data: []byte{1}})
-	m, err := newModel("m", []byte(`{"torch_dtype":"float32"}`), src, Lowbit{}, halfZeros{})
+	m, err := newModel("m", []byte(`{"torch_dtype":"float32"}`), src, native.Format{}, halfZeros{})
 	require.NoError(t, err)
 	d, err := m.Matrix("fc.weight")
 	require.NoError(t, err)
@@ -220,7 +221,7 @@ func TestDenseDecoder(t *testing.T) {
 	require.True(t, ok)
 	require.Equal(t, safetensors.F32, dtype)
 
-	m, err = newModel("m", []byte(`{}`), src, Lowbit{}, halfZeros{broken: true})
+	m, err = newModel("m", []byte(`{}`), src, native.Format{}, halfZeros{broken: true})
 	require.NoError(t, err)
 	_, err = m.Matrix("fc.weight")
 	require.EqualError(t, err, "truncated")

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/golowbit/lowbit/checkpoint/formats/autogptq"
+	"github.com/golowbit/lowbit/checkpoint/formats/compressed"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/quant"
 )
@@ -53,9 +55,9 @@ func TargetFor(engine string) (Target, error) {
 	s := quant.Scheme{Bits: 4, GroupSize: 128, Symmetric: true}
 	switch engine {
 	case layout.EngineVLLM:
-		return Target{CompressedTensors{}.Name(), s}, nil
+		return Target{compressed.Format{}.Name(), s}, nil
 	case layout.EngineTransformers, layout.EngineGPTQModel:
-		return Target{GPTQ{}.Name(), s}, nil
+		return Target{autogptq.Format{}.Name(), s}, nil
 	case layout.EngineLlamaCPP, layout.EngineOllama:
 		s.GroupSize = 32
 		return Target{"gguf", s}, nil

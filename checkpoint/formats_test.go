@@ -7,6 +7,10 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/golowbit/lowbit/checkpoint/formats/autoawq"
+	"github.com/golowbit/lowbit/checkpoint/formats/autogptq"
+	"github.com/golowbit/lowbit/checkpoint/formats/compressed"
+	"github.com/golowbit/lowbit/checkpoint/formats/hqq"
 	"github.com/golowbit/lowbit/checkpoint/internal/formattest"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/wire"
@@ -16,16 +20,16 @@ import (
 // TestCompressedTensorsIsGPTQTransposed holds the two layouts to the relation
 // between them, on what the peers' packers made.
 func TestCompressedTensorsIsGPTQTransposed(t *testing.T) {
-	file, cases := goldenPacked(t)
+	file, cases := formattest.Golden(t, "../testdata")
 	for _, c := range cases {
 		if !c.Trivial {
 			continue
 		}
-		w := c.weight(t, file)
+		w := c.Weight(t, file)
 		l := layout.LayerOf("x", w)
-		g, err := GPTQ{Version: 2}.Encode(l, w)
+		g, err := autogptq.Format{Version: 2}.Encode(l, w)
 		require.NoError(t, err)
-		ct, err := CompressedTensors{}.Encode(l, w)
+		ct, err := compressed.Format{}.Encode(l, w)
 		require.NoError(t, err)
 		by := map[string]layout.Tensor{}
 		for _, tn := range ct {
@@ -55,7 +59,7 @@ func TestCompressedTensorsIsGPTQTransposed(t *testing.T) {
 func BenchmarkPacked(b *testing.B) {
 	w := formattest.RandomWeight(1, 1024, 4096, quant.Scheme{Bits: 4, GroupSize: 128}, false, false)
 	l := layout.LayerOf("x", w)
-	for _, f := range []formattest.FolderFormat{GPTQ{Version: 2}, CompressedTensors{}, AWQ{}, HQQ{}} {
+	for _, f := range []formattest.FolderFormat{autogptq.Format{Version: 2}, compressed.Format{}, autoawq.Format{}, hqq.Format{}} {
 		tensors, err := f.Encode(l, w)
 		require.NoError(b, err)
 		b.Run("encode/"+f.Name(), func(b *testing.B) {

@@ -16,15 +16,6 @@ import (
 	"github.com/golowbit/lowbit/safetensors"
 )
 
-const testConfig = `{
-  "architectures": ["LlamaForCausalLM"],
-  "rms_norm_eps": 1e-05,
-  "hidden_size": 64,
-  "rope_theta": 10000.0,
-  "torch_dtype": "bfloat16",
-  "vocab_size": 20
-}`
-
 // testLinears are the linears of the model that writeModel writes.
 var testLinears = []struct {
 	name    string
@@ -65,7 +56,7 @@ func writeModel(t testing.TB, dtype safetensors.DType) string {
 	}
 	require.NoError(t, w.Close())
 	for name, text := range map[string]string{
-		"config.json":            testConfig,
+		"config.json":            formattest.ModelConfig,
 		"generation_config.json": `{"eos_token_id": 2}`,
 		"tokenizer.json":         `{"version": "1.0"}`,
 		"tokenizer.model":        "\x00\x01",

@@ -1,6 +1,7 @@
 package checkpoint
 
 import (
+	"encoding/json"
 	"math"
 	"os"
 	"path/filepath"
@@ -9,9 +10,12 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/golowbit/lowbit/checkpoint/formats/dense"
+	"github.com/golowbit/lowbit/checkpoint/formats/native"
 	"github.com/golowbit/lowbit/checkpoint/internal/formattest"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/wire"
+	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 )
 
@@ -60,14 +64,14 @@ func config(text string) func(t *testing.T, dir string) {
 
 // A folder where a layer is there both packed and dense is ambiguous.
 func TestOpenAmbiguous(t *testing.T) {
-	w := exampleWeight()
-	tensors, err := Lowbit{}.Encode(layout.LayerOf("fc", w), w)
+	w := formattest.ListingWeight(6, 4, quant.Scheme{Bits: 3, GroupSize: 2})
+	tensors, err := native.Format{}.Encode(layout.LayerOf("fc", w), w)
 	require.NoError(t, err)
 	src := formattest.NewMemory(tensors...)
 	src.Put(layout.Tensor{Spec: layout.Spec{Name: "fc.weight", DType: safetensors.F16, Shape: []int{6, 2}}, Data: make([]byte, 24)})
-	dec, err := Lowbit{}.Open(lowbitQuantization, src)
+	dec, err := native.Format{}.Open(json.RawMessage(`{}`), src)
 	require.NoError(t, err)
-	_, err = newModel("m", []byte("{}"), src, Lowbit{}, dec)
+	_, err = newModel("m", []byte("{}"), src, native.Format{}, dec)
 	require.ErrorContains(t, err, `tensor "fc.weight": the layer is there in packed form too`)
 }
 
@@ -121,7 +125,7 @@ func TestModelNotFinite(t *testing.T) {
 	tn, err := layout.FloatTensor("a", safetensors.F32, []float32{1, 2, 3}, 3)
 	require.NoError(t, err)
 	copy(tn.Data[4:], "\x00\x00\xc0\x7f")
-	m, err := newModel("m", []byte("{}"), formattest.NewMemory(tn), Dense{}, nil)
+	m, err := newModel("m", []byte("{}"), formattest.NewMemory(tn), dense.Format{}, nil)
 	require.NoError(t, err)
 	_, err = m.Vector("a")
 	require.ErrorContains(t, err, `tensor "a": element 1 is NaN`)

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/golowbit/lowbit/checkpoint/formats/dense"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/consolidated"
 	"github.com/golowbit/lowbit/internal/hubcache"
@@ -200,7 +201,7 @@ func openModelFolder(path string, formats []layout.Format) (*Model, error) {
 	if config, err = singleConfig(config); err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", filepath.Join(path, layout.ConfigFile), err), src.Close())
 	}
-	m := &Model{path: path, config: config, src: src, format: Dense{}, files: os.DirFS(path)}
+	m := &Model{path: path, config: config, src: src, format: dense.Format{}, files: os.DirFS(path)}
 	if err := m.decode(formats); err != nil {
 		return nil, errors.Join(err, src.Close())
 	}

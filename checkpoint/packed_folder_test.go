@@ -8,6 +8,11 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/golowbit/lowbit/checkpoint/formats/autoawq"
+	"github.com/golowbit/lowbit/checkpoint/formats/autogptq"
+	"github.com/golowbit/lowbit/checkpoint/formats/compressed"
+	"github.com/golowbit/lowbit/checkpoint/formats/hqq"
+	"github.com/golowbit/lowbit/checkpoint/formats/native"
 	"github.com/golowbit/lowbit/checkpoint/internal/formattest"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/quant"
@@ -19,7 +24,7 @@ func quantizedFolder(t *testing.T, s quant.Scheme) (string, map[string]*quant.We
 	t.Helper()
 	source := openModel(t, writeModel(t, safetensors.BF16))
 	out := filepath.Join(t.TempDir(), "lowbit")
-	w, err := Create(WriterOptions{Out: out, Source: source, Format: Lowbit{}, Layers: layerNames()})
+	w, err := Create(WriterOptions{Out: out, Source: source, Format: native.Format{}, Layers: layerNames()})
 	require.NoError(t, err)
 	weights := map[string]*quant.Weight{}
 	for i, l := range testLinears {
@@ -34,7 +39,7 @@ func quantizedFolder(t *testing.T, s quant.Scheme) (string, map[string]*quant.We
 // TestConvertAmongAll converts a folder from lowbit to each format, from each
 // back and to each other, and reads what comes out.
 func TestConvertAmongAll(t *testing.T) {
-	packed := []layout.Format{GPTQ{}, GPTQ{Version: 1}, GPTQ{Version: 2}, CompressedTensors{}, AWQ{}, HQQ{}}
+	packed := []layout.Format{autogptq.Format{}, autogptq.Format{Version: 1}, autogptq.Format{Version: 2}, compressed.Format{}, autoawq.Format{}, hqq.Format{}}
 	for _, c := range []struct {
 		name    string
 		scheme  quant.Scheme
@@ -43,9 +48,9 @@ func TestConvertAmongAll(t *testing.T) {
 	}{
 		{"asymmetric", quant.Scheme{Bits: 4, GroupSize: 32, MinZero: 1}, packed, true},
 		{"symmetric", quant.Scheme{Bits: 4, GroupSize: 32, Symmetric: true}, packed, false},
-		{"whole rows", quant.Scheme{Bits: 4, GroupSize: quant.WholeLine, Symmetric: true}, []layout.Format{HQQ{}, GPTQ{}, AWQ{}, CompressedTensors{}}, true},
-		{"3 bits", quant.Scheme{Bits: 3, GroupSize: 32, MinZero: 1}, []layout.Format{GPTQ{Version: 1}, GPTQ{}, CompressedTensors{}, HQQ{}}, false},
-		{"axis ic", quant.Scheme{Bits: 2, GroupSize: 16, Axis: quant.IC, Strided: true}, []layout.Format{HQQ{}}, false},
+		{"whole rows", quant.Scheme{Bits: 4, GroupSize: quant.WholeLine, Symmetric: true}, []layout.Format{hqq.Format{}, autogptq.Format{}, autoawq.Format{}, compressed.Format{}}, true},
+		{"3 bits", quant.Scheme{Bits: 3, GroupSize: 32, MinZero: 1}, []layout.Format{autogptq.Format{Version: 1}, autogptq.Format{}, compressed.Format{}, hqq.Format{}}, false},
+		{"axis ic", quant.Scheme{Bits: 2, GroupSize: 16, Axis: quant.IC, Strided: true}, []layout.Format{hqq.Format{}}, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			path, weights := quantizedFolder(t, c.scheme)
@@ -62,7 +67,7 @@ func TestConvertAmongAll(t *testing.T) {
 				}
 				return m
 			}
-			lowbit := check(path, Lowbit{})
+			lowbit := check(path, native.Format{})
 			for _, from := range c.formats {
 				first := filepath.Join(t.TempDir(), "first")
 				require.NoError(t, Convert(t.Context(), WriterOptions{Out: first, Source: lowbit, Format: from}), from.Name())
@@ -73,9 +78,9 @@ func TestConvertAmongAll(t *testing.T) {
 				require.NoError(t, json.Unmarshal(m.Config(), &config))
 				require.Equal(t, "float16", config.Type)
 				_, err := os.Stat(filepath.Join(first, "quantize_config.json"))
-				_, isGPTQ := from.(GPTQ)
+				_, isGPTQ := from.(autogptq.Format)
 				require.Equal(t, isGPTQ, err == nil)
-				others := []layout.Format{Lowbit{}}
+				others := []layout.Format{native.Format{}}
 				if c.each {
 					others = append(others, c.formats...)
 				}
@@ -94,7 +99,7 @@ func TestConvertAmongAll(t *testing.T) {
 func TestConvertRefuses(t *testing.T) {
 	path, _ := quantizedFolder(t, quant.Scheme{Bits: 4, GroupSize: 32, Axis: quant.IC})
 	m := openModel(t, path)
-	for _, f := range []layout.Format{GPTQ{}, GPTQ{Version: 1}, GPTQ{Version: 2}, CompressedTensors{}, AWQ{}, HQQ{}} {
+	for _, f := range []layout.Format{autogptq.Format{}, autogptq.Format{Version: 1}, autogptq.Format{Version: 2}, compressed.Format{}, autoawq.Format{}, hqq.Format{}} {
 		out := filepath.Join(t.TempDir(), "out")
 		err := Convert(t.Context(), WriterOptions{Out: out, Source: m, Format: f})
 		require.ErrorIs(t, err, layout.ErrUnsupported, f.Name())

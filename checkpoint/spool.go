@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/golowbit/lowbit/checkpoint/formats/native"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/disk"
 	"github.com/golowbit/lowbit/internal/weights"
@@ -29,7 +30,7 @@ func (w *Writer) spoolPath(name string) string {
 }
 
 func (w *Writer) spool(l layout.Layer, q *quant.Weight, report json.RawMessage) error {
-	tensors, err := Lowbit{}.Encode(l, q)
+	tensors, err := native.Format{}.Encode(l, q)
 	if err != nil {
 		return err
 	}
@@ -73,9 +74,9 @@ func (w *Writer) openSpooled(name string) (layout.Decoder, *safetensors.Folder, 
 	if err != nil {
 		return nil, nil, err
 	}
-	dec, err := Lowbit{}.Open(json.RawMessage("{}"), source{weights.Safetensors(r, dir)})
+	dec, err := native.Format{}.Open(json.RawMessage("{}"), source{weights.Safetensors(r, dir)})
 	if err == nil && (len(dec.Layers()) != 1 || dec.Layers()[0].Name != name) {
-		err = layout.TensorError(source{weights.Safetensors(r, dir)}, name+suffixHeader, "want this layer alone")
+		err = layout.TensorError(source{weights.Safetensors(r, dir)}, name, "want this layer alone")
 	}
 	if err != nil {
 		return nil, nil, errors.Join(err, r.Close())

@@ -159,7 +159,9 @@ func readChecked(src layout.Source, name, sum string) ([]float32, error) {
 	return values, safetensors.DecodeFloat32(values, spec.DType, data)
 }
 
-func checksum(data []byte) string { return fmt.Sprintf("%08x", crc32.Checksum(data, castagnoli)) }
+func checksum(data []byte) string {
+	return fmt.Sprintf("%08x", crc32.Checksum(data, crc32.MakeTable(crc32.Castagnoli)))
+}
 
 // origin is the source as it is with the changed tensors.
 func (w *Writer) origin() overlay {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/golowbit/lowbit/checkpoint/formats/native"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
@@ -33,7 +34,7 @@ func TestPutDense(t *testing.T) {
 		for _, direct := range []bool{false, true} {
 			source := openModel(t, writeModel(t, dtype))
 			weights := testWeights()
-			o := WriterOptions{Out: filepath.Join(t.TempDir(), "out"), Source: source, Format: Lowbit{}, Direct: direct}
+			o := WriterOptions{Out: filepath.Join(t.TempDir(), "out"), Source: source, Format: native.Format{}, Direct: direct}
 			for _, l := range layerNames() {
 				o.Layers = append(o.Layers, layout.LayerOf(l.Name, weights[l.Name]))
 			}
@@ -72,7 +73,7 @@ func TestPutDense(t *testing.T) {
 
 func TestPutDenseRefuses(t *testing.T) {
 	source := openModel(t, writeModel(t, safetensors.BF16))
-	w, err := Create(WriterOptions{Out: filepath.Join(t.TempDir(), "out"), Source: source, Format: Lowbit{}, Layers: layerNames()})
+	w, err := Create(WriterOptions{Out: filepath.Join(t.TempDir(), "out"), Source: source, Format: native.Format{}, Layers: layerNames()})
 	require.NoError(t, err)
 	inexact, infinite := eighths(64, 0), eighths(64, 0)
 	inexact[9] = 1.001
@@ -99,12 +100,12 @@ func TestPutDenseRefuses(t *testing.T) {
 
 	// Nor can what belongs to a quantized layer be changed.
 	packed := filepath.Join(t.TempDir(), "packed")
-	w, err = Create(WriterOptions{Out: packed, Source: source, Format: Lowbit{}, Layers: layerNames()})
+	w, err = Create(WriterOptions{Out: packed, Source: source, Format: native.Format{}, Layers: layerNames()})
 	require.NoError(t, err)
 	putAll(t, w, testWeights())
 	require.NoError(t, w.Finish(t.Context()))
 	again := openModel(t, packed)
-	w, err = Create(WriterOptions{Out: packed + "2", Source: again, Format: Lowbit{}, Layers: layerNames()})
+	w, err = Create(WriterOptions{Out: packed + "2", Source: again, Format: native.Format{}, Layers: layerNames()})
 	require.NoError(t, err)
 	scales := testLinears[0].name + ".lowbit_scales"
 	require.True(t, again.Has(scales))
@@ -115,7 +116,7 @@ func TestPutDenseRefuses(t *testing.T) {
 func TestPutDenseResume(t *testing.T) {
 	source := openModel(t, writeModel(t, safetensors.BF16))
 	weights := testWeights()
-	o := WriterOptions{Out: filepath.Join(t.TempDir(), "out"), Source: source, Format: Lowbit{}, Layers: layerNames()}
+	o := WriterOptions{Out: filepath.Join(t.TempDir(), "out"), Source: source, Format: native.Format{}, Layers: layerNames()}
 	w, err := Create(o)
 	require.NoError(t, err)
 	require.NoError(t, w.PutDense(testNorm, eighths(64, -3)))

@@ -16,6 +16,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/golowbit/lowbit/checkpoint/formats/dense"
+	"github.com/golowbit/lowbit/checkpoint/formats/native"
 	"github.com/golowbit/lowbit/checkpoint/internal/formattest"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/quant"
@@ -82,7 +84,7 @@ func checkResult(t *testing.T, out, source string, weights map[string]*quant.Wei
 	require.NoDirExists(t, out+PartialSuffix)
 
 	config := string(m.Config())
-	before, ok := strings.CutSuffix(testConfig, "\n}")
+	before, ok := strings.CutSuffix(formattest.ModelConfig, "\n}")
 	require.True(t, ok)
 	before = strings.Replace(before, `["LlamaForCausalLM"]`, "[\n    \"LlamaForCausalLM\"\n  ]", 1)
 	require.True(t, strings.HasPrefix(config, before+",\n  \"quantization_config\": {\n    \"quant_method\": \"lowbit\","), config)
@@ -118,7 +120,7 @@ func TestWriter(t *testing.T) {
 		"one worker": {Layers: layerNames(), Workers: 1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			o.Out, o.Source, o.Format = filepath.Join(t.TempDir(), "parent", "out"), src, Lowbit{}
+			o.Out, o.Source, o.Format = filepath.Join(t.TempDir(), "parent", "out"), src, native.Format{}
 			var done, total int64
 			o.Progress = func(d, n int64) { done, total = d, n }
 			w, err := Create(o)
@@ -141,7 +143,7 @@ func TestWriter(t *testing.T) {
 func TestWriterShards(t *testing.T) {
 	source := writeModel(t, safetensors.BF16)
 	out := filepath.Join(t.TempDir(), "out")
-	w, err := Create(WriterOptions{Out: out, Source: openModel(t, source), Format: Lowbit{}, Layers: layerNames(), MaxShardBytes: 4000})
+	w, err := Create(WriterOptions{Out: out, Source: openModel(t, source), Format: native.Format{}, Layers: layerNames(), MaxShardBytes: 4000})
 	require.NoError(t, err)
 	putAll(t, w, testWeights())
 	require.NoError(t, w.Finish(t.Context()))
@@ -155,7 +157,7 @@ func TestWriterResume(t *testing.T) {
 	weights := testWeights()
 	out := filepath.Join(t.TempDir(), "out")
 	o := WriterOptions{
-		Out: out, Source: src, Format: Lowbit{}, Layers: layerNames(),
+		Out: out, Source: src, Format: native.Format{}, Layers: layerNames(),
 		Fingerprint: json.RawMessage(`{"bits":3,"lr":0.10}`),
 	}
 	w, err := Create(o)
@@ -164,7 +166,7 @@ func TestWriterResume(t *testing.T) {
 	require.NoError(t, w.Put(first, weights[first], json.RawMessage(`{"margin":0.5}`)))
 	require.ErrorContains(t, w.Put(first, weights[first], nil), "written already")
 
-	_, err = Create(WriterOptions{Out: out, Source: src, Format: Lowbit{}, Layers: layerNames(), Resume: true})
+	_, err = Create(WriterOptions{Out: out, Source: src, Format: native.Format{}, Layers: layerNames(), Resume: true})
 	require.ErrorIs(t, err, ErrExists, "another run holds the folder")
 
 	// A run that ends before all layers are done keeps what is done.
@@ -223,7 +225,7 @@ func TestWriterResume(t *testing.T) {
 func TestWriterResumeDamaged(t *testing.T) {
 	src := openModel(t, writeModel(t, safetensors.BF16))
 	weights := testWeights()
-	o := WriterOptions{Out: filepath.Join(t.TempDir(), "out"), Source: src, Format: Lowbit{}, Layers: layerNames()}
+	o := WriterOptions{Out: filepath.Join(t.TempDir(), "out"), Source: src, Format: native.Format{}, Layers: layerNames()}
 	w, err := Create(o)
 	require.NoError(t, err)
 	putAll(t, w, weights)
@@ -252,7 +254,7 @@ func TestWriterKeepsNothing(t *testing.T) {
 	name := testLinears[0].name
 	for _, direct := range []bool{false, true} {
 		out := filepath.Join(t.TempDir(), "out")
-		o := WriterOptions{Out: out, Source: src, Format: Lowbit{}, Direct: direct}
+		o := WriterOptions{Out: out, Source: src, Format: native.Format{}, Direct: direct}
 		for _, l := range layerNames() {
 			o.Layers = append(o.Layers, layout.LayerOf(l.Name, weights[l.Name]))
 		}
@@ -304,7 +306,7 @@ func TestWriterRefuses(t *testing.T) {
 	} {
 		t.Run(what, func(t *testing.T) {
 			before := sortedNames(t, dir)
-			o := WriterOptions{Out: filepath.Join(dir, "out"), Source: src, Format: Lowbit{}, Layers: layerNames()}
+			o := WriterOptions{Out: filepath.Join(dir, "out"), Source: src, Format: native.Format{}, Layers: layerNames()}
 			c.change(&o)
 			_, err := Create(o)
 			require.ErrorContains(t, err, c.want)
@@ -313,7 +315,7 @@ func TestWriterRefuses(t *testing.T) {
 		})
 	}
 
-	w, err := Create(WriterOptions{Out: filepath.Join(dir, "out"), Source: src, Format: Lowbit{}, Layers: layerNames()})
+	w, err := Create(WriterOptions{Out: filepath.Join(dir, "out"), Source: src, Format: native.Format{}, Layers: layerNames()})
 	require.NoError(t, err)
 	require.ErrorContains(t, w.Put("model.norm", weights[name], nil), "not among those to write")
 	require.ErrorContains(t, w.Put(testLinears[1].name, weights[name], nil), "weight of shape [64 64], want [64 96]")
@@ -330,7 +332,7 @@ func TestWriterUnwritable(t *testing.T) {
 	if os.Getuid() == 0 {
 		// Root writes anywhere but where there is no file system to write to.
 		_, err := Create(WriterOptions{
-			Out: "/proc/lowbit-test/out", Source: openModel(t, writeModel(t, safetensors.BF16)), Format: Lowbit{}, Layers: layerNames(),
+			Out: "/proc/lowbit-test/out", Source: openModel(t, writeModel(t, safetensors.BF16)), Format: native.Format{}, Layers: layerNames(),
 		})
 		require.Error(t, err)
 		return
@@ -338,7 +340,7 @@ func TestWriterUnwritable(t *testing.T) {
 	dir := t.TempDir()
 	require.NoError(t, os.Chmod(dir, 0o555))
 	_, err := Create(WriterOptions{
-		Out: filepath.Join(dir, "out"), Source: openModel(t, writeModel(t, safetensors.BF16)), Format: Lowbit{}, Layers: layerNames(),
+		Out: filepath.Join(dir, "out"), Source: openModel(t, writeModel(t, safetensors.BF16)), Format: native.Format{}, Layers: layerNames(),
 	})
 	require.ErrorIs(t, err, os.ErrPermission)
 }
@@ -347,7 +349,7 @@ func TestWriterUnwritable(t *testing.T) {
 func TestWriterDirectMismatch(t *testing.T) {
 	src := openModel(t, writeModel(t, safetensors.BF16))
 	weights := testWeights()
-	o := WriterOptions{Out: filepath.Join(t.TempDir(), "out"), Source: src, Format: Lowbit{}, Direct: true}
+	o := WriterOptions{Out: filepath.Join(t.TempDir(), "out"), Source: src, Format: native.Format{}, Direct: true}
 	for _, l := range layerNames() {
 		o.Layers = append(o.Layers, layout.LayerOf(l.Name, weights[l.Name]))
 	}
@@ -366,20 +368,20 @@ func TestConvert(t *testing.T) {
 		source := writeModel(t, dtype)
 		weights := testWeights()
 		packed := filepath.Join(t.TempDir(), "packed")
-		w, err := Create(WriterOptions{Out: packed, Source: openModel(t, source), Format: Lowbit{}, Layers: layerNames()})
+		w, err := Create(WriterOptions{Out: packed, Source: openModel(t, source), Format: native.Format{}, Layers: layerNames()})
 		require.NoError(t, err)
 		putAll(t, w, weights)
 		require.NoError(t, w.Finish(t.Context()))
 
 		again := filepath.Join(t.TempDir(), "again")
-		require.NoError(t, Convert(t.Context(), WriterOptions{Out: again, Source: openModel(t, packed), Format: Lowbit{}}))
+		require.NoError(t, Convert(t.Context(), WriterOptions{Out: again, Source: openModel(t, packed), Format: native.Format{}}))
 		if dtype == safetensors.BF16 {
 			checkResult(t, again, source, weights)
 		}
 
-		dense := filepath.Join(t.TempDir(), "dense")
-		require.NoError(t, Convert(t.Context(), WriterOptions{Out: dense, Source: openModel(t, packed), Format: Dense{}}))
-		m := openModel(t, dense)
+		folder := filepath.Join(t.TempDir(), "dense")
+		require.NoError(t, Convert(t.Context(), WriterOptions{Out: folder, Source: openModel(t, packed), Format: dense.Format{}}))
+		m := openModel(t, folder)
 		require.Empty(t, m.Quantized())
 		require.NotContains(t, string(m.Config()), "quantization_config")
 		for _, l := range testLinears {
@@ -391,7 +393,7 @@ func TestConvert(t *testing.T) {
 				require.InDelta(t, want.Data[i], got.Data[i], float64(1.0/256)*abs(want.Data[i]))
 			}
 		}
-		err = Convert(t.Context(), WriterOptions{Out: dense + "2", Source: m, Format: Lowbit{}})
+		err = Convert(t.Context(), WriterOptions{Out: folder + "2", Source: m, Format: native.Format{}})
 		require.ErrorContains(t, err, "nothing in the model is quantized")
 	}
 }
@@ -402,7 +404,7 @@ func TestDense(t *testing.T) {
 	source := writeModel(t, safetensors.F32)
 	weights := testWeights()
 	out := filepath.Join(t.TempDir(), "out")
-	w, err := Create(WriterOptions{Out: out, Source: openModel(t, source), Format: Dense{}, Layers: layerNames()})
+	w, err := Create(WriterOptions{Out: out, Source: openModel(t, source), Format: dense.Format{}, Layers: layerNames()})
 	require.NoError(t, err)
 	putAll(t, w, weights)
 	require.NoError(t, w.Finish(t.Context()))
@@ -418,10 +420,10 @@ func TestDense(t *testing.T) {
 	l.DType = safetensors.F16
 	big := formattest.RandomWeight(1, 4, 4, l.Scheme, false, false)
 	big.Scales[2] = 1e9
-	_, err = Dense{}.Encode(l, big)
+	_, err = dense.Format{}.Encode(l, big)
 	require.ErrorContains(t, err, "too large for F16")
 	l.DType = safetensors.I32
-	require.ErrorIs(t, Dense{}.Check(l), layout.ErrUnsupported)
+	require.ErrorIs(t, dense.Format{}.Check(l), layout.ErrUnsupported)
 }
 
 func sortedSpecs(specs []layout.Spec) []layout.Spec {

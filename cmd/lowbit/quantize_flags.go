@@ -11,6 +11,7 @@ import (
 	"github.com/golowbit/lowbit"
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/formats/autogptq"
 	"github.com/golowbit/lowbit/gptq"
 	"github.com/golowbit/lowbit/quant"
 )
@@ -227,7 +228,7 @@ func (f *quantizeFlags) setScheme(o *lowbit.Options, _ *cobra.Command) error {
 	default:
 		return fmt.Errorf("scale-dtype %q: want f16, f32 or f16short", f.scaleType)
 	}
-	if f.format == (checkpoint.GPTQ{Version: 1}).Name() && !f.sym {
+	if f.format == (autogptq.Format{Version: 1}).Name() && !f.sym {
 		o.Scheme.MinZero = 1 // readers of that format disagree on 0
 	}
 	_, err := checkpoint.Lookup(f.format)

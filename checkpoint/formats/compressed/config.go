@@ -1,0 +1,215 @@
+package compressed
+
+import (
+	"encoding/json"
+	"fmt"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/dlclark/regexp2"
+
+	"github.com/golowbit/lowbit/checkpoint/layout"
+	"github.com/golowbit/lowbit/quant"
+)
+
+const packFormat = "pack-quantized"
+
+// quantConfig is the quantization_config. The library refuses keys it does not
+// know in the schemes, so the set written is the smallest that every version
+// since 0.9 reads.
+type quantConfig struct {
+	QuantMethod      string          `json:"quant_method"`
+	Format           string          `json:"format"`
+	Status           string          `json:"quantization_status"`
+	Groups           json.RawMessage `json:"config_groups"`
+	Ignore           []string        `json:"ignore"`
+	KVCacheScheme    json.RawMessage `json:"kv_cache_scheme"`
+	CompressionRatio json.RawMessage `json:"global_compression_ratio"`
+}
+
+// configGroup is an entry of config_groups.
+type configGroup struct {
+	Targets []string        `json:"targets"`
+	Format  string          `json:"format,omitempty"`
+	Inputs  json.RawMessage `json:"input_activations"`
+	Outputs json.RawMessage `json:"output_activations"`
+	Weights *weightArgs     `json:"weights"`
+}
+
+type weightArgs struct {
+	Bits      int             `json:"num_bits"`
+	Type      string          `json:"type"`
+	Symmetric bool            `json:"symmetric"`
+	Strategy  string          `json:"strategy"`
+	GroupSize *int            `json:"group_size,omitempty"`
+	Dynamic   json.RawMessage `json:"dynamic"`
+	ActOrder  json.RawMessage `json:"actorder"`
+}
+
+// UnmarshalJSON sets what the library assumes where a key is absent.
+func (w *weightArgs) UnmarshalJSON(data []byte) error {
+	type plain weightArgs
+	p := plain{Bits: 8, Type: "int", Symmetric: true}
+	err := json.Unmarshal(data, &p)
+	*w = weightArgs(p)
+	return err
+}
+
+// layerKind is what distinguishes config groups.
+type layerKind struct {
+	bits, group    int
+	symmetric, act bool
+}
+
+func (k layerKind) weights() *weightArgs {
+	w := &weightArgs{
+		Bits: k.bits, Type: "int", Symmetric: k.symmetric, Strategy: "channel",
+		Dynamic: json.RawMessage("false"), ActOrder: json.RawMessage("null"),
+	}
+	if k.group != quant.WholeLine {
+		w.Strategy, w.GroupSize = "group", &k.group
+	}
+	if k.act {
+		w.ActOrder = json.RawMessage(`"group"`)
+	}
+	return w
+}
+
+// Config writes one config group for "Linear" if all layers are alike, else
+// one for each kind of layer, with an exact regular expression for each layer.
+func (f Format) Config(c layout.Contents) (layout.Config, error) {
+	var kinds []layerKind
+	targets := map[layerKind][]string{}
+	for _, l := range c.Layers {
+		s := l.Scheme
+		k := layerKind{s.Bits, s.GroupSize, s.Symmetric, l.GroupIndex}
+		if targets[k] == nil {
+			kinds = append(kinds, k)
+		}
+		targets[k] = append(targets[k], "re:^"+regexp.QuoteMeta(l.Name)+"$")
+	}
+	if len(kinds) == 1 {
+		targets[kinds[0]] = []string{"Linear"}
+	}
+	groups := &layout.Object{}
+	for i, k := range kinds {
+		data, err := json.Marshal(configGroup{Targets: targets[k], Format: packFormat, Weights: k.weights()})
+		if err != nil {
+			return layout.Config{}, err
+		}
+		groups.Set(fmt.Sprintf("group_%d", i), data)
+	}
+	data, err := json.Marshal(quantConfig{
+		QuantMethod: f.Name(), Format: packFormat, Status: "compressed", Groups: groups.Bytes(), Ignore: layout.SkippedLinears(c),
+	})
+	return layout.Config{Quantization: data, Set: layout.HalfModel(c)}, err
+}
+
+// parseConfig reads a quantization_config and refuses what the reader cannot read.
+func parseConfig(quantization json.RawMessage) ([]configGroup, error) {
+	fail := func(format string, args ...any) ([]configGroup, error) {
+		return nil, fmt.Errorf("%s: %s", layout.QuantizationKey, fmt.Sprintf(format, args...))
+	}
+	var c quantConfig
+	if err := json.Unmarshal(quantization, &c); err != nil {
+		return fail("%v", err)
+	}
+	if c.Format != packFormat && c.Format != "mixed-precision" {
+		return fail("compressed-tensors format %q cannot be read: want %s", c.Format, packFormat)
+	}
+	groups, err := layout.ParseObject(c.Groups)
+	if err != nil {
+		return fail("config_groups: %v", err)
+	}
+	var schemes []configGroup
+	for i, key := range groups.Keys {
+		var s configGroup
+		if err := json.Unmarshal(groups.Values[i], &s); err != nil {
+			return fail("config_groups.%s: %v", key, err)
+		}
+		isSet := func(v json.RawMessage) bool { return len(v) > 0 && string(v) != "null" }
+		switch {
+		case s.Format != "" && s.Format != packFormat:
+			return fail("config_groups.%s: format %q cannot be read: want %s", key, s.Format, packFormat)
+		case isSet(s.Inputs) || isSet(s.Outputs):
+			return fail("config_groups.%s: activations are quantized, which is not supported: want weights only", key)
+		case s.Weights == nil:
+			return fail("config_groups.%s: no weights", key)
+		case s.Weights.Type != "" && s.Weights.Type != "int":
+			return fail("config_groups.%s: weights of type %q, want int", key, s.Weights.Type)
+		case s.Weights.Bits < 2 || s.Weights.Bits > 8:
+			return fail("config_groups.%s: num_bits %d, want 2 to 8", key, s.Weights.Bits)
+		}
+		if _, err := s.Weights.groupSize(); err != nil {
+			return fail("config_groups.%s: %v", key, err)
+		}
+		schemes = append(schemes, s)
+	}
+	return schemes, nil
+}
+
+// groupSize interprets strategy and group_size, of which either may be absent.
+func (w *weightArgs) groupSize() (int, error) {
+	size := 0
+	if w.GroupSize != nil {
+		size = *w.GroupSize
+	}
+	switch {
+	case (w.Strategy == "group" || w.Strategy == "") && size > 0:
+		return size, nil
+	case w.Strategy == "channel" && size <= 0 && size >= quant.WholeLine, w.Strategy == "" && size == quant.WholeLine:
+		return quant.WholeLine, nil
+	case w.Strategy == "group":
+		return 0, fmt.Errorf("strategy group with group_size %d, want a positive number", size)
+	case w.Strategy == "channel":
+		return 0, fmt.Errorf("strategy channel with group_size %d, want -1 or none", size)
+	}
+	return 0, fmt.Errorf("strategy %q with group_size %d, want group or channel", w.Strategy, size)
+}
+
+// matchTarget finds the scheme of a layer: exact names first, then regular
+// expressions, then class names, as the library does.
+func matchTarget(schemes []configGroup, name string) (*weightArgs, error) {
+	if len(schemes) == 1 {
+		return schemes[0].Weights, nil
+	}
+	for pass := range 3 {
+		for _, s := range schemes {
+			for _, target := range s.Targets {
+				pattern, isRegexp := strings.CutPrefix(target, "re:")
+				ok := false
+				switch {
+				case pass == 0:
+					ok = target == name
+				case pass == 1 && isRegexp:
+					var err error
+					if ok, err = matchStart(pattern, name); err != nil {
+						return nil, fmt.Errorf("%s: target %q: %w", layout.QuantizationKey, target, err)
+					}
+				case pass == 2:
+					ok = target == "Linear"
+				}
+				if ok {
+					return s.Weights, nil
+				}
+			}
+		}
+	}
+	return nil, fmt.Errorf("%s: no target of config_groups matches layer %q", layout.QuantizationKey, name)
+}
+
+// matchStart reports whether a regular expression matches s from its start,
+// as re.match does in Python. Expressions that Go cannot compile, such as those
+// that look ahead, go to a backtracking engine that gives up in time.
+func matchStart(pattern, s string) (bool, error) {
+	if re, err := regexp.Compile(`^(?:` + pattern + `)`); err == nil {
+		return re.MatchString(s), nil
+	}
+	re, err := regexp2.Compile(`\A(?:`+pattern+`)`, regexp2.None)
+	if err != nil {
+		return false, err
+	}
+	re.MatchTimeout = 5 * time.Second
+	return re.MatchString(s)
+}
