@@ -26,6 +26,9 @@ func Convert(ctx context.Context, o WriterOptions) error {
 	if _, ok := o.Format.(dense.Format); ok && errors.Is(err, layout.ErrNotWeight) {
 		return convertDense(ctx, o)
 	}
+	if errors.Is(err, layout.ErrNotWeight) {
+		return fmt.Errorf("%w; format dense holds it", err)
+	}
 	return err
 }
 

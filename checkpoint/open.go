@@ -101,8 +101,9 @@ func lone(dir string, ends, others []string) (string, error) {
 	var found []string
 	for _, e := range entries {
 		other := slices.ContainsFunc(others, func(s string) bool { return strings.HasPrefix(e.Name(), s) })
-		if slices.Contains(ends, filepath.Ext(e.Name())) && !other {
-			found = append(found, filepath.Join(dir, e.Name()))
+		path := filepath.Join(dir, e.Name())
+		if st, err := os.Stat(path); slices.Contains(ends, filepath.Ext(path)) && !other && err == nil && st.Mode().IsRegular() {
+			found = append(found, path)
 		}
 	}
 	if len(found) != 1 {

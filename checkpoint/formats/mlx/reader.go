@@ -158,11 +158,9 @@ func open(src layout.Source, name string, s Scheme) (*module, error) {
 	m.types = layout.Layer{Name: name, Out: m.out, In: m.in, Scheme: quant.Scheme{Bits: s.Bits, GroupSize: s.Group}}
 	if s.Mode == affine {
 		m.types.DType = scales.DType
-		if scales.DType != safetensors.F16 {
-			m.types.Scheme.ScaleType = quant.F32
-		}
+		m.types.Scheme.ScaleType, err = layout.ScaleTypeOf(src, scales)
 	}
-	return m, nil
+	return m, err
 }
 
 // decoder reads the modules. Most are no quant.Weight: their biases are no
