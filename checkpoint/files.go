@@ -28,6 +28,11 @@ func isWeightFile(name string) bool {
 	return false
 }
 
+func isFile(path string) bool {
+	st, err := os.Stat(path)
+	return err == nil && st.Mode().IsRegular()
+}
+
 // copyFiles copies the files of the source folder that are no tensors, and
 // not those in replaced: tokenizer, generation settings, templates, code,
 // licence, model card. Sub-folders and hidden files stay behind. If the source

@@ -58,10 +58,16 @@ const (
 // Open opens a model folder, or a model file of a format that is one file. A
 // folder may hold safetensors files, PyTorch's (pytorch_model.bin), Mistral's or
 // Meta's own (consolidated.*) or a LoRA adapter (see OpenAdapter); a model's
-// folder in the cache of Hugging Face's hub stands for its newest snapshot.
+// folder in the cache of Hugging Face's hub stands for its newest snapshot, and
+// so does its name (ORG/NAME) where there is no such path.
 // Formats that Formats does not list are recognized if they are given.
 func Open(path string, extra ...layout.Format) (*Model, error) {
 	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) && hubcache.IsName(path) {
+		if cached, cacheErr := hubcache.Find(hubcache.Dir(os.Getenv), path, ""); cacheErr == nil {
+			return openModelFolder(cached, withExtra(extra))
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -97,6 +103,9 @@ func openFile(path string, formats []layout.Format) (*Model, error) {
 			}
 			return m.indexed()
 		}
+	}
+	if dir := filepath.Dir(path); isWeightFile(path) && isFile(filepath.Join(dir, layout.ConfigFile)) {
+		return nil, fmt.Errorf("%s: one file of a model: give the folder that holds it, %s", path, dir)
 	}
 	return nil, fmt.Errorf("%s: neither a model folder nor a model file of a known format", path)
 }
