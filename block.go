@@ -2,48 +2,21 @@ package lowbit
 
 import (
 	"context"
+	"fmt"
 
+	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/internal/decoder"
 	"github.com/golowbit/lowbit/internal/fold"
-	"github.com/golowbit/lowbit/internal/llama"
+	"github.com/golowbit/lowbit/internal/walk"
 	"github.com/golowbit/lowbit/quant"
+	"github.com/golowbit/lowbit/safetensors"
 	"github.com/golowbit/lowbit/tensor"
 )
 
-// batchTokens is about how many tokens go through a block at once: enough
-// for products to run at full speed, few enough to stay small in memory. It
-// must not depend on the number of workers.
-const batchTokens = 2048
-
-// loaded is a block, or what went wrong reading it.
-type loaded struct {
-	block *llama.Block
-	err   error
-}
-
-// prefetch reads the next block while the caller works on the one before.
-func prefetch(ctx context.Context, cfg *llama.Config, src llama.Weights) <-chan loaded {
-	ch := make(chan loaded)
-	go func() {
-		defer close(ch)
-		for i := range cfg.Layers {
-			b, err := llama.LoadBlock(cfg, src, i)
-			select {
-			case ch <- loaded{b, err}:
-			case <-ctx.Done():
-				return
-			}
-			if err != nil {
-				return
-			}
-		}
-	}()
-	return ch
-}
-
 // blockRun is the work on a model's blocks, one after another.
 type blockRun struct {
-	*job
-	fwd *llama.Runner
+	job  *job
+	walk *walk.Walk
 
 	// Residual streams [tokens, hidden] of all calibration windows: full is
 	// that of the unquantized model, quantized what the quantized layers so
@@ -51,187 +24,167 @@ type blockRun struct {
 	// the former, unless the correction needs it.
 	full, quantized *tensor.Matrix
 
-	block *llama.Block // unquantized
-	qb    llama.Block  // the same, quantized as far as it goes
+	block *decoder.Block // unquantized
+	qb    *decoder.Block // the same, quantized as far as it goes
 
 	// scales are what is folded in the block. Both blocks above are without
 	// them: layers are scaled when they are quantized, and back afterwards.
 	scales *fold.Scales
+	refs   []*reference // by stage, for adadim.ObjectiveBlock
 }
 
-func (j *job) runBlocks() error {
-	ctx, cancel := context.WithCancel(j.ctx)
-	defer cancel()
-	fwd, err := newRunner(j.cfg, j.src, j.BF16, j.Workers)
+func (j *job) runBlocks(ctx context.Context) error {
+	r := &blockRun{job: j, walk: &walk.Walk{
+		Model: j.model, Weights: j.src, Runner: newRunner(j.model, j.src, j.set.bf16, j.set.workers), SeqLen: j.text.seqLen,
+	}}
+	x, _, err := r.walk.Embed(j.text.windows)
 	if err != nil {
 		return err
-	}
-	emb, err := llama.LoadEmbedding(j.cfg, j.src)
-	if err != nil {
-		return err
-	}
-	r := &blockRun{job: j, fwd: fwd}
-	x := tensor.New(j.text.tokens(), j.cfg.Hidden)
-	for i, w := range j.text.windows {
-		if err := llama.Embed(rows(x, i*j.text.seqLen, (i+1)*j.text.seqLen), emb, w); err != nil {
-			return err
-		}
 	}
 	switch {
-	case j.Inputs == InputsFull:
+	case j.set.inputs == InputsFull:
 		r.full = x
-	case j.Correction > 0:
+	case j.set.correction > 0:
 		r.full, r.quantized = x.Clone(), x
 	default:
 		r.quantized = x
 	}
-	next := prefetch(ctx, j.cfg, j.src)
-	for i := range j.cfg.Layers {
-		l := <-next
-		if l.err != nil {
-			return l.err
+	n := j.blocksNeeded()
+	err = r.walk.Blocks(ctx, n, func(b *decoder.Block) error {
+		j.event(Event{Kind: EventBlock, Block: b.Index, Blocks: j.model.Layers})
+		r.block, r.qb, r.scales = b, b.Clone(), nil
+		r.refs = make([]*reference, len(b.Stages))
+		if j.set.inputs == InputsFull {
+			return r.runFull(ctx)
 		}
-		if err := j.ctx.Err(); err != nil {
-			return err
-		}
-		j.event(Event{Kind: EventBlock, Block: i, Blocks: j.cfg.Layers})
-		r.block, r.qb, r.scales = l.block, *l.block, nil
-		if err := r.run(); err != nil {
-			return err
+		return r.runStaged(ctx)
+	})
+	if err != nil {
+		return err
+	}
+	// The rest stays dense or was quantized by an earlier run: nothing there
+	// needs the text.
+	for _, b := range j.model.Blocks[n:] {
+		for _, l := range b.Linears {
+			if err := j.settled(l.Name); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
-func (r *blockRun) run() error {
-	if r.Inputs == InputsFull {
-		return r.runFull()
-	}
-	return r.runStaged()
-}
-
-// eachBatch calls fn for batches of whole windows, rows [r0, r1).
-func (r *blockRun) eachBatch(fn func(r0, r1 int) error) error {
-	seq := r.text.seqLen
-	step := max(1, batchTokens/seq) * seq
-	n := r.text.tokens()
-	for r0 := 0; r0 < n; r0 += step {
-		if err := r.ctx.Err(); err != nil {
-			return err
-		}
-		if err := fn(r0, min(r0+step, n)); err != nil {
-			return err
+// blocksNeeded is how many blocks the text goes through: up to the last one
+// with a layer still to be quantized.
+func (j *job) blocksNeeded() int {
+	for i := len(j.model.Blocks) - 1; i >= 0; i-- {
+		for _, l := range j.model.Blocks[i].Linears {
+			if j.pending(l.Name) {
+				return i + 1
+			}
 		}
 	}
-	return nil
+	return 0
 }
 
-func rows(m *tensor.Matrix, r0, r1 int) *tensor.Matrix { return m.View(r0, r1, 0, m.Cols) }
+// pending reports whether a layer is still to be quantized.
+func (j *job) pending(name string) bool { return !j.plan[name].dense && !j.out.Done(name) }
 
-// width is how wide an input of a block is.
-func (r *blockRun) width(in llama.Input) int {
-	switch in {
-	case llama.AttnOutput:
-		return r.cfg.QueryWidth()
-	case llama.MLPAct:
-		return r.cfg.Intermediate
-	}
-	return r.cfg.Hidden
-}
-
-// pending reports whether any layer that reads the input is still to be done.
-func (r *blockRun) pending(in llama.Input) bool {
-	for _, l := range r.cfg.Linears(r.block.Index) {
-		if p := r.plan[l.Name]; l.Input == in && !p.dense && !r.out.Done(l.Name) {
+// pending reports whether any layer that reads a stage is still to be done.
+func (r *blockRun) pending(stage int) bool {
+	for _, i := range r.block.Stages[stage].Linears {
+		if r.job.pending(r.block.Linears[i].Name) {
 			return true
 		}
 	}
 	return false
 }
 
-// runFull observes all inputs of the block in one pass of the unquantized
+// collector returns what observes a stage of the block.
+func (r *blockRun) collector(stage int, paired bool) *quant.Collector {
+	c := quant.NewCollector(r.block.Stages[stage].Width)
+	if paired {
+		c = quant.NewPairCollector(r.block.Stages[stage].Width)
+	}
+	c.BF16 = r.walk.Runner.BF16
+	return c
+}
+
+// runFull observes all stages of the block in one pass of the unquantized
 // stream, then quantizes its layers.
-func (r *blockRun) runFull() error {
-	b := r.block
+func (r *blockRun) runFull(ctx context.Context) error {
+	stages := r.block.Stages
 	pending := false
-	for in := range llama.Inputs {
-		pending = pending || r.pending(in)
+	for s := range stages {
+		pending = pending || r.pending(s)
 	}
-	folds := r.folds[b.Index].any() && pending
-	var collectors [llama.Inputs]*quant.Collector
-	for in := range llama.Inputs {
-		if folds || r.pending(in) {
-			collectors[in] = r.collector(in, false)
+	folds := r.job.folds[r.block.Index].any() && pending
+	collectors := make([]*quant.Collector, len(stages))
+	for s := range stages {
+		if folds || r.pending(s) {
+			collectors[s] = r.collector(s, false)
 		}
 	}
-	ref := r.newReference()
-	err := r.eachBatch(func(r0, r1 int) error {
-		x := rows(r.full, r0, r1)
-		observe := func(in llama.Input, h *tensor.Matrix) {
-			if c := collectors[in]; c != nil {
-				c.Add(h, r.Workers)
-			}
+	err := r.walk.Forward(ctx, r.block, r.full, func(stage, _ int, f *decoder.Frame) error {
+		if c := collectors[stage]; c != nil {
+			r.observe(c, f.Input(&stages[stage]))
+			r.refer(stage, f)
 		}
-		n := r1 - r0
-		h, a := tensor.New(n, r.cfg.Hidden), tensor.New(n, r.cfg.QueryWidth())
-		r.fwd.AttnInput(b, h, x)
-		observe(llama.AttnInput, h)
-		r.fwd.Attend(b, a, h, r.text.seqLen)
-		observe(llama.AttnOutput, a)
-		ref.attention(r0, r1, x, h)
-		r.fwd.AttnOutput(b, x, a)
-		ref.attended(r0, r1, x)
-		r.fwd.MLPInput(b, h, x)
-		observe(llama.MLPInput, h)
-		act := tensor.New(n, r.cfg.Intermediate)
-		r.fwd.MLPAct(b, act, h)
-		observe(llama.MLPAct, act)
-		ref.mlp(r0, r1, x, h)
-		r.fwd.MLPOutput(b, x, act)
-		ref.done(r0, r1, x)
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	var cals [llama.Inputs]*quant.Calibration
-	for in, c := range collectors {
-		if c != nil {
-			cals[in] = c.Calibration()
-		}
-	}
+	cals := calibrations(collectors)
 	if folds {
-		if err := r.foldScales(cals); err != nil {
+		if err := r.foldScales(ctx, cals); err != nil {
 			return err
 		}
 	}
-	for in, cal := range cals {
-		cals[in] = r.scaled(llama.Input(in), cal)
+	for s, cal := range cals {
+		cals[s] = r.scaled(s, cal)
 	}
-	for _, l := range r.cfg.Linears(b.Index) {
-		if err := r.layer(l, cals[l.Input], ref); err != nil {
+	for i, l := range r.block.Linears {
+		if err := r.layer(ctx, i, cals[l.Stage]); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// observe adds inputs to the statistics; an expert may have none in a batch.
+func (r *blockRun) observe(c *quant.Collector, x *tensor.Matrix) {
+	if x.Rows > 0 {
+		c.Add(x, r.job.set.workers)
+	}
+}
+
+func calibrations(collectors []*quant.Collector) []*quant.Calibration {
+	cals := make([]*quant.Calibration, len(collectors))
+	for s, c := range collectors {
+		if c != nil {
+			cals[s] = c.Calibration()
+		}
+	}
+	return cals
+}
+
 // layer quantizes one linear and puts the result into the quantized block.
-func (r *blockRun) layer(l llama.LinearInfo, cal *quant.Calibration, ref *reference) error {
-	p := r.plan[l.Name]
-	w := r.scales.Weight(l.Role, r.block.Linear(l.Role).Weight)
+func (r *blockRun) layer(ctx context.Context, linear int, cal *quant.Calibration) error {
+	p := r.job.plan[r.block.Linears[linear].Name]
+	w := r.scales.Weight(linear, r.block.Linear(linear).Weight)
 	var q *quant.Weight
 	var err error
-	if !p.dense && r.out.Done(l.Name) {
-		q, err = r.resumed(p)
+	if !p.dense && r.job.out.Done(p.name) {
+		q, err = r.job.resumed(p)
 	} else {
-		q, err = r.quantizeLayer(p, w, cal, r.blockLoss(l.Role, ref, w, cal))
+		q, err = r.job.quantizeLayer(ctx, p, w, cal, r.blockLoss(linear, w, cal))
 	}
 	if err != nil || q == nil {
 		return err
 	}
-	if r.Inputs == InputsQuantized {
-		r.qb.Linear(l.Role).Weight = r.scales.Restore(l.Role, q.Dequantize())
+	if r.job.set.inputs == InputsQuantized {
+		r.qb.Linear(linear).Weight = r.scales.Restore(linear, q.Dequantize())
 	}
 	return nil
 }
@@ -239,157 +192,122 @@ func (r *blockRun) layer(l llama.LinearInfo, cal *quant.Calibration, ref *refere
 // runStaged quantizes the layers of a block in the order in which they
 // compute, each group on what the quantized layers before it make of the
 // text.
-func (r *blockRun) runStaged() error {
-	var h, a streamPair
-	hidden := r.cfg.Hidden
-	b, qb, seq := r.block, &r.qb, r.text.seqLen
-	h.resize(r, hidden)
-	a.resize(r, r.cfg.QueryWidth())
-	ref := r.newReference()
-	if r.folds[b.Index].any() {
+func (r *blockRun) runStaged(ctx context.Context) error {
+	if r.job.folds[r.block.Index].any() {
 		// Also where all is done: what was quantized is scaled back.
-		cals, err := r.observeForFolding()
+		cals, err := r.observeForFolding(ctx)
 		if err == nil {
-			err = r.foldScales(cals)
+			err = r.foldScales(ctx, cals)
 		}
 		if err != nil {
 			return err
 		}
 	}
-
-	// Each stage computes an input for both streams, observes it, and
-	// quantizes the layers that read it.
-	stage := func(in llama.Input, keep *streamPair, compute func(fb *llama.Block, x, dst *tensor.Matrix, r0, r1 int, full bool)) error {
-		var c *quant.Collector
-		if r.pending(in) {
-			c = r.collector(in, r.full != nil)
-		}
-		err := r.eachBatch(func(r0, r1 int) error {
-			var dst, dstFull *tensor.Matrix
-			if keep != nil {
-				dst, dstFull = keep.batch(r0, r1)
-			} else {
-				dst = tensor.New(r1-r0, r.width(in))
-				if r.full != nil {
-					dstFull = tensor.New(r1-r0, r.width(in))
-				}
-			}
-			compute(qb, rows(r.quantized, r0, r1), dst, r0, r1, false)
-			if r.full != nil {
-				compute(b, rows(r.full, r0, r1), dstFull, r0, r1, true)
-			}
-			switch {
-			case c == nil:
-			case r.full != nil:
-				var lack *tensor.Matrix
-				if in == llama.AttnOutput || in == llama.MLPAct {
-					lack = rows(r.full, r0, r1).Clone()
-					subtract(lack, rows(r.quantized, r0, r1))
-				}
-				c.AddPair(dstFull.Clone(), dst, lack, r.Workers)
-			default:
-				c.Add(dst, r.Workers)
-			}
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-		var cal *quant.Calibration
-		if c != nil {
-			cal = r.scaled(in, c.Calibration())
-		}
-		for _, l := range r.cfg.Linears(b.Index) {
-			if l.Input == in {
-				if err := r.layer(l, cal, ref); err != nil {
-					return err
-				}
-			}
-		}
-		return nil
+	streams := []walk.Stream{{Block: r.qb, X: r.quantized}}
+	if r.full != nil {
+		streams = append(streams, walk.Stream{Block: r.block, X: r.full})
 	}
-
-	if err := stage(llama.AttnInput, &h, func(fb *llama.Block, x, dst *tensor.Matrix, r0, r1 int, full bool) {
-		r.fwd.AttnInput(fb, dst, x)
-		if !full && ref != nil {
-			out := tensor.New(r1-r0, r.cfg.QueryWidth())
-			r.fwd.Attend(b, out, dst, seq)
-			y := x.Clone()
-			r.fwd.AttnOutput(b, y, out)
-			ref.attention(r0, r1, x, dst)
-			ref.attended(r0, r1, y)
-		}
-	}); err != nil {
-		return err
-	}
-	if err := stage(llama.AttnOutput, &a, func(fb *llama.Block, _, dst *tensor.Matrix, r0, r1 int, full bool) {
-		r.fwd.Attend(fb, dst, h.rows(r0, r1, full), seq)
-	}); err != nil {
-		return err
-	}
-	if err := stage(llama.MLPInput, &h, func(fb *llama.Block, x, dst *tensor.Matrix, r0, r1 int, full bool) {
-		r.fwd.AttnOutput(fb, x, a.rows(r0, r1, full))
-		r.fwd.MLPInput(fb, dst, x)
-		if !full && ref != nil {
-			act := tensor.New(r1-r0, r.cfg.Intermediate)
-			r.fwd.MLPAct(b, act, dst)
-			y := x.Clone()
-			r.fwd.MLPOutput(b, y, act)
-			ref.mlp(r0, r1, x, dst)
-			ref.done(r0, r1, y)
-		}
-	}); err != nil {
-		return err
-	}
-	if err := stage(llama.MLPAct, nil, func(fb *llama.Block, _, dst *tensor.Matrix, r0, r1 int, full bool) {
-		r.fwd.MLPAct(fb, dst, h.rows(r0, r1, full))
-	}); err != nil {
-		return err
-	}
-	// The activations were not kept: they are the widest of all.
-	return r.eachBatch(func(r0, r1 int) error {
-		act := tensor.New(r1-r0, r.cfg.Intermediate)
-		r.fwd.MLPAct(qb, act, h.rows(r0, r1, false))
-		r.fwd.MLPOutput(qb, rows(r.quantized, r0, r1), act)
-		if r.full != nil {
-			r.fwd.MLPAct(b, act, h.rows(r0, r1, true))
-			r.fwd.MLPOutput(b, rows(r.full, r0, r1), act)
-		}
-		return nil
-	})
+	return r.walk.Stages(ctx, streams, &stagedVisit{run: r, ctx: ctx})
 }
 
-// subtract takes y off x.
-func subtract(x, y *tensor.Matrix) {
-	for i := range x.Rows {
-		row := x.Row(i)
+// stagedVisit collects the statistics of one stage after the other, from the
+// quantized stream and, beside it, the unquantized one.
+type stagedVisit struct {
+	run       *blockRun
+	ctx       context.Context // of the one call that it lives for
+	collector *quant.Collector
+}
+
+// Wants implements walk.Visitor.
+func (v *stagedVisit) Wants(stage int) bool { return v.run.pending(stage) }
+
+// paired tells whether the two streams are compared at a stage. The tokens of
+// an expert differ between them.
+func (v *stagedVisit) paired(stage int) bool {
+	return v.run.full != nil && v.run.block.Stages[stage].Expert < 0
+}
+
+// Observe implements walk.Visitor.
+func (v *stagedVisit) Observe(stage, _ int, frames []*decoder.Frame) error {
+	r, s := v.run, &v.run.block.Stages[stage]
+	if v.collector == nil {
+		v.collector = r.collector(stage, v.paired(stage))
+	}
+	r.refer(stage, frames[0])
+	x := frames[0].Input(s)
+	if !v.paired(stage) {
+		r.observe(v.collector, x)
+		return nil
+	}
+	var lack *tensor.Matrix
+	if s.Residual {
+		lack = difference(frames[1].X, frames[0].X)
+	}
+	v.collector.AddPair(frames[1].Input(s).Clone(), x, lack, r.job.set.workers)
+	return nil
+}
+
+// Settle implements walk.Visitor.
+func (v *stagedVisit) Settle(stage int) error {
+	var cal *quant.Calibration
+	if v.collector != nil {
+		cal = v.run.scaled(stage, v.collector.Calibration())
+		v.collector = nil
+	}
+	for _, i := range v.run.block.Stages[stage].Linears {
+		if err := v.run.layer(v.ctx, i, cal); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// difference returns x - y.
+func difference(x, y *tensor.Matrix) *tensor.Matrix {
+	d := x.Clone()
+	for i := range d.Rows {
+		row := d.Row(i)
 		for j, v := range y.Row(i) {
 			row[j] -= v
 		}
 	}
+	return d
 }
 
-// streamPair holds an input of all tokens for the quantized stream and, if
-// there is one, the full-precision stream.
-type streamPair struct{ quantized, full *tensor.Matrix }
-
-func (s *streamPair) resize(r *blockRun, width int) {
-	s.quantized = tensor.New(r.text.tokens(), width)
-	if r.full != nil {
-		s.full = tensor.New(r.text.tokens(), width)
+// decoderOf describes the model of a checkpoint, its tensors held to config.json.
+func decoderOf(src *checkpoint.Model) (*decoder.Model, error) {
+	m, err := decoder.ParseConfig(src.Config())
+	if err != nil {
+		return nil, fmt.Errorf("%s: config.json: %w", src.Path(), err)
 	}
+	if err = m.Fit(src); err == nil {
+		err = m.CheckShapes(src)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", src.Path(), err)
+	}
+	return m, nil
 }
 
-func (s *streamPair) batch(r0, r1 int) (quantized, full *tensor.Matrix) {
-	if s.full != nil {
-		full = rows(s.full, r0, r1)
-	}
-	return rows(s.quantized, r0, r1), full
+// newRunner returns what runs the blocks of src. bf16 is taken for a wish:
+// products are rounded to bfloat16 only if every linear layer of the blocks
+// is stored in it.
+func newRunner(m *decoder.Model, src *checkpoint.Model, bf16 bool, workers int) *decoder.Runner {
+	r := decoder.NewRunner(workers)
+	r.BF16 = bf16 && bfloat16Weights(m, src)
+	return r
 }
 
-func (s *streamPair) rows(r0, r1 int, full bool) *tensor.Matrix {
-	if full {
-		return rows(s.full, r0, r1)
+// bfloat16Weights reports whether the linear layers of all blocks are dense
+// bfloat16.
+func bfloat16Weights(m *decoder.Model, src *checkpoint.Model) bool {
+	if len(src.Quantized()) > 0 {
+		return false
 	}
-	return rows(s.quantized, r0, r1)
+	for _, l := range m.Linears() {
+		if t, ok := src.DType(l.WeightName()); !ok || t != safetensors.BF16 {
+			return false
+		}
+	}
+	return true
 }

@@ -2,7 +2,6 @@ package lowbit
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/golowbit/lowbit/checkpoint"
 )
@@ -21,17 +20,12 @@ type ConvertOptions struct {
 // that wraps layout.ErrUnsupported, before anything is written. Format
 // "dense" writes the dequantized weights, rounded to the model's type.
 func Convert(ctx context.Context, o ConvertOptions) error {
-	switch {
-	case o.Model == "":
-		return fmt.Errorf("%w: no model given", ErrOptions)
-	case o.Output == "":
-		return fmt.Errorf("%w: no output given", ErrOptions)
-	case o.Workers < 0:
-		return fmt.Errorf("%w: %d workers", ErrOptions, o.Workers)
+	if err := o.Validate(); err != nil {
+		return err
 	}
 	f, err := checkpoint.Lookup(o.Format)
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrOptions, err)
+		return err
 	}
 	src, err := checkpoint.Open(o.Model)
 	if err != nil {

@@ -21,24 +21,23 @@ const directLayers = 4
 // runDirect quantizes layers that need no calibration, which is rounding to
 // nearest: weights are read, rounded, packed and written in pieces that stay
 // in the caches, several layers at a time.
-func (j *job) runDirect() error {
-	workers := parallel.Workers(j.Workers)
+func (j *job) runDirect(ctx context.Context) error {
+	workers := parallel.Workers(j.set.workers)
 	lanes := min(workers, directLayers)
 	var mu sync.Mutex
 	free := make(chan *quant.Weight, lanes)
 	for range lanes {
 		free <- &quant.Weight{}
 	}
-	return parallel.For(j.ctx, lanes, len(j.order), func(i int) error {
+	return parallel.For(ctx, lanes, len(j.order), func(i int) error {
 		p := j.order[i]
-		r := &LayerReport{Name: p.name, Out: p.out, In: p.in, Dense: p.dense, Scheme: p.scheme}
+		r := p.report()
 		if !p.dense {
-			s := p.scheme
-			s.Axis = p.arms[0].Axis
+			s := p.layer(p.arms[0]).Scheme
 			q := <-free
 			defer func() { free <- q }()
 			reshape(q, p.out, p.in, s)
-			if err := roundLayer(j.ctx, q, j.src, p.name+".weight", max(1, workers/lanes)); err != nil {
+			if err := roundLayer(ctx, q, j.src, p.name+".weight", max(1, workers/lanes)); err != nil {
 				return err
 			}
 			r.Arm, r.Scheme = p.arms[0].String(), s
@@ -49,7 +48,10 @@ func (j *job) runDirect() error {
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		j.finish(r)
+		if !p.dense {
+			j.made[p.name] = p.layer(p.arms[0])
+		}
+		j.finish(r, false)
 		return nil
 	})
 }
@@ -139,7 +141,10 @@ func (r *layerReader) rows(b *piece, l0, l1 int) error {
 	if b.halves, err = r.src.Halves(r.name, l0, l1, b.halves); err != nil {
 		return err
 	}
-	return r.named(r.q.RoundHalves(l0, b.halves, r.dtype == safetensors.BF16))
+	if r.dtype == safetensors.BF16 {
+		return r.named(r.q.RoundBF16(l0, b.halves))
+	}
+	return r.named(r.q.RoundF16(l0, b.halves))
 }
 
 // columns rounds the input columns l0 to l1.

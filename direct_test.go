@@ -64,7 +64,8 @@ func TestDirect(t *testing.T) {
 			}
 			t.Run(fmt.Sprintf("%s/%+v", dtype, s), func(t *testing.T) {
 				o := Options{
-					Model: model, Output: filepath.Join(t.TempDir(), "out"), Scheme: s,
+					Model: model, Output: filepath.Join(t.TempDir(), "out"),
+					Bits: s.Bits, GroupSize: s.GroupSize, Symmetric: &s.Symmetric, ScaleType: s.ScaleType, Clip: &s.Clip, MinZero: s.MinZero,
 					Method: quant.RTN{}, Arms: []adadim.Arm{{Axis: s.Axis}}, Workers: 1 + 3*i,
 				}
 				r, err := Quantize(ctx, o)
@@ -118,14 +119,14 @@ func TestDirectNotFinite(t *testing.T) {
 	want := fmt.Sprintf("%s: tensor %q: element %d is +Inf", path, layer+".weight", 5*info.Shape[1]+70)
 	for name, edit := range map[string]func(o *Options){
 		"rows":        func(o *Options) {},
-		"fused":       func(o *Options) { o.Scheme.Symmetric = false },
-		"columns":     func(o *Options) { o.Arms = []adadim.Arm{adadim.ArmIC} },
+		"fused":       func(o *Options) { o.Symmetric = nil },
+		"columns":     func(o *Options) { o.Arms = []adadim.Arm{adadim.ArmIC()} },
 		"calibration": func(o *Options) { o.Calibration = quick(t).Calibration },
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := Options{
-				Model: dir, Output: filepath.Join(t.TempDir(), "out"), Scheme: quant.Scheme{Bits: 4, GroupSize: 64, Symmetric: true},
-				Method: quant.RTN{}, Arms: []adadim.Arm{adadim.ArmOC},
+				Model: dir, Output: filepath.Join(t.TempDir(), "out"), GroupSize: 64, Symmetric: new(true),
+				Method: quant.RTN{}, Arms: []adadim.Arm{adadim.ArmOC()},
 			}
 			edit(&o)
 			_, err = Quantize(context.Background(), o)

@@ -4,10 +4,10 @@ import (
 	"context"
 	"fmt"
 	"math"
-	"strings"
 
 	"github.com/golowbit/lowbit/checkpoint"
-	"github.com/golowbit/lowbit/internal/llama"
+	"github.com/golowbit/lowbit/internal/decoder"
+	"github.com/golowbit/lowbit/internal/walk"
 	"github.com/golowbit/lowbit/tensor"
 )
 
@@ -42,6 +42,9 @@ type Evaluation struct {
 // Evaluate measures a model's perplexity on text. The text is cut into
 // consecutive windows that do not overlap; the ragged last one is dropped.
 func Evaluate(ctx context.Context, o EvalOptions) (*Evaluation, error) {
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
 	main, err := openEvaluated(o.Model, o.BF16, o.Workers)
 	if err != nil {
 		return nil, err
@@ -54,29 +57,26 @@ func Evaluate(ctx context.Context, o EvalOptions) (*Evaluation, error) {
 			return nil, err
 		}
 		defer other.close()
-		if other.cfg.Vocab != main.cfg.Vocab {
-			return nil, fmt.Errorf("%s has %d tokens, %s %d: they cannot be compared", o.Model, main.cfg.Vocab, o.Against, other.cfg.Vocab)
+		if other.model.Vocab != main.model.Vocab {
+			return nil, fmt.Errorf("%s has %d tokens, %s %d: they cannot be compared", o.Model, main.model.Vocab, o.Against, other.model.Vocab)
 		}
 		all = append(all, other)
 	}
-	if o.Window < 0 || o.Window == 1 {
-		return nil, fmt.Errorf("%w: window of %d tokens, want at least 2", ErrOptions, o.Window)
+	window := contextLength(main.model, o.Window)
+	if main.model.MaxPosition > 0 && window > main.model.MaxPosition {
+		return nil, fmt.Errorf("%w: window of %d tokens, but the model's context is %d", ErrOptions, window, main.model.MaxPosition)
 	}
-	window := contextLength(main.cfg, o.Window)
-	if main.cfg.MaxPosition > 0 && window > main.cfg.MaxPosition {
-		return nil, fmt.Errorf("%w: window of %d tokens, but the model's context is %d", ErrOptions, window, main.cfg.MaxPosition)
-	}
-	ids, err := tokens(main.src, o.Tokenizer, main.cfg, o.Text)
+	ids, err := tokens(main.src, o.Tokenizer, main.model, o.Text)
 	if err != nil {
 		return nil, err
 	}
 	w := windows(ids, window)
 	if len(w) == 0 {
-		return nil, fmt.Errorf("%s: %d tokens of text, want at least one window of %d", strings.Join(o.Text.Files, ", "), len(ids), window)
+		return nil, fmt.Errorf("%v: %d tokens of text, want at least one window of %d", o.Text, len(ids), window)
 	}
 	total := 0
 	for _, m := range all {
-		total += m.cfg.Layers
+		total += m.model.Layers
 	}
 	step := 0
 	for _, m := range all {
@@ -95,11 +95,11 @@ func Evaluate(ctx context.Context, o EvalOptions) (*Evaluation, error) {
 
 // evaluated is a model at work on windows of text.
 type evaluated struct {
-	src  *checkpoint.Model
-	cfg  *llama.Config
-	fwd  *llama.Runner
-	head *llama.Head
-	x    *tensor.Matrix // residual stream [tokens, hidden]
+	src   *checkpoint.Model
+	model *decoder.Model
+	fwd   *decoder.Runner
+	head  *decoder.Head
+	x     *tensor.Matrix // residual stream [tokens, hidden]
 }
 
 func openEvaluated(path string, bf16 bool, workers int) (*evaluated, error) {
@@ -108,55 +108,32 @@ func openEvaluated(path string, bf16 bool, workers int) (*evaluated, error) {
 		return nil, err
 	}
 	e := &evaluated{src: src}
-	if e.cfg, err = llama.ParseConfig(src.Config()); err == nil {
-		err = llama.CheckShapes(e.cfg, src)
-	}
-	if err == nil {
-		e.fwd, err = newRunner(e.cfg, src, bf16, workers)
-	}
-	if err != nil {
+	if e.model, err = decoderOf(src); err != nil {
 		e.close()
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, err
 	}
+	e.fwd = newRunner(e.model, src, bf16, workers)
 	return e, nil
 }
 
 func (e *evaluated) close() { _ = e.src.Close() }
 
-// run takes all windows through the blocks, one block in memory at a time
-// while the next is read.
+// run takes all windows through the blocks.
 func (e *evaluated) run(ctx context.Context, w [][]int32, step func()) error {
-	emb, err := llama.LoadEmbedding(e.cfg, e.src)
+	way := &walk.Walk{Model: e.model, Weights: e.src, Runner: e.fwd, SeqLen: len(w[0])}
+	x, embedding, err := way.Embed(w)
 	if err != nil {
 		return err
 	}
-	seq := len(w[0])
-	e.x = tensor.New(len(w)*seq, e.cfg.Hidden)
-	for i, ids := range w {
-		if err := llama.Embed(rows(e.x, i*seq, (i+1)*seq), emb, ids); err != nil {
-			return err
-		}
+	e.x = x
+	err = way.Blocks(ctx, e.model.Layers, func(b *decoder.Block) error {
+		defer step()
+		return way.Forward(ctx, b, x, nil)
+	})
+	if err != nil {
+		return err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	next := prefetch(ctx, e.cfg, e.src)
-	batch := max(1, batchTokens/seq) * seq
-	for range e.cfg.Layers {
-		l := <-next
-		if l.err != nil {
-			return l.err
-		}
-		for r0 := 0; r0 < e.x.Rows; r0 += batch {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			if err := e.fwd.Forward(l.block, rows(e.x, r0, min(r0+batch, e.x.Rows)), seq, nil); err != nil {
-				return err
-			}
-		}
-		step()
-	}
-	e.head, err = llama.LoadHead(e.cfg, e.src, emb)
+	e.head, err = e.model.LoadHead(e.src, embedding)
 	return err
 }
 
@@ -166,7 +143,7 @@ func compare(ctx context.Context, all []*evaluated, w [][]int32) (*Evaluation, e
 	r := &Evaluation{Window: seq, Windows: len(w), Tokens: len(w) * (seq - 1)}
 	var nll [2]float64
 	var kl float64
-	vocab := all[0].cfg.Vocab
+	vocab := all[0].model.Vocab
 	// Logits are wide: take about 64 MB of them at a time.
 	chunk := min(max(16, (16<<20)/vocab), seq-1)
 	logits := []*tensor.Matrix{tensor.New(chunk, vocab)}
@@ -181,15 +158,15 @@ func compare(ctx context.Context, all []*evaluated, w [][]int32) (*Evaluation, e
 		for t0 := 0; t0 < seq-1; t0 += chunk {
 			n := min(chunk, seq-1-t0)
 			for k, m := range all {
-				l := rows(logits[k], 0, n)
-				m.fwd.Logits(m.head, l, rows(m.x, i*seq+t0, i*seq+t0+n))
+				l := walk.Rows(logits[k], 0, n)
+				m.fwd.Logits(m.head, l, walk.Rows(m.x, i*seq+t0, i*seq+t0+n))
 				m.fwd.NLLs(scores[:n], l, ids[t0+1:t0+1+n])
 				for _, s := range scores[:n] {
 					nll[k] += s
 				}
 			}
 			if len(all) == 2 {
-				all[0].fwd.KLs(scores[:n], rows(logits[1], 0, n), rows(logits[0], 0, n))
+				all[0].fwd.KLs(scores[:n], walk.Rows(logits[1], 0, n), walk.Rows(logits[0], 0, n))
 				for _, s := range scores[:n] {
 					kl += s
 				}

@@ -65,9 +65,9 @@ func TestEvaluateWorkers(t *testing.T) {
 func TestEvaluateFormats(t *testing.T) {
 	text := short(t)
 	var exact float64
-	for i, format := range []string{"lowbit", "dense"} {
+	for i, name := range []string{"lowbit", "dense"} {
 		o := quick(t)
-		o.Format, o.Method, o.Arms = format, quant.RTN{}, []adadim.Arm{adadim.ArmIC}
+		o.Format, o.Method, o.Arms = format(t, name), quant.RTN{}, []adadim.Arm{adadim.ArmIC()}
 		o.Calibration = Calibration{}
 		_, err := Quantize(t.Context(), o)
 		require.NoError(t, err)
@@ -85,14 +85,16 @@ func TestEvaluateFormats(t *testing.T) {
 func TestEvaluateBadInput(t *testing.T) {
 	text := short(t)
 	for want, o := range map[string]EvalOptions{
-		"no such file":             {Model: "absent", Text: text},
-		"absent.txt":               {Model: embedded, Text: Text{Files: []string{"absent.txt"}}},
-		"window of 1 tokens":       {Model: embedded, Text: text, Window: 1},
-		"window of -1 tokens":      {Model: embedded, Text: text, Window: -1},
-		"context is 256":           {Model: embedded, Text: text, Window: 300},
-		"want at least one window": {Model: embedded},
-		"stat absent-tokenizer":    {Model: embedded, Text: text, Tokenizer: "absent-tokenizer"},
-		"stat absent-model":        {Model: embedded, Text: text, Against: "absent-model"},
+		"no such file":          {Model: "absent", Text: text},
+		"absent.txt":            {Model: embedded, Text: Text{Files: []string{"absent.txt"}}},
+		"window of 1 tokens":    {Model: embedded, Text: text, Window: 1},
+		"window of -1 tokens":   {Model: embedded, Text: text, Window: -1},
+		"context is 256":        {Model: embedded, Text: text, Window: 300},
+		"no text given":         {Model: embedded},
+		"no model given":        {Text: text},
+		"-2 workers":            {Model: embedded, Text: text, Workers: -2},
+		"stat absent-tokenizer": {Model: embedded, Text: text, Tokenizer: "absent-tokenizer"},
+		"stat absent-model":     {Model: embedded, Text: text, Against: "absent-model"},
 	} {
 		_, err := Evaluate(t.Context(), o)
 		require.Error(t, err, want)

@@ -19,9 +19,9 @@ import (
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/gptq"
+	"github.com/golowbit/lowbit/internal/decoder"
 	"github.com/golowbit/lowbit/internal/fold"
 	"github.com/golowbit/lowbit/internal/golden"
-	"github.com/golowbit/lowbit/internal/llama"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 	"github.com/golowbit/lowbit/tensor"
@@ -48,7 +48,9 @@ func unbalanced(t *testing.T, biases bool) string {
 		}
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), data, 0o666))
 	}
-	c, err := llama.ReadConfig(dir)
+	config, err := os.ReadFile(filepath.Join(dir, "config.json"))
+	require.NoError(t, err)
+	m, err := decoder.ParseConfig(config)
 	require.NoError(t, err)
 
 	values := map[string][]float32{}
@@ -60,30 +62,29 @@ func unbalanced(t *testing.T, biases bool) string {
 		require.NoError(t, err)
 	}
 	rng := rand.New(rand.NewPCG(8, 8))
-	for i := range c.Layers {
-		for _, l := range c.Linears(i) {
+	for _, p := range m.Blocks {
+		for _, l := range p.Linears {
 			if !l.Bias {
 				continue
 			}
 			v := make([]float32, l.Out)
 			for j := range v {
-				v[j] = roundBF16(float32(rng.NormFloat64()) * 0.05)
+				v[j] = tensor.RoundBF16(float32(rng.NormFloat64()) * 0.05)
 			}
 			values[l.BiasName()], shapes[l.BiasName()] = v, []int{l.Out}
 		}
-		b, err := llama.LoadBlock(c, weights{values, shapes}, i)
+		b, err := p.Load(weights{values, shapes})
 		require.NoError(t, err)
-		s := fold.New(c, b)
-		for in := range llama.Inputs {
-			factors := make([]float64, fold.Channels(c, in))
+		s := fold.New(b)
+		for stage := range b.Stages {
+			factors := make([]float64, b.Stages[stage].Fold.Channels)
 			for j := range factors {
 				factors[j] = math.Exp(1.2 * rng.NormFloat64())
 			}
-			require.True(t, s.Set(in, factors, roundBF16))
+			require.True(t, s.Set(stage, factors, func(_ string, v float32) float32 { return tensor.RoundBF16(v) }))
 		}
-		for role := range llama.Roles {
-			l := b.Linear(role)
-			values[l.Name+".weight"] = s.Weight(role, l.Weight).Data
+		for i, l := range b.Linears {
+			values[l.WeightName()] = s.Weight(i, b.Linear(i).Weight).Data
 		}
 		maps.Copy(values, s.Stored())
 	}
@@ -101,7 +102,7 @@ func unbalanced(t *testing.T, biases bool) string {
 	return dir
 }
 
-// weights are llama.Weights in memory.
+// weights are decoder.Weights in memory.
 type weights struct {
 	values map[string][]float32
 	shapes map[string][]int
@@ -110,6 +111,10 @@ type weights struct {
 func (w weights) Matrix(name string) (*tensor.Matrix, error) {
 	s := w.shapes[name]
 	return tensor.FromSlice(s[0], s[1], slices.Clone(w.values[name])), nil
+}
+func (w weights) Rows(name string, i0, i1 int, _ []float32) ([]float32, error) {
+	n := w.shapes[name][1]
+	return w.values[name][i0*n : i1*n], nil
 }
 func (w weights) Vector(name string) ([]float32, error) { return slices.Clone(w.values[name]), nil }
 func (w weights) Has(name string) bool                  { return w.values[name] != nil }
@@ -122,7 +127,7 @@ func divergence(t *testing.T, model, against string) float64 {
 	return *e.KL
 }
 
-var ocArms = []adadim.Arm{adadim.ArmOC, adadim.ArmOCInputScale}
+var ocArms = []adadim.Arm{adadim.ArmOC(), adadim.ArmOCInputScale()}
 
 // TestFoldAuto: where the format has no input scales the model gets the good
 // of them all the same, at the same bits per weight, and nothing else of it
@@ -134,15 +139,15 @@ func TestFoldAuto(t *testing.T) {
 		set    func(o *Options)
 	}{
 		{"gptq_v2", func(o *Options) {}},
-		{"gptq_v2", func(o *Options) { o.Inputs, o.Correction = InputsQuantized, 0.5 }},
-		{"gptq_v2", func(o *Options) { o.Objective = adadim.ObjectiveBlock; o.Calibration.SeqLen = 32 }},
+		{"gptq_v2", func(o *Options) { o.Inputs, o.Correction = InputsQuantized, new(0.5) }},
+		{"gptq_v2", func(o *Options) { o.Objective = new(adadim.ObjectiveBlock); o.Calibration.SeqLen = 32 }},
 		{"gguf", func(o *Options) {
-			o.Search, o.Method = adadim.SearchMethod, gptq.Quantizer{Refine: gptq.Refine{Rounds: 1, Sweeps: 1}}
+			o.Search, o.Method = new(adadim.SearchMethod), gptq.Quantizer{Refine: gptq.Refine{Rounds: 1, Sweeps: 1}}
 		}},
 	} {
 		run := func(arms []adadim.Arm) (*Report, Options) {
 			o := quick(t)
-			o.Model, o.Format, o.Scheme.Bits, o.Arms = source, tt.format, 4, arms
+			o.Model, o.Format, o.Bits, o.Arms = source, format(t, tt.format), 4, arms
 			o.Skip = []*regexp.Regexp{regexp.MustCompile(`layers\.[23]\.`)}
 			tt.set(&o)
 			r, err := Quantize(t.Context(), o)
@@ -207,7 +212,7 @@ func TestFoldKeepsTheFunction(t *testing.T) {
 		for _, arms := range [][]adadim.Arm{ocArms, adadim.AllArms()} {
 			o := quick(t)
 			o.Model, o.Inputs, o.Fold, o.Arms, o.Method = source, inputs, FoldOn, arms, quant.RTN{}
-			o.Scheme.Bits = 8
+			o.Bits = 8
 			r, err := Quantize(t.Context(), o)
 			require.NoError(t, err)
 			require.Less(t, divergence(t, o.Output, source), 2e-3, "%v %v", inputs, arms)
@@ -235,7 +240,7 @@ func TestFoldSameBytes(t *testing.T) {
 	for _, inputs := range []Inputs{InputsFull, InputsQuantized} {
 		set := func(workers int) Options {
 			o := quick(t)
-			o.Model, o.Format, o.Arms, o.Workers, o.Inputs = source, "gptq_v2", ocArms, workers, inputs
+			o.Model, o.Format, o.Arms, o.Workers, o.Inputs = source, format(t, "gptq_v2"), ocArms, workers, inputs
 			return o
 		}
 		whole := set(1)
@@ -285,58 +290,61 @@ func TestFoldPlan(t *testing.T) {
 	type options struct {
 		format, arms, skip string
 		fold               Fold
-		fit                bool
+		fit                Fit
 		group              int
 	}
 	for _, tt := range []struct {
 		name  string
 		o     options
-		folds folding
+		folds []bool
 		want  map[string]string
 		err   string
 	}{
-		{"lowbit stores all", options{format: "lowbit", arms: "all"}, folding{}, same("[oc oc+in ic ic+row]"), ""},
-		{"unless told to fold", options{format: "lowbit", arms: "all", fold: FoldOn}, folding{true, true, true, true},
+		{"lowbit stores all", options{format: "lowbit", arms: "all"}, nil, same("[oc oc+in ic ic+row]"), ""},
+		{"unless told to fold", options{format: "lowbit", arms: "all", fold: FoldOn}, []bool{true, true, true, true},
 			with(same("[oc ic ic+row]"), "v", "[oc ic]", "up", "[oc ic]"), ""},
-		{"gptq", options{format: "gptq_v2", arms: "oc,oc+in"}, folding{true, true, true, true}, same("[oc]"), ""},
-		{"input scales alone", options{format: "gptq_v2", arms: "oc+in"}, folding{true, true, true, true}, same("[oc]"), ""},
-		{"nothing to fold", options{format: "gptq_v2", arms: "oc", fold: FoldOn}, folding{}, same("[oc]"), ""},
-		{"off", options{format: "gptq_v2", arms: "oc,oc+in", fold: FoldOff}, folding{}, nil, "has no input scales"},
-		{"no axis ic", options{format: "gptq_v2", arms: "all"}, folding{}, nil, "axis ic does not fit"},
-		{"fit", options{format: "gptq_v2", arms: "all", fit: true}, folding{true, true, true, true}, same("[oc]"), ""},
-		{"fit to groups", options{format: "gptq_v2", arms: "all", fit: true, group: 96}, folding{true, true, true, true}, same("[oc]"), ""},
-		{"row scales of v and up only", options{format: "lowbit", arms: "ic,ic+row", fold: FoldOn}, folding{false, true, false, true},
+		{"gptq", options{format: "gptq_v2", arms: "oc,oc+in"}, []bool{true, true, true, true}, same("[oc]"), ""},
+		{"input scales alone", options{format: "gptq_v2", arms: "oc+in"}, []bool{true, true, true, true}, same("[oc]"), ""},
+		{"nothing to fold", options{format: "gptq_v2", arms: "oc", fold: FoldOn}, nil, same("[oc]"), ""},
+		{"off", options{format: "gptq_v2", arms: "oc,oc+in", fold: FoldOff}, nil, nil, "has no input scales"},
+		{"no axis ic", options{format: "gptq_v2", arms: "all"}, nil, nil, "axis ic does not fit"},
+		{"fit", options{format: "gptq_v2", arms: "all", fit: FitOn}, []bool{true, true, true, true}, same("[oc]"), ""},
+		{"fit to groups", options{format: "gptq_v2", arms: "all", fit: FitOn, group: 96}, []bool{true, true, true, true}, same("[oc]"), ""},
+		{"row scales of v and up only", options{format: "lowbit", arms: "ic,ic+row", fold: FoldOn}, []bool{false, true, false, true},
 			with(same("[ic ic+row]"), "v", "[ic]", "up", "[ic]"), ""},
-		{"dense v", options{format: "gptq_v2", arms: "oc,oc+in", fit: true, skip: "v_proj"}, folding{false, false, true, true},
+		{"dense v", options{format: "gptq_v2", arms: "oc,oc+in", fit: FitOn, skip: "v_proj"}, []bool{false, false, true, true},
 			with(same("[oc]"), "v", "dense"), ""},
-		{"dense gate", options{format: "lowbit", arms: "oc,oc+in", fold: FoldOn, skip: "gate_proj"}, folding{true, true, false, true},
+		{"dense gate", options{format: "lowbit", arms: "oc,oc+in", fold: FoldOn, skip: "gate_proj"}, []bool{true, true, false, true},
 			with(same("[oc]"), "gate", "dense", "up", "[oc oc+in]"), ""},
-		{"dense down", options{format: "lowbit", arms: "oc,oc+in", fold: FoldOn, skip: "down_proj"}, folding{true, true, true, false},
+		{"dense down", options{format: "lowbit", arms: "oc,oc+in", fold: FoldOn, skip: "down_proj"}, []bool{true, true, true, false},
 			with(same("[oc]"), "down", "dense"), ""},
-		{"dense v, no fit", options{format: "gptq_v2", arms: "oc,oc+in", skip: "v_proj"}, folding{}, nil, "has no input scales"},
+		{"dense v, no fit", options{format: "gptq_v2", arms: "oc,oc+in", skip: "v_proj"}, nil, nil, "has no input scales"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			o := quick(t)
 			var err error
-			o.Format, o.Fold, o.Fit = tt.o.format, tt.o.fold, tt.o.fit
+			o.Format, o.Fold, o.Fit = format(t, tt.o.format), tt.o.fold, tt.o.fit
 			o.Arms, err = adadim.ParseArms(tt.o.arms)
 			require.NoError(t, err)
 			if tt.o.skip != "" {
 				o.Skip = []*regexp.Regexp{regexp.MustCompile(tt.o.skip)}
 			}
 			if tt.o.group != 0 {
-				o.Scheme.GroupSize = tt.o.group
+				o.GroupSize = tt.o.group
 			}
-			j, err := newJob(t.Context(), o)
+			j, err := newJob(o)
 			if tt.err != "" {
 				require.ErrorContains(t, err, tt.err)
 				return
 			}
 			require.NoError(t, err)
 			defer j.close()
+			if tt.folds == nil {
+				tt.folds = make([]bool, 4)
+			}
 			for b, k := range j.folds {
-				require.Equal(t, tt.folds, k)
-				for i, l := range j.cfg.Linears(b) {
+				require.Equal(t, tt.folds, k.stages)
+				for i, l := range j.model.Blocks[b].Linears {
 					p := j.plan[l.Name]
 					got := fmt.Sprint(p.arms)
 					if p.dense {
@@ -349,29 +357,16 @@ func TestFoldPlan(t *testing.T) {
 	}
 }
 
-func TestFoldNames(t *testing.T) {
-	for _, f := range []Fold{FoldAuto, FoldOff, FoldOn} {
-		got, err := ParseFold(f.String())
-		require.NoError(t, err)
-		require.Equal(t, f, got)
-	}
-	_, err := ParseFold("maybe")
-	require.ErrorContains(t, err, `fold "maybe"`)
-	o := Options{Model: "m", Output: "o", Scheme: quant.Scheme{Bits: 4, GroupSize: 128}, Fold: 3}
-	require.ErrorIs(t, o.Validate(), ErrOptions)
-	require.ErrorContains(t, o.Validate(), "Fold(3)")
-}
-
 // TestFoldOutliers: on a model with outlying channels folding takes most of
 // what per-OC groups lose to them; on one without it leaves the result alone.
 func TestFoldOutliers(t *testing.T) {
-	text := Text{Files: []string{golden.Shared(t, "text/tinystories/calibration.txt")}, PerDocument: true}
-	heldout := Text{Files: []string{golden.Shared(t, "text/tinystories/heldout.txt")}, PerDocument: true}
+	text := Text{Files: []string{golden.Shared(t, "text/tinystories/calibration.txt")}, PerDocument: true, BOS: new(true)}
+	heldout := Text{Files: []string{golden.Shared(t, "text/tinystories/heldout.txt")}, PerDocument: true, BOS: new(true)}
 	perplexity := func(model string, arms []adadim.Arm) float64 {
 		o := quick(t)
 		o.Model, o.Arms, o.Fold = golden.Shared(t, "models/"+model), arms, FoldOn
 		o.Calibration = Calibration{Text: text, Samples: 24, SeqLen: 256}
-		require.NoError(t, o.ApplyPreset("best"))
+		o.Preset = Best
 		_, err := Quantize(t.Context(), o)
 		require.NoError(t, err)
 		e, err := Evaluate(t.Context(), EvalOptions{Model: o.Output, Text: heldout, Window: 512})

@@ -8,7 +8,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/golowbit/lowbit/quant"
+	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/layout"
 )
 
 const (
@@ -21,12 +22,20 @@ const (
 func quick(t *testing.T) Options {
 	return Options{
 		Model: embedded, Output: filepath.Join(t.TempDir(), "out"),
-		Scheme: quant.Scheme{Bits: 3, GroupSize: 64},
+		Preset: Paper, Bits: 3, GroupSize: 64,
 		Calibration: Calibration{
-			Text:    Text{Files: []string{embeddedCalibration}, PerDocument: true},
+			Text:    Text{Files: []string{embeddedCalibration}, PerDocument: true, BOS: new(true)},
 			Samples: 4, SeqLen: 96,
 		},
 	}
+}
+
+// format returns the format of a name.
+func format(t *testing.T, name string) layout.Format {
+	t.Helper()
+	f, err := checkpoint.Lookup(name)
+	require.NoError(t, err)
+	return f
 }
 
 // folder returns the files of a folder, by name, with their contents.

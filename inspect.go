@@ -1,10 +1,7 @@
 package lowbit
 
 import (
-	"fmt"
-
 	"github.com/golowbit/lowbit/checkpoint"
-	"github.com/golowbit/lowbit/internal/llama"
 	"github.com/golowbit/lowbit/quant"
 )
 
@@ -15,7 +12,7 @@ type Info struct {
 	Architecture string `json:"architecture"` // "" if the model is of a kind that cannot be run here
 	Unsupported  string `json:"unsupported,omitempty"`
 
-	Layers       int  `json:"layers"`
+	Blocks       int  `json:"blocks"`
 	Hidden       int  `json:"hidden"`
 	Intermediate int  `json:"intermediate"`
 	Heads        int  `json:"heads"`
@@ -61,16 +58,13 @@ func Inspect(path string) (*Info, error) {
 	}
 	defer m.Close()
 	info := &Info{Path: path, Format: m.Format().Name(), Bytes: m.Bytes()}
-	if c, err := llama.ParseConfig(m.Config()); err != nil {
+	if c, err := decoderOf(m); err != nil {
 		info.Unsupported = err.Error()
 	} else {
 		info.Architecture = c.ModelType
-		info.Layers, info.Hidden, info.Intermediate = c.Layers, c.Hidden, c.Intermediate
+		info.Blocks, info.Hidden, info.Intermediate = c.Layers, c.Hidden, c.Intermediate
 		info.Heads, info.KVHeads, info.HeadDim = c.Heads, c.KVHeads, c.HeadDim
 		info.Vocab, info.Context, info.Tied = c.Vocab, c.MaxPosition, c.Tied
-		if err := llama.CheckShapes(c, m); err != nil {
-			return nil, fmt.Errorf("%s: %w", path, err)
-		}
 	}
 	for _, s := range m.Dense() {
 		t := TensorInfo{Name: s.Name, DType: string(s.DType), Shape: s.Shape, Bytes: s.Bytes()}

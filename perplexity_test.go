@@ -56,8 +56,8 @@ type goldenModel struct {
 // options returns how a row was made, or false if the row is not reproduced
 // on purpose.
 func (r goldenRow) options() (Options, bool) {
-	o := Options{Scheme: quant.Scheme{Bits: r.Bits, GroupSize: r.Group, Range: quant.RangePaper, ScaleType: quant.F32}}
-	oc, ic := []adadim.Arm{adadim.ArmOC}, []adadim.Arm{adadim.ArmIC}
+	o := Options{Preset: Plain, Bits: r.Bits, GroupSize: r.Group, Range: quant.RangePaper, ScaleType: quant.F32}
+	oc, ic := []adadim.Arm{adadim.ArmOC()}, []adadim.Arm{adadim.ArmIC()}
 	switch r.Method {
 	case "RTN-oc":
 		o.Method, o.Arms = quant.RTN{}, oc
@@ -66,7 +66,7 @@ func (r goldenRow) options() (Options, bool) {
 	case "RTN-ada(paper)":
 		o.Method = quant.RTN{}
 	case "RTN-ada(code)":
-		o.Method, o.Objective = quant.RTN{}, adadim.ObjectiveBlock
+		o.Method, o.Objective = quant.RTN{}, new(adadim.ObjectiveBlock)
 	case "GPTQ-oc(dyn,no act)":
 		o.Method, o.Arms = gptq.Quantizer{Order: gptq.OrderNatural}, oc
 	case "GPTQ-oc(static,act)":
@@ -75,7 +75,7 @@ func (r goldenRow) options() (Options, bool) {
 		o.Arms = ic
 	case "GPTQ-ada(paper)":
 	case "GPTQ-ada(code,o/down ref fixed)":
-		o.Objective = adadim.ObjectiveBlock
+		o.Objective = new(adadim.ObjectiveBlock)
 	case "GPTQ-ada(code)":
 		// It compares the o and down projections with the output of the first
 		// sample only. The row above is the same without that fault.
@@ -107,7 +107,7 @@ func (r goldenRow) tolerance() float64 {
 }
 
 func (m goldenModel) text(file string) Text {
-	return Text{Files: []string{file}, PerDocument: true}
+	return Text{Files: []string{file}, PerDocument: true, BOS: new(true)}
 }
 
 // check reproduces a row.

@@ -3,39 +3,185 @@ package lowbit
 import (
 	"errors"
 	"fmt"
+	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/golowbit/lowbit/adadim"
+	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/checkpoint/layout"
-	"github.com/golowbit/lowbit/internal/llama"
+	"github.com/golowbit/lowbit/internal/decoder"
 	"github.com/golowbit/lowbit/quant"
+	"github.com/golowbit/lowbit/safetensors"
 )
+
+// Plan is what Quantize does with given options.
+type Plan struct {
+	Model    string      `json:"model"`
+	Output   string      `json:"output"`
+	Settings []Setting   `json:"settings"` // everything that was decided, and by whom
+	Layers   []LayerPlan `json:"layers"`
+	// Engines says which engines load the output, as far as that can be known.
+	Engines []layout.Note `json:"engines"`
+	// NeedsText says that calibration text must be given.
+	NeedsText bool `json:"needs_text"`
+}
+
+// LayerPlan is what will be done with one linear layer.
+type LayerPlan struct {
+	Name  string `json:"name"`
+	Out   int    `json:"out"`
+	In    int    `json:"in"`
+	Dense bool   `json:"dense,omitempty"` // left as it is
+	// Scheme is the grid. Its axis is that of the first of Arms; with one arm
+	// it is certain.
+	Scheme quant.Scheme `json:"scheme,omitzero"`
+	Arms   []adadim.Arm `json:"arms,omitempty"`   // what is chosen from
+	Folded bool         `json:"folded,omitempty"` // a scale of its input is chosen beforehand and folded
+	Notes  []string     `json:"notes,omitempty"`  // why it is not as the settings say
+}
+
+// Resolve decides everything about a quantization that can be known from the
+// options and the headers of the model, and says what it has decided. It fails
+// where Quantize would before it reads any text.
+func Resolve(o Options) (*Plan, error) {
+	j, err := newJob(o)
+	if err != nil {
+		return nil, err
+	}
+	defer j.close()
+	return j.explain(), nil
+}
+
+// explain puts the plan into words.
+func (j *job) explain() *Plan {
+	p := &Plan{
+		Model: j.path, Output: j.output, Settings: slices.Clone(j.set.told),
+		Engines: checkpoint.Engines(j.set.format, j.plannedLayers()), NeedsText: j.mustHaveText(),
+	}
+	for _, l := range j.order {
+		e := LayerPlan{Name: l.name, Out: l.out, In: l.in, Dense: l.dense, Notes: slices.Clone(l.notes)}
+		if !l.dense {
+			e.Scheme, e.Arms, e.Folded = l.layer(l.arms[0]).Scheme, slices.Clone(l.arms), l.folds
+		}
+		p.Layers = append(p.Layers, e)
+	}
+	return p
+}
 
 // layerPlan is what will be done with one linear.
 type layerPlan struct {
 	name    string // without ".weight"
 	out, in int
+	bias    bool
+	dtype   safetensors.DType
 	dense   bool
 	scheme  quant.Scheme
 	arms    []adadim.Arm
 	notes   []string
-	folded  string // the scale of its input that is folded, once it is chosen
+	silent  bool   // notes are no warnings: nobody asked for what was left out
+	folds   bool   // a scale of its input is folded
+	folded  string // which one, once it is chosen
 }
 
-// smallestGroup is the smallest that Fit changes a group size to.
+// layer describes the linear quantized by an arm, for formats and engines.
+func (p *layerPlan) layer(a adadim.Arm) layout.Layer {
+	s := p.scheme
+	s.Axis = a.Axis
+	s.Strided = s.Strided && a.Axis == quant.IC
+	return layout.Layer{
+		Name: p.name, Out: p.out, In: p.in, Bias: p.bias, DType: p.dtype,
+		Scheme: s, RowScale: a.RowScale, InputScale: a.InputScale,
+	}
+}
+
+// result describes the linear as it came out.
+func (p *layerPlan) result(q *quant.Weight) layout.Layer {
+	l := p.layer(adadim.Arm{})
+	l.Scheme, l.RowScale, l.InputScale, l.GroupIndex = q.Scheme, q.RowScale != nil, q.InputScale != nil, q.GroupIndex != nil
+	return l
+}
+
+// plannedLayers describes the layers that will be quantized.
+func (j *job) plannedLayers() []layout.Layer {
+	layers := make([]layout.Layer, 0, len(j.order))
+	for _, p := range j.order {
+		if !p.dense {
+			layers = append(layers, p.layer(p.arms[0]))
+		}
+	}
+	return layers
+}
+
+// planLayers plans every linear of the model.
+func (j *job) planLayers() error {
+	var bad planErrors
+	for _, b := range j.model.Blocks {
+		infos := b.Linears
+		layers := make([]layout.Layer, len(infos))
+		for i, l := range infos {
+			d, _ := j.src.DType(l.WeightName())
+			layers[i] = layout.Layer{Name: l.Name, Out: l.Out, In: l.In, Bias: l.Bias, DType: d}
+		}
+		k, plans, errs := j.set.planBlock(b, layers)
+		j.folds = append(j.folds, k)
+		for i, p := range plans {
+			if errs[i] != nil {
+				bad.add(infos[i].Name, errs[i])
+				continue
+			}
+			p.folds = k.stages[infos[i].Stage] && !p.dense
+			j.plan[p.name] = p
+			j.order = append(j.order, p)
+		}
+	}
+	if err := bad.err(j.set.format.Name()); err != nil {
+		return err
+	}
+	return j.checkSkip()
+}
+
+// denseAnyway are linear maps that are never quantized: to skip them is no mistake.
+var denseAnyway = []string{"lm_head", "model.embed_tokens"}
+
+// checkSkip refuses expressions that match nothing.
+func (j *job) checkSkip() error {
+	for _, r := range j.set.skip {
+		layer := slices.ContainsFunc(j.order, func(p *layerPlan) bool { return r.MatchString(p.name) })
+		if !layer && !slices.ContainsFunc(denseAnyway, r.MatchString) {
+			return badOptions("nothing to skip: no layer's name matches %q (the first is %s)", r, j.order[0].name)
+		}
+	}
+	return nil
+}
+
+// checkTarget refuses what the target does not load.
+func (j *job) checkTarget() error {
+	if j.set.target == "" {
+		return nil
+	}
+	for _, n := range checkpoint.Engines(j.set.format, j.plannedLayers()) {
+		if n.Engine == j.set.target && !n.Accepted {
+			return fmt.Errorf("%w %v", ErrTarget, n)
+		}
+	}
+	return nil
+}
+
+// smallestGroup is the smallest that FitOn changes a group size to.
 const smallestGroup = 16
 
 // planBlock plans the linears of a block and which of their scales are
 // folded; errs are by linear.
-func (o *Options) planBlock(f layout.Format, infos []llama.LinearInfo, layers []layout.Layer) (folding, []*layerPlan, []error) {
-	k := o.folding(f, infos, layers)
+func (s *settings) planBlock(b *decoder.Program, layers []layout.Layer) (folding, []*layerPlan, []error) {
+	k := s.folding(b, layers)
 	for {
-		plans, errs := make([]*layerPlan, len(infos)), make([]error, len(infos))
+		plans, errs := make([]*layerPlan, len(layers)), make([]error, len(layers))
 		again := false
-		for i, l := range infos {
-			plans[i], errs[i] = o.planLayer(f, layers[i], k.arms(l, o.arms()))
+		for i := range layers {
+			plans[i], errs[i] = s.planLayer(layers[i], k.arms(i, s.arms))
 			if errs[i] == nil && plans[i].dense {
-				again = k.without(l) || again
+				again = k.without(i) || again
 			}
 		}
 		if !again {
@@ -44,28 +190,43 @@ func (o *Options) planBlock(f layout.Format, infos []llama.LinearInfo, layers []
 	}
 }
 
+// newLayerPlan is the plan of a linear with the scheme asked for.
+func (s *settings) newLayerPlan(l layout.Layer) *layerPlan {
+	return &layerPlan{name: l.Name, out: l.Out, in: l.In, bias: l.Bias, dtype: l.DType, scheme: s.scheme}
+}
+
 // planLayer decides what becomes of a linear before any work is done, and
-// fails where the format cannot hold it, unless o.Fit allows a change.
-func (o *Options) planLayer(f layout.Format, l layout.Layer, arms []adadim.Arm) (*layerPlan, error) {
-	p := &layerPlan{name: l.Name, out: l.Out, in: l.In, scheme: o.Scheme}
-	if o.skips(l.Name) {
-		p.dense = true
+// fails where the format cannot hold it, unless Fit allows a change.
+func (s *settings) planLayer(l layout.Layer, arms []adadim.Arm) (*layerPlan, error) {
+	p := s.newLayerPlan(l)
+	if r := s.skips(l.Name); r != nil {
+		p.dense, p.silent = true, true
+		p.notes = append(p.notes, fmt.Sprintf("left dense: skip %q", r))
 		return p, nil
 	}
-	err := p.admit(f, l, arms, o.Fit || o.FitArms)
-	if err == nil || !o.Fit {
+	err := p.admit(s.format, arms, s.fit != FitOff)
+	if err == nil || s.fit != FitOn {
+		p.silent = s.fit != FitOn
 		return p, err
 	}
-	for g := halved(o.Scheme.GroupSize, l.In); g >= smallestGroup; g /= 2 {
+	for g := halved(s.scheme.GroupSize, l.In); g >= smallestGroup; g /= 2 {
 		p.scheme.GroupSize = g
-		if p.admit(f, l, arms, true) == nil {
-			p.notes = append(p.notes, fmt.Sprintf("group size %d: %v", g, err))
+		if p.admit(s.format, arms, true) == nil {
+			p.notes = append(p.notes, fmt.Sprintf("group size %d: %s", g, reason(err)))
 			return p, nil
 		}
 	}
-	p.dense, p.scheme = true, o.Scheme
-	p.notes = append(p.notes, fmt.Sprintf("left dense: %v", err))
+	p.dense, p.scheme = true, s.scheme
+	p.notes = append(p.notes, "left dense: "+reason(err))
 	return p, nil
+}
+
+// skips returns the expression by which a layer is to stay dense, or nil.
+func (s *settings) skips(name string) *regexp.Regexp {
+	if i := slices.IndexFunc(s.skip, func(r *regexp.Regexp) bool { return r.MatchString(name) }); i >= 0 {
+		return s.skip[i]
+	}
+	return nil
 }
 
 // halved is the next group size worth trying: the largest power of two below g.
@@ -82,42 +243,76 @@ func halved(g, in int) int {
 
 // admit sets the arms that the format holds for the layer. If some allows
 // that, arms the format cannot hold are dropped; otherwise one is an error.
-func (p *layerPlan) admit(f layout.Format, l layout.Layer, arms []adadim.Arm, some bool) error {
-	p.arms = nil
-	var first error
+func (p *layerPlan) admit(f layout.Format, arms []adadim.Arm, some bool) error {
+	p.arms, p.notes = nil, nil
+	p.scheme.Strided = false
+	var refused []armError
 	strided := false
 	for _, a := range arms {
-		s := p.scheme
-		s.Axis = a.Axis
-		s.Strided = false
-		l.Scheme, l.RowScale, l.InputScale = s, a.RowScale, a.InputScale
-		err := s.CheckShape(l.Out, l.In)
-		if err == nil {
-			err = f.Check(l)
-		}
+		l := p.layer(a)
+		err := check(f, l)
 		if err != nil && a.Axis == quant.IC {
 			// Some containers hold groups of an input channel only strided.
 			l.Scheme.Strided = true
-			if l.Scheme.CheckShape(l.Out, l.In) == nil && f.Check(l) == nil {
+			if check(f, l) == nil {
 				strided, err = true, nil
 			}
 		}
 		if err != nil {
-			if first == nil {
-				first = fmt.Errorf("arm %v: %w", a, err)
-			}
+			refused = append(refused, armError{a, err})
 			continue
 		}
 		p.arms = append(p.arms, a)
 	}
 	p.scheme.Strided = strided
-	if first != nil && (!some || len(p.arms) == 0) {
-		return first
+	if len(refused) > 0 && (!some || len(p.arms) == 0) {
+		for _, e := range refused {
+			if len(p.arms) > 0 || reason(e.err) != reason(refused[0].err) {
+				return refused[0]
+			}
+		}
+		return refused[0].err // the arms have nothing to do with it
 	}
-	if first != nil {
-		p.notes = append(p.notes, first.Error())
-	}
+	p.notes = without(refused)
 	return nil
+}
+
+// without says which arms a layer has to do without, each reason once.
+func without(refused []armError) []string {
+	var reasons []string
+	arms := map[string][]adadim.Arm{}
+	for _, e := range refused {
+		text := reason(e.err)
+		if arms[text] == nil {
+			reasons = append(reasons, text)
+		}
+		arms[text] = append(arms[text], e.arm)
+	}
+	for i, text := range reasons {
+		reasons[i] = fmt.Sprintf("without %s: %s", joined(arms[text]), text)
+	}
+	return reasons
+}
+
+func check(f layout.Format, l layout.Layer) error {
+	if err := l.Scheme.CheckShape(l.Out, l.In); err != nil {
+		return err
+	}
+	return f.Check(l)
+}
+
+// armError says why a format does not hold an arm.
+type armError struct {
+	arm adadim.Arm
+	err error
+}
+
+func (e armError) Error() string { return fmt.Sprintf("arm %v: %v", e.arm, e.err) }
+func (e armError) Unwrap() error { return e.err }
+
+// reason is the text of a refusal without what goes without saying.
+func reason(err error) string {
+	return strings.Replace(err.Error(), layout.ErrUnsupported.Error()+": ", "", 1)
 }
 
 // planErrors collects what is wrong with layers, one line for every reason.
@@ -131,12 +326,12 @@ func (e *planErrors) add(layer string, err error) {
 	if e.layers == nil {
 		e.layers, e.errs = map[string][]string{}, map[string]error{}
 	}
-	reason := err.Error()
-	if e.layers[reason] == nil {
-		e.reasons = append(e.reasons, reason)
-		e.errs[reason] = err
+	text := reason(err)
+	if e.layers[text] == nil {
+		e.reasons = append(e.reasons, text)
+		e.errs[text] = err
 	}
-	e.layers[reason] = append(e.layers[reason], layer)
+	e.layers[text] = append(e.layers[text], layer)
 }
 
 // err is nil or one error that lists layers and reasons.

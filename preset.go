@@ -1,55 +1,76 @@
 package lowbit
 
 import (
-	"fmt"
-
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/gptq"
-	"github.com/golowbit/lowbit/quant"
+	"github.com/golowbit/lowbit/internal/enum"
 )
 
-// Presets names the presets, in the order of their cost.
-var Presets = []string{"paper", "fast", "best"}
+// Preset is how hard a quantization tries: what is set where an option is
+// not given. Its text is "default", "plain", "paper", "fast" or "best".
+type Preset uint8
 
-// ApplyPreset sets the options that decide how well a model is quantized:
-// method, clip, arms, objective, search, inputs and correction. It leaves
-// bits, groups, symmetry, formats and files alone.
-//
-//	paper  AdaDim over GPTQ as published: both axes, raw error, search by
-//	       round-to-nearest, calibrated on full-precision inputs.
-//	fast   GPTQ with clip; all arms, relative error, search by
-//	       round-to-nearest.
-//	best   all arms, each tried with the method itself, clip, refinement, and
-//	       calibration on quantized inputs with corrected targets.
-//
-// Arms given beforehand are kept, so that a single axis gets the rest of a
-// preset too.
-func (o *Options) ApplyPreset(name string) error {
-	arms := adadim.AllArms()
-	g := gptq.Quantizer{Workers: o.Workers}
-	switch name {
-	case "paper":
-		arms = adadim.PaperArms()
-		o.Scheme.Clip, o.Scheme.ClipInput = false, false
-		o.Objective, o.Search = adadim.ObjectiveLinear, adadim.SearchRTN
-		o.Inputs, o.Correction = InputsFull, 0
-	case "fast":
-		o.Scheme.Clip, o.Scheme.ClipInput = true, true
-		o.Objective, o.Search = adadim.ObjectiveRelative, adadim.SearchRTN
-		o.Inputs, o.Correction = InputsFull, 0
-	case "best":
-		g.Refine = gptq.DefaultRefine
-		o.Scheme.Clip, o.Scheme.ClipInput = true, true
-		o.Objective, o.Search = adadim.ObjectiveRelative, adadim.SearchMethod
-		o.Inputs, o.Correction = InputsQuantized, 1
-	default:
-		return fmt.Errorf("%w: preset %q, want one of %v", ErrOptions, name, Presets)
+const (
+	// PresetDefault is Best, or Plain where a method is given.
+	PresetDefault Preset = iota
+	// Plain is a method as it is, with AdaDim choosing between the two axes by
+	// round-to-nearest and the raw error. No clip, no refinement.
+	Plain
+	// Paper is AdaDim over GPTQ as published: both axes, raw error, search by
+	// round-to-nearest, calibrated on full-precision inputs.
+	Paper
+	// Fast is GPTQ with clip: all arms, relative error, search by round-to-nearest.
+	Fast
+	// Best tries all arms with the method itself, with clip and refinement,
+	// and calibrates on quantized inputs with corrected targets.
+	Best
+)
+
+var presets = enum.New[Preset]("Preset", "preset", ErrOptions, "default", "plain", "paper", "fast", "best")
+
+// String returns the preset's text.
+func (p Preset) String() string { return presets.String(p) }
+
+// MarshalText implements encoding.TextMarshaler.
+func (p Preset) MarshalText() ([]byte, error) { return presets.Marshal(p) }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (p *Preset) UnmarshalText(text []byte) error { return presets.Unmarshal(p, text) }
+
+// ParsePreset reads "default", "plain", "paper", "fast" or "best". Errors
+// wrap ErrOptions.
+func ParsePreset(s string) (Preset, error) { return presets.Parse(s) }
+
+// Presets lists the presets in the order of their cost.
+func Presets() []Preset { return []Preset{Plain, Paper, Fast, Best} }
+
+// base is what a preset sets.
+type base struct {
+	arms            []adadim.Arm
+	clip, clipInput bool
+	objective       adadim.Objective
+	search          adadim.Search
+	inputs          Inputs
+	correction      float64
+	refine          gptq.Refine
+}
+
+func (p Preset) base() base {
+	switch p {
+	case Fast:
+		return base{
+			arms: adadim.AllArms(), clip: true, clipInput: true,
+			objective: adadim.ObjectiveRelative, search: adadim.SearchRTN, inputs: InputsFull,
+		}
+	case Best:
+		return base{
+			arms: adadim.AllArms(), clip: true, clipInput: true,
+			objective: adadim.ObjectiveRelative, search: adadim.SearchMethod,
+			inputs: InputsQuantized, correction: 1, refine: gptq.DefaultRefine(),
+		}
 	}
-	if o.Arms == nil {
-		o.Arms = arms
+	return base{
+		arms:      adadim.PaperArms(),
+		objective: adadim.ObjectiveLinear, search: adadim.SearchRTN, inputs: InputsFull,
 	}
-	if _, ok := o.method().(quant.RTN); !ok || o.Method == nil {
-		o.Method = g
-	}
-	return nil
 }

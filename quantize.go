@@ -10,28 +10,27 @@ import (
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/gptq"
-	"github.com/golowbit/lowbit/internal/llama"
+	"github.com/golowbit/lowbit/internal/decoder"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/tensor"
 )
 
-// Quantize makes a quantized model. It needs the weights of two blocks and
-// the residual stream of the calibration text in memory, not the model.
+// Quantize makes a quantized model, as Resolve says for these options.
 //
 // If ctx is cancelled it returns within about a second; finished layers stay
 // in the folder Output+".partial", and a later call with Resume goes on from
 // there. The output appears under its name only when it is complete.
 func Quantize(ctx context.Context, o Options) (*Report, error) {
 	start := time.Now()
-	if err := o.Validate(); err != nil {
-		return nil, err
-	}
-	j, err := newJob(ctx, o)
+	j, err := newJob(o)
 	if err != nil {
 		return nil, err
 	}
 	defer j.close()
-	if err := j.run(); err != nil {
+	if err := j.prepare(o); err != nil {
+		return nil, err
+	}
+	if err := j.run(ctx); err != nil {
 		return nil, err
 	}
 	r, err := j.report()
@@ -42,80 +41,85 @@ func Quantize(ctx context.Context, o Options) (*Report, error) {
 	return r, nil
 }
 
-// job is one call of Quantize.
+// job is one call of Quantize: the settings, the model, and how far it is.
 type job struct {
-	Options
-	ctx    context.Context
+	set    *settings
+	path   string // of the model
+	output string
 	src    *checkpoint.Model
-	cfg    *llama.Config
-	dst    layout.Format
+	model  *decoder.Model
 	plan   map[string]*layerPlan // by layer name
 	order  []*layerPlan
 	folds  []folding // by block
-	out    *checkpoint.Writer
+
+	texted bool             // calibration text is given
 	text   *calibrationText // nil if no text is needed
-	done   map[string]*LayerReport
 	tokens int
+	out    *checkpoint.Writer
+	events func(Event)
+	done   map[string]*LayerReport
+	made   map[string]layout.Layer // layers as they came out
+	kept   int                     // layers that would be found by Resume
 }
 
-func newJob(ctx context.Context, o Options) (*job, error) {
-	j := &job{Options: o, ctx: ctx, plan: map[string]*layerPlan{}, done: map[string]*LayerReport{}}
-	var err error
-	if j.dst, err = o.format(); err != nil {
+// newJob decides everything that can be known before text is read.
+func newJob(o Options) (*job, error) {
+	if err := o.Validate(); err != nil {
 		return nil, err
+	}
+	set, err := o.resolve()
+	if err != nil {
+		return nil, err
+	}
+	j := &job{
+		set: set, path: o.Model, output: o.Output, texted: o.Calibration.given(), events: o.Events,
+		plan: map[string]*layerPlan{}, done: map[string]*LayerReport{}, made: map[string]layout.Layer{},
 	}
 	if j.src, err = checkpoint.Open(o.Model); err != nil {
 		return nil, err
 	}
-	if err := j.open(); err != nil {
+	if err := j.openModel(); err != nil {
 		j.close()
 		return nil, err
 	}
 	return j, nil
 }
 
-// open does everything that can fail before work starts.
-func (j *job) open() error {
+// openModel reads the model's headers and plans its layers.
+func (j *job) openModel() error {
 	if len(j.src.Quantized()) > 0 {
-		return fmt.Errorf("%s: the model is quantized already (%s)", j.Model, j.src.Format().Name())
+		return fmt.Errorf("%s: the model is quantized already (%s)", j.path, j.src.Format().Name())
 	}
 	var err error
-	if j.cfg, err = llama.ParseConfig(j.src.Config()); err != nil {
-		return fmt.Errorf("%s: config.json: %w", j.Model, err)
-	}
-	if err := llama.CheckShapes(j.cfg, j.src); err != nil {
-		return fmt.Errorf("%s: %w", j.Model, err)
+	if j.model, err = decoderOf(j.src); err != nil {
+		return err
 	}
 	if err := j.planLayers(); err != nil {
 		return err
 	}
-	if j.needsText() {
-		if len(j.Calibration.Files) == 0 {
-			return fmt.Errorf("%w: this method needs calibration text", ErrOptions)
-		}
-		if j.text, err = readCalibration(j.src, j.cfg, j.Calibration); err != nil {
+	return j.checkTarget()
+}
+
+// prepare reads the text and opens the output.
+func (j *job) prepare(o Options) error {
+	needed := j.mustHaveText()
+	if needed && !j.texted {
+		return fmt.Errorf("%w: %w", ErrOptions, ErrNeedsText)
+	}
+	if needed || j.texted {
+		var err error
+		if j.text, err = readCalibration(j.src, j.model, o.Calibration); err != nil {
 			return err
 		}
 		j.tokens = j.text.tokens()
-	}
-	layers := make([]layout.Layer, 0, len(j.order))
-	for _, p := range j.order {
-		if !p.dense {
-			l := layout.Layer{Name: p.name}
-			if j.direct() {
-				l.Out, l.In, l.Scheme = p.out, p.in, p.scheme
-				l.Scheme.Axis = p.arms[0].Axis
-			}
-			layers = append(layers, l)
-		}
 	}
 	fingerprint, method, err := j.describe()
 	if err != nil {
 		return err
 	}
 	j.out, err = checkpoint.Create(checkpoint.WriterOptions{
-		Out: j.Output, Source: j.src, Format: j.dst, Layers: layers, Direct: j.direct(), Resume: j.Resume,
-		Fingerprint: fingerprint, Method: method, Workers: j.Workers,
+		Out: j.output, Source: j.src, Format: j.set.format, Layers: j.plannedLayers(), Direct: j.direct(), Resume: o.Resume,
+		Fingerprint: fingerprint, Method: method, MaxShardBytes: o.MaxShardBytes, Workers: j.set.workers,
 		Progress: func(done, total int64) {
 			j.event(Event{Kind: EventWrite, Done: int(done), Total: int(total)})
 		},
@@ -131,41 +135,15 @@ func (j *job) close() {
 }
 
 func (j *job) event(e Event) {
-	if j.Events != nil {
-		j.Events(e)
+	if j.events != nil {
+		j.events(e)
 	}
 }
 
-func (j *job) planLayers() error {
-	var bad planErrors
-	for b := range j.cfg.Layers {
-		infos := j.cfg.Linears(b)
-		layers := make([]layout.Layer, len(infos))
-		for i, l := range infos {
-			d, _ := j.src.DType(l.WeightName())
-			layers[i] = layout.Layer{Name: l.Name, Out: l.Out, In: l.In, Bias: l.Bias, DType: d}
-		}
-		k, plans, errs := j.planBlock(j.dst, infos, layers)
-		j.folds = append(j.folds, k)
-		for i, p := range plans {
-			if errs[i] != nil {
-				bad.add(infos[i].Name, errs[i])
-				continue
-			}
-			j.plan[p.name] = p
-			j.order = append(j.order, p)
-		}
-	}
-	return bad.err(j.dst.Name())
-}
-
-// direct reports whether layers can be written to their final place as they
-// come: they need no calibration and their shape is known.
-func (j *job) direct() bool { return j.text == nil }
-
-// needsText is false only for round-to-nearest in one given axis.
-func (j *job) needsText() bool {
-	if _, ok := j.method().(quant.RTN); !ok || len(j.Calibration.Files) > 0 {
+// mustHaveText is false only for methods without need of data in arms that
+// leave nothing to choose.
+func (j *job) mustHaveText() bool {
+	if quant.NeedsCalibration(j.set.method) {
 		return true
 	}
 	for _, k := range j.folds {
@@ -181,26 +159,36 @@ func (j *job) needsText() bool {
 	return false
 }
 
+// direct reports whether layers are rounded piece by piece on their way to
+// their final place: what round-to-nearest can do without calibration.
+func (j *job) direct() bool {
+	_, rounding := j.set.method.(quant.RTN)
+	return rounding && j.text == nil
+}
+
 // describe returns what decides the result, and what formats record of it.
 func (j *job) describe() (fingerprint, method json.RawMessage, err error) {
-	info := map[string]any{
-		"method": fmt.Sprintf("%T", j.method()), "scheme": j.Scheme, "arms": fmt.Sprint(j.arms()),
-		"objective": j.Objective.String(), "search": j.Search.String(), "inputs": j.Inputs.String(),
-		"correction": j.Correction, "fold": j.Fold.String(),
-	}
-	if g, ok := j.method().(gptq.Quantizer); ok {
-		g.Workers = 0
-		info["gptq"] = g
+	info := map[string]any{}
+	for _, s := range j.set.told {
+		switch s.Name {
+		case "target", "format", "preset", "fit", "skip", "axis":
+			// Not how the codes of a layer are found.
+		case "bf16":
+			if j.text != nil {
+				info[s.Name] = j.set.bf16 && bfloat16Weights(j.model, j.src)
+			}
+		default:
+			info[s.Name] = s.Value
+		}
 	}
 	if j.text != nil {
-		info["bf16"] = j.BF16 && halfWeights(j.cfg, j.src)
 		info["tokens"], info["seq_len"] = j.tokens, j.text.seqLen
 	}
 	if method, err = json.Marshal(info); err != nil {
 		return nil, nil, err
 	}
-	info["model"], info["bytes"] = j.Model, j.src.Bytes()
-	info["fit"], info["fit_arms"], info["skip"] = j.Fit, j.FitArms, fmt.Sprint(j.Skip)
+	info["model"], info["bytes"] = j.path, j.src.Bytes()
+	info["fit"], info["skip"] = j.set.fit, fmt.Sprint(j.set.skip)
 	if j.text != nil {
 		info["text"] = j.text.digest()
 	}
@@ -208,62 +196,105 @@ func (j *job) describe() (fingerprint, method json.RawMessage, err error) {
 	return fingerprint, method, err
 }
 
-func (j *job) run() error {
+func (j *job) run(ctx context.Context) error {
 	n := 0
 	for _, p := range j.order {
-		for _, note := range p.notes {
-			j.event(Event{Kind: EventWarning, Message: p.name + ": " + note})
+		if !p.silent {
+			for _, note := range p.notes {
+				j.event(Event{Kind: EventWarning, Name: p.name, Message: note})
+			}
 		}
 		if !p.dense {
 			n++
 		}
+		if !p.dense && j.out.Done(p.name) {
+			j.kept++
+		}
 	}
-	j.event(Event{Kind: EventPlan, Blocks: j.cfg.Layers, Total: n})
+	j.event(Event{Kind: EventPlan, Plan: j.explain(), Blocks: j.model.Layers, Total: n, Kept: j.kept})
 	var err error
-	if j.text == nil {
-		err = j.runDirect()
-	} else {
-		err = j.runBlocks()
+	switch {
+	case j.text != nil:
+		err = j.runBlocks(ctx)
+	case j.direct():
+		err = j.runDirect(ctx)
+	default:
+		err = j.runUncalibrated(ctx)
 	}
 	if err != nil {
 		return err
 	}
-	return j.out.Finish(j.ctx)
+	return j.out.Finish(ctx)
 }
 
-// chooser returns AdaDim over the method for a layer.
-func (j *job) chooser(p *layerPlan) adadim.Quantizer {
-	return adadim.Quantizer{Method: j.method(), Arms: p.arms, Objective: j.Objective, Search: j.Search, Workers: j.Workers}
+// runUncalibrated quantizes layer by layer with a method that needs no data.
+func (j *job) runUncalibrated(ctx context.Context) error {
+	for _, p := range j.order {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if !p.dense && j.out.Done(p.name) {
+			if _, err := j.resumed(p); err != nil {
+				return err
+			}
+			continue
+		}
+		var w *tensor.Matrix
+		if !p.dense {
+			var err error
+			if w, err = j.src.Matrix(p.name + ".weight"); err != nil {
+				return err
+			}
+		}
+		if _, err := j.quantizeLayer(ctx, p, w, nil, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// draftOf is the method by which candidates for m are compared.
+func draftOf(m quant.Quantizer) quant.Quantizer { return quant.Draft(m) }
+
+// report is what is known of a layer before it is quantized.
+func (p *layerPlan) report() *LayerReport {
+	r := &LayerReport{Name: p.name, Out: p.out, In: p.in, Dense: p.dense, Folded: p.folded}
+	r.Notes = append(r.Notes, p.notes...)
+	if !p.dense {
+		r.Scheme = p.layer(p.arms[0]).Scheme
+		r.Arm = p.arms[0].String()
+	}
+	return r
 }
 
 // quantizeLayer puts one layer on its grid and hands it to the writer. It
 // returns the weight the quantized model will have, or nil if the layer
 // stays dense.
-func (j *job) quantizeLayer(p *layerPlan, w *tensor.Matrix, cal *quant.Calibration, blockLoss func(context.Context, *tensor.Matrix) (float64, error)) (*quant.Weight, error) {
+func (j *job) quantizeLayer(ctx context.Context, p *layerPlan, w *tensor.Matrix, cal *quant.Calibration, blockLoss func(context.Context, *tensor.Matrix) (float64, error)) (*quant.Weight, error) {
 	start := time.Now()
-	r := &LayerReport{Name: p.name, Out: p.out, In: p.in, Dense: p.dense, Scheme: p.scheme, Folded: p.folded}
-	r.Notes = append(r.Notes, p.notes...)
+	r := p.report()
 	if p.dense {
-		j.finish(r)
+		j.finish(r, false)
 		return nil, nil
 	}
-	if j.Correction > 0 {
+	method := j.set.chooser(p.arms)
+	if j.text != nil && (cal == nil || cal.Tokens == 0) {
+		// An expert that no token was routed to.
+		method.Method, method.Arms, cal = quant.RTN{Workers: j.set.workers}, p.arms[:1], nil
+		r.Notes = append(r.Notes, "no token of the text reached it: rounded to nearest")
+	}
+	if j.set.correction > 0 && cal != nil && cal.Cross != nil {
 		var err error
-		if w, err = gptq.Correct(w, cal, j.Correction, 0, j.Workers); err != nil {
+		if w, err = gptq.Correct(w, cal, gptq.Correction{Strength: j.set.correction}, j.set.workers); err != nil {
 			return nil, fmt.Errorf("%s: %w", p.name, err)
 		}
 	}
-	ada := j.chooser(p)
-	ada.BlockLoss = blockLoss
-	q, d, err := ada.Choose(j.ctx, w, p.scheme, cal)
+	q, d, err := method.Choose(ctx, adadim.Layer{Weight: w, Calibration: cal, BlockLoss: blockLoss}, p.scheme)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", p.name, err)
 	}
-	r.Arm, r.Scheme, r.Decision = d.Candidates[d.Chosen].Arm.String(), q.Scheme, d
-	r.Relative, r.Margin = d.Relative, d.Margin()
-	if d.OutputSize > 0 {
-		r.Loss = d.Loss / d.OutputSize
-	}
+	r.Scheme = q.Scheme
+	r.measured(d)
 	r.Bits = float64(q.StorageBits()) / float64(p.out*p.in)
 	r.Notes = append(r.Notes, q.Notes...)
 	r.Seconds = time.Since(start).Seconds()
@@ -274,18 +305,34 @@ func (j *job) quantizeLayer(p *layerPlan, w *tensor.Matrix, cal *quant.Calibrati
 	if err := j.out.Put(p.name, q, text); err != nil {
 		return nil, err
 	}
-	j.finish(r)
+	j.made[p.name] = p.result(q)
+	j.finish(r, true)
 	return q, nil
 }
 
-// finish records a layer and tells of it.
-func (j *job) finish(r *LayerReport) {
+// finish records a layer and tells of it. fresh says that it has just been
+// put where Resume would find it.
+func (j *job) finish(r *LayerReport, fresh bool) {
+	if fresh {
+		j.kept++
+	}
 	planned := len(j.plan[r.Name].notes) // told before the work
 	for _, n := range r.Notes[min(planned, len(r.Notes)):] {
-		j.event(Event{Kind: EventWarning, Message: r.Name + ": " + n})
+		j.event(Event{Kind: EventWarning, Name: r.Name, Message: n})
 	}
 	j.done[r.Name] = r
-	j.event(Event{Kind: EventLayer, Layer: r, Done: len(j.done), Total: len(j.order)})
+	j.event(Event{Kind: EventLayer, Layer: r, Done: len(j.done), Total: len(j.order), Kept: j.kept})
+}
+
+// settled ends a layer that needs no text any more.
+func (j *job) settled(name string) error {
+	p := j.plan[name]
+	if p.dense {
+		j.finish(p.report(), false)
+		return nil
+	}
+	_, err := j.resumed(p)
+	return err
 }
 
 // resumed returns a layer that an earlier run has finished.
@@ -298,29 +345,35 @@ func (j *job) resumed(p *layerPlan) (*quant.Weight, error) {
 	if err := json.Unmarshal(j.out.Report(p.name), r); err != nil {
 		return nil, fmt.Errorf("%s: report of the interrupted run: %w", p.name, err)
 	}
-	j.finish(r)
+	j.made[p.name] = p.result(q)
+	j.finish(r, false)
 	return q, nil
 }
 
 // report sums up.
 func (j *job) report() (*Report, error) {
-	out, err := checkpoint.Open(j.Output)
-	if err != nil {
+	r := &Report{Output: j.output, Format: j.set.format.Name(), Settings: j.set.told, Tokens: j.tokens}
+	var err error
+	if r.BytesBefore, err = weightBytes(j.path); err != nil {
+		return nil, err
+	}
+	if r.BytesAfter, err = weightBytes(j.output); err != nil {
 		return nil, fmt.Errorf("reading back the result: %w", err)
 	}
-	defer out.Close()
-	r := &Report{Output: j.Output, Format: j.dst.Name(), BytesBefore: j.src.Bytes(), BytesAfter: out.Bytes(), Tokens: j.tokens}
 	var bits, weights float64
+	var layers []layout.Layer
 	for _, p := range j.order {
 		l := j.done[p.name]
 		r.Layers = append(r.Layers, *l)
 		if !l.Dense {
 			bits += l.Bits * float64(l.Out*l.In)
 			weights += float64(l.Out * l.In)
+			layers = append(layers, j.made[p.name])
 		}
 	}
 	if weights > 0 {
 		r.BitsPerWeight = bits / weights
 	}
+	r.Engines = checkpoint.Engines(j.set.format, layers)
 	return r, nil
 }

@@ -1,16 +1,22 @@
 package lowbit
 
 import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"testing/iotest"
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
 	"github.com/golowbit/lowbit/internal/tokenizer"
+	"github.com/golowbit/lowbit/quant"
 )
 
 func TestDocuments(t *testing.T) {
@@ -24,7 +30,6 @@ func TestDocuments(t *testing.T) {
 		{"a\nb", []string{"a\nb"}},
 		{"a\n\nb\n", []string{"a", "b"}},
 		{"\n\na\n\n\n\nb\nc\n\n", []string{"a", "b\nc"}},
-		{"a\r\n\r\nb\r\nc", []string{"a", "b\nc"}},
 		{"a\n \t\nb", []string{"a", "b"}},
 		{"  a  \n\n b", []string{"  a  ", " b"}},
 	} {
@@ -44,14 +49,27 @@ func TestStream(t *testing.T) {
 	const one, two = "Once upon a time\nthere was", "The end."
 	texts := []string{one + "\n\n" + two + "\n", two}
 
-	var want []int32
-	for _, doc := range []string{one, two, two} {
-		want = append(want, bos)
-		want = append(want, tok.Encode(doc)...)
+	encode := func(text Text) []int32 {
+		ids, err := text.encode(tok, []passage{{texts[0], false}, {texts[1], false}})
+		require.NoError(t, err)
+		return ids
 	}
-	require.Equal(t, want, stream(tok, texts, true))
-	require.Equal(t, slices.Concat(tok.Encode(texts[0]), tok.Encode(texts[1])), stream(tok, texts, false))
-	require.NotContains(t, stream(tok, texts, false), bos)
+	var plain, want []int32
+	for _, doc := range []string{one, two, two} {
+		want = append(append(want, bos), tok.Encode(doc)...)
+		plain = append(plain, tok.Encode(doc)...)
+	}
+	require.Equal(t, want, encode(Text{PerDocument: true, BOS: new(true)}))
+	require.False(t, tok.AddsBOS())
+	require.Equal(t, plain, encode(Text{PerDocument: true}))
+	require.Equal(t, plain, encode(Text{PerDocument: true, BOS: new(false)}))
+	require.Equal(t, slices.Concat(tok.Encode(texts[0]), tok.Encode(texts[1])), encode(Text{}))
+
+	// A document that brings its own gets no second one; one passage is one document.
+	name, _ := tok.Token(bos)
+	ids, err := Text{PerDocument: true, BOS: new(true)}.encode(tok, []passage{{name + one, true}, {"a\n\nb", true}})
+	require.NoError(t, err)
+	require.Equal(t, slices.Concat([]int32{bos}, tok.Encode(one), []int32{bos}, tok.Encode("a\n\nb")), ids)
 }
 
 // TestWindows: windows are consecutive, do not overlap, and drop only the ragged end.
@@ -93,18 +111,110 @@ func TestSpread(t *testing.T) {
 	require.Len(t, spread(all, 500), 188)
 }
 
-func TestReadTexts(t *testing.T) {
+// TestPassages: what is in files, readers and strings.
+func TestPassages(t *testing.T) {
 	dir := t.TempDir()
-	a, b := filepath.Join(dir, "a"), filepath.Join(dir, "b")
-	require.NoError(t, os.WriteFile(a, []byte("ä\r\n"), 0o666))
-	require.NoError(t, os.WriteFile(b, []byte("\xff"), 0o666))
-	got, err := readTexts([]string{a, a})
+	n := 0
+	file := func(name, data string) string {
+		n++
+		name = filepath.Join(dir, fmt.Sprintf("%d-%s", n, name))
+		require.NoError(t, os.WriteFile(name, []byte(data), 0o666))
+		return name
+	}
+	text := func(s string) []passage { return []passage{{s, false}} }
+	docs := func(list ...string) []passage {
+		var all []passage
+		for _, s := range list {
+			all = append(all, passage{s, true})
+		}
+		return all
+	}
+	for _, c := range []struct {
+		name, data, field string
+		want              []passage
+		err               string
+	}{
+		{"a.txt", "ä\nb", "", text("ä\nb"), ""},
+		{"crlf.txt", "a\r\n\r\nb\rc", "", text("a\n\nb\rc"), ""},
+		{"bom.txt", "\ufeffa \ufeff", "", text("a \ufeff"), ""},
+		{"latin.txt", "\xff", "", nil, "not UTF-8"},
+		{"a.jsonl", "{\"text\": \"a\\nb\"}\n\n{\"n\": 1, \"text\": \"c\"}\n", "", docs("a\nb", "c"), ""},
+		{"strings.jsonl", "\"a\"\n\"b\"", "", docs("a", "b"), ""},
+		{"lines.txt", "\ufeff{\"text\": \"a\"}\r\n{\"text\": \"b\"}", "", docs("a", "b"), ""},
+		{"field.jsonl", `{"content": "a", "text": "b"}`, "content", docs("a"), ""},
+		{"missing.txt", `{"prompt": "a", "answer": "b"}`, "", nil, `line 1: the JSON object has no "text"; it has ["answer" "prompt"]`},
+		{"second.jsonl", "{\"text\": \"a\"}\nnext", "", nil, `line 2: want a JSON object`},
+		{"number.jsonl", `{"text": 1}`, "", nil, `"text" is no JSON string`},
+		{"mixed.txt", "a header\n{\"text\": \"a\"}", "", nil, "line 2 is a JSON object"},
+		{"quoted.txt", "like this:\n{\"a\": 1}\nor this: {}", "", text("like this:\n{\"a\": 1}\nor this: {}"), ""},
+		{"array.json", `[{"text": "a"}, "b"]`, "", docs("a", "b"), ""},
+		{"pretty.json", "{\n  \"text\": \"a\"\n}", "", docs("a"), ""},
+		{"array.txt", "[\n{\"text\": \"a\"}\n]", "", docs("a"), ""},
+		{"broken.json", `[{"text": "a"}`, "", nil, "unexpected end"},
+		{"entry.json", `[{"text": "a"}, 5]`, "", nil, "entry 2: want a JSON object"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			name := file(c.name, c.data)
+			got, err := Text{Files: []string{name}, Field: c.field}.passages()
+			if c.err != "" {
+				require.ErrorContains(t, err, name)
+				require.ErrorContains(t, err, c.err)
+				return
+			}
+			require.NoError(t, err)
+			require.Equal(t, c.want, got)
+		})
+	}
+	f, err := os.Open(file("r.jsonl", `{"text": "reader"}`))
 	require.NoError(t, err)
-	require.Equal(t, []string{"ä\r\n", "ä\r\n"}, got) // no newline translation
-	_, err = readTexts([]string{a, b})
-	require.ErrorContains(t, err, b+": not UTF-8")
-	_, err = readTexts([]string{filepath.Join(dir, "c")})
+	defer f.Close()
+	got, err := Text{
+		Strings: []string{"s", "t\n\nu"}, Readers: []io.Reader{f, strings.NewReader("r\r\n")}, Files: []string{file("a", "f")},
+	}.passages()
+	require.NoError(t, err)
+	require.Equal(t, slices.Concat(text("f"), docs("reader"), text("r\n"), docs("s", "t\n\nu")), got)
+	_, err = Text{Files: []string{filepath.Join(dir, "c")}}.passages()
 	require.ErrorIs(t, err, os.ErrNotExist)
+	_, err = Text{Readers: []io.Reader{iotest.ErrReader(errors.New("broken pipe"))}}.passages()
+	require.EqualError(t, err, "text 1: broken pipe")
+	_, err = Text{Strings: []string{"a", "\xff"}}.passages()
+	require.ErrorContains(t, err, "string 2: not UTF-8")
+}
+
+// TestSameTextAnyWay: files, readers, strings and ids give the same model.
+func TestSameTextAnyWay(t *testing.T) {
+	data, err := os.ReadFile(embeddedHeldout)
+	require.NoError(t, err)
+	data = data[:6000]
+	file := filepath.Join(t.TempDir(), "text.txt")
+	require.NoError(t, os.WriteFile(file, data, 0o666))
+	tok, err := tokenizer.Open(embedded)
+	require.NoError(t, err)
+	var first string
+	for _, text := range []Text{
+		{Files: []string{file}}, {Readers: []io.Reader{bytes.NewReader(data)}}, {Strings: []string{string(data)}}, {IDs: [][]int32{tok.Encode(string(data))}},
+	} {
+		o := quick(t)
+		o.Calibration.Text = text
+		o.Method = quant.RTN{}
+		if len(text.IDs) > 0 {
+			// The tokenizer is not asked.
+			o.Model = filepath.Join(t.TempDir(), "model")
+			require.NoError(t, os.CopyFS(o.Model, os.DirFS(embedded)))
+			require.NoError(t, os.Remove(filepath.Join(o.Model, "tokenizer.json")))
+		}
+		_, err := Quantize(t.Context(), o)
+		require.NoError(t, err)
+		weights := folder(t, o.Output)["model.safetensors"]
+		if first == "" {
+			first = weights
+		}
+		require.True(t, first == weights, "%v", text)
+	}
+	o := quick(t)
+	o.Calibration.Text = Text{IDs: [][]int32{{1, 2}, {3, -1}}}
+	_, err = Quantize(t.Context(), o)
+	require.ErrorContains(t, err, "token -1, but the model knows only 1024")
 }
 
 // TestTokenOutsideVocabulary: a tokenizer that knows more than the model.

@@ -12,14 +12,31 @@ package adadim
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 
+	"github.com/golowbit/lowbit/internal/enum"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/tensor"
 )
 
-// Objective is what makes one arm better than another.
+var (
+	// ErrOptions is wrapped by errors about options that make no sense: an
+	// arm whose scale needs the other axis, a value that is none of an
+	// enumeration's, ObjectiveBlock for a layer without a BlockLoss.
+	ErrOptions = errors.New("invalid adadim options")
+	// ErrLoss is wrapped where a loss is not a number, so that arms cannot be
+	// compared.
+	ErrLoss = errors.New("the loss is not a number")
+	// ErrOwnScales is wrapped where the method returns row or input scales
+	// of its own in an arm that has some: they do not compose.
+	ErrOwnScales = errors.New("the method returned row or input scales of its own")
+)
+
+// Objective is what makes one arm better than another. Its text is "linear",
+// "relative" or "block".
 type Objective uint8
 
 const (
@@ -31,30 +48,25 @@ const (
 	ObjectiveRelative
 	// ObjectiveBlock is what the public AdaDim code does: the squared error of
 	// the output of the attention or MLP block around the layer. It needs
-	// Quantizer.BlockLoss.
+	// Layer.BlockLoss.
 	ObjectiveBlock
 )
 
-var objectiveNames = []string{"linear", "relative", "block"}
+var objectives = enum.New[Objective]("Objective", "objective", ErrOptions, "linear", "relative", "block")
 
-func (o Objective) String() string {
-	if int(o) < len(objectiveNames) {
-		return objectiveNames[o]
-	}
-	return fmt.Sprintf("Objective(%d)", uint8(o))
-}
+// String returns the objective's text.
+func (o Objective) String() string { return objectives.String(o) }
 
-// ParseObjective reads "linear", "relative" or "block".
-func ParseObjective(s string) (Objective, error) {
-	for i, n := range objectiveNames {
-		if n == s {
-			return Objective(i), nil
-		}
-	}
-	return 0, fmt.Errorf("objective %q: want linear, relative or block", s)
-}
+// MarshalText implements encoding.TextMarshaler.
+func (o Objective) MarshalText() ([]byte, error) { return objectives.Marshal(o) }
 
-// Search is what quantizes the candidates.
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (o *Objective) UnmarshalText(text []byte) error { return objectives.Unmarshal(o, text) }
+
+// ParseObjective reads "linear", "relative" or "block". Errors wrap ErrOptions.
+func ParseObjective(s string) (Objective, error) { return objectives.Parse(s) }
+
+// Search is what quantizes the candidates. Its text is "rtn" or "method".
 type Search uint8
 
 const (
@@ -65,136 +77,285 @@ const (
 	SearchMethod
 )
 
-func (s Search) String() string {
-	switch s {
-	case SearchRTN:
-		return "rtn"
-	case SearchMethod:
-		return "method"
-	}
-	return fmt.Sprintf("Search(%d)", uint8(s))
-}
+var searches = enum.New[Search]("Search", "search", ErrOptions, "rtn", "method")
 
-// ParseSearch reads "rtn" or "method".
-func ParseSearch(s string) (Search, error) {
-	switch s {
-	case "rtn":
-		return SearchRTN, nil
-	case "method":
-		return SearchMethod, nil
-	}
-	return 0, fmt.Errorf("search %q: want rtn or method", s)
-}
+// String returns the search's text.
+func (s Search) String() string { return searches.String(s) }
+
+// MarshalText implements encoding.TextMarshaler.
+func (s Search) MarshalText() ([]byte, error) { return searches.Marshal(s) }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (s *Search) UnmarshalText(text []byte) error { return searches.Unmarshal(s, text) }
+
+// ParseSearch reads "rtn" or "method". Errors wrap ErrOptions.
+func ParseSearch(s string) (Search, error) { return searches.Parse(s) }
 
 // Candidate is what one arm would cost.
 type Candidate struct {
-	Arm       Arm
-	Power     float64 // exponent of the arm's scale; 0 is no scale
+	Arm   Arm
+	Power float64 // exponent of the arm's scale; 0 is no scale
+
+	// Measured says that the losses below are known. Without calibration data
+	// they are not, and JSON does not have them.
+	Measured  bool
 	Loss      float64 // tr(E H Eᵀ)
 	Relative  float64 // quant.RelativeLoss
 	Objective float64 // what was compared
+}
+
+// candidateJSON is a Candidate in JSON; what is nil was not measured.
+type candidateJSON struct {
+	Arm       Arm      `json:"arm"`
+	Power     float64  `json:"power,omitempty"`
+	Loss      *float64 `json:"loss,omitempty"`
+	Relative  *float64 `json:"relative,omitempty"`
+	Objective *float64 `json:"objective,omitempty"`
+}
+
+// MarshalJSON implements json.Marshaler: the keys are those of the fields in
+// snake case, without the losses if they were not measured.
+func (c Candidate) MarshalJSON() ([]byte, error) {
+	j := candidateJSON{Arm: c.Arm, Power: c.Power}
+	if c.Measured {
+		j.Loss, j.Relative, j.Objective = &c.Loss, &c.Relative, &c.Objective
+	}
+	return json.Marshal(j)
+}
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (c *Candidate) UnmarshalJSON(text []byte) error {
+	var j candidateJSON
+	if err := json.Unmarshal(text, &j); err != nil {
+		return err
+	}
+	*c = Candidate{
+		Arm: j.Arm, Power: j.Power, Measured: j.Objective != nil,
+		Loss: value(j.Loss), Relative: value(j.Relative), Objective: value(j.Objective),
+	}
+	return nil
+}
+
+// value is *p, or 0 if there is none.
+func value(p *float64) float64 {
+	if p == nil {
+		return 0
+	}
+	return *p
 }
 
 // Decision records how a layer's arm was chosen.
 type Decision struct {
 	Candidates []Candidate // one for every arm, in the order of the arms
 	Chosen     int         // index into Candidates
-	OutputSize float64     // tr(W H Wᵀ)
-	Loss       float64     // tr(E H Eᵀ) of the weight returned
-	Relative   float64     // quant.RelativeLoss of the weight returned
+
+	// Measured says that the numbers below are known. Without calibration data
+	// they are not, and JSON does not have them.
+	Measured   bool
+	OutputSize float64 // tr(W H Wᵀ)
+	Loss       float64 // tr(E H Eᵀ) of the weight returned
+	Relative   float64 // quant.RelativeLoss of the weight returned
+}
+
+// decisionJSON is a Decision in JSON; what is nil was not measured.
+type decisionJSON struct {
+	Candidates []Candidate `json:"candidates"`
+	Chosen     int         `json:"chosen"`
+	OutputSize *float64    `json:"output_size,omitempty"`
+	Loss       *float64    `json:"loss,omitempty"`
+	Relative   *float64    `json:"relative,omitempty"`
+}
+
+// MarshalJSON implements json.Marshaler: the keys are those of the fields in
+// snake case, without the numbers that were not measured.
+func (d Decision) MarshalJSON() ([]byte, error) {
+	j := decisionJSON{Candidates: d.Candidates, Chosen: d.Chosen}
+	if d.Measured {
+		j.OutputSize, j.Loss, j.Relative = &d.OutputSize, &d.Loss, &d.Relative
+	}
+	return json.Marshal(j)
+}
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (d *Decision) UnmarshalJSON(text []byte) error {
+	var j decisionJSON
+	if err := json.Unmarshal(text, &j); err != nil {
+		return err
+	}
+	*d = Decision{
+		Candidates: j.Candidates, Chosen: j.Chosen, Measured: j.Loss != nil,
+		OutputSize: value(j.OutputSize), Loss: value(j.Loss), Relative: value(j.Relative),
+	}
+	return nil
 }
 
 // Margin is ln(L_ic / L_oc) by the objective, for the best arm of each axis:
-// positive where OC is better. It is 0 if only one axis was tried, and
-// finite also where one of them has no loss at all.
-func (d *Decision) Margin() float64 {
+// positive where OC is better. It is finite also where one of them has no
+// loss at all. ok is false if it was not measured: no loss is known, or only
+// one axis was tried.
+func (d *Decision) Margin() (margin float64, ok bool) {
 	best := [2]float64{math.Inf(1), math.Inf(1)}
 	for _, c := range d.Candidates {
-		best[c.Arm.Axis] = min(best[c.Arm.Axis], c.Objective)
+		if c.Measured {
+			best[c.Arm.Axis] = min(best[c.Arm.Axis], c.Objective)
+		}
 	}
 	oc, ic := best[quant.OC], best[quant.IC]
 	switch {
-	case math.IsInf(oc, 1) || math.IsInf(ic, 1) || oc == ic:
-		return 0
+	case math.IsInf(oc, 1) || math.IsInf(ic, 1):
+		return 0, false
+	case oc == ic:
+		return 0, true
 	}
 	log := func(v float64) float64 { return math.Log(max(v, math.SmallestNonzeroFloat64)) }
-	return log(ic) - log(oc)
+	return log(ic) - log(oc), true
+}
+
+// Layer is what is to be quantized.
+type Layer struct {
+	Weight      *tensor.Matrix     // [out, in]; not modified
+	Calibration *quant.Calibration // of the layer's input; nil if there is none
+	// BlockLoss gives the squared error of the surrounding block's output if
+	// the layer's weight is replaced by approx [out, in]. ObjectiveBlock needs
+	// it; nil for the other objectives.
+	BlockLoss func(ctx context.Context, approx *tensor.Matrix) (float64, error)
 }
 
 // Quantizer chooses among arms and runs a method in the one chosen. It is a
-// quant.Quantizer itself; the scheme's own axis is ignored.
+// quant.Quantizer itself; the scheme's own axis is ignored. The zero value
+// is the paper's choice over round-to-nearest.
 type Quantizer struct {
 	Method    quant.Quantizer // nil means quant.RTN
 	Arms      []Arm           // none means PaperArms; ties go to the earlier
 	Objective Objective
 	Search    Search
-	// BlockLoss gives the squared error of the surrounding block's output if
-	// the layer's weight is replaced by approx; ObjectiveBlock needs it.
-	BlockLoss func(ctx context.Context, approx *tensor.Matrix) (float64, error)
 	Workers   int // goroutines; 0 means GOMAXPROCS
 }
 
-// Quantize implements quant.Quantizer.
-func (q Quantizer) Quantize(ctx context.Context, w *tensor.Matrix, s quant.Scheme, cal *quant.Calibration) (*quant.Weight, error) {
-	out, _, err := q.Choose(ctx, w, s, cal)
-	return out, err
-}
-
-// Choose quantizes w and returns the decision beside the weight. Without
-// calibration data the first arm is taken.
-func (q Quantizer) Choose(ctx context.Context, w *tensor.Matrix, s quant.Scheme, cal *quant.Calibration) (*quant.Weight, *Decision, error) {
+// withDefaults spells out what nil means.
+func (q Quantizer) withDefaults() Quantizer {
 	if q.Method == nil {
 		q.Method = quant.RTN{Workers: q.Workers}
 	}
 	if len(q.Arms) == 0 {
 		q.Arms = PaperArms()
 	}
+	return q
+}
+
+// Validate implements quant.Validator. Errors wrap ErrOptions or are the
+// method's.
+func (q Quantizer) Validate() error {
+	q = q.withDefaults()
 	for _, a := range q.Arms {
-		if !a.valid() {
-			return nil, nil, fmt.Errorf("arm %v: input scales need axis oc, row scales axis ic", a)
+		if err := a.Validate(); err != nil {
+			return err
 		}
 	}
-	if q.Objective == ObjectiveBlock && q.BlockLoss == nil {
-		return nil, nil, fmt.Errorf("objective block needs the surrounding block")
+	if err := objectives.Check(q.Objective); err != nil {
+		return err
+	}
+	if err := searches.Check(q.Search); err != nil {
+		return err
+	}
+	return quant.Validate(q.Method)
+}
+
+// NeedsCalibration implements quant.DataFree: nothing is needed for a single
+// arm without scales if the method needs nothing.
+func (q Quantizer) NeedsCalibration() bool {
+	q = q.withDefaults()
+	return len(q.Arms) > 1 || q.Arms[0].Scaled() || quant.NeedsCalibration(q.Method)
+}
+
+// parameters are what decides a Quantizer's result.
+type parameters struct {
+	Method    quant.Method `json:"method"`
+	Arms      []Arm        `json:"arms"`
+	Objective Objective    `json:"objective"`
+	Search    Search       `json:"search"`
+}
+
+// MarshalJSON implements json.Marshaler: the method as quant.Parameters has
+// it, arms, objective and search, with their defaults spelled out.
+func (q Quantizer) MarshalJSON() ([]byte, error) {
+	q = q.withDefaults()
+	m, err := quant.Parameters(q.Method)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(parameters{m, q.Arms, q.Objective, q.Search})
+}
+
+// Draft implements quant.Drafter: it is q over the draft of its method.
+func (q Quantizer) Draft() quant.Quantizer {
+	q = q.withDefaults()
+	q.Method = quant.Draft(q.Method)
+	return q
+}
+
+// WithWorkers implements quant.Parallel.
+func (q Quantizer) WithWorkers(n int) quant.Quantizer {
+	q.Workers = n
+	if q.Method != nil {
+		q.Method = quant.WithWorkers(q.Method, n)
+	}
+	return q
+}
+
+// Quantize implements quant.Quantizer. ObjectiveBlock needs Choose.
+func (q Quantizer) Quantize(ctx context.Context, w *tensor.Matrix, s quant.Scheme, cal *quant.Calibration) (*quant.Weight, error) {
+	out, _, err := q.Choose(ctx, Layer{Weight: w, Calibration: cal}, s)
+	return out, err
+}
+
+// Choose quantizes a layer and returns the decision beside the weight.
+// Without calibration data the first arm is taken. Errors wrap ErrOptions,
+// ErrLoss or ErrOwnScales, or are the method's, the BlockLoss's or ctx's.
+func (q Quantizer) Choose(ctx context.Context, l Layer, s quant.Scheme) (*quant.Weight, *Decision, error) {
+	q = q.withDefaults()
+	if err := q.Validate(); err != nil {
+		return nil, nil, err
+	}
+	if q.Objective == ObjectiveBlock && l.BlockLoss == nil {
+		return nil, nil, fmt.Errorf("%w: objective block needs the surrounding block", ErrOptions)
 	}
 	if len(q.Arms) == 1 {
 		q.Search = SearchMethod // nothing to decide: spare the rounding
 	}
-	c := &choice{Quantizer: q, ctx: ctx, w: w, s: s, cal: cal}
+	c := &choice{q: q, layer: l, scheme: s}
+	cal := l.Calibration
 	if cal == nil || cal.Tokens == 0 {
-		out, err := c.run(problem{w: w, cal: cal}, q.Arms[0], q.Method)
+		out, err := c.run(ctx, problem{w: l.Weight, cal: cal}, q.Arms[0], q.Method)
 		return out, &Decision{Candidates: []Candidate{{Arm: q.Arms[0]}}}, err
 	}
-	c.size = quant.RowLosses(w, nil, cal.H, q.Workers)
-	return c.choose()
+	c.size = quant.RowLosses(l.Weight, nil, cal.H, q.Workers)
+	return c.choose(ctx)
 }
 
 // choice is the work on one layer.
 type choice struct {
-	Quantizer
-	ctx  context.Context
-	w    *tensor.Matrix
-	s    quant.Scheme
-	cal  *quant.Calibration
-	size []float64 // w_r H w_rᵀ
+	q      Quantizer
+	layer  Layer
+	scheme quant.Scheme
+	size   []float64 // w_r H w_rᵀ
 }
 
-func (c *choice) choose() (*quant.Weight, *Decision, error) {
-	rtn := quant.RTN{Workers: c.Workers}
-	d := &Decision{OutputSize: quant.Sum(c.size)}
+func (c *choice) choose(ctx context.Context) (*quant.Weight, *Decision, error) {
+	d := &Decision{OutputSize: quant.Sum(c.size), Measured: true}
 	var best *quant.Weight
-	for i, arm := range c.Arms {
-		p, cand, err := c.bestPower(arm, rtn)
+	for i, arm := range c.q.Arms {
+		p, cand, err := c.bestPower(ctx, arm)
 		if err != nil {
 			return nil, nil, err
 		}
 		var out *quant.Weight
-		if c.Search == SearchMethod {
-			if out, err = c.run(p, arm, c.Method); err != nil {
+		if c.q.Search == SearchMethod {
+			if out, err = c.run(ctx, p, arm, c.q.Method); err != nil {
 				return nil, nil, err
 			}
 			power := cand.Power
-			if cand, err = c.judge(out, arm); err != nil {
+			if cand, err = c.judge(ctx, out, arm); err != nil {
 				return nil, nil, err
 			}
 			cand.Power = power
@@ -206,12 +367,12 @@ func (c *choice) choose() (*quant.Weight, *Decision, error) {
 	}
 	chosen := d.Candidates[d.Chosen]
 	if best == nil {
-		p := chosen.Arm.scaled(c.w, c.cal, chosen.Power)
+		p := chosen.Arm.scaled(c.layer.Weight, c.layer.Calibration, chosen.Power)
 		var err error
-		if best, err = c.run(p, chosen.Arm, c.Method); err != nil {
+		if best, err = c.run(ctx, p, chosen.Arm, c.q.Method); err != nil {
 			return nil, nil, err
 		}
-		if chosen, err = c.losses(best, chosen.Arm); err != nil {
+		if chosen, err = c.losses(ctx, best, chosen.Arm); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -221,23 +382,25 @@ func (c *choice) choose() (*quant.Weight, *Decision, error) {
 
 // bestPower finds the exponent of the arm's scale by round-to-nearest, and
 // returns the problem and the candidate that round-to-nearest makes of it.
-func (c *choice) bestPower(arm Arm, rtn quant.RTN) (problem, Candidate, error) {
+func (c *choice) bestPower(ctx context.Context, arm Arm) (problem, Candidate, error) {
 	var bestP problem
 	var best Candidate
 	powers := arm.powers()
-	if len(powers) == 1 && c.Search == SearchMethod {
-		return arm.scaled(c.w, c.cal, 0), Candidate{Arm: arm}, nil
+	w, cal := c.layer.Weight, c.layer.Calibration
+	if len(powers) == 1 && c.q.Search == SearchMethod {
+		return arm.scaled(w, cal, 0), Candidate{Arm: arm}, nil
 	}
+	rtn := quant.RTN{Workers: c.q.Workers}
 	for i, power := range powers {
-		p := arm.scaled(c.w, c.cal, power)
+		p := arm.scaled(w, cal, power)
 		if power != 0 && p.row == nil && p.input == nil {
 			continue
 		}
-		out, err := c.run(p, arm, rtn)
+		out, err := c.run(ctx, p, arm, rtn)
 		if err != nil {
 			return bestP, best, err
 		}
-		cand, err := c.judge(out, arm)
+		cand, err := c.judge(ctx, out, arm)
 		if err != nil {
 			return bestP, best, err
 		}
@@ -249,40 +412,41 @@ func (c *choice) bestPower(arm Arm, rtn quant.RTN) (problem, Candidate, error) {
 	return bestP, best, nil
 }
 
-func (c *choice) run(p problem, arm Arm, method quant.Quantizer) (*quant.Weight, error) {
-	s := c.s
+func (c *choice) run(ctx context.Context, p problem, arm Arm, method quant.Quantizer) (*quant.Weight, error) {
+	s := c.scheme
 	s.Axis = arm.Axis
 	s.Strided = s.Strided && arm.Axis == quant.IC
-	return p.quantize(c.ctx, method, s)
+	return p.quantize(ctx, method, s)
 }
 
 // judge computes losses and objective of a quantized weight.
-func (c *choice) judge(out *quant.Weight, arm Arm) (Candidate, error) {
-	cand, err := c.losses(out, arm)
+func (c *choice) judge(ctx context.Context, out *quant.Weight, arm Arm) (Candidate, error) {
+	cand, err := c.losses(ctx, out, arm)
 	if err != nil {
 		return cand, err
 	}
-	switch c.Objective {
+	switch c.q.Objective {
 	case ObjectiveLinear:
 		cand.Objective = cand.Loss
 	case ObjectiveRelative:
 		cand.Objective = cand.Relative
 	case ObjectiveBlock:
-		cand.Objective, err = c.BlockLoss(c.ctx, out.Dequantize())
+		cand.Objective, err = c.layer.BlockLoss(ctx, out.Dequantize())
 	}
 	if err == nil && math.IsNaN(cand.Objective) {
-		err = fmt.Errorf("arm %v: the loss is not a number", arm)
+		err = fmt.Errorf("arm %v: %w", arm, ErrLoss)
 	}
 	return cand, err
 }
 
-func (c *choice) losses(out *quant.Weight, arm Arm) (Candidate, error) {
-	if err := c.ctx.Err(); err != nil {
+// losses computes the losses of a quantized weight. Its Objective is not set.
+func (c *choice) losses(ctx context.Context, out *quant.Weight, arm Arm) (Candidate, error) {
+	if err := ctx.Err(); err != nil {
 		return Candidate{}, err
 	}
 	rows := out.RowLoss
 	if rows == nil {
-		rows = quant.RowLosses(c.w, out.Dequantize(), c.cal.H, c.Workers)
+		rows = quant.RowLosses(c.layer.Weight, out.Dequantize(), c.layer.Calibration.H, c.q.Workers)
 	}
-	return Candidate{Arm: arm, Loss: quant.Sum(rows), Relative: quant.RelativeLoss(rows, c.size)}, nil
+	return Candidate{Arm: arm, Measured: true, Loss: quant.Sum(rows), Relative: quant.RelativeLoss(rows, c.size)}, nil
 }

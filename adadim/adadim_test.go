@@ -34,7 +34,7 @@ func TestDecision(t *testing.T) {
 		}
 		q := adadim.Quantizer{
 			Method:    rapid.SampledFrom(methods).Draw(t, "method"),
-			Arms:      rapid.SampledFrom([][]adadim.Arm{nil, adadim.AllArms(), {adadim.ArmIC, adadim.ArmOC}, {adadim.ArmOCInputScale, adadim.ArmICRowScale}}).Draw(t, "arms"),
+			Arms:      rapid.SampledFrom([][]adadim.Arm{nil, adadim.AllArms(), {adadim.ArmIC(), adadim.ArmOC()}, {adadim.ArmOCInputScale(), adadim.ArmICRowScale()}}).Draw(t, "arms"),
 			Objective: rapid.SampledFrom([]adadim.Objective{adadim.ObjectiveLinear, adadim.ObjectiveRelative}).Draw(t, "objective"),
 			Search:    rapid.SampledFrom([]adadim.Search{adadim.SearchRTN, adadim.SearchMethod}).Draw(t, "search"),
 			Workers:   1,
@@ -143,7 +143,7 @@ func TestRelativeObjectiveIgnoresOutputScale(t *testing.T) {
 	// A factor for every group of 16 rows, so that axis IC rounds the same.
 	upper := func(r int) float32 { return []float32{32, 1}[r/16] }
 	lower := func(r int) float32 { return []float32{1, 32}[r/16] }
-	arms := []adadim.Arm{adadim.ArmOC, adadim.ArmOCInputScale, adadim.ArmIC}
+	arms := []adadim.Arm{adadim.ArmOC(), adadim.ArmOCInputScale(), adadim.ArmIC()}
 	for _, method := range []quant.Quantizer{quant.RTN{}, gptq.Quantizer{}} {
 		for _, search := range []adadim.Search{adadim.SearchRTN, adadim.SearchMethod} {
 			relative := adadim.Quantizer{Method: method, Objective: adadim.ObjectiveRelative, Search: search, Arms: arms}
@@ -186,7 +186,7 @@ func TestNothingToGain(t *testing.T) {
 	cal := quant.NewCalibration(x, 1)
 	for _, method := range []quant.Quantizer{quant.RTN{}, gptq.Quantizer{}} {
 		for _, search := range []adadim.Search{adadim.SearchRTN, adadim.SearchMethod} {
-			for _, pair := range [][2]adadim.Arm{{adadim.ArmOC, adadim.ArmOCInputScale}, {adadim.ArmIC, adadim.ArmICRowScale}} {
+			for _, pair := range [][2]adadim.Arm{{adadim.ArmOC(), adadim.ArmOCInputScale()}, {adadim.ArmIC(), adadim.ArmICRowScale()}} {
 				s := quant.Scheme{Bits: 3, GroupSize: 8, Axis: pair[0].Axis}
 				plain := quantize(t, method, w, s, cal)
 				q := adadim.Quantizer{Method: method, Search: search, Objective: adadim.ObjectiveRelative}
@@ -218,8 +218,10 @@ func TestTiesBetweenAxes(t *testing.T) {
 	for _, search := range []adadim.Search{adadim.SearchRTN, adadim.SearchMethod} {
 		got, d := choose(t, adadim.Quantizer{Search: search}, w, s, cal)
 		require.Equal(t, quant.OC, got.Scheme.Axis, "no loss either way")
-		require.Zero(t, d.Margin())
-		got, _ = choose(t, adadim.Quantizer{Search: search, Arms: []adadim.Arm{adadim.ArmIC, adadim.ArmOC}}, w, s, cal)
+		margin, ok := d.Margin()
+		require.True(t, ok)
+		require.Zero(t, margin)
+		got, _ = choose(t, adadim.Quantizer{Search: search, Arms: []adadim.Arm{adadim.ArmIC(), adadim.ArmOC()}}, w, s, cal)
 		require.Equal(t, quant.IC, got.Scheme.Axis)
 	}
 }
@@ -232,9 +234,9 @@ func TestRowScaleArm(t *testing.T) {
 	s := quant.Scheme{Bits: 4, GroupSize: 16}
 	for _, method := range []quant.Quantizer{quant.RTN{}, gptq.Quantizer{}} {
 		q := adadim.Quantizer{Method: method, Objective: adadim.ObjectiveRelative}
-		q.Arms = []adadim.Arm{adadim.ArmIC}
+		q.Arms = []adadim.Arm{adadim.ArmIC()}
 		_, plain := choose(t, q, w, s, cal)
-		q.Arms = []adadim.Arm{adadim.ArmICRowScale}
+		q.Arms = []adadim.Arm{adadim.ArmICRowScale()}
 		got, row := choose(t, q, w, s, cal)
 		require.Less(t, row.Relative, plain.Relative/10)
 		require.Equal(t, 1.0, row.Candidates[0].Power)
@@ -274,9 +276,9 @@ func TestInputScaleArm(t *testing.T) {
 	for _, method := range []quant.Quantizer{quant.RTN{}, gptq.Quantizer{}} {
 		for _, search := range []adadim.Search{adadim.SearchRTN, adadim.SearchMethod} {
 			s := quant.Scheme{Bits: 3, GroupSize: 20}
-			q := adadim.Quantizer{Method: method, Search: search, Arms: []adadim.Arm{adadim.ArmOC}}
+			q := adadim.Quantizer{Method: method, Search: search, Arms: []adadim.Arm{adadim.ArmOC()}}
 			_, plain := choose(t, q, w, s, cal)
-			q.Arms = []adadim.Arm{adadim.ArmOC, adadim.ArmOCInputScale}
+			q.Arms = []adadim.Arm{adadim.ArmOC(), adadim.ArmOCInputScale()}
 			got, d := choose(t, q, w, s, cal)
 			require.Equal(t, 1, d.Chosen)
 			require.Less(t, d.Loss, 0.7*plain.Loss)
@@ -310,7 +312,7 @@ func TestScaleCalibration(t *testing.T) {
 	}
 	by := func(j int) float32 { return factor[j] }
 	collect := func(x, xq *tensor.Matrix) *quant.Calibration {
-		c := quant.NewCollector(in, true)
+		c := quant.NewPairCollector(in)
 		c.AddPair(x.Clone(), xq, r, 1)
 		return c.Calibration()
 	}
@@ -375,26 +377,30 @@ func TestScales(t *testing.T) {
 }
 
 func TestMargin(t *testing.T) {
-	oc, ic := adadim.ArmOC, adadim.ArmIC
+	oc, ic := adadim.ArmOC(), adadim.ArmIC()
 	c := func(a adadim.Arm, objective float64) adadim.Candidate {
-		return adadim.Candidate{Arm: a, Objective: objective}
+		return adadim.Candidate{Arm: a, Objective: objective, Measured: true}
 	}
 	for name, tt := range map[string]struct {
 		c    []adadim.Candidate
 		want float64
+		ok   bool
 	}{
-		"oc better":      {[]adadim.Candidate{c(oc, 1), c(ic, math.E)}, 1},
-		"ic better":      {[]adadim.Candidate{c(ic, 1), c(oc, math.E)}, -1},
-		"best of each":   {[]adadim.Candidate{c(oc, 9), c(adadim.ArmOCInputScale, 2), c(ic, 8), c(adadim.ArmICRowScale, 4)}, math.Ln2},
-		"one axis":       {[]adadim.Candidate{c(oc, 1), c(adadim.ArmOCInputScale, 2)}, 0},
-		"other axis":     {[]adadim.Candidate{c(ic, 1)}, 0},
-		"nothing":        {nil, 0},
-		"no loss on oc":  {[]adadim.Candidate{c(oc, 0), c(ic, 1)}, -math.Log(math.SmallestNonzeroFloat64)},
-		"no loss on ic":  {[]adadim.Candidate{c(oc, 1), c(ic, 0)}, math.Log(math.SmallestNonzeroFloat64)},
-		"no loss at all": {[]adadim.Candidate{c(oc, 0), c(ic, 0)}, 0},
+		"oc better":      {[]adadim.Candidate{c(oc, 1), c(ic, math.E)}, 1, true},
+		"ic better":      {[]adadim.Candidate{c(ic, 1), c(oc, math.E)}, -1, true},
+		"best of each":   {[]adadim.Candidate{c(oc, 9), c(adadim.ArmOCInputScale(), 2), c(ic, 8), c(adadim.ArmICRowScale(), 4)}, math.Ln2, true},
+		"one axis":       {[]adadim.Candidate{c(oc, 1), c(adadim.ArmOCInputScale(), 2)}, 0, false},
+		"other axis":     {[]adadim.Candidate{c(ic, 1)}, 0, false},
+		"nothing":        {nil, 0, false},
+		"not measured":   {[]adadim.Candidate{{Arm: oc}, {Arm: ic}}, 0, false},
+		"no loss on oc":  {[]adadim.Candidate{c(oc, 0), c(ic, 1)}, -math.Log(math.SmallestNonzeroFloat64), true},
+		"no loss on ic":  {[]adadim.Candidate{c(oc, 1), c(ic, 0)}, math.Log(math.SmallestNonzeroFloat64), true},
+		"no loss at all": {[]adadim.Candidate{c(oc, 0), c(ic, 0)}, 0, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			require.InDelta(t, tt.want, (&adadim.Decision{Candidates: tt.c}).Margin(), 1e-12)
+			margin, ok := (&adadim.Decision{Candidates: tt.c}).Margin()
+			require.InDelta(t, tt.want, margin, 1e-12)
+			require.Equal(t, tt.ok, ok)
 		})
 	}
 }
@@ -408,7 +414,7 @@ func TestBlockObjective(t *testing.T) {
 		var asked []*tensor.Matrix
 		verdict := map[bool]float64{}
 		q := adadim.Quantizer{Method: gptq.Quantizer{}, Search: search, Objective: adadim.ObjectiveBlock}
-		q.BlockLoss = func(_ context.Context, approx *tensor.Matrix) (float64, error) {
+		blockLoss := func(_ context.Context, approx *tensor.Matrix) (float64, error) {
 			asked = append(asked, approx)
 			return verdict[len(asked)%2 == 0], nil
 		}
@@ -419,7 +425,8 @@ func TestBlockObjective(t *testing.T) {
 		for _, axis := range []quant.Axis{quant.OC, quant.IC} {
 			asked = nil
 			verdict[false], verdict[true] = 3, 3-float64(axis) // of OC and of IC
-			got, d := choose(t, q, w, s, cal)
+			got, d, err := q.Choose(ctx, adadim.Layer{Weight: w, Calibration: cal, BlockLoss: blockLoss}, s)
+			require.NoError(t, err)
 			require.Equal(t, axis, got.Scheme.Axis)
 			require.Equal(t, []float64{3, 3 - float64(axis)}, []float64{d.Candidates[0].Objective, d.Candidates[1].Objective})
 			require.Len(t, asked, 2)
@@ -436,11 +443,12 @@ func TestBlockObjective(t *testing.T) {
 func TestTiesBetweenPowers(t *testing.T) {
 	rng := rand.New(rand.NewPCG(14, 14))
 	w, cal := normal(rng, 16, 24), quant.NewCalibration(correlated(rng, 90, 24), 1)
-	for _, arm := range []adadim.Arm{adadim.ArmOCInputScale, adadim.ArmICRowScale} {
+	for _, arm := range []adadim.Arm{adadim.ArmOCInputScale(), adadim.ArmICRowScale()} {
 		asked := 0
 		q := adadim.Quantizer{Arms: []adadim.Arm{arm}, Objective: adadim.ObjectiveBlock}
-		q.BlockLoss = func(context.Context, *tensor.Matrix) (float64, error) { asked++; return 5, nil }
-		got, d := choose(t, q, w, quant.Scheme{Bits: 3, GroupSize: 8}, cal)
+		blockLoss := func(context.Context, *tensor.Matrix) (float64, error) { asked++; return 5, nil }
+		got, d, err := q.Choose(ctx, adadim.Layer{Weight: w, Calibration: cal, BlockLoss: blockLoss}, quant.Scheme{Bits: 3, GroupSize: 8})
+		require.NoError(t, err)
 		require.Greater(t, asked, 2)
 		require.Zero(t, d.Candidates[0].Power)
 		require.Nil(t, got.InputScale)
@@ -472,12 +480,13 @@ func TestNoCalibration(t *testing.T) {
 	s := quant.Scheme{Bits: 4, GroupSize: 6}
 	for _, cal := range []*quant.Calibration{nil, {H: tensor.New(18, 18)}} {
 		for _, arm := range adadim.AllArms() {
-			q := adadim.Quantizer{Arms: []adadim.Arm{arm, adadim.ArmOC}, Method: gptq.Quantizer{}}
+			q := adadim.Quantizer{Arms: []adadim.Arm{arm, adadim.ArmOC()}, Method: gptq.Quantizer{}}
 			got, d := choose(t, q, w, s, cal)
 			s.Axis = arm.Axis
 			require.Equal(t, quantize(t, gptq.Quantizer{}, w, s, nil), got, "the first arm, without its scale")
 			require.Equal(t, []adadim.Candidate{{Arm: arm}}, d.Candidates)
-			require.Zero(t, d.Margin())
+			_, ok := d.Margin()
+			require.False(t, ok)
 		}
 	}
 }
@@ -513,32 +522,41 @@ func TestErrors(t *testing.T) {
 	nan := quant.NewCalibration(correlated(rng, 60, 18), 1)
 	nan.H.Set(2, 2, float32(math.NaN()))
 	for name, c := range map[string]struct {
-		q    adadim.Quantizer
-		cal  *quant.Calibration
-		want string
+		q     adadim.Quantizer
+		cal   *quant.Calibration
+		block func(context.Context, *tensor.Matrix) (float64, error)
+		want  string
+		is    error
 	}{
-		"row scale on oc":    {adadim.Quantizer{Arms: []adadim.Arm{{Axis: quant.OC, RowScale: true}}}, cal, "arm oc+row: input scales need axis oc, row scales axis ic"},
-		"input scale on ic":  {adadim.Quantizer{Arms: []adadim.Arm{adadim.ArmOC, {Axis: quant.IC, InputScale: true}}}, cal, "arm ic+in: input scales need axis oc, row scales axis ic"},
-		"no block":           {adadim.Quantizer{Objective: adadim.ObjectiveBlock}, cal, "objective block needs the surrounding block"},
-		"method":             {adadim.Quantizer{Method: failing}, cal, "broken"},
-		"method, no data":    {adadim.Quantizer{Method: failing}, nil, "broken"},
-		"method in search":   {adadim.Quantizer{Method: failingOnIC, Search: adadim.SearchMethod}, cal, "broken"},
-		"scales twice":       {adadim.Quantizer{Method: scaling, Arms: []adadim.Arm{adadim.ArmICRowScale, adadim.ArmOC}, Objective: adadim.ObjectiveRelative, Search: adadim.SearchMethod}, cal, "the method returned row or input scales of its own: they do not compose with an arm's"},
-		"block":              {adadim.Quantizer{Objective: adadim.ObjectiveBlock, BlockLoss: block(0, broken)}, cal, "broken"},
-		"block, NaN":         {adadim.Quantizer{Objective: adadim.ObjectiveBlock, BlockLoss: block(math.NaN(), nil)}, cal, "arm oc: the loss is not a number"},
-		"statistics, NaN":    {adadim.Quantizer{}, nan, "arm oc: the loss is not a number"},
-		"statistics by GPTQ": {adadim.Quantizer{Method: gptq.Quantizer{}, Search: adadim.SearchMethod}, nan, gptq.ErrNotFinite.Error()},
+		"row scale on oc":    {adadim.Quantizer{Arms: []adadim.Arm{{Axis: quant.OC, RowScale: true}}}, cal, nil, "invalid adadim options: arm oc+row: input scales need axis oc, row scales axis ic", adadim.ErrOptions},
+		"input scale on ic":  {adadim.Quantizer{Arms: []adadim.Arm{adadim.ArmOC(), {Axis: quant.IC, InputScale: true}}}, cal, nil, "invalid adadim options: arm ic+in: input scales need axis oc, row scales axis ic", adadim.ErrOptions},
+		"objective":          {adadim.Quantizer{Objective: 9}, cal, nil, "invalid adadim options: unknown objective 9, want linear, relative or block", adadim.ErrOptions},
+		"search":             {adadim.Quantizer{Search: 9}, cal, nil, "invalid adadim options: unknown search 9, want rtn or method", adadim.ErrOptions},
+		"order of GPTQ":      {adadim.Quantizer{Method: gptq.Quantizer{Order: 9}}, nil, nil, "invalid gptq options: unknown column order 9, want activation or natural", gptq.ErrOptions},
+		"no block":           {adadim.Quantizer{Objective: adadim.ObjectiveBlock}, cal, nil, "invalid adadim options: objective block needs the surrounding block", adadim.ErrOptions},
+		"method":             {adadim.Quantizer{Method: failing}, cal, nil, "broken", broken},
+		"method, no data":    {adadim.Quantizer{Method: failing}, nil, nil, "broken", broken},
+		"method in search":   {adadim.Quantizer{Method: failingOnIC, Search: adadim.SearchMethod}, cal, nil, "broken", broken},
+		"scales twice":       {adadim.Quantizer{Method: scaling, Arms: []adadim.Arm{adadim.ArmICRowScale(), adadim.ArmOC()}, Objective: adadim.ObjectiveRelative, Search: adadim.SearchMethod}, cal, nil, "the method returned row or input scales of its own: they do not compose with an arm's", adadim.ErrOwnScales},
+		"block":              {adadim.Quantizer{Objective: adadim.ObjectiveBlock}, cal, block(0, broken), "broken", broken},
+		"block, NaN":         {adadim.Quantizer{Objective: adadim.ObjectiveBlock}, cal, block(math.NaN(), nil), "arm oc: the loss is not a number", adadim.ErrLoss},
+		"statistics, NaN":    {adadim.Quantizer{}, nan, nil, "arm oc: the loss is not a number", adadim.ErrLoss},
+		"statistics by GPTQ": {adadim.Quantizer{Method: gptq.Quantizer{}, Search: adadim.SearchMethod}, nan, nil, gptq.ErrNotFinite.Error(), gptq.ErrNotFinite},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, _, err := c.q.Choose(ctx, w, s, c.cal)
+			got, _, err := c.q.Choose(ctx, adadim.Layer{Weight: w, Calibration: c.cal, BlockLoss: c.block}, s)
 			require.EqualError(t, err, c.want)
+			require.ErrorIs(t, err, c.is)
 			require.Nil(t, got)
+			if c.block != nil {
+				return // Quantize has none
+			}
 			got, err = c.q.Quantize(ctx, w, s, c.cal)
 			require.EqualError(t, err, c.want)
 			require.Nil(t, got)
 		})
 	}
-	_, _, err := adadim.Quantizer{}.Choose(ctx, w, quant.Scheme{}, cal)
+	_, _, err := adadim.Quantizer{}.Choose(ctx, adadim.Layer{Weight: w, Calibration: cal}, quant.Scheme{})
 	require.ErrorIs(t, err, quant.ErrScheme)
 	done, cancel := context.WithCancel(ctx)
 	cancel()
@@ -547,7 +565,7 @@ func TestErrors(t *testing.T) {
 		q := adadim.Quantizer{Search: search, Method: fixed(func(w *tensor.Matrix, s quant.Scheme) (*quant.Weight, error) {
 			return quant.RTN{}.Quantize(ctx, w, s, nil)
 		})}
-		_, _, err = q.Choose(done, w, s, cal)
+		_, _, err = q.Choose(done, adadim.Layer{Weight: w, Calibration: cal}, s)
 		require.ErrorIs(t, err, context.Canceled)
 	}
 }
@@ -557,7 +575,7 @@ func TestSchemeOfTheArms(t *testing.T) {
 	rng := rand.New(rand.NewPCG(12, 12))
 	w, cal := normal(rng, 16, 24), quant.NewCalibration(correlated(rng, 90, 24), 1)
 	s := quant.Scheme{Bits: 3, GroupSize: 4, Axis: quant.IC, Strided: true}
-	for _, arm := range []adadim.Arm{adadim.ArmOC, adadim.ArmIC} {
+	for _, arm := range []adadim.Arm{adadim.ArmOC(), adadim.ArmIC()} {
 		got, _ := choose(t, adadim.Quantizer{Arms: []adadim.Arm{arm}}, w, s, cal)
 		want := s
 		want.Axis, want.Strided = arm.Axis, arm.Axis == quant.IC
@@ -593,10 +611,10 @@ func TestParse(t *testing.T) {
 	all := adadim.AllArms()
 	require.Equal(t, []string{"oc", "oc+in", "ic", "ic+row"}, []string{all[0].String(), all[1].String(), all[2].String(), all[3].String()})
 	for in, want := range map[string][]adadim.Arm{
-		"paper":           {adadim.ArmOC, adadim.ArmIC},
+		"paper":           {adadim.ArmOC(), adadim.ArmIC()},
 		"all":             all,
-		"oc":              {adadim.ArmOC},
-		"ic+row,oc":       {adadim.ArmICRowScale, adadim.ArmOC},
+		"oc":              {adadim.ArmOC()},
+		"ic+row,oc":       {adadim.ArmICRowScale(), adadim.ArmOC()},
 		"oc,oc+in,ic":     all[:3],
 		"":                nil,
 		"oc,":             nil,
@@ -626,9 +644,9 @@ func TestParse(t *testing.T) {
 	}
 	for _, bad := range []string{"", "Linear", "rtn ", "both"} {
 		_, err := adadim.ParseObjective(bad)
-		require.EqualError(t, err, fmt.Sprintf("objective %q: want linear, relative or block", bad))
+		require.EqualError(t, err, fmt.Sprintf("invalid adadim options: unknown objective %q, want linear, relative or block", bad))
 		_, err = adadim.ParseSearch(bad)
-		require.EqualError(t, err, fmt.Sprintf("search %q: want rtn or method", bad))
+		require.EqualError(t, err, fmt.Sprintf("invalid adadim options: unknown search %q, want rtn or method", bad))
 	}
 	require.Equal(t, []string{"Objective(3)", "Search(2)"}, []string{adadim.Objective(3).String(), adadim.Search(2).String()})
 }

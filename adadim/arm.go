@@ -11,7 +11,8 @@ import (
 )
 
 // Arm is one way to quantize a layer: an axis, and for each axis one kind of
-// scale outside the groups that helps it.
+// scale outside the groups that helps it. Its text is the axis with "+in" or
+// "+row" for the scale: oc, oc+in, ic or ic+row. The zero value is oc.
 type Arm struct {
 	Axis quant.Axis
 	// InputScale (axis OC) multiplies input channel j by (mean |x_j|)^α before
@@ -22,20 +23,25 @@ type Arm struct {
 	RowScale bool
 }
 
-// The arms there are, in the order that settles ties.
-var (
-	ArmOC           = Arm{Axis: quant.OC}
-	ArmOCInputScale = Arm{Axis: quant.OC, InputScale: true}
-	ArmIC           = Arm{Axis: quant.IC}
-	ArmICRowScale   = Arm{Axis: quant.IC, RowScale: true}
-)
+// ArmOC has groups inside output channels and no scales.
+func ArmOC() Arm { return Arm{Axis: quant.OC} }
+
+// ArmOCInputScale has groups inside output channels and input scales.
+func ArmOCInputScale() Arm { return Arm{Axis: quant.OC, InputScale: true} }
+
+// ArmIC has groups inside input channels and no scales.
+func ArmIC() Arm { return Arm{Axis: quant.IC} }
+
+// ArmICRowScale has groups inside input channels and row scales.
+func ArmICRowScale() Arm { return Arm{Axis: quant.IC, RowScale: true} }
 
 // PaperArms are the two axes of the paper; AllArms adds the scaled ones.
-func PaperArms() []Arm { return []Arm{ArmOC, ArmIC} }
+func PaperArms() []Arm { return []Arm{ArmOC(), ArmIC()} }
 
-// AllArms are all arms there are.
-func AllArms() []Arm { return []Arm{ArmOC, ArmOCInputScale, ArmIC, ArmICRowScale} }
+// AllArms are all arms there are, in the order that settles ties.
+func AllArms() []Arm { return []Arm{ArmOC(), ArmOCInputScale(), ArmIC(), ArmICRowScale()} }
 
+// String returns the arm's text.
 func (a Arm) String() string {
 	s := a.Axis.String()
 	if a.InputScale {
@@ -48,6 +54,7 @@ func (a Arm) String() string {
 }
 
 // ParseArms reads "paper", "all" or a list such as "oc,oc+in,ic,ic+row".
+// Errors wrap ErrOptions.
 func ParseArms(s string) ([]Arm, error) {
 	switch s {
 	case "paper":
@@ -56,23 +63,60 @@ func ParseArms(s string) ([]Arm, error) {
 		return AllArms(), nil
 	}
 	var arms []Arm
-next:
 	for name := range strings.SplitSeq(s, ",") {
-		for _, a := range AllArms() {
-			if a.String() == name {
-				arms = append(arms, a)
-				continue next
-			}
+		a, ok := armNamed(name)
+		if !ok {
+			return nil, fmt.Errorf("%w: unknown arm %q, want paper, all, or a list of oc, oc+in, ic, ic+row", ErrOptions, name)
 		}
-		return nil, fmt.Errorf("arm %q: want paper, all, or a list of oc, oc+in, ic, ic+row", name)
+		arms = append(arms, a)
 	}
 	return arms, nil
 }
 
-// valid reports whether the arm makes sense.
-func (a Arm) valid() bool {
-	return !(a.InputScale && a.Axis != quant.OC) && !(a.RowScale && a.Axis != quant.IC)
+// ParseArm reads "oc", "oc+in", "ic" or "ic+row". Errors wrap ErrOptions.
+func ParseArm(s string) (Arm, error) {
+	if a, ok := armNamed(s); ok {
+		return a, nil
+	}
+	return Arm{}, fmt.Errorf("%w: unknown arm %q, want oc, oc+in, ic or ic+row", ErrOptions, s)
 }
+
+func armNamed(name string) (Arm, bool) {
+	for _, a := range AllArms() {
+		if a.String() == name {
+			return a, true
+		}
+	}
+	return Arm{}, false
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (a Arm) MarshalText() ([]byte, error) {
+	if err := a.Validate(); err != nil {
+		return nil, err
+	}
+	return []byte(a.String()), nil
+}
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (a *Arm) UnmarshalText(text []byte) error {
+	got, err := ParseArm(string(text))
+	if err == nil {
+		*a = got
+	}
+	return err
+}
+
+// Validate reports an arm that does not exist. Errors wrap ErrOptions.
+func (a Arm) Validate() error {
+	if _, ok := armNamed(a.String()); !ok {
+		return fmt.Errorf("%w: arm %v: input scales need axis oc, row scales axis ic", ErrOptions, a)
+	}
+	return nil
+}
+
+// Scaled reports whether the arm has scales outside the groups.
+func (a Arm) Scaled() bool { return a.InputScale || a.RowScale }
 
 // powers are the exponents tried for input scales (α) and row scales (β).
 // Exponent 0 is no scale at all.
@@ -227,7 +271,7 @@ func (p problem) quantize(ctx context.Context, method quant.Quantizer, s quant.S
 		return q, nil
 	}
 	if q.RowScale != nil || q.InputScale != nil {
-		return nil, fmt.Errorf("the method returned row or input scales of its own: they do not compose with an arm's")
+		return nil, fmt.Errorf("%w: they do not compose with an arm's", ErrOwnScales)
 	}
 	c := *q
 	c.RowScale, c.InputScale = p.row, p.input

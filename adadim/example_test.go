@@ -58,7 +58,8 @@ func ExampleQuantizer() {
 	}
 	cal := quant.NewCalibration(x, 0)
 	q := adadim.Quantizer{Method: powersOfTwo{}, Search: adadim.SearchMethod}
-	weight, decision, err := q.Choose(context.Background(), w, quant.Scheme{Bits: 4, GroupSize: 32}, cal)
+	layer := adadim.Layer{Weight: w, Calibration: cal}
+	weight, decision, err := q.Choose(context.Background(), layer, quant.Scheme{Bits: 4, GroupSize: 32})
 	if err != nil {
 		fmt.Println(err)
 		return

@@ -29,14 +29,16 @@ func TestChoiceReproducesReference(t *testing.T) {
 				}
 				s := quant.Scheme{Bits: b, GroupSize: c.Group, Range: quant.RangePaper, ScaleType: quant.F32}
 				cal := &quant.Calibration{H: c.H, Tokens: 192}
-				w, d, err := adadim.Quantizer{}.Choose(context.Background(), c.W, s, cal)
+				w, d, err := adadim.Quantizer{}.Choose(context.Background(), adadim.Layer{Weight: c.W, Calibration: cal}, s)
 				require.NoError(t, err)
 				require.Len(t, d.Candidates, 2)
 				require.InEpsilon(t, loss["rtn_oc"], d.Candidates[0].Loss, 1e-4)
 				require.InEpsilon(t, loss["rtn_ic"], d.Candidates[1].Loss, 1e-4)
 				require.InEpsilon(t, c.Size, d.OutputSize, 1e-4)
 				margin := math.Log(loss["rtn_ic"] / loss["rtn_oc"])
-				require.InDelta(t, margin, d.Margin(), 1e-3)
+				got, ok := d.Margin()
+				require.True(t, ok)
+				require.InDelta(t, margin, got, 1e-3)
 				if math.Abs(margin) > 0.005 {
 					require.Equal(t, want, w.Scheme.Axis.String())
 				}

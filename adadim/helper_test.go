@@ -51,7 +51,7 @@ func correlated(rng *rand.Rand, tokens, in int) *tensor.Matrix {
 }
 
 func choose(t require.TestingT, q adadim.Quantizer, w *tensor.Matrix, s quant.Scheme, cal *quant.Calibration) (*quant.Weight, *adadim.Decision) {
-	out, d, err := q.Choose(ctx, w, s, cal)
+	out, d, err := q.Choose(ctx, adadim.Layer{Weight: w, Calibration: cal}, s)
 	require.NoError(t, err)
 	require.NoError(t, out.Validate())
 	return out, d

@@ -3,27 +3,52 @@ package gptq
 import (
 	"fmt"
 
-	"github.com/golowbit/lowbit/internal/kernel"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/tensor"
 )
+
+// Correction says how far Correct goes.
+type Correction struct {
+	// Strength in [0, 1] multiplies the correction: 1 goes as far as the
+	// calibration text bears out, 0 does nothing.
+	Strength float64
+	// Damping is the fraction of the mean diagonal of X_qᵀX_q that is added to
+	// its diagonal; 0 means DefaultDamping.
+	Damping float64
+}
+
+// Validate reports what is out of range. Errors wrap ErrOptions.
+func (c Correction) Validate() error {
+	switch {
+	case !(c.Strength >= 0 && c.Strength <= 1):
+		return fmt.Errorf("%w: correction %g, want 0 to 1", ErrOptions, c.Strength)
+	case !(c.Damping >= 0 && c.Damping < 1):
+		return fmt.Errorf("%w: damping %g of the correction, want at least 0 and below 1", ErrOptions, c.Damping)
+	}
+	return nil
+}
 
 // Correct returns the target that makes up for what the layers before this
 // one have lost: with X what the layer would see in the unquantized model,
 // X_q what it will see, and R what the residual stream that its output is
 // added to lacks of the unquantized model's (0 if it is not added to one),
 //
-//	w + strength * a * (w (X-X_q)ᵀ + Rᵀ) X_q (X_qᵀX_q + damping)⁻¹
+//	w + Strength * a * (w (X-X_q)ᵀ + Rᵀ) X_q (X_qᵀX_q + Damping * mean diagonal)⁻¹
 //
 // (after GPTAQ, arXiv 2504.02692, which has neither R nor a). The fit follows
 // the calibration text more closely than other text, the fewer its tokens
 // the more; a in [0, 1] makes up for that. It is found by fitting on each
 // half of the tokens and asking the other half how far to go. w is [out, in]
-// and is not modified; cal must hold Cross.
-func Correct(w *tensor.Matrix, cal *quant.Calibration, strength, damping float64, workers int) (*tensor.Matrix, error) {
-	if cal.Cross == nil || strength == 0 {
+// and is not modified; it is returned as it is where cal has no Cross.
+// Errors wrap ErrOptions or ErrNotFinite.
+func Correct(w *tensor.Matrix, cal *quant.Calibration, c Correction, workers int) (*tensor.Matrix, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	if cal.Cross == nil || c.Strength == 0 {
 		return w, nil
 	}
+	damping := c.Damping
 	if damping == 0 {
 		damping = DefaultDamping
 	}
@@ -36,7 +61,7 @@ func Correct(w *tensor.Matrix, cal *quant.Calibration, strength, damping float64
 		return nil, err
 	}
 	out := w.Clone()
-	f := float32(strength * a)
+	f := float32(c.Strength * a)
 	for r := range out.Rows {
 		row := out.Row(r)
 		for j := range row {
@@ -65,7 +90,7 @@ func fitShift(w *tensor.Matrix, cal *quant.Calibration, damping float64, workers
 		}
 	}
 	shift = rhs.Clone()
-	solveTriangular(l, shift, workers)
+	tensor.CholeskySolve(l, shift, workers)
 	return shift, rhs, nil
 }
 
@@ -123,48 +148,13 @@ func dampedFactor(h *tensor.Matrix, damping float64, workers int) *tensor.Matrix
 		mean = 1 // no input ever: nothing to correct
 	}
 	l := tensor.New(n, n)
-	for ; damping <= 1e3; damping *= 10 {
+	if _, ok := tensor.CholeskyDamped(l, damping, func(damping float64) {
 		l.CopyFrom(h)
 		for j := range n {
 			l.Data[j*n+j] += float32(damping * mean)
 		}
-		if tensor.Cholesky(l, workers) < 0 {
-			return l
-		}
+	}, workers); !ok {
+		return nil
 	}
-	return nil
-}
-
-// solveTriangular overwrites b [n, m] with (L Lᵀ)⁻¹ b, by blocks of rows:
-// the products carry the work.
-func solveTriangular(l, b *tensor.Matrix, workers int) {
-	const nb = 64
-	n, m := b.Rows, b.Cols
-	for i0 := 0; i0 < n; i0 += nb {
-		i1 := min(i0+nb, n)
-		if i0 > 0 {
-			tensor.Gemm(false, false, -1, l.View(i0, i1, 0, i0), b.View(0, i0, 0, m), 1, b.View(i0, i1, 0, m), workers)
-		}
-		for i := i0; i < i1; i++ {
-			row := b.Row(i)
-			for j := i0; j < i; j++ {
-				kernel.Axpy(-l.At(i, j), b.Row(j), row)
-			}
-			kernel.Scale(row, 1/l.At(i, i))
-		}
-	}
-	lt := l.T()
-	for i1 := n; i1 > 0; i1 -= min(nb, i1) {
-		i0 := max(i1-nb, 0)
-		if i1 < n {
-			tensor.Gemm(false, false, -1, lt.View(i0, i1, i1, n), b.View(i1, n, 0, m), 1, b.View(i0, i1, 0, m), workers)
-		}
-		for i := i1 - 1; i >= i0; i-- {
-			row := b.Row(i)
-			for j := i + 1; j < i1; j++ {
-				kernel.Axpy(-lt.At(i, j), b.Row(j), row)
-			}
-			kernel.Scale(row, 1/lt.At(i, i))
-		}
-	}
+	return l
 }

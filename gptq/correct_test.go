@@ -32,7 +32,7 @@ func newStreams(rng *rand.Rand, tokens, in, out int) streams {
 }
 
 func (s streams) calibration(residual bool) *quant.Calibration {
-	c := quant.NewCollector(s.x.Cols, true)
+	c := quant.NewPairCollector(s.x.Cols)
 	r := s.r
 	if !residual {
 		r = nil
@@ -90,13 +90,13 @@ func TestCorrectIsLeastSquares(t *testing.T) {
 				cal := s.calibration(residual)
 				cal.Halves = [2]*quant.Calibration{}
 				before := w.Clone()
-				got, err := gptq.Correct(w, cal, strength, damping, 1)
+				got, err := gptq.Correct(w, cal, gptq.Correction{Strength: strength, Damping: damping}, 1)
 				require.NoError(t, err)
 				require.Equal(t, before, w)
 				d, _, _ := shift(t, w, s, residual, max(damping, gptq.DefaultDamping))
 				d.Scale(strength, d)
 				requireNear(t, d, moved(w, got))
-				again, err := gptq.Correct(w, cal, strength, damping, 8)
+				again, err := gptq.Correct(w, cal, gptq.Correction{Strength: strength, Damping: damping}, 8)
 				require.NoError(t, err)
 				require.Equal(t, got, again)
 			}
@@ -118,7 +118,7 @@ func TestCorrectTrustsWhatHalvesAgreeOn(t *testing.T) {
 					s.r.Data[i] *= 100
 				}
 			}
-			got, err := gptq.Correct(w, s.calibration(residual), 1, 0, 1)
+			got, err := gptq.Correct(w, s.calibration(residual), gptq.Correction{Strength: 1}, 1)
 			require.NoError(t, err)
 			var half [2]streams
 			for i := range half {
@@ -163,7 +163,7 @@ func TestCorrectHelpsElsewhere(t *testing.T) {
 	rest := streams{seen.x.View(1500, 3000, 0, in).Clone(), seen.xq.View(1500, 3000, 0, in).Clone(), seen.r.View(1500, 3000, 0, out).Clone()}
 	seen = streams{seen.x.View(0, 1500, 0, in).Clone(), seen.xq.View(0, 1500, 0, in).Clone(), seen.r.View(0, 1500, 0, out).Clone()}
 	for _, residual := range []bool{false, true} {
-		got, err := gptq.Correct(w, seen.calibration(residual), 1, 0, 1)
+		got, err := gptq.Correct(w, seen.calibration(residual), gptq.Correction{Strength: 1}, 1)
 		require.NoError(t, err)
 		lacks := func(v *tensor.Matrix) float64 {
 			var want, y mat.Dense
@@ -185,14 +185,14 @@ func TestCorrectHasNothingToDo(t *testing.T) {
 	s := newStreams(rng, 60, 14, 9)
 	same := streams{s.x, s.x, tensor.New(60, 9)}
 	for _, residual := range []bool{false, true} {
-		got, err := gptq.Correct(w, same.calibration(residual), 1, 0, 1)
+		got, err := gptq.Correct(w, same.calibration(residual), gptq.Correction{Strength: 1}, 1)
 		require.NoError(t, err)
 		require.Equal(t, w, got, "both streams are the same")
 	}
-	got, err := gptq.Correct(w, quant.NewCalibration(s.xq, 1), 1, 0, 1)
+	got, err := gptq.Correct(w, quant.NewCalibration(s.xq, 1), gptq.Correction{Strength: 1}, 1)
 	require.NoError(t, err)
 	require.Same(t, w, got, "no second stream")
-	got, err = gptq.Correct(w, s.calibration(true), 0, 0, 1)
+	got, err = gptq.Correct(w, s.calibration(true), gptq.Correction{}, 1)
 	require.NoError(t, err)
 	require.Same(t, w, got, "strength 0")
 
@@ -204,12 +204,12 @@ func TestCorrectHasNothingToDo(t *testing.T) {
 			s.x.Set(i, j, 2*s.xq.At(i, j)-s.x.At(i, j))
 		}
 	}
-	got, err = gptq.Correct(w, s.calibration(false), 1, 0, 1)
+	got, err = gptq.Correct(w, s.calibration(false), gptq.Correction{Strength: 1}, 1)
 	require.NoError(t, err)
 	require.Equal(t, w, got)
 
 	// Inputs that never come.
-	got, err = gptq.Correct(w, &quant.Calibration{H: tensor.New(14, 14), Cross: tensor.New(14, 14), Tokens: 3}, 1, 0, 1)
+	got, err = gptq.Correct(w, &quant.Calibration{H: tensor.New(14, 14), Cross: tensor.New(14, 14), Tokens: 3}, gptq.Correction{Strength: 1}, 1)
 	require.NoError(t, err)
 	require.Equal(t, w, got)
 }
@@ -222,10 +222,10 @@ func TestCorrectNotFinite(t *testing.T) {
 		nan := float32(math.NaN())
 		cal.H.Set(at[0], at[1], nan)
 		cal.H.Set(at[1], at[0], nan)
-		_, err := gptq.Correct(w, cal, 1, 0, 1)
+		_, err := gptq.Correct(w, cal, gptq.Correction{Strength: 1}, 1)
 		require.ErrorIs(t, err, gptq.ErrNotFinite)
 		cal.Halves = [2]*quant.Calibration{}
-		_, err = gptq.Correct(w, cal, 1, 0, 1)
+		_, err = gptq.Correct(w, cal, gptq.Correction{Strength: 1}, 1)
 		require.ErrorIs(t, err, gptq.ErrNotFinite)
 	}
 }

@@ -32,7 +32,7 @@ func ExampleQuantizer() {
 	for _, method := range []quant.Quantizer{
 		quant.RTN{},
 		gptq.Quantizer{},
-		gptq.Quantizer{Refine: gptq.DefaultRefine},
+		gptq.Quantizer{Refine: gptq.DefaultRefine()},
 	} {
 		q, err := method.Quantize(context.Background(), w, scheme, cal)
 		if err != nil {

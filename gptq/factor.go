@@ -50,7 +50,7 @@ func (q Quantizer) factor(cal *quant.Calibration) (*factor, error) {
 
 func newFactor(h *tensor.Matrix, damping float64, order Order, workers int) (*factor, error) {
 	n := h.Rows
-	f := &factor{dead: make([]bool, n), d: make([]float64, n), damping: damping}
+	f := &factor{dead: make([]bool, n), d: make([]float64, n)}
 	diag := make([]float32, n)
 	var mean float64
 	for j := range n {
@@ -67,17 +67,14 @@ func newFactor(h *tensor.Matrix, damping float64, order Order, workers int) (*fa
 	f.perm = columnOrder(diag, order)
 	slices.Reverse(f.perm)
 	f.l = padded(n, n)
-	for {
-		f.lambda = mean * f.damping
+	reached, ok := tensor.CholeskyDamped(f.l, damping, func(damping float64) {
+		f.lambda = mean * damping
 		f.permuted(h, diag, workers)
-		if tensor.Cholesky(f.l, workers) < 0 {
-			break
-		}
-		if f.damping *= 10; f.damping > 1e3 {
-			return nil, ErrNotFinite
-		}
-		f.raised = true
+	}, workers)
+	if !ok {
+		return nil, ErrNotFinite
 	}
+	f.damping, f.raised = reached, reached != damping
 	inv := make([]float32, n)
 	for j := range n {
 		p := float64(f.l.At(j, j))

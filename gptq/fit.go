@@ -7,21 +7,19 @@ import (
 )
 
 // fitRows finds, for every row of the strip, the scales of its groups that
-// minimize the loss given the codes. With v_k the codes less zero-point of
-// group k and e the error, a change δ of the scales changes the loss by
-// 2 gᵀδ + δᵀAδ, g_k = v_k H eᵀ, A_kh = v_k H v_hᵀ.
+// minimize the loss given the codes. With v_k the slopes of the codes of
+// group k (codes less zero-point, if the grid is uniform) and e the error, a
+// change δ of the scales changes the loss by 2 gᵀδ + δᵀAδ, g_k = v_k H eᵀ,
+// A_kh = v_k H v_hᵀ.
 func (s *strip) fitRows() {
-	in, n, groups := s.src.In, s.n, s.groups
+	in, n, groups, h := s.in, s.n, s.groups, s.r.h.h
 	members := make([][]int, groups)
 	for j, k := range s.groupOf {
 		members[k] = append(members[k], j)
 	}
 	v := tensor.New(in, n)
 	for j, k := range s.groupOf {
-		zero, row := s.zero[k*n:(k+1)*n], v.Row(j)
-		for i, u := range s.codes[j*n : (j+1)*n] {
-			row[i] = float32(u) - zero[i]
-		}
+		s.r.grid.Slopes(v.Row(j), s.codes[j*n:(j+1)*n], s.shift[k*n:(k+1)*n], 1)
 	}
 	a := make([]float64, groups*groups*n)
 	g := make([]float64, groups*n)
@@ -29,7 +27,7 @@ func (s *strip) fitRows() {
 	for k, m := range members {
 		hk, vk := tensor.New(len(m), in), tensor.New(len(m), n)
 		for i, j := range m {
-			copy(hk.Row(i), s.h.h.Row(j))
+			copy(hk.Row(i), h.Row(j))
 			copy(vk.Row(i), v.Row(j))
 			accumulate(g[k*n:(k+1)*n], v.Row(j), s.eh.Row(j))
 		}
@@ -71,16 +69,23 @@ func accumulate(acc []float64, x, y []float32) {
 // found do. a is overwritten.
 func (s *strip) fit(a, g []float64, old []float32) []float32 {
 	n := len(g)
-	quad := append([]float64(nil), a...)
-	delta := make([]float64, n)
-	if !solveSPD(a, g, delta) {
+	var trace float64
+	for k := range n {
+		trace += a[k*n+k]
+	}
+	if !(trace > 0) || math.IsInf(trace, 0) {
 		return nil
 	}
-	next := make([]float32, n)
-	for k := range next {
-		next[k] = s.rounded(old[k], float64(old[k])-delta[k])
-		delta[k] = float64(next[k]) - float64(old[k])
+	quad := append([]float64(nil), a...)
+	ridge := 1e-7 * trace / float64(n)
+	for k := range n {
+		a[k*n+k] += ridge
 	}
+	delta := append([]float64(nil), g...)
+	if !tensor.SolveSPD(a, delta) {
+		return nil
+	}
+	next := s.stored(old, delta)
 	var change float64
 	for k := range n {
 		sum := 2 * g[k]
@@ -95,69 +100,26 @@ func (s *strip) fit(a, g []float64, old []float32) []float32 {
 	return next
 }
 
-// rounded is v as it would be stored, or old if v is no scale.
-func (s *strip) rounded(old float32, v float64) float32 {
-	if !(v > 0) || math.IsInf(v, 0) {
-		return old
+// stored returns the scales old less delta as they would be stored, and sets
+// delta to how they differ from old.
+func (s *strip) stored(old []float32, delta []float64) []float32 {
+	next := append([]float32(nil), old...)
+	want := make([]float64, len(old))
+	for k, v := range old {
+		want[k] = float64(v) - delta[k]
 	}
-	r, err := s.src.Scheme.ScaleType.RoundScale(float32(v))
-	if err != nil {
-		return old
+	s.r.grid.Store(next, want)
+	for k, v := range old {
+		delta[k] = float64(next[k]) - float64(v)
 	}
-	return r
-}
-
-// solveSPD solves (A + ridge) x = b by a Cholesky factorization in place.
-func solveSPD(a, b, x []float64) bool {
-	n := len(b)
-	var trace float64
-	for k := range n {
-		trace += a[k*n+k]
-	}
-	if !(trace > 0) || math.IsInf(trace, 0) {
-		return false
-	}
-	ridge := 1e-7 * trace / float64(n)
-	for k := range n {
-		a[k*n+k] += ridge
-		for j := range k {
-			a[k*n+k] -= a[k*n+j] * a[k*n+j]
-		}
-		if !(a[k*n+k] > 0) {
-			return false
-		}
-		d := math.Sqrt(a[k*n+k])
-		a[k*n+k] = d
-		for i := k + 1; i < n; i++ {
-			sum := a[i*n+k]
-			for j := range k {
-				sum -= a[i*n+j] * a[k*n+j]
-			}
-			a[i*n+k] = sum / d
-		}
-	}
-	for k := range n {
-		sum := b[k]
-		for j := range k {
-			sum -= a[k*n+j] * x[j]
-		}
-		x[k] = sum / a[k*n+k]
-	}
-	for k := n - 1; k >= 0; k-- {
-		sum := x[k]
-		for j := k + 1; j < n; j++ {
-			sum -= a[j*n+k] * x[j]
-		}
-		x[k] = sum / a[k*n+k]
-	}
-	return true
+	return next
 }
 
 // fitBands does for every band of rows (axis IC) what fitRows does for a
 // row: its scales are one a column, g_j = Σ_r v_rj (e H)_rj and
 // A = H ∘ (VᵀV).
 func (s *strip) fitBands() {
-	in, n := s.src.In, s.n
+	in, n := s.in, s.n
 	v := tensor.New(in, s.bandLen)
 	a := tensor.New(in, in)
 	g := make([]float32, in)
@@ -165,11 +127,11 @@ func (s *strip) fitBands() {
 		r0, r1 := b*s.bandLen, min((b+1)*s.bandLen, n)
 		vb := v.View(0, in, 0, r1-r0)
 		for j := range in {
-			zero, row, eh := s.zero[j*s.groups+b], vb.Row(j), s.eh.Row(j)[r0:r1]
+			at, row, eh := j*s.groups+b, vb.Row(j), s.eh.Row(j)[r0:r1]
+			s.r.grid.Slopes(row, s.codes[j*n+r0:j*n+r1], s.shift[at:at+1], r1-r0)
 			var sum float64
-			for i, u := range s.codes[j*n+r0 : j*n+r1] {
-				row[i] = float32(u) - zero
-				sum += float64(row[i]) * float64(eh[i])
+			for i, v := range row {
+				sum += float64(v) * float64(eh[i])
 			}
 			g[j] = float32(sum)
 		}
@@ -177,14 +139,14 @@ func (s *strip) fitBands() {
 	}
 }
 
-// fitBand solves for the scales of band b, whose codes less zero-points are
-// v [in, rows]; a is scratch.
+// fitBand solves for the scales of band b, whose slopes are v [in, rows]; a
+// is scratch.
 func (s *strip) fitBand(b int, v, a *tensor.Matrix, g []float32) {
-	in := s.src.In
+	in := s.in
 	tensor.Gemm(false, true, 1, v, v, 0, a, s.workers)
 	var trace float64
 	for j := range in {
-		row, h := a.Row(j), s.h.h.Row(j)
+		row, h := a.Row(j), s.r.h.h.Row(j)
 		for i := range row {
 			row[i] *= h[i]
 		}
@@ -201,14 +163,12 @@ func (s *strip) fitBand(b int, v, a *tensor.Matrix, g []float32) {
 	if tensor.Cholesky(l, s.workers) >= 0 {
 		return
 	}
-	x := solveLower(l, g)
-	next := make([]float32, in)
-	delta := make([]float64, in)
-	for j := range next {
-		old := s.scale[j*s.groups+b]
-		next[j] = s.rounded(old, float64(old)-x[j])
-		delta[j] = float64(next[j]) - float64(old)
+	old, delta := make([]float32, in), make([]float64, in)
+	for j, v := range g {
+		old[j], delta[j] = s.scale[j*s.groups+b], float64(v)
 	}
+	tensor.CholeskySolveVec(l, delta)
+	next := s.stored(old, delta)
 	var change float64
 	for j := range in {
 		sum := 2 * float64(g[j])
@@ -223,26 +183,4 @@ func (s *strip) fitBand(b int, v, a *tensor.Matrix, g []float32) {
 	for j, v := range next {
 		s.scale[j*s.groups+b] = v
 	}
-}
-
-// solveLower solves L Lᵀ x = b for the lower triangle l.
-func solveLower(l *tensor.Matrix, b []float32) []float64 {
-	n := l.Rows
-	x := make([]float64, n)
-	for k := range n {
-		row := l.Row(k)
-		sum := float64(b[k])
-		for j := range k {
-			sum -= float64(row[j]) * x[j]
-		}
-		x[k] = sum / float64(row[k])
-	}
-	for k := n - 1; k >= 0; k-- {
-		row := l.Row(k)
-		x[k] /= float64(row[k])
-		for j := range k {
-			x[j] -= float64(row[j]) * x[k]
-		}
-	}
-	return x
 }

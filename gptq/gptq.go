@@ -14,13 +14,20 @@ package gptq
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
+	"github.com/golowbit/lowbit/internal/enum"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/tensor"
 )
 
-// Order is the order in which columns are quantized.
+// ErrOptions is wrapped by errors about parameters of the method that make no
+// sense.
+var ErrOptions = errors.New("invalid gptq options")
+
+// Order is the order in which columns are quantized. Its text is
+// "activation" or "natural".
 type Order uint8
 
 const (
@@ -31,7 +38,22 @@ const (
 	OrderNatural
 )
 
-// Groups says from which weights a group's scale is found.
+var orders = enum.New[Order]("Order", "column order", ErrOptions, "activation", "natural")
+
+// String returns the order's text.
+func (o Order) String() string { return orders.String(o) }
+
+// MarshalText implements encoding.TextMarshaler.
+func (o Order) MarshalText() ([]byte, error) { return orders.Marshal(o) }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (o *Order) UnmarshalText(text []byte) error { return orders.Unmarshal(o, text) }
+
+// ParseOrder reads "activation" or "natural". Errors wrap ErrOptions.
+func ParseOrder(s string) (Order, error) { return orders.Parse(s) }
+
+// Groups says from which weights a group's scale is found. Its text is
+// "auto", "static" or "dynamic".
 type Groups uint8
 
 const (
@@ -46,6 +68,20 @@ const (
 	GroupsDynamic
 )
 
+var groupRules = enum.New[Groups]("Groups", "rule for groups", ErrOptions, "auto", "static", "dynamic")
+
+// String returns the rule's text.
+func (g Groups) String() string { return groupRules.String(g) }
+
+// MarshalText implements encoding.TextMarshaler.
+func (g Groups) MarshalText() ([]byte, error) { return groupRules.Marshal(g) }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (g *Groups) UnmarshalText(text []byte) error { return groupRules.Unmarshal(g, text) }
+
+// ParseGroups reads "auto", "static" or "dynamic". Errors wrap ErrOptions.
+func ParseGroups(s string) (Groups, error) { return groupRules.Parse(s) }
+
 // DefaultDamping is the fraction of the mean diagonal of H that is added to
 // its diagonal.
 const DefaultDamping = 0.01
@@ -58,20 +94,59 @@ const DefaultDamping = 0.01
 // Without calibration data the weight is rounded to nearest, and says so in
 // its Notes.
 type Quantizer struct {
-	Damping float64 // fraction of the mean diagonal of H; 0 means DefaultDamping
-	Order   Order
-	Groups  Groups
-	Refine  Refine // improve scales and codes afterwards; the zero value does nothing
-	Workers int    // goroutines; 0 means GOMAXPROCS
+	Damping float64 `json:"damping"` // fraction of the mean diagonal of H; 0 means DefaultDamping
+	Order   Order   `json:"order"`
+	Groups  Groups  `json:"groups"`
+	Refine  Refine  `json:"refine"` // improve scales and codes afterwards; the zero value does nothing
+	Workers int     `json:"-"`      // goroutines; 0 means GOMAXPROCS
 }
 
-// Quantize implements quant.Quantizer.
+// NeedsCalibration implements quant.DataFree: it returns true.
+func (q Quantizer) NeedsCalibration() bool { return true }
+
+// Parameters implements quant.Parametric: it returns q with its defaults
+// spelled out.
+func (q Quantizer) Parameters() any {
+	q.Damping = q.damping()
+	q.Refine = q.Refine.withDefaults()
+	return q
+}
+
+// Draft implements quant.Drafter: it returns q without its refinement, which
+// costs the most.
+func (q Quantizer) Draft() quant.Quantizer {
+	q.Refine = Refine{}
+	return q
+}
+
+// WithWorkers implements quant.Parallel.
+func (q Quantizer) WithWorkers(n int) quant.Quantizer {
+	q.Workers = n
+	return q
+}
+
+// Validate implements quant.Validator. Errors wrap ErrOptions.
+func (q Quantizer) Validate() error {
+	if !(q.Damping >= 0 && q.Damping < 1) {
+		return fmt.Errorf("%w: damping %g, want at least 0 and below 1", ErrOptions, q.Damping)
+	}
+	if err := orders.Check(q.Order); err != nil {
+		return err
+	}
+	if err := groupRules.Check(q.Groups); err != nil {
+		return err
+	}
+	return q.Refine.Validate()
+}
+
+// Quantize implements quant.Quantizer. Errors wrap quant.ErrScheme,
+// quant.ErrScaleRange, ErrOptions or ErrNotFinite, or are ctx's.
 func (q Quantizer) Quantize(ctx context.Context, w *tensor.Matrix, s quant.Scheme, cal *quant.Calibration) (*quant.Weight, error) {
 	if err := s.CheckShape(w.Rows, w.Cols); err != nil {
 		return nil, err
 	}
-	if q.Damping < 0 || q.Damping >= 1 {
-		return nil, fmt.Errorf("damping %g, want at least 0 and below 1", q.Damping)
+	if err := q.Validate(); err != nil {
+		return nil, err
 	}
 	if s.Axis == quant.OC {
 		s.Range = quant.RangeZero

@@ -268,7 +268,7 @@ func TestNoCalibration(t *testing.T) {
 		want := quantize(t, quant.RTN{}, w, s, nil)
 		want.Notes = []string{"no calibration data: rounded to nearest"}
 		require.Equal(t, want, quantize(t, gptq.Quantizer{}, w, s, nil))
-		require.Equal(t, want, quantize(t, gptq.Quantizer{Refine: gptq.DefaultRefine}, w, s, &quant.Calibration{H: tensor.New(14, 14)}))
+		require.Equal(t, want, quantize(t, gptq.Quantizer{Refine: gptq.DefaultRefine()}, w, s, &quant.Calibration{H: tensor.New(14, 14)}))
 	}
 }
 
@@ -317,7 +317,7 @@ func TestInputsAreLeftAlone(t *testing.T) {
 	w, cal := normal(rng, 10, 20), quant.NewCalibration(correlated(rng, 50, 20), 1)
 	w0, h0 := w.Clone(), cal.H.Clone()
 	s := quant.Scheme{Bits: 3, GroupSize: 8}
-	for _, q := range []gptq.Quantizer{{}, {Order: gptq.OrderNatural}, {Damping: 0.5}, {Damping: 0.5, Order: gptq.OrderNatural}, {Refine: gptq.DefaultRefine}} {
+	for _, q := range []gptq.Quantizer{{}, {Order: gptq.OrderNatural}, {Damping: 0.5}, {Damping: 0.5, Order: gptq.OrderNatural}, {Refine: gptq.DefaultRefine()}} {
 		fresh := quantize(t, q, w, s, &quant.Calibration{H: h0, Tokens: cal.Tokens})
 		require.Equal(t, fresh, quantize(t, q, w, s, cal))
 	}

@@ -1,9 +1,12 @@
 package gptq
 
 import (
+	"context"
 	"fmt"
+	"slices"
 
 	"github.com/golowbit/lowbit/internal/kernel"
+	"github.com/golowbit/lowbit/internal/scratch"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/tensor"
 )
@@ -20,16 +23,17 @@ const (
 
 // panel sweeps some outputs through all columns. Its memory is reused.
 type panel struct {
-	*solver
+	sv      *solver
 	r0, r1  int // places of outputs
 	workers int
 
 	t tensor.Matrix // [in, r1-r0] weights corrected for the errors so far
 	e tensor.Matrix // [in, r1-r0] weights, dead columns 0; w - q where quantized
 
-	deq   []float32 // of one column
-	moved []float32 // columns on their way
-	early earlyWeights
+	deq          []float32 // of one column
+	moved        []float32 // columns on their way
+	scale, shift []float32 // of some groups of a line
+	early        earlyWeights
 }
 
 // earlyWeights are weights as of the start of a block, for dynamic grids.
@@ -38,50 +42,42 @@ type earlyWeights struct {
 	begin int           // position
 }
 
-// shape gives m the shape, its content undefined.
-func shape(m *tensor.Matrix, rows, cols int) {
-	if n := rows * cols; cap(m.Data) < n {
-		m.Data = make([]float32, n)
-	}
-	m.Rows, m.Cols, m.Stride, m.Data = rows, cols, cols, m.Data[:rows*cols]
-}
-
 // run sweeps the outputs at places r0 to r1.
-func (p *panel) run(sv *solver, r0, r1, workers int) error {
-	p.solver, p.r0, p.r1, p.workers = sv, r0, r1, workers
-	defer func() { p.solver = nil }() // the pool keeps the memory alone
+func (p *panel) run(ctx context.Context, sv *solver, r0, r1, workers int) error {
+	p.sv, p.r0, p.r1, p.workers = sv, r0, r1, workers
+	defer func() { p.sv = nil }() // the pool keeps the memory alone
 	n := r1 - r0
-	shape(&p.e, p.in, n)
-	shape(&p.t, p.in, n)
-	p.deq = resized(&p.deq, n)
+	scratch.Matrix(&p.e, sv.in, n)
+	scratch.Matrix(&p.t, sv.in, n)
+	p.deq = scratch.Slice(p.deq, n)
 	p.gather()
 	copy(p.t.Data, p.e.Data)
-	return p.sweep(&p.t, &p.e, 0, p.in, 0, p.column)
+	return p.sweep(ctx, &p.t, &p.e, 0, sv.in, 0, func(pos int) error { return p.column(ctx, pos) })
 }
 
 // gather fills e with the panel's weights.
 func (p *panel) gather() {
 	const tile = 256 // columns at a time
-	n := p.r1 - p.r0
-	at := make([]int, p.in) // column -> position
-	for pos, c := range p.f.perm {
+	sv, n := p.sv, p.r1-p.r0
+	at := make([]int, sv.in) // column -> position
+	for pos, c := range sv.f.perm {
 		at[c] = pos
 	}
-	p.moved = resized(&p.moved, tile*n)
-	for c0 := 0; c0 < p.in; c0 += tile {
-		c1 := min(c0+tile, p.in)
-		if p.order == nil {
-			w := p.w.Data[p.r0*p.w.Stride+c0:]
-			kernel.Transpose(p.moved, n, w, p.w.Stride, n, c1-c0, 1)
+	p.moved = scratch.Slice(p.moved, tile*n)
+	for c0 := 0; c0 < sv.in; c0 += tile {
+		c1 := min(c0+tile, sv.in)
+		if sv.order == nil {
+			w := sv.w.Data[p.r0*sv.w.Stride+c0:]
+			kernel.Transpose(p.moved, n, w, sv.w.Stride, n, c1-c0, 1)
 		} else {
 			for i := range n {
-				for j, v := range p.w.Row(p.row(p.r0 + i))[c0:c1] {
+				for j, v := range sv.w.Row(sv.row(p.r0 + i))[c0:c1] {
 					p.moved[j*n+i] = v
 				}
 			}
 		}
 		for c := c0; c < c1; c++ {
-			if row := p.e.Row(at[c]); p.f.dead[c] {
+			if row := p.e.Row(at[c]); sv.f.dead[c] {
 				clear(row)
 			} else {
 				copy(row, p.moved[(c-c0)*n:(c-c0+1)*n])
@@ -98,10 +94,10 @@ func (p *panel) gather() {
 // The positions are halved until they are few, and the second half is
 // corrected for the errors of the first by one product: of all work but a
 // hundredth is in large products.
-func (p *panel) sweep(t, e *tensor.Matrix, a0, a1, base int, column func(pos int) error) error {
+func (p *panel) sweep(ctx context.Context, t, e *tensor.Matrix, a0, a1, base int, column func(pos int) error) error {
 	n := a1 - a0
 	large, small := tiles, tiles/8
-	if p.dynamic && p.scheme.Axis == quant.OC {
+	if p.sv.dynamic && p.sv.scheme.Axis == quant.OC {
 		large, small = block, subBlock
 	}
 	if n <= small { // correct each other one by one
@@ -109,7 +105,7 @@ func (p *panel) sweep(t, e *tensor.Matrix, a0, a1, base int, column func(pos int
 			if err := column(a); err != nil {
 				return err
 			}
-			l, err := p.f.l.Row(a), e.Row(a-base)
+			l, err := p.sv.f.l.Row(a), e.Row(a-base)
 			for b := a - 1; b >= a0; b-- {
 				kernel.Axpy(l[b], err, t.Row(b-base))
 			}
@@ -119,26 +115,27 @@ func (p *panel) sweep(t, e *tensor.Matrix, a0, a1, base int, column func(pos int
 	unit := small
 	if n > large {
 		unit = large
-		if err := p.ctx.Err(); err != nil {
+		if err := ctx.Err(); err != nil {
 			return err
 		}
 	}
 	mid := a1 - (n/2+unit-1)/unit*unit
-	if err := p.sweep(t, e, mid, a1, base, column); err != nil {
+	if err := p.sweep(ctx, t, e, mid, a1, base, column); err != nil {
 		return err
 	}
 	done, next := e.View(mid-base, a1-base, 0, e.Cols), t.View(a0-base, mid-base, 0, t.Cols)
-	tensor.Gemm(true, false, 1, p.f.l.View(mid, a1, a0, mid), done, 1, next, p.workers)
-	return p.sweep(t, e, a0, mid, base, column)
+	tensor.Gemm(true, false, 1, p.sv.f.l.View(mid, a1, a0, mid), done, 1, next, p.workers)
+	return p.sweep(ctx, t, e, a0, mid, base, column)
 }
 
 // column quantizes the column at a position and leaves its error in e.
-func (p *panel) column(a int) error {
+func (p *panel) column(ctx context.Context, a int) error {
+	sv := p.sv
 	t, e := p.t.Row(a), p.e.Row(a)
-	codes := p.codes[a*p.out+p.r0 : a*p.out+p.r1]
+	codes := sv.codes[a*sv.out+p.r0 : a*sv.out+p.r1]
 	var err error
-	if p.scheme.Axis == quant.OC {
-		err = p.columnOC(a, codes, t)
+	if sv.scheme.Axis == quant.OC {
+		err = p.columnOC(ctx, a, codes, t)
 	} else {
 		err = p.columnIC(a, codes, t)
 	}
@@ -147,85 +144,87 @@ func (p *panel) column(a int) error {
 	}
 	// The sweep's own loss is under the damped H; the damping's share of it
 	// is taken off again.
-	d, lambda := p.f.d[a], p.f.lambda
-	if p.f.dead[p.f.perm[a]] {
+	d, lambda := sv.f.d[a], sv.f.lambda
+	if sv.f.dead[sv.f.perm[a]] {
 		d, lambda = 0, 0
 	}
-	kernel.ErrorCols(e, p.loss[p.r0:p.r1], t, p.deq, d, lambda)
+	kernel.ErrorCols(e, sv.loss[p.r0:p.r1], t, p.deq, d, lambda)
 	return nil
 }
 
-// columnOC quantizes t, every element on the grid of its row.
-func (p *panel) columnOC(a int, codes []uint8, t []float32) error {
-	turn := p.in - 1 - a
-	if p.dynamic {
+// columnOC quantizes t, every element with the parameters of its row.
+func (p *panel) columnOC(ctx context.Context, a int, codes []uint8, t []float32) error {
+	sv := p.sv
+	turn := sv.in - 1 - a
+	if sv.dynamic {
 		if turn%block == 0 {
-			if err := p.lookAhead(a + 1); err != nil {
+			if err := p.lookAhead(ctx, a+1); err != nil {
 				return err
 			}
 		}
-		if turn%p.groupLen() == 0 {
-			if err := p.dynamicGrids(a); err != nil {
+		if turn%sv.spanLen == 0 {
+			if err := p.dynamicParams(a); err != nil {
 				return err
 			}
 		}
 	}
-	at := p.groupOf[a]*p.out + p.r0
-	kernel.QuantCols(codes, p.deq, nil, t, p.scale[at:at+len(t)], p.zero[at:at+len(t)], float32(p.scheme.MaxCode()))
+	at := sv.groupOf[a]*sv.out + p.r0
+	sv.grid.Round(codes, p.deq, t, sv.scale[at:at+len(t)], sv.shift[at:at+len(t)], 1)
 	return nil
 }
 
 // columnIC quantizes t in groups.
 func (p *panel) columnIC(a int, codes []uint8, t []float32) error {
-	top := float32(p.scheme.MaxCode())
-	line := p.f.perm[a]
-	groups, g := p.gridded.Groups(), p.groupLen()
-	for i := 0; i < len(t); i += g {
-		j := min(i+g, len(t))
-		k := (p.r0 + i) / g
-		grid := quant.Grid{Scale: p.gridded.Scales[line*groups+k], Zero: p.gridded.Zeros[line*groups+k]}
-		if p.dynamic {
-			var err error
-			if grid, err = p.scheme.Grid(t[i:j], nil); err != nil {
-				return fmt.Errorf("input channel %d, group %d: %w", line, k, err)
-			}
-			p.gridded.Scales[line*groups+k], p.gridded.Zeros[line*groups+k] = grid.Scale, grid.Zero
+	sv := p.sv
+	line, size := sv.f.perm[a], sv.groupLen
+	first := p.r0 / size
+	at, n := line*sv.gridded.Groups()+first, (len(t)+size-1)/size
+	scale := sv.gridded.Scales[at : at+n]
+	p.shift = scratch.Slice(p.shift, n)
+	if sv.dynamic {
+		if k, err := sv.grid.Fit(scale, p.shift, t, nil, size, sv.scheme.ClipRule()); err != nil {
+			return fmt.Errorf("input channel %d, group %d: %w", line, first+k, err)
 		}
-		kernel.QuantRow(codes[i:j], t[i:j], grid.Scale, float32(grid.Zero), top)
-		kernel.Dequant(p.deq[i:j], codes[i:j], grid.Scale, float32(grid.Zero))
+		sv.gridded.SetParams(at, scale, p.shift)
+	} else {
+		for k := range p.shift {
+			p.shift[k] = sv.gridded.Shift(at + k)
+		}
 	}
+	sv.grid.Round(codes, p.deq, t, scale, p.shift, size)
 	return nil
 }
 
-// lookAhead finds, for every group that starts in the block of positions
-// that ends at a1, its weights as the columns before the block have left
-// them: what GPTQ's weights are when it enters the block, and what the
+// lookAhead finds, for every span of groups that starts in the block of
+// positions that ends at a1, its weights as the columns before the block have
+// left them: what GPTQ's weights are when it enters the block, and what the
 // published code finds scales from. In this form of the sweep they follow by
 // letting the columns of the block keep their corrected values instead of
 // being quantized.
-func (p *panel) lookAhead(a1 int) error {
-	g, first, end := p.groupLen(), p.in-a1, min(p.in-a1+block, p.in) // turns of the block
-	last := (end - 1) / g * g                                        // at which its last group starts
+func (p *panel) lookAhead(ctx context.Context, a1 int) error {
+	in := p.sv.in
+	g, first, end := p.sv.spanLen, in-a1, min(in-a1+block, in) // turns of the block
+	last := (end - 1) / g * g                                  // at which its last span starts
 	if last < first {
 		return nil
 	}
-	a0, begin := p.in-end, p.in-max(end, min(last+g, p.in))
+	a0, begin := in-end, in-max(end, min(last+g, in))
 	w := &p.early
 	w.begin = begin
-	shape(&w.u, a1-begin, p.r1-p.r0)
-	shape(&w.e, a1-begin, p.r1-p.r0)
+	scratch.Matrix(&w.u, a1-begin, p.r1-p.r0)
+	scratch.Matrix(&w.e, a1-begin, p.r1-p.r0)
 	w.u.View(a0-begin, a1-begin, 0, w.u.Cols).CopyFrom(p.t.View(a0, a1, 0, p.t.Cols))
 	if begin < a0 { // these are not corrected yet
 		u := w.u.View(0, a0-begin, 0, w.u.Cols)
 		u.CopyFrom(p.e.View(begin, a0, 0, p.e.Cols))
-		if a1 < p.in {
-			tensor.Gemm(true, false, 1, p.f.l.View(a1, p.in, begin, a0), p.e.View(a1, p.in, 0, p.e.Cols), 1, u, p.workers)
+		if a1 < in {
+			tensor.Gemm(true, false, 1, p.sv.f.l.View(a1, in, begin, a0), p.e.View(a1, in, 0, p.e.Cols), 1, u, p.workers)
 		}
 	}
-	if a1 == p.in {
+	if a1 == in {
 		return nil // nothing has been left yet
 	}
-	return p.sweep(&w.u, &w.e, begin, a1, begin, func(a int) error {
+	return p.sweep(ctx, &w.u, &w.e, begin, a1, begin, func(a int) error {
 		e, u := w.e.Row(a-begin), w.u.Row(a-begin)
 		for i, v := range p.e.Row(a) {
 			e[i] = v - u[i]
@@ -234,31 +233,42 @@ func (p *panel) lookAhead(a1 int) error {
 	})
 }
 
-// dynamicGrids finds the grids of the group that starts at position a.
-func (p *panel) dynamicGrids(a int) error {
-	n := p.r1 - p.r0
-	b := max(a+1-p.groupLen(), 0)
+// dynamicParams finds the parameters of the groups of the span that starts at
+// position a.
+func (p *panel) dynamicParams(a int) error {
+	sv, n := p.sv, p.r1-p.r0
+	b := max(a+1-sv.spanLen, 0)
 	g := a + 1 - b
 	var importance []float32
-	if p.scheme.ClipInput {
+	if sv.scheme.ClipInput {
 		importance = make([]float32, g)
 		for i := range importance {
-			c := p.f.perm[b+i]
-			importance[i] = p.cal.H.At(c, c)
+			c := sv.f.perm[b+i]
+			importance[i] = sv.cal.H.At(c, c)
 		}
 	}
-	p.moved = resized(&p.moved, n*g)
+	p.moved = scratch.Slice(p.moved, n*g)
 	u := p.early.u.View(b-p.early.begin, a+1-p.early.begin, 0, n)
 	kernel.Transpose(p.moved, g, u.Data, u.Stride, g, n, 1)
-	k, groups := p.groupOf[a], p.gridded.Groups()
+	several := sv.spanLen > sv.groupLen
+	if several { // groups follow each other by turn, which is against the position
+		slices.Reverse(importance)
+	}
+	first, groups := sv.groupOf[a], (g+sv.groupLen-1)/sv.groupLen
+	p.scale, p.shift = scratch.Slice(p.scale, groups), scratch.Slice(p.shift, groups)
 	for i := range n {
-		grid, err := p.scheme.Grid(p.moved[i*g:(i+1)*g], importance)
-		if err != nil {
-			return fmt.Errorf("output channel %d, group %d: %w", p.r0+i, k, err)
+		x := p.moved[i*g : (i+1)*g]
+		if several {
+			slices.Reverse(x)
 		}
-		p.scale[k*p.out+p.r0+i], p.zero[k*p.out+p.r0+i] = grid.Scale, float32(grid.Zero)
-		at := (p.r0+i)*groups + k
-		p.gridded.Scales[at], p.gridded.Zeros[at] = grid.Scale, grid.Zero
+		if k, err := sv.grid.Fit(p.scale, p.shift, x, importance, sv.groupLen, sv.scheme.ClipRule()); err != nil {
+			return fmt.Errorf("output channel %d, group %d: %w", p.r0+i, first+k, err)
+		}
+		for k := range groups {
+			at := (first+k)*sv.out + p.r0 + i
+			sv.scale[at], sv.shift[at] = p.scale[k], p.shift[k]
+		}
+		sv.gridded.SetParams((p.r0+i)*sv.gridded.Groups()+first, p.scale, p.shift)
 	}
 	return nil
 }

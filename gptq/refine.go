@@ -2,6 +2,7 @@ package gptq
 
 import (
 	"context"
+	"fmt"
 	"math"
 
 	"github.com/golowbit/lowbit/internal/kernel"
@@ -11,19 +12,44 @@ import (
 )
 
 // Refine says how much to improve a quantized weight. A round solves for the
-// scales that fit the codes best under H, in the least-squares sense, and
-// then sweeps over the codes, moving each to the minimizer given all others.
+// scales that fit the codes best under H, in the least-squares sense, stores
+// them as the grid can, and then sweeps over the codes, moving each to the
+// minimizer given all others.
 type Refine struct {
-	Rounds int // 0 means no refinement
-	Sweeps int // over the codes in a round; 0 means 2
+	Rounds int `json:"rounds"` // 0 means no refinement
+	Sweeps int `json:"sweeps"` // over the codes in a round; 0 means 2
 }
 
-// DefaultRefine is enough to converge on the models it was measured on.
-var DefaultRefine = Refine{Rounds: 3, Sweeps: 2}
+// defaultSweeps is what Refine.Sweeps is if it is 0.
+const defaultSweeps = 2
+
+// DefaultRefine returns what is enough to converge on the models it was
+// measured on: 3 rounds of 2 sweeps.
+func DefaultRefine() Refine { return Refine{Rounds: 3, Sweeps: defaultSweeps} }
+
+// Validate reports numbers that are negative. Errors wrap ErrOptions.
+func (r Refine) Validate() error {
+	if r.Rounds < 0 || r.Sweeps < 0 {
+		return fmt.Errorf("%w: refinement of %d rounds of %d sweeps, want none negative", ErrOptions, r.Rounds, r.Sweeps)
+	}
+	return nil
+}
+
+// withDefaults spells out what 0 means.
+func (r Refine) withDefaults() Refine {
+	if r.Rounds == 0 {
+		return Refine{}
+	}
+	if r.Sweeps == 0 {
+		r.Sweeps = defaultSweeps
+	}
+	return r
+}
 
 // Improve lowers tr(E H Eᵀ), E = q - w, by changing scales and codes of q,
-// any quantized weight of w [out, in] without row or input scales. The
-// zero-points and groups stay. The result is never worse than q, and better
+// any quantized weight of w [out, in] without row or input scales, on any
+// grid. Zero-points (shifts) and groups stay; so do the scales of groups of
+// axis IC that store their parameters together. The result is never worse than q, and better
 // or equal for every output row (axis OC) or band of rows (axis IC). q is
 // not modified.
 func Improve(ctx context.Context, w *tensor.Matrix, q *quant.Weight, cal *quant.Calibration, opt Refine, workers int) (*quant.Weight, error) {
@@ -33,29 +59,30 @@ func Improve(ctx context.Context, w *tensor.Matrix, q *quant.Weight, cal *quant.
 	if w.Rows != q.Out || w.Cols != q.In || cal.H.Rows != q.In {
 		panic("gptq: refinement of mismatched shapes")
 	}
-	if opt.Rounds <= 0 {
+	if err := opt.Validate(); err != nil {
+		return nil, err
+	}
+	if opt = opt.withDefaults(); opt.Rounds == 0 {
 		return q, nil
 	}
-	if opt.Sweeps <= 0 {
-		opt.Sweeps = 2
-	}
-	h := refineOrder(cal, workers)
 	out := *q
 	out.Codes = make([]uint32, len(q.Codes))
 	out.Scales = append([]float32(nil), q.Scales...)
 	out.RowLoss = make([]float64, q.Out)
-	r := &refiner{ctx: ctx, opt: opt, src: q, w: w, h: h, order: outputOrder(q.Scheme, q.Out), dst: &out}
-	r.codes = make([]uint8, q.In*q.Out)
+	r := &refiner{
+		opt: opt, grid: quant.GridOf(q.Scheme), w: w, src: q, dst: &out,
+		h: refineOrder(cal, workers), order: outputOrder(q.Scheme, q.Out), codes: make([]uint8, q.In*q.Out),
+	}
 	r.unpack(workers)
 	width := panelWidth(q.Scheme, q.Out)
 	panels := (q.Out + width - 1) / width
 	inner := max(1, parallel.Workers(workers)/panels)
 	if err := parallel.For(ctx, workers, panels, func(p int) error {
-		return r.panel(p*width, min((p+1)*width, q.Out), inner)
+		return newStrip(r, p*width, min((p+1)*width, q.Out), inner).run(ctx)
 	}); err != nil {
 		return nil, err
 	}
-	pack(&out, r.codes, h.perm, workers)
+	pack(&out, r.codes, r.h.perm, workers)
 	return &out, nil
 }
 
@@ -89,8 +116,8 @@ func refineOrder(cal *quant.Calibration, workers int) *ordered {
 // refiner holds a weight by position (columns by descending diagonal of H)
 // and output (in an order in which groups of axis IC are neighbours).
 type refiner struct {
-	ctx   context.Context
 	opt   Refine
+	grid  quant.Grid
 	w     *tensor.Matrix
 	src   *quant.Weight
 	dst   *quant.Weight
@@ -137,37 +164,42 @@ func (r *refiner) unpack(workers int) {
 
 // strip is a panel of outputs at work.
 type strip struct {
-	*refiner
-	r0, n   int
+	r       *refiner
+	in      int // columns
+	r0, n   int // outputs
+	oc      bool
 	workers int
 
-	wt, e, eh   *tensor.Matrix // [in, n] weights, error, error times H
-	codes       []uint8        // [in, n]
-	scale, zero []float32      // OC: [groups, n]; IC: [in, bands]
-	groups      int            // OC: groups of a row; IC: bands of the strip
-	groupOf     []int          // OC: group by position
-	bandLen     int            // IC: outputs in a band; OC: 1
+	wt, e, eh    *tensor.Matrix // [in, n] weights, error, error times H
+	codes        []uint8        // [in, n]
+	scale, shift []float32      // OC: [groups, n]; IC: [in, bands]
+	groups       int            // OC: groups of a row; IC: bands of the strip
+	groupOf      []int          // OC: group by position
+	bandLen      int            // IC: outputs in a band; OC: 1
 
 	best      []float64 // loss by unit (row or band)
 	bestCodes []uint8
 	bestScale []float32
 }
 
-func (r *refiner) panel(r0, r1, workers int) error {
-	s := r.newStrip(r0, r1, workers)
-	for range r.opt.Rounds {
+// run improves the strip and stores the best that was found.
+func (s *strip) run(ctx context.Context) error {
+	for range s.r.opt.Rounds {
 		s.measure()
-		if err := r.ctx.Err(); err != nil {
+		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if s.bandLen == 1 && r.src.Scheme.Axis == quant.OC {
+		switch {
+		case s.oc:
 			s.fitRows()
-		} else {
+		case s.r.grid.Span() == 1:
 			s.fitBands()
+			// Otherwise a band shares stored parameters with other bands, which
+			// would have to be fitted with it: only the codes improve.
 		}
 		s.refreshError()
-		for range r.opt.Sweeps {
-			if err := r.ctx.Err(); err != nil {
+		for range s.r.opt.Sweeps {
+			if err := ctx.Err(); err != nil {
 				return err
 			}
 			if !s.sweep() {
@@ -180,10 +212,10 @@ func (r *refiner) panel(r0, r1, workers int) error {
 	return nil
 }
 
-func (r *refiner) newStrip(r0, r1, workers int) *strip {
+func newStrip(r *refiner, r0, r1, workers int) *strip {
 	q := r.src
 	n, in := r1-r0, q.In
-	s := &strip{refiner: r, r0: r0, n: n, workers: workers,
+	s := &strip{r: r, in: in, r0: r0, n: n, oc: q.Scheme.Axis == quant.OC, workers: workers,
 		wt: tensor.New(in, n), e: tensor.New(in, n), eh: tensor.New(in, n),
 		codes: make([]uint8, in*n), bandLen: 1}
 	for i := range n {
@@ -195,41 +227,47 @@ func (r *refiner) newStrip(r0, r1, workers int) *strip {
 	for j := range in {
 		copy(s.codes[j*n:(j+1)*n], r.codes[j*q.Out+r0:j*q.Out+r1])
 	}
-	groups := q.Groups()
-	if q.Scheme.Axis == quant.OC {
-		s.groups = groups
-		s.groupOf = make([]int, in)
-		for j, c := range r.h.perm {
-			s.groupOf[j] = q.Group(c)
-		}
-		s.scale, s.zero = make([]float32, groups*n), make([]float32, groups*n)
-		for i := range n {
-			for k := range groups {
-				s.scale[k*n+i] = q.Scales[(r0+i)*groups+k]
-				s.zero[k*n+i] = float32(q.Zeros[(r0+i)*groups+k])
-			}
-		}
-	} else {
-		s.bandLen = groupLen(q.Scheme, q.Out)
-		s.groups = (n + s.bandLen - 1) / s.bandLen
-		s.scale, s.zero = make([]float32, in*s.groups), make([]float32, in*s.groups)
-		for j, c := range r.h.perm {
-			a := c*groups + r0/s.bandLen
-			copy(s.scale[j*s.groups:(j+1)*s.groups], q.Scales[a:a+s.groups])
-			for b := range s.groups {
-				s.zero[j*s.groups+b] = float32(q.Zeros[a+b])
-			}
-		}
-	}
+	s.takeParams()
 	s.best = make([]float64, s.units())
 	for u := range s.best {
 		s.best[u] = math.Inf(1)
 	}
-	// What is given stays where no loss is found: H may not be finite.
+	// The weight as given is the best until a loss is measured. None ever is
+	// if H is not finite: the weight then stays as it was.
 	s.bestCodes = append([]uint8(nil), s.codes...)
 	s.bestScale = append([]float32(nil), s.scale...)
 	s.refreshError()
 	return s
+}
+
+// takeParams copies the strip's scales and shifts from the weight.
+func (s *strip) takeParams() {
+	q, perm := s.r.src, s.r.h.perm
+	groups := q.Groups()
+	if s.oc {
+		s.groups = groups
+		s.groupOf = make([]int, s.in)
+		for j, c := range perm {
+			s.groupOf[j] = q.Group(c)
+		}
+		s.scale, s.shift = make([]float32, groups*s.n), make([]float32, groups*s.n)
+		for i := range s.n {
+			for k := range groups {
+				at := (s.r0+i)*groups + k
+				s.scale[k*s.n+i], s.shift[k*s.n+i] = q.Scales[at], q.Shift(at)
+			}
+		}
+		return
+	}
+	s.bandLen = q.Scheme.GroupLen(q.Out)
+	s.groups = (s.n + s.bandLen - 1) / s.bandLen
+	s.scale, s.shift = make([]float32, s.in*s.groups), make([]float32, s.in*s.groups)
+	for j, c := range perm {
+		for b := range s.groups {
+			at := c*groups + s.r0/s.bandLen + b
+			s.scale[j*s.groups+b], s.shift[j*s.groups+b] = q.Scales[at], q.Shift(at)
+		}
+	}
 }
 
 func (r *refiner) output(place int) int {
@@ -241,29 +279,30 @@ func (r *refiner) output(place int) int {
 
 func (s *strip) units() int { return (s.n + s.bandLen - 1) / s.bandLen }
 
-// grids returns scale and zero-point of every output at position j; buf is
+// params returns scale and shift of every output at position j; buf is
 // scratch of twice the strip's width.
-func (s *strip) grids(j int, buf []float32) (scale, zero []float32) {
-	if s.src.Scheme.Axis == quant.OC {
+func (s *strip) params(j int, buf []float32) (scale, shift []float32) {
+	if s.oc {
 		k := s.groupOf[j] * s.n
-		return s.scale[k : k+s.n], s.zero[k : k+s.n]
+		return s.scale[k : k+s.n], s.shift[k : k+s.n]
 	}
-	scale, zero = buf[:s.n], buf[s.n:2*s.n]
+	scale, shift = buf[:s.n], buf[s.n:2*s.n]
 	for i := range scale {
 		b := j*s.groups + i/s.bandLen
-		scale[i], zero[i] = s.scale[b], s.zero[b]
+		scale[i], shift[i] = s.scale[b], s.shift[b]
 	}
-	return scale, zero
+	return scale, shift
 }
 
 // refreshError sets e to the error of the codes and scales as they are.
 func (s *strip) refreshError() {
 	buf := make([]float32, 2*s.n)
-	for j := range s.src.In {
-		scale, zero := s.grids(j, buf)
+	for j := range s.in {
+		scale, shift := s.params(j, buf)
 		e, w := s.e.Row(j), s.wt.Row(j)
-		for i, u := range s.codes[j*s.n : (j+1)*s.n] {
-			e[i] = float32(scale[i]*(float32(u)-zero[i])) - w[i]
+		s.r.grid.Values(e, s.codes[j*s.n:(j+1)*s.n], scale, shift, 1)
+		for i, v := range w {
+			e[i] -= v
 		}
 	}
 }
@@ -276,15 +315,15 @@ func (s *strip) measure() {
 		}
 		s.best[u] = l
 		a, b := u*s.bandLen, min((u+1)*s.bandLen, s.n)
-		for j := range s.src.In {
+		for j := range s.in {
 			copy(s.bestCodes[j*s.n+a:j*s.n+b], s.codes[j*s.n+a:j*s.n+b])
 		}
-		if s.src.Scheme.Axis == quant.OC {
+		if s.oc {
 			for k := range s.groups {
 				s.bestScale[k*s.n+u] = s.scale[k*s.n+u]
 			}
 		} else {
-			for j := range s.src.In {
+			for j := range s.in {
 				s.bestScale[j*s.groups+u] = s.scale[j*s.groups+u]
 			}
 		}
@@ -293,9 +332,9 @@ func (s *strip) measure() {
 
 // losses computes eh, and from it the loss of every run of n outputs.
 func (s *strip) losses(n int) []float64 {
-	tensor.Gemm(false, false, 1, s.h.h, s.e, 0, s.eh, s.workers)
+	tensor.Gemm(false, false, 1, s.r.h.h, s.e, 0, s.eh, s.workers)
 	loss := make([]float64, (s.n+n-1)/n)
-	for j := range s.src.In {
+	for j := range s.in {
 		eh := s.eh.Row(j)
 		for i, v := range s.e.Row(j) {
 			loss[i/n] += float64(v) * float64(eh[i])
@@ -306,22 +345,22 @@ func (s *strip) losses(n int) []float64 {
 
 // store writes the best of every unit to the result.
 func (s *strip) store() {
-	q := s.src
+	q := s.r.src
 	for j := range q.In {
-		copy(s.refiner.codes[j*q.Out+s.r0:j*q.Out+s.r0+s.n], s.bestCodes[j*s.n:(j+1)*s.n])
+		copy(s.r.codes[j*q.Out+s.r0:j*q.Out+s.r0+s.n], s.bestCodes[j*s.n:(j+1)*s.n])
 	}
 	groups := q.Groups()
-	if q.Scheme.Axis == quant.OC {
+	if s.oc {
 		for i := range s.n {
 			for k := range groups {
-				s.dst.Scales[(s.r0+i)*groups+k] = s.bestScale[k*s.n+i]
+				s.r.dst.Scales[(s.r0+i)*groups+k] = s.bestScale[k*s.n+i]
 			}
-			s.dst.RowLoss[s.r0+i] = max(s.best[i], 0)
+			s.r.dst.RowLoss[s.r0+i] = max(s.best[i], 0)
 		}
 		return
 	}
-	for j, c := range s.h.perm {
-		copy(s.dst.Scales[c*groups+s.r0/s.bandLen:], s.bestScale[j*s.groups:(j+1)*s.groups])
+	for j, c := range s.r.h.perm {
+		copy(s.r.dst.Scales[c*groups+s.r0/s.bandLen:], s.bestScale[j*s.groups:(j+1)*s.groups])
 	}
 	s.rowLosses()
 }
@@ -332,7 +371,7 @@ func (s *strip) rowLosses() {
 	copy(s.scale, s.bestScale)
 	s.refreshError()
 	for i, l := range s.losses(1) {
-		s.dst.RowLoss[s.output(s.r0+i)] = max(l, 0)
+		s.r.dst.RowLoss[s.r.output(s.r0+i)] = max(l, 0)
 	}
 }
 
@@ -341,8 +380,7 @@ func (s *strip) rowLosses() {
 // gradient is brought up to date by one product a block and, inside it, by
 // one a sub-block.
 func (s *strip) sweep() bool {
-	in, n := s.src.In, s.n
-	top := float32(s.src.Scheme.MaxCode())
+	in, n, h := s.in, s.n, s.r.h.h
 	g := tensor.New(min(block, in), n)
 	delta := tensor.New(subBlock, n)
 	x, deq, buf := make([]float32, n), make([]float32, n), make([]float32, 2*n)
@@ -350,23 +388,23 @@ func (s *strip) sweep() bool {
 	for b0 := 0; b0 < in; b0 += block {
 		b1 := min(b0+block, in)
 		gb := g.View(0, b1-b0, 0, n)
-		tensor.Gemm(false, false, 1, s.h.h.View(b0, b1, 0, in), s.e, 0, gb, s.workers)
+		tensor.Gemm(false, false, 1, h.View(b0, b1, 0, in), s.e, 0, gb, s.workers)
 		for s0 := b0; s0 < b1; s0 += subBlock {
 			s1 := min(s0+subBlock, b1)
 			for j := s0; j < s1; j++ {
 				d := delta.Row(j - s0)
-				hjj := s.h.h.At(j, j)
+				hjj := h.At(j, j)
 				if hjj <= 0 {
 					clear(d)
 					continue
 				}
-				scale, zero := s.grids(j, buf)
+				scale, shift := s.params(j, buf)
 				e, w, gj := s.e.Row(j), s.wt.Row(j), gb.Row(j-b0)
 				for i := range x {
 					x[i] = w[i] + e[i] - gj[i]/hjj
 				}
 				codes := s.codes[j*n : (j+1)*n]
-				kernel.QuantCols(codes, deq, nil, x, scale, zero, top)
+				s.r.grid.Round(codes, deq, x, scale, shift, 1)
 				for i, v := range deq {
 					v -= w[i]
 					d[i] = v - e[i]
@@ -374,11 +412,11 @@ func (s *strip) sweep() bool {
 					e[i] = v
 				}
 				for k := j + 1; k < s1; k++ {
-					kernel.Axpy(s.h.h.At(k, j), d, gb.Row(k-b0))
+					kernel.Axpy(h.At(k, j), d, gb.Row(k-b0))
 				}
 			}
 			if s1 < b1 {
-				tensor.Gemm(false, false, 1, s.h.h.View(s1, b1, s0, s1), delta.View(0, s1-s0, 0, n), 1, gb.View(s1-b0, b1-b0, 0, n), 1)
+				tensor.Gemm(false, false, 1, h.View(s1, b1, s0, s1), delta.View(0, s1-s0, 0, n), 1, gb.View(s1-b0, b1-b0, 0, n), 1)
 			}
 		}
 	}

@@ -161,7 +161,7 @@ func TestImproveLeavesTheOptimum(t *testing.T) {
 		rng := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 1))
 		q := quantize(t, quant.RTN{Workers: 1}, normal(rng, out, in), s, nil)
 		cal := quant.NewCalibration(correlated(rng, 2*in, in), 1)
-		got, err := gptq.Improve(context.Background(), q.Dequantize(), q, cal, gptq.DefaultRefine, 1)
+		got, err := gptq.Improve(context.Background(), q.Dequantize(), q, cal, gptq.DefaultRefine(), 1)
 		require.NoError(t, err)
 		require.Equal(t, codes(q), codes(got))
 		require.Equal(t, q.Scales, got.Scales)
@@ -181,7 +181,7 @@ func TestImproveWithoutALoss(t *testing.T) {
 		}
 		for _, axis := range []quant.Axis{quant.OC, quant.IC} {
 			q := quantize(t, quant.RTN{}, w, quant.Scheme{Bits: 2, GroupSize: 4, Axis: axis}, nil)
-			got, err := gptq.Improve(context.Background(), w, q, &quant.Calibration{H: h, Tokens: 1}, gptq.DefaultRefine, 1)
+			got, err := gptq.Improve(context.Background(), w, q, &quant.Calibration{H: h, Tokens: 1}, gptq.DefaultRefine(), 1)
 			require.NoError(t, err)
 			require.NoError(t, got.Validate())
 			if v == 1e38 {
@@ -225,15 +225,15 @@ func TestImproveOptions(t *testing.T) {
 
 	done, cancel := context.WithCancel(ctx)
 	cancel()
-	_, err = gptq.Improve(done, w, q, cal, gptq.DefaultRefine, 1)
+	_, err = gptq.Improve(done, w, q, cal, gptq.DefaultRefine(), 1)
 	require.ErrorIs(t, err, context.Canceled)
 
 	require.PanicsWithValue(t, "gptq: refinement of mismatched shapes", func() {
-		_, _ = gptq.Improve(ctx, w.T(), q, cal, gptq.DefaultRefine, 1)
+		_, _ = gptq.Improve(ctx, w.T(), q, cal, gptq.DefaultRefine(), 1)
 	})
 	scaled := *q
 	scaled.RowScale = make([]float32, 10)
 	require.PanicsWithValue(t, "gptq: refinement of a weight with row or input scales", func() {
-		_, _ = gptq.Improve(ctx, w, &scaled, cal, gptq.DefaultRefine, 1)
+		_, _ = gptq.Improve(ctx, w, &scaled, cal, gptq.DefaultRefine(), 1)
 	})
 }

@@ -32,7 +32,7 @@ func TestImproveIsMonotone(t *testing.T) {
 							w, err := q.Quantize(ctx, c.W, s, cal)
 							require.NoError(t, err)
 							before := quant.Loss(c.W, w.Dequantize(), c.H, 1)
-							better, err := gptq.Improve(ctx, c.W, w, cal, gptq.DefaultRefine, 0)
+							better, err := gptq.Improve(ctx, c.W, w, cal, gptq.DefaultRefine(), 0)
 							require.NoError(t, err)
 							require.NoError(t, better.Validate())
 							after := quant.Loss(c.W, better.Dequantize(), c.H, 1)

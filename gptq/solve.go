@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"github.com/golowbit/lowbit/internal/parallel"
+	"github.com/golowbit/lowbit/internal/scratch"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/tensor"
 )
@@ -16,8 +17,8 @@ import (
 // of axis IC are neighbours. Every output goes its own way (per axis IC every
 // group of outputs), so panels of them are swept independently.
 type solver struct {
-	ctx    context.Context
 	scheme quant.Scheme
+	grid   quant.Grid
 	f      *factor
 	in     int
 	out    int
@@ -26,16 +27,21 @@ type solver struct {
 	codes  []uint8        // [in, out]
 	loss   []float64      // per output
 
-	gridded *quant.Weight // scales and zero-points; filled as found if dynamic
-	dynamic bool
-	cal     *quant.Calibration
-	// axis OC: scale and zero-point by group and output, [groups, out]
-	scale, zero []float32
-	groupOf     []int // axis OC: group by position
+	gridded           *quant.Weight // scales and shifts; filled as found if dynamic
+	dynamic           bool
+	cal               *quant.Calibration
+	groupLen, spanLen int // weights of a line in a group, and in a span of groups
+	// axis OC: scale and shift by group and output, [groups, out]
+	scale, shift []float32
+	groupOf      []int // axis OC: group by position
 }
 
 func (q Quantizer) solve(ctx context.Context, w *tensor.Matrix, s quant.Scheme, cal *quant.Calibration, f *factor) (*quant.Weight, error) {
-	sv := &solver{ctx: ctx, scheme: s, cal: cal, f: f, in: w.Cols, out: w.Rows, w: w, order: outputOrder(s, w.Rows)}
+	_, length := s.Lines(w.Rows, w.Cols)
+	sv := &solver{
+		scheme: s, grid: quant.GridOf(s), cal: cal, f: f, in: w.Cols, out: w.Rows, w: w,
+		order: outputOrder(s, w.Rows), groupLen: s.GroupLen(length), spanLen: s.SpanLen(length),
+	}
 	switch q.Groups {
 	case GroupsAuto:
 		sv.dynamic = s.Axis == quant.IC || q.Order == OrderNatural
@@ -44,9 +50,10 @@ func (q Quantizer) solve(ctx context.Context, w *tensor.Matrix, s quant.Scheme, 
 	}
 	buf := codesPool.Get().(*[]uint8)
 	defer codesPool.Put(buf)
-	sv.codes = resized(buf, sv.in*sv.out)
+	*buf = scratch.Slice(*buf, sv.in*sv.out)
+	sv.codes = *buf
 	sv.loss = make([]float64, sv.out)
-	if err := sv.prepareGrids(w, q.Workers); err != nil {
+	if err := sv.prepareParams(ctx, q.Workers); err != nil {
 		return nil, err
 	}
 	workers := parallel.Workers(q.Workers)
@@ -56,7 +63,7 @@ func (q Quantizer) solve(ctx context.Context, w *tensor.Matrix, s quant.Scheme, 
 	if err := parallel.For(ctx, workers, panels, func(i int) error {
 		p := panelPool.Get().(*panel)
 		defer panelPool.Put(p)
-		return p.run(sv, i*width, min((i+1)*width, sv.out), inner)
+		return p.run(ctx, sv, i*width, min((i+1)*width, sv.out), inner)
 	}); err != nil {
 		return nil, err
 	}
@@ -70,19 +77,10 @@ var (
 	panelPool = sync.Pool{New: func() any { return new(panel) }}
 )
 
-// resized returns n elements, their content undefined, of memory that buf
-// keeps.
-func resized[T any](buf *[]T, n int) []T {
-	if cap(*buf) < n {
-		*buf = make([]T, n)
-	}
-	return (*buf)[:n]
-}
-
 // panelFor is how many outputs a worker takes through all columns at once:
 // enough for products to run well, few enough to stay small in memory, the
-// same number of panels for every worker, and a whole number of groups for
-// axis IC. The result does not depend on it.
+// same number of panels for every worker, and a whole number of spans of
+// groups for axis IC. The result does not depend on it.
 func panelFor(s quant.Scheme, out, in, workers int) int {
 	const unit = 32
 	most := min(max((16<<20)/in, 256), 1024)
@@ -92,7 +90,7 @@ func panelFor(s quant.Scheme, out, in, workers int) int {
 	if s.Axis == quant.OC {
 		return n
 	}
-	g := groupLen(s, out)
+	g := s.SpanLen(out)
 	return (n + g - 1) / g * g
 }
 
@@ -103,21 +101,8 @@ func panelWidth(s quant.Scheme, out int) int {
 	if s.Axis == quant.OC {
 		return n
 	}
-	g := groupLen(s, out)
+	g := s.GroupLen(out)
 	return (n + g - 1) / g * g
-}
-
-// groupLen is the length of a full group in a line of n weights.
-func groupLen(s quant.Scheme, n int) int {
-	if s.GroupSize == quant.WholeLine || s.GroupSize > n {
-		return n
-	}
-	return s.GroupSize
-}
-
-func (sv *solver) groupLen() int {
-	_, n := sv.scheme.Lines(sv.out, sv.in)
-	return groupLen(sv.scheme, n)
 }
 
 // outputOrder maps places to output rows where groups are strided.
@@ -142,9 +127,9 @@ func (sv *solver) row(place int) int {
 	return sv.order[place]
 }
 
-// prepareGrids finds the static grids, or makes room for dynamic ones.
-func (sv *solver) prepareGrids(w *tensor.Matrix, workers int) error {
-	s := sv.scheme
+// prepareParams finds the static parameters, or makes room for dynamic ones.
+func (sv *solver) prepareParams(ctx context.Context, workers int) error {
+	s, w := sv.scheme, sv.w
 	if sv.dynamic {
 		sv.gridded = quant.NewWeight(sv.out, sv.in, s)
 	} else {
@@ -161,7 +146,7 @@ func (sv *solver) prepareGrids(w *tensor.Matrix, workers int) error {
 			}
 		}
 		var err error
-		if sv.gridded, err = quant.Grids(sv.ctx, alive, s, sv.cal, workers); err != nil {
+		if sv.gridded, err = quant.Grids(ctx, alive, s, sv.cal, workers); err != nil {
 			return err
 		}
 	}
@@ -170,19 +155,19 @@ func (sv *solver) prepareGrids(w *tensor.Matrix, workers int) error {
 	}
 	groups := sv.gridded.Groups()
 	sv.scale = make([]float32, groups*sv.out)
-	sv.zero = make([]float32, groups*sv.out)
+	sv.shift = make([]float32, groups*sv.out)
 	sv.groupOf = make([]int, sv.in)
 	for p, c := range sv.f.perm {
 		if sv.dynamic {
 			c = sv.in - 1 - p // its turn
 		}
-		sv.groupOf[p] = c / sv.groupLen()
+		sv.groupOf[p] = c / sv.groupLen
 	}
 	if !sv.dynamic {
 		for r := range sv.out {
 			for k := range groups {
 				sv.scale[k*sv.out+r] = sv.gridded.Scales[r*groups+k]
-				sv.zero[k*sv.out+r] = float32(sv.gridded.Zeros[r*groups+k])
+				sv.shift[k*sv.out+r] = sv.gridded.Shift(r*groups + k)
 			}
 		}
 	}
@@ -197,7 +182,7 @@ func (sv *solver) result(workers int) *quant.Weight {
 		trivial := true
 		for p, c := range sv.f.perm {
 			index[c] = int32(sv.groupOf[p])
-			trivial = trivial && sv.groupOf[p] == c/sv.groupLen()
+			trivial = trivial && sv.groupOf[p] == c/sv.groupLen
 		}
 		if !trivial {
 			w.GroupIndex = index

@@ -6,7 +6,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/golowbit/lowbit/internal/kernel"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/tensor"
 )
@@ -24,14 +23,14 @@ func TestCollectorBF16(t *testing.T) {
 	tensor.F32ToBF16(h, x.Data)
 	tensor.BF16ToF32(rounded.Data, h)
 	collect := func(x *tensor.Matrix, half bool, workers int) *quant.Calibration {
-		c := quant.NewCollector(x.Cols, false)
+		c := quant.NewCollector(x.Cols)
 		c.BF16 = half
 		c.Add(x.View(0, 200, 0, x.Cols), workers)
 		c.Add(x.View(200, 301, 0, x.Cols), workers)
 		return c.Calibration()
 	}
 	want, got := collect(rounded, false, 1), collect(x, true, 1)
-	if !kernel.HasBF16() {
+	if !tensor.HasBF16() {
 		want = collect(x, false, 1)
 	}
 	require.InDeltaSlice(t, want.H.Data, got.H.Data, 1e-3)

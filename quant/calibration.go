@@ -4,7 +4,6 @@ import (
 	"context"
 	"sync"
 
-	"github.com/golowbit/lowbit/internal/kernel"
 	"github.com/golowbit/lowbit/internal/parallel"
 	"github.com/golowbit/lowbit/tensor"
 )
@@ -28,8 +27,10 @@ type Calibration struct {
 	// the layer's output is added to lacks of the unquantized model's; nil
 	// for layers whose output is not added to it.
 	Residual *tensor.Matrix
-	// Halves are the same statistics of either half of the tokens, where
-	// Cross was collected: what is fitted on one can be tried on the other.
+	// Halves are the same statistics of the first and of the second half of
+	// every batch given to AddPair, where Cross was collected: what is fitted
+	// on one can be tried on the other. A text longer than half a batch lies
+	// in both, so the halves are not independent samples.
 	Halves [2]*Calibration
 
 	mu   sync.Mutex
@@ -70,7 +71,7 @@ func (c *Calibration) Memo(key any, make func() any) any {
 
 // NewCalibration returns the statistics of the inputs x [tokens, in].
 func NewCalibration(x *tensor.Matrix, workers int) *Calibration {
-	c := NewCollector(x.Cols, false)
+	c := NewCollector(x.Cols)
 	c.Add(x, workers)
 	return c.Calibration()
 }
@@ -91,15 +92,20 @@ type sums struct {
 	tokens             int
 }
 
-// NewCollector returns an empty collector for inputs of the given width.
-// With paired set it expects AddPair and also collects Cross and Halves.
-func NewCollector(in int, paired bool) *Collector {
-	c := &Collector{absSum: make([]float64, in), sums: []*sums{{h: tensor.New(in, in)}}}
-	if paired {
-		c.sums = append(c.sums, &sums{h: tensor.New(in, in)})
-		for _, s := range c.sums {
-			s.cross = tensor.New(in, in)
-		}
+// NewCollector returns an empty collector for inputs of width in, which Add
+// gives to it.
+func NewCollector(in int) *Collector {
+	return &Collector{absSum: make([]float64, in), sums: []*sums{{h: tensor.New(in, in)}}}
+}
+
+// NewPairCollector returns an empty collector for inputs of width in, which
+// AddPair gives to it together with those of the unquantized model. It also
+// collects Cross, Residual and Halves.
+func NewPairCollector(in int) *Collector {
+	c := NewCollector(in)
+	c.sums = append(c.sums, &sums{h: tensor.New(in, in)})
+	for _, s := range c.sums {
+		s.cross = tensor.New(in, in)
 	}
 	return c
 }
@@ -111,7 +117,7 @@ func (c *Collector) Add(x *tensor.Matrix, workers int) {
 
 func (c *Collector) add(s *sums, x *tensor.Matrix, workers int) {
 	if c.BF16 {
-		kernel.SyrkTBF16(x.Cols, x.Rows, 1, x.Data, x.Stride, 1, s.h.Data, s.h.Stride, workers)
+		tensor.SyrkTBF16(x, s.h, workers)
 	} else {
 		tensor.SyrkT(x, s.h, workers)
 	}

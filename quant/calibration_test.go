@@ -57,7 +57,7 @@ func stack(ms ...*tensor.Matrix) *tensor.Matrix {
 func TestCollector(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	a, b := normal(rng, 37, 29), normal(rng, 5, 29)
-	c := quant.NewCollector(29, false)
+	c := quant.NewCollector(29)
 	c.Add(a, 1)
 	c.Add(b, 1)
 	cal := c.Calibration()
@@ -80,7 +80,7 @@ func TestCollector(t *testing.T) {
 	require.Equal(t, quant.NewCalibration(x, 1), quant.NewCalibration(x, 8))
 	near(t, product(x, x), quant.NewCalibration(x, 0).H)
 
-	empty := quant.NewCollector(3, true).Calibration()
+	empty := quant.NewPairCollector(3).Calibration()
 	require.Zero(t, empty.Tokens)
 	require.Equal(t, make([]float32, 3), empty.MeanAbs)
 }
@@ -97,7 +97,7 @@ func TestCollectorOfPairs(t *testing.T) {
 			{normal(rng, 1, in), normal(rng, 1, in), normal(rng, 1, out)},
 		}
 		run := func(workers int) *quant.Calibration {
-			c := quant.NewCollector(in, true)
+			c := quant.NewPairCollector(in)
 			for _, b := range batches {
 				r := b.r
 				if !residual {

@@ -1,188 +1,175 @@
 package quant
 
 import (
-	"errors"
-	"fmt"
+	"encoding"
 	"math"
 
-	"github.com/golowbit/lowbit/internal/kernel"
-	"github.com/golowbit/lowbit/tensor"
+	"github.com/golowbit/lowbit/internal/enum"
 )
 
-// ErrScaleRange is wrapped when a group's scale does not fit its stored type.
-var ErrScaleRange = errors.New("scale out of range")
+// Grid is the set of values that the weights of a group can take, and how
+// its parameters are found and stored. RTN, GPTQ, clipping and refinement ask
+// the grid for all of it, so that a grid of another kind (levels that are not
+// evenly spaced, scales that are quantized themselves) needs no change to
+// them. Scheme.Grid gives them one; the uniform grid is what they use without.
+//
+// A group has two parameters, a scale and a shift, and a code u in
+// 0 … 2^Bits-1 stands for a value that is linear in the scale,
+//
+//	value(u) = scale * slope(u, shift) + base(shift).
+//
+// For the uniform grid the shift is the zero-point, slope(u) = u - shift and
+// the base is 0. A grid with a minimum has slope(u) = u and the base -shift;
+// one with a table of levels has slope(u) = level[u] and leaves the shift 0.
+//
+// Scales and shifts are those that multiply and shift the codes, in float32.
+// Where what is stored is coarser (a super-block's factor times an integer of
+// 6 bits), Fit and Store choose them such that the stored parameters follow
+// from them exactly.
+//
+// Slices of elements come with the length size of a run: element i has the
+// parameters i/size, the last run may be shorter, and with size 1 every
+// element has its own.
+//
+// Implementations must be comparable, safe for concurrent use, and give the
+// same result for the same weights, whatever else is quantized beside them.
+type Grid interface {
+	// MarshalText gives the grid's name and whatever decides its values.
+	encoding.TextMarshaler
+	// Bits is the number of bits of a code, 2 … 8.
+	Bits() int
+	// Span is how many neighbouring groups of a line store their parameters
+	// together and must be fitted together: 1, or the groups of a super-block.
+	Span() int
+	// ParamBits is the number of bits that the stored parameters of this many
+	// groups, the first one at the start of a span, take.
+	ParamBits(groups int) int64
+
+	// Fit sets scale[k] and shift[k] for the groups k of whole spans, whose
+	// weights are the runs of x, by the given rule. importance is how much an
+	// error of each weight matters to ClipInputs; nil means all the same. If
+	// it fails it returns the group where it does.
+	Fit(scale, shift, x, importance []float32, size int, clip Clip) (group int, err error)
+	// Store replaces the scales of whole spans by what can be stored nearest
+	// to want. What is wanted but is no scale (NaN, Inf, 0, out of range)
+	// leaves a scale as it is, as far as that can be stored beside the others.
+	Store(scale []float32, want []float64)
+	// Round sets codes to the codes whose values are nearest to x, and values,
+	// if not nil, to these values.
+	Round(codes []uint8, values, x, scale, shift []float32, size int)
+	// Values sets dst to the values of codes.
+	Values(dst []float32, codes []uint8, scale, shift []float32, size int)
+	// Slopes sets dst to the slopes of codes.
+	Slopes(dst []float32, codes []uint8, shift []float32, size int)
+}
+
+// GridOf returns the grid of a scheme: Scheme.Grid, or the uniform one that
+// the other fields describe.
+func GridOf(s Scheme) Grid {
+	if s.Grid != nil {
+		return s.Grid
+	}
+	return uniform{s}
+}
+
+// GroupParams are the parameters of one group of a Grid.
+type GroupParams struct {
+	Scale float32
+	Shift float32 // of the uniform grid: the zero-point
+}
+
+// Fit returns the parameters that the scheme's grid finds for the weights x
+// of one group. importance is how much an error of each weight matters to
+// ClipInput (the diagonal of H at its input); nil means all the same. Errors
+// wrap ErrScaleRange or ErrNotFinite.
+func (s Scheme) Fit(x, importance []float32) (GroupParams, error) {
+	var scale, shift [1]float32
+	_, err := GridOf(s).Fit(scale[:], shift[:], x, importance, len(x), s.ClipRule())
+	return GroupParams{scale[0], shift[0]}, err
+}
+
+// Clip is by which rule a grid's range is shrunk. Its text is "none", "power"
+// or "inputs".
+type Clip uint8
 
 const (
-	maxF16 = 65504
-	minF16 = 1.0 / (1 << 24) // smallest subnormal
-	minF32 = 0x1p-126        // smallest normal: its inverse is finite
+	// ClipNone covers all weights.
+	ClipNone Clip = iota
+	// ClipPower minimizes Σ|err|^2.4 (GPTQ's mse option).
+	ClipPower
+	// ClipInputs minimizes Σ importance·err².
+	ClipInputs
 )
 
-// round rounds a scale that is not negative to the type in which it is
-// stored. One below the smallest of the type becomes that: such weights are
-// all but zero, and a scale of 0 would lose them and divide by zero.
-func (t ScaleType) round(s float32) (float32, error) {
-	if t == F32 {
-		if !finite(s) {
-			return 0, fmt.Errorf("%w: %g", ErrScaleRange, s)
-		}
-		return max(s, minF32), nil
+var clips = enum.New[Clip]("Clip", "clip rule", ErrScheme, "none", "power", "inputs")
+
+// String returns the rule's text.
+func (c Clip) String() string { return clips.String(c) }
+
+// MarshalText implements encoding.TextMarshaler.
+func (c Clip) MarshalText() ([]byte, error) { return clips.Marshal(c) }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (c *Clip) UnmarshalText(text []byte) error { return clips.Unmarshal(c, text) }
+
+// ParseClip reads "none", "power" or "inputs". Errors wrap ErrScheme.
+func ParseClip(s string) (Clip, error) { return clips.Parse(s) }
+
+// ClipRule is the rule that Clip and ClipInput say.
+func (s Scheme) ClipRule() Clip {
+	switch {
+	case !s.Clip:
+		return ClipNone
+	case s.ClipInput:
+		return ClipInputs
 	}
-	r := max(s, minF16)
-	if r <= maxF16 {
-		if t == F16Short {
-			r = shortF16(r)
-		} else {
-			r = tensor.RoundF16(r)
-		}
-	}
-	if !(r <= maxF16) {
-		return 0, fmt.Errorf("%w: %g is above %d, the largest half float: use f32 scales", ErrScaleRange, s, maxF16)
-	}
-	return r, nil
+	return ClipPower
 }
 
-// RoundScale rounds a scale of either sign to the type in which it is stored.
-func (t ScaleType) RoundScale(s float32) (float32, error) {
-	if s < 0 {
-		r, err := t.round(-s)
-		return -r, err
-	}
-	return t.round(s)
-}
-
-// shortF16 rounds s to 7 significant bits, ties to even, on the half-float grid.
-func shortF16(s float32) float32 {
-	_, e := math.Frexp(float64(s))
-	step := math.Ldexp(1, max(e-7, -24))
-	return float32(math.RoundToEven(float64(s)/step) * step)
-}
-
-// Grid is the scale and zero-point of one group.
-type Grid struct {
-	Scale float32
-	Zero  uint8
-}
-
-// Grid returns scale and zero-point for the weights x of one group.
-// importance is how much an error of each weight matters to ClipInput (the
-// diagonal of H at its input); nil means all the same.
-func (s Scheme) Grid(x, importance []float32) (Grid, error) {
-	lo, hi := kernel.MinMax(x)
-	if !finite(lo) || !finite(hi) {
-		return Grid{}, fmt.Errorf("weight is not finite")
-	}
-	lo, hi = s.extend(lo, hi)
-	g, err := s.fromRange(lo, hi)
-	if err != nil || !s.Clip {
-		return g, err
-	}
-	top := float32(s.MaxCode())
-	score := func(c Grid) float64 { return kernel.PowErr(x, c.Scale, float32(c.Zero), top) }
-	if s.ClipInput {
-		if importance == nil {
-			importance = ones(len(x))
-		}
-		score = func(c Grid) float64 { return kernel.SquareErr(x, importance, c.Scale, float32(c.Zero), top) }
-	}
-	best, since := math.Inf(1), 0
-	try := func(c Grid) {
-		if e := score(c); e < best {
-			best, g, since = e, c, 0
-		}
-	}
-	for i := range clipSteps {
-		if since++; s.ClipInput && since > clipPatience {
-			break
-		}
-		p := float32(1 - float64(i)/100)
-		c, err := s.fromRange(p*lo, p*hi)
-		if err != nil {
-			continue // only the widest ranges can overflow
-		}
-		try(c)
-		if !s.ClipInput || s.Symmetric {
-			continue
-		}
-		if int(c.Zero) > s.MinZero {
-			try(Grid{c.Scale, c.Zero - 1})
-		}
-		if int(c.Zero) < s.MaxCode() {
-			try(Grid{c.Scale, c.Zero + 1})
-		}
-	}
-	return g, nil
-}
-
-var manyOnes = func() (v [1024]float32) {
-	for i := range v {
-		v[i] = 1
-	}
-	return v
-}()
-
-func ones(n int) []float32 {
-	if n <= len(manyOnes) {
-		return manyOnes[:n]
-	}
-	v := make([]float32, n)
-	for i := range v {
-		v[i] = 1
-	}
-	return v
-}
-
-// clipSteps is the number of shrink factors 1-i/100 that Clip tries (GPTQ's
-// mse option: grid 100, maxshrink 0.8).
+// clipSteps is the number of shrink factors 1-i/100 that SearchClip tries
+// (GPTQ's mse option: grid 100, maxshrink 0.8).
 const clipSteps = 80
 
-// clipPatience is after how many steps without gain ClipInput gives up: the
+// clipPatience is after how many steps without gain ClipInputs gives up: the
 // error has one valley, but a ragged one.
 const clipPatience = 16
 
-// extend applies the range rule to a group's extremes.
-func (s Scheme) extend(lo, hi float32) (float32, float32) {
-	if s.Symmetric {
-		a := max(-lo, hi, 0)
-		if a == 0 {
-			a = 1 // an all-zero group gets a harmless scale
+// SearchClip is the search that Grid.Fit can use to clip: it shrinks the
+// range lo … hi by p = 1, 0.99, … 0.21, and returns the parameters with the
+// least error among those that propose appends to dst for p*lo … p*hi. Of
+// equal ones the first is taken. ok is false if there are none, or the error
+// of none is a number.
+func SearchClip(clip Clip, lo, hi float32, propose func(dst []GroupParams, lo, hi float32) []GroupParams, errorOf func(GroupParams) float64) (best GroupParams, ok bool) {
+	least, since := math.Inf(1), 0
+	var room [4]GroupParams
+	for i := range clipSteps {
+		if since++; clip == ClipInputs && since > clipPatience {
+			break
 		}
-		return -a, a
-	}
-	if s.Range == RangePaper {
-		return lo, hi
-	}
-	lo, hi = min(lo, 0), max(hi, 0)
-	if lo == 0 && hi == 0 {
-		return -1, 1
-	}
-	return lo, hi
-}
-
-// fromRange returns the grid that covers [lo, hi].
-func (s Scheme) fromRange(lo, hi float32) (Grid, error) {
-	top := float32(s.MaxCode())
-	width := hi - lo
-	if s.Range == RangePaper && !s.Symmetric {
-		width = max(width, 1e-5)
-	}
-	scale, err := s.ScaleType.round(width / top)
-	if err != nil {
-		return Grid{}, err
-	}
-	if s.Symmetric {
-		return Grid{scale, uint8(1 << (s.Bits - 1))}, nil
-	}
-	z := math.RoundToEven(float64(-lo / scale))
-	if low := float64(s.MinZero); z < low {
-		z = low
-		if low > 0 {
-			// A zero-point above the range costs codes: widen the step to reach hi.
-			if scale, err = s.ScaleType.round(hi / (top - float32(low))); err != nil {
-				return Grid{}, err
+		p := float32(1 - float64(i)/100)
+		for _, c := range propose(room[:0], p*lo, p*hi) {
+			if e := errorOf(c); e < least {
+				least, best, ok, since = e, c, true, 0
 			}
 		}
 	}
-	z = min(max(z, 0), float64(top))
-	return Grid{scale, uint8(z)}, nil
+	return best, ok
+}
+
+// ClipError is what a clip rule minimizes for weights x that become values:
+// Σ importance·err² for ClipInputs (importance nil is 1), Σ|err|^2.4 else.
+func ClipError(clip Clip, x, values, importance []float32) float64 {
+	var sum float64
+	for i, v := range x {
+		d := float64(values[i]) - float64(v)
+		switch {
+		case clip != ClipInputs:
+			sum += math.Pow(math.Abs(d), 2.4)
+		case importance != nil:
+			sum += float64(importance[i]) * d * d
+		default:
+			sum += d * d
+		}
+	}
+	return sum
 }

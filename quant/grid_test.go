@@ -26,26 +26,26 @@ func TestGrid(t *testing.T) {
 	for name, c := range map[string]struct {
 		s    quant.Scheme
 		x    []float32
-		want quant.Grid
+		want quant.GroupParams
 	}{
-		"range with 0":             {f32, []float32{-1, 2}, quant.Grid{Scale: 1, Zero: 1}},
-		"positive":                 {f32, []float32{3, 6}, quant.Grid{Scale: 2, Zero: 0}},
-		"negative":                 {f32, []float32{-3, -6}, quant.Grid{Scale: 2, Zero: 3}},
-		"tie of the zero to even":  {f32, []float32{-1.5, 1.5}, quant.Grid{Scale: 1, Zero: 2}},
-		"tie of the zero, below":   {f32, []float32{-0.5, 2.5}, quant.Grid{Scale: 1, Zero: 0}},
-		"all zero":                 {f32, []float32{0, 0}, quant.Grid{Scale: float32(2) / 3, Zero: 2}},
-		"symmetric":                {sym, []float32{-1, 3}, quant.Grid{Scale: 2, Zero: 2}},
-		"symmetric negative":       {sym, []float32{-3, 1}, quant.Grid{Scale: 2, Zero: 2}},
-		"symmetric all zero":       {sym, []float32{0}, quant.Grid{Scale: float32(2) / 3, Zero: 2}},
-		"paper, two signs":         {paper, []float32{-1, 2}, quant.Grid{Scale: 1, Zero: 1}},
-		"paper, positive":          {paper, []float32{3, 6}, quant.Grid{Scale: 1, Zero: 0}},
-		"paper, negative":          {paper, []float32{-3, -6}, quant.Grid{Scale: 1, Zero: 3}},
-		"paper, constant":          {paper, []float32{-2, -2}, quant.Grid{Scale: float32(1e-5) / 3, Zero: 3}},
-		"zero-point at least 1":    {min1, []float32{0, 6}, quant.Grid{Scale: 3, Zero: 1}},
-		"zero-point above 1 stays": {min1, []float32{-2, 1}, quant.Grid{Scale: 1, Zero: 2}},
+		"range with 0":             {f32, []float32{-1, 2}, quant.GroupParams{Scale: 1, Shift: 1}},
+		"positive":                 {f32, []float32{3, 6}, quant.GroupParams{Scale: 2, Shift: 0}},
+		"negative":                 {f32, []float32{-3, -6}, quant.GroupParams{Scale: 2, Shift: 3}},
+		"tie of the zero to even":  {f32, []float32{-1.5, 1.5}, quant.GroupParams{Scale: 1, Shift: 2}},
+		"tie of the zero, below":   {f32, []float32{-0.5, 2.5}, quant.GroupParams{Scale: 1, Shift: 0}},
+		"all zero":                 {f32, []float32{0, 0}, quant.GroupParams{Scale: float32(2) / 3, Shift: 2}},
+		"symmetric":                {sym, []float32{-1, 3}, quant.GroupParams{Scale: 2, Shift: 2}},
+		"symmetric negative":       {sym, []float32{-3, 1}, quant.GroupParams{Scale: 2, Shift: 2}},
+		"symmetric all zero":       {sym, []float32{0}, quant.GroupParams{Scale: float32(2) / 3, Shift: 2}},
+		"paper, two signs":         {paper, []float32{-1, 2}, quant.GroupParams{Scale: 1, Shift: 1}},
+		"paper, positive":          {paper, []float32{3, 6}, quant.GroupParams{Scale: 1, Shift: 0}},
+		"paper, negative":          {paper, []float32{-3, -6}, quant.GroupParams{Scale: 1, Shift: 3}},
+		"paper, constant":          {paper, []float32{-2, -2}, quant.GroupParams{Scale: float32(1e-5) / 3, Shift: 3}},
+		"zero-point at least 1":    {min1, []float32{0, 6}, quant.GroupParams{Scale: 3, Shift: 1}},
+		"zero-point above 1 stays": {min1, []float32{-2, 1}, quant.GroupParams{Scale: 1, Shift: 2}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := c.s.Grid(c.x, nil)
+			got, err := c.s.Fit(c.x, nil)
 			require.NoError(t, err)
 			require.Equal(t, c.want, got)
 		})
@@ -57,18 +57,18 @@ func TestScaleRange(t *testing.T) {
 		for _, sym := range []bool{false, true} {
 			for _, clip := range []bool{false, true} {
 				s := quant.Scheme{Bits: 2, GroupSize: 1, ScaleType: typ, Symmetric: sym, Clip: clip}
-				_, err := s.Grid([]float32{-2e5, 2e5}, nil)
+				_, err := s.Fit([]float32{-2e5, 2e5}, nil)
 				require.ErrorIs(t, err, quant.ErrScaleRange)
-				_, err = s.Grid([]float32{-6e4, 6e4}, nil)
+				_, err = s.Fit([]float32{-6e4, 6e4}, nil)
 				require.NoError(t, err)
 			}
 		}
 	}
 	s := quant.Scheme{Bits: 2, GroupSize: 2, ScaleType: quant.F32}
-	g, err := s.Grid([]float32{-2e5, 2e5}, nil)
+	g, err := s.Fit([]float32{-2e5, 2e5}, nil)
 	require.NoError(t, err)
 	require.InEpsilon(t, 4e5/3, g.Scale, 1e-6)
-	_, err = s.Grid([]float32{-math.MaxFloat32, math.MaxFloat32}, nil)
+	_, err = s.Fit([]float32{-math.MaxFloat32, math.MaxFloat32}, nil)
 	require.ErrorIs(t, err, quant.ErrScaleRange)
 
 	w := tensor.New(3, 4)
@@ -88,7 +88,7 @@ func TestScalesAreStorable(t *testing.T) {
 		for i := range x {
 			x[i] = float32(rapid.Float64Range(-1, 1).Draw(t, "x") * magnitude)
 		}
-		g, err := s.Grid(x, nil)
+		g, err := s.Fit(x, nil)
 		if err != nil {
 			require.ErrorIs(t, err, quant.ErrScaleRange)
 			require.Greater(t, magnitude, 65504.0/2)
@@ -96,12 +96,12 @@ func TestScalesAreStorable(t *testing.T) {
 		}
 		require.Positive(t, g.Scale)
 		require.False(t, math.IsInf(float64(g.Scale), 0))
-		require.LessOrEqual(t, int(g.Zero), s.MaxCode())
+		require.LessOrEqual(t, int(g.Shift), s.MaxCode())
 		if s.ScaleType != quant.F32 {
 			require.Equal(t, tensor.RoundF16(g.Scale), g.Scale)
 		}
 		if !s.Symmetric {
-			require.GreaterOrEqual(t, int(g.Zero), s.MinZero)
+			require.GreaterOrEqual(t, int(g.Shift), s.MinZero)
 		}
 	})
 }
@@ -158,10 +158,10 @@ func TestShortScaleTimesZero(t *testing.T) {
 		for i := range x {
 			x[i] = float32(rapid.Float64Range(-1, 1).Draw(t, "x") * magnitude)
 		}
-		g, err := s.Grid(x, nil)
+		g, err := s.Fit(x, nil)
 		require.NoError(t, err)
-		product := g.Scale * float32(g.Zero)
-		require.Equal(t, product, tensor.RoundF16(product), "%g*%d", g.Scale, g.Zero)
+		product := g.Scale * float32(g.Shift)
+		require.Equal(t, product, tensor.RoundF16(product), "%g*%g", g.Scale, g.Shift)
 	})
 }
 
@@ -181,11 +181,11 @@ func TestMinZero(t *testing.T) {
 }
 
 // measure is what clipping minimizes.
-func measure(s quant.Scheme, g quant.Grid, x, importance []float32) float64 {
+func measure(s quant.Scheme, g quant.GroupParams, x, importance []float32) float64 {
 	var sum float64
 	for i, v := range x {
-		u := min(max(math.RoundToEven(float64(v/g.Scale))+float64(g.Zero), 0), float64(s.MaxCode()))
-		e := math.Abs(float64(g.Scale)*(u-float64(g.Zero)) - float64(v))
+		u := min(max(math.RoundToEven(float64(v/g.Scale))+float64(g.Shift), 0), float64(s.MaxCode()))
+		e := math.Abs(float64(g.Scale)*(u-float64(g.Shift)) - float64(v))
 		if s.ClipInput {
 			sum += float64(importance[i]) * e * e
 		} else {
@@ -212,10 +212,10 @@ func TestClipMinimizes(t *testing.T) {
 		}
 		for _, s.ClipInput = range []bool{false, true} {
 			s.Clip = true
-			clipped, err := s.Grid(x, importance)
+			clipped, err := s.Fit(x, importance)
 			require.NoError(t, err)
 			s.Clip = false
-			plain, err := s.Grid(x, importance)
+			plain, err := s.Fit(x, importance)
 			require.NoError(t, err)
 			best := measure(s, clipped, x, importance)
 			slack := 1e-4*best + 1e-12
@@ -237,15 +237,15 @@ func TestClipMinimizes(t *testing.T) {
 				}
 				// A group with the shrunk extremes has the shrunk grid.
 				p := float32(1 - float64(i)/100)
-				g, err := s.Grid([]float32{p * lo, p * hi}, nil)
+				g, err := s.Fit([]float32{p * lo, p * hi}, nil)
 				require.NoError(t, err)
 				require.LessOrEqual(t, best, look(measure(s, g, x, importance))+slack, "shrunk by %g", p)
 				if !s.ClipInput || s.Symmetric {
 					continue
 				}
-				for _, z := range []int{int(g.Zero) - 1, int(g.Zero) + 1} {
+				for _, z := range []int{int(g.Shift) - 1, int(g.Shift) + 1} {
 					if z >= 0 && z <= s.MaxCode() {
-						e := measure(s, quant.Grid{Scale: g.Scale, Zero: uint8(z)}, x, importance)
+						e := measure(s, quant.GroupParams{Scale: g.Scale, Shift: float32(z)}, x, importance)
 						require.LessOrEqual(t, best, look(e)+slack, "shrunk by %g, zero-point %d", p, z)
 					}
 				}

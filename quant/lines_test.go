@@ -49,8 +49,12 @@ func TestRoundLines(t *testing.T) {
 		require.NoError(t, err)
 		cut := rapid.IntRange(0, out).Draw(t, "cut")
 		got := quant.NewWeight(out, in, s)
-		require.NoError(t, got.RoundHalves(cut, halves[cut*in:], bf16))
-		require.NoError(t, got.RoundHalves(0, halves[:cut*in], bf16))
+		round := got.RoundF16
+		if bf16 {
+			round = got.RoundBF16
+		}
+		require.NoError(t, round(cut, halves[cut*in:]))
+		require.NoError(t, round(0, halves[:cut*in]))
 		require.Equal(t, want, got)
 		got = quant.NewWeight(out, in, s)
 		require.NoError(t, got.RoundLines(cut, w.View(cut, out, 0, in)))
@@ -64,9 +68,9 @@ func TestRoundLinesErrors(t *testing.T) {
 	w := quant.NewWeight(3, 128, s)
 	src := make([]uint16, 2*128)
 	src[128+70] = 0x7f80 // +Inf
-	require.ErrorContains(t, w.RoundHalves(1, src, true), "output channel 2, group 1: weight is not finite")
+	require.ErrorContains(t, w.RoundBF16(1, src), "output channel 2, group 1: weight is not finite")
 	src[128+70] = 0x7f00 // too large for a half float's scale
-	require.ErrorIs(t, w.RoundHalves(1, src, true), quant.ErrScaleRange)
-	require.Panics(t, func() { _ = w.RoundHalves(2, src, true) })
+	require.ErrorIs(t, w.RoundBF16(1, src), quant.ErrScaleRange)
+	require.Panics(t, func() { _ = w.RoundBF16(2, src) })
 	require.Panics(t, func() { _ = w.RoundLines(0, tensor.New(1, 127)) })
 }

@@ -4,16 +4,22 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/golowbit/lowbit/internal/kernel"
 	"github.com/golowbit/lowbit/internal/parallel"
 	"github.com/golowbit/lowbit/tensor"
 )
 
 // RTN rounds every weight to the nearest point of its group's grid. It needs
-// no calibration data.
+// no calibration data; with some, Scheme.ClipInput weighs errors by the
+// diagonal of H.
 type RTN struct {
-	Workers int // goroutines; 0 means GOMAXPROCS
+	Workers int `json:"-"` // goroutines; 0 means GOMAXPROCS
 }
+
+// NeedsCalibration implements DataFree: it returns false.
+func (q RTN) NeedsCalibration() bool { return false }
+
+// WithWorkers implements Parallel.
+func (q RTN) WithWorkers(n int) Quantizer { return RTN{Workers: n} }
 
 // Quantize implements Quantizer.
 func (q RTN) Quantize(ctx context.Context, w *tensor.Matrix, s Scheme, cal *Calibration) (*Weight, error) {
@@ -41,16 +47,14 @@ func fill(ctx context.Context, w *tensor.Matrix, s Scheme, cal *Calibration, wor
 		importance = cal.Diagonal()
 	}
 	const chunk = 16 // lines a task; large enough to hide the bookkeeping
-	n := out.LineLen()
 	tasks := (out.Lines() + chunk - 1) / chunk
 	err := parallel.For(ctx, workers, tasks, func(t int) error {
-		var codes []uint8
-		if withCodes {
-			codes = make([]uint8, n)
+		b := newLineBuffers(out)
+		if !withCodes {
+			b.codes = nil
 		}
-		part := make([]float32, n)
 		for l := t * chunk; l < min((t+1)*chunk, out.Lines()); l++ {
-			if err := out.fillLine(l, m.Row(l), importance, part, codes); err != nil {
+			if err := out.fillLine(l, m.Row(l), importance, b); err != nil {
 				return err
 			}
 		}
@@ -62,32 +66,54 @@ func fill(ctx context.Context, w *tensor.Matrix, s Scheme, cal *Calibration, wor
 	return out, nil
 }
 
-// fillLine sets the grids of line l, whose weights are x, and its codes
-// unless codes is nil. importance is that of Scheme.Grid; part and codes are scratch of a line's length.
-func (w *Weight) fillLine(l int, x, importance, part []float32, codes []uint8) error {
+// lineBuffers is what filling a line needs beside it.
+type lineBuffers struct {
+	grid  Grid
+	part  []float32 // a line, if groups are strided
+	shift []float32 // by group
+	codes []uint8   // a line; nil if no codes are wanted
+}
+
+func newLineBuffers(w *Weight) *lineBuffers {
+	b := &lineBuffers{grid: GridOf(w.Scheme), shift: make([]float32, w.Groups()), codes: make([]uint8, w.LineLen())}
+	if w.Scheme.Strided {
+		b.part = make([]float32, w.LineLen())
+	}
+	return b
+}
+
+// fillLine sets the parameters of line l, whose weights are x, and its codes
+// unless b has no room for them. importance is that of Grid.Fit.
+func (w *Weight) fillLine(l int, x, importance []float32, b *lineBuffers) error {
 	s, groups := w.Scheme, w.Groups()
 	if s.Strided {
-		x = gather(part, x, groups)
+		x = gather(b.part, x, groups)
 	}
-	n := s.groupLen(len(x))
-	for k := range groups {
-		a, b := k*n, min((k+1)*n, len(x))
+	n := s.GroupLen(len(x))
+	scale, shift := w.Scales[l*groups:(l+1)*groups], b.shift
+	// What is fitted is rounded while it is still in the cache.
+	const few = 4096 // weights
+	span := b.grid.Span()
+	step := span * max(1, few/(span*n)) // groups
+	for k0 := 0; k0 < groups; k0 += step {
+		k1 := min(k0+step, groups)
+		i0, i1 := k0*n, min(k1*n, len(x))
 		var imp []float32
 		if importance != nil {
-			imp = importance[a:b]
+			imp = importance[i0:i1]
 		}
-		g, err := s.Grid(x[a:b], imp)
-		if err != nil {
-			return fmt.Errorf("%s %d, group %d: %w", lineName(s.Axis), l, k, err)
+		if k, err := b.grid.Fit(scale[k0:k1], shift[k0:k1], x[i0:i1], imp, n, s.ClipRule()); err != nil {
+			return fmt.Errorf("%s %d, group %d: %w", lineName(s.Axis), l, k0+k, err)
 		}
-		w.Scales[l*groups+k], w.Zeros[l*groups+k] = g.Scale, g.Zero
-		if codes != nil {
-			kernel.QuantRow(codes[a:b], x[a:b], g.Scale, float32(g.Zero), float32(s.MaxCode()))
+		if b.codes != nil {
+			b.grid.Round(b.codes[i0:i1], nil, x[i0:i1], scale[k0:k1], shift[k0:k1], n)
 		}
 	}
-	if codes == nil {
+	w.SetParams(l*groups, scale, shift)
+	if b.codes == nil {
 		return nil
 	}
+	codes := b.codes
 	if s.Strided {
 		codes = scatter(codes, groups)
 	}

@@ -1,20 +1,23 @@
 // Package quant defines how weights are put on low-bit grids: the scheme
-// (bits, group size, axis, range rule), the packed weight that results, the
-// Quantizer interface that every method implements, round-to-nearest, and
-// the calibration statistics and losses by which methods are compared.
+// (bits, group size, axis, range rule), the grid of values that a group can
+// take, the packed weight that results, the Quantizer interface that every
+// method implements, round-to-nearest, and the calibration statistics and
+// losses by which methods are compared.
 //
 // A group is GroupSize weights that share one scale s and one zero-point z;
-// a code u in 0 … 2^Bits-1 stands for the weight s*(u-z). With axis OC a
-// group lies inside one output row, with axis IC inside one input column
-// (AdaDim, arXiv 2309.15531, §4.1).
+// a code u in 0 … 2^Bits-1 stands for the weight s*(u-z), or for what
+// another Grid makes of it. With axis OC a group lies inside one output row,
+// with axis IC inside one input column (AdaDim, arXiv 2309.15531, §4.1).
 package quant
 
 import (
 	"errors"
 	"fmt"
+
+	"github.com/golowbit/lowbit/internal/enum"
 )
 
-// Axis says inside which channel a group lies.
+// Axis says inside which channel a group lies. Its text is "oc" or "ic".
 type Axis uint8
 
 const (
@@ -24,28 +27,22 @@ const (
 	IC
 )
 
-func (a Axis) String() string {
-	switch a {
-	case OC:
-		return "oc"
-	case IC:
-		return "ic"
-	}
-	return fmt.Sprintf("Axis(%d)", uint8(a))
-}
+var axes = enum.New[Axis]("Axis", "axis", ErrScheme, "oc", "ic")
 
-// ParseAxis reads "oc" or "ic".
-func ParseAxis(s string) (Axis, error) {
-	switch s {
-	case "oc":
-		return OC, nil
-	case "ic":
-		return IC, nil
-	}
-	return 0, fmt.Errorf("axis %q: want oc or ic", s)
-}
+// String returns the axis' text.
+func (a Axis) String() string { return axes.String(a) }
 
-// Range is the rule by which a group's extremes become a scale.
+// MarshalText implements encoding.TextMarshaler.
+func (a Axis) MarshalText() ([]byte, error) { return axes.Marshal(a) }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (a *Axis) UnmarshalText(text []byte) error { return axes.Unmarshal(a, text) }
+
+// ParseAxis reads "oc" or "ic". Errors wrap ErrScheme.
+func ParseAxis(s string) (Axis, error) { return axes.Parse(s) }
+
+// Range is the rule by which a group's extremes become a scale. Its text is
+// "zero" or "paper".
 type Range uint8
 
 const (
@@ -58,18 +55,22 @@ const (
 	RangePaper
 )
 
-func (r Range) String() string {
-	switch r {
-	case RangeZero:
-		return "zero"
-	case RangePaper:
-		return "paper"
-	}
-	return fmt.Sprintf("Range(%d)", uint8(r))
-}
+var ranges = enum.New[Range]("Range", "range rule", ErrScheme, "zero", "paper")
+
+// String returns the rule's text.
+func (r Range) String() string { return ranges.String(r) }
+
+// MarshalText implements encoding.TextMarshaler.
+func (r Range) MarshalText() ([]byte, error) { return ranges.Marshal(r) }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (r *Range) UnmarshalText(text []byte) error { return ranges.Unmarshal(r, text) }
+
+// ParseRange reads "zero" or "paper". Errors wrap ErrScheme.
+func ParseRange(s string) (Range, error) { return ranges.Parse(s) }
 
 // ScaleType is the type in which scales are stored. Codes are chosen after
-// the scale has been rounded to it.
+// the scale has been rounded to it. Its text is "f16", "f32" or "f16short".
 type ScaleType uint8
 
 const (
@@ -83,17 +84,19 @@ const (
 	F16Short
 )
 
-func (t ScaleType) String() string {
-	switch t {
-	case F16:
-		return "f16"
-	case F32:
-		return "f32"
-	case F16Short:
-		return "f16short"
-	}
-	return fmt.Sprintf("ScaleType(%d)", uint8(t))
-}
+var scaleTypes = enum.New[ScaleType]("ScaleType", "scale type", ErrScheme, "f16", "f32", "f16short")
+
+// String returns the type's text.
+func (t ScaleType) String() string { return scaleTypes.String(t) }
+
+// MarshalText implements encoding.TextMarshaler.
+func (t ScaleType) MarshalText() ([]byte, error) { return scaleTypes.Marshal(t) }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (t *ScaleType) UnmarshalText(text []byte) error { return scaleTypes.Unmarshal(t, text) }
+
+// ParseScaleType reads "f16", "f32" or "f16short". Errors wrap ErrScheme.
+func ParseScaleType(s string) (ScaleType, error) { return scaleTypes.Parse(s) }
 
 // Bits returns the bits a stored scale takes.
 func (t ScaleType) Bits() int {
@@ -108,16 +111,23 @@ const WholeLine = -1
 
 // Scheme is a quantization grid for a weight [out, in].
 type Scheme struct {
-	Bits      int       // 2 … 8
-	GroupSize int       // weights per group along the axis, or WholeLine; the last group may be shorter
-	Axis      Axis      // inside which channel a group lies
-	Symmetric bool      // zero-point fixed at 2^(Bits-1)
-	Strided   bool      // axis IC only: group k of n holds outputs k, k+n, k+2n, …; GroupSize must divide out
-	Range     Range     // asymmetric range rule
-	ScaleType ScaleType // type of the stored scales
-	Clip      bool      // shrink each group's range to minimize Σ|err|^2.4 (GPTQ's mse option)
-	ClipInput bool      // with Clip, minimize Σ H_jj err² instead, and try the zero-points beside the rounded one
-	MinZero   int       // asymmetric zero-points are at least this; 1 keeps GPTQ v1 files unambiguous
+	Bits      int       `json:"bits"`       // 2 … 8
+	GroupSize int       `json:"group_size"` // weights per group along the axis, or WholeLine; the last group may be shorter
+	Axis      Axis      `json:"axis"`       // inside which channel a group lies
+	Symmetric bool      `json:"symmetric"`  // zero-point fixed at 2^(Bits-1)
+	Strided   bool      `json:"strided"`    // axis IC only: group k of n holds outputs k, k+n, k+2n, …; GroupSize must divide out
+	Range     Range     `json:"range"`      // asymmetric range rule
+	ScaleType ScaleType `json:"scale_type"` // type of the stored scales
+	Clip      bool      `json:"clip"`       // shrink each group's range to minimize Σ|err|^2.4 (GPTQ's mse option)
+	ClipInput bool      `json:"clip_input"` // with Clip, minimize Σ H_jj err² instead, and try the zero-points beside the rounded one
+	MinZero   int       `json:"min_zero"`   // asymmetric zero-points are at least this; 1 keeps GPTQ v1 files unambiguous
+
+	// Grid is what values a group can take, if they are not evenly spaced or
+	// their parameters not stored as ScaleType and zero-points; nil means the
+	// uniform grid. It has rules of its own for what Symmetric, Range,
+	// ScaleType and MinZero say of the uniform one: they must be 0. JSON has
+	// its text, and cannot be read back where there is one.
+	Grid Grid `json:"grid,omitempty"`
 }
 
 // ErrScheme is wrapped by every error about an impossible scheme.
@@ -133,16 +143,23 @@ func (s Scheme) Validate() error {
 		return bad("bits %d, want 2 to 8", s.Bits)
 	case s.GroupSize == 0 || s.GroupSize < WholeLine:
 		return bad("group size %d, want a positive number or %d for whole rows or columns", s.GroupSize, WholeLine)
-	case s.Axis > IC:
-		return bad("unknown axis %d", s.Axis)
-	case s.Range > RangePaper:
-		return bad("unknown range rule %d", s.Range)
-	case s.ScaleType > F16Short:
-		return bad("unknown scale type %d", s.ScaleType)
-	case s.Strided && s.Axis != IC:
+	case s.Strided && s.Axis == OC:
 		return bad("strided groups need axis ic")
 	case s.MinZero < 0 || s.MinZero > 1:
 		return bad("smallest zero-point %d, want 0 or 1", s.MinZero)
+	}
+	if g := s.Grid; g != nil {
+		if g.Bits() != s.Bits {
+			return bad("bits %d, want %d of the grid", s.Bits, g.Bits())
+		}
+		if s.Symmetric || s.Range != 0 || s.ScaleType != 0 || s.MinZero != 0 {
+			return bad("symmetric, range, scale type and smallest zero-point are for the uniform grid only")
+		}
+	}
+	for _, err := range []error{axes.Check(s.Axis), ranges.Check(s.Range), scaleTypes.Check(s.ScaleType)} {
+		if err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -175,13 +192,20 @@ func (s Scheme) Lines(out, in int) (lines, length int) {
 
 // Groups returns the number of groups in a line of the given length.
 func (s Scheme) Groups(length int) int {
-	g := s.groupLen(length)
+	g := s.GroupLen(length)
 	return (length + g - 1) / g
 }
 
-func (s Scheme) groupLen(length int) int {
+// GroupLen returns the length of a full group in a line of the given length.
+func (s Scheme) GroupLen(length int) int {
 	if s.GroupSize == WholeLine || s.GroupSize > length {
 		return length
 	}
 	return s.GroupSize
+}
+
+// SpanLen returns the number of weights, in a line of the given length, whose
+// groups store their parameters together (Grid.Span).
+func (s Scheme) SpanLen(length int) int {
+	return min(s.GroupLen(length)*GridOf(s).Span(), length)
 }

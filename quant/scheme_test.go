@@ -1,6 +1,8 @@
 package quant_test
 
 import (
+	"encoding/json"
+	"fmt"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -22,9 +24,9 @@ func TestSchemeValidate(t *testing.T) {
 		"9 bits":        {func(s *quant.Scheme) { s.Bits = 9 }, "bits 9, want 2 to 8"},
 		"no group":      {func(s *quant.Scheme) { s.GroupSize = 0 }, "group size 0, want a positive number or -1 for whole rows or columns"},
 		"group -2":      {func(s *quant.Scheme) { s.GroupSize = -2 }, "group size -2, want a positive number or -1 for whole rows or columns"},
-		"axis":          {func(s *quant.Scheme) { s.Axis = 2 }, "unknown axis 2"},
-		"range":         {func(s *quant.Scheme) { s.Range = 2 }, "unknown range rule 2"},
-		"scale type":    {func(s *quant.Scheme) { s.ScaleType = 3 }, "unknown scale type 3"},
+		"axis":          {func(s *quant.Scheme) { s.Axis = 2 }, "unknown axis 2, want oc or ic"},
+		"range":         {func(s *quant.Scheme) { s.Range = 2 }, "unknown range rule 2, want zero or paper"},
+		"scale type":    {func(s *quant.Scheme) { s.ScaleType = 3 }, "unknown scale type 3, want f16, f32 or f16short"},
 		"strided":       {func(s *quant.Scheme) { s.Strided = true }, "strided groups need axis ic"},
 		"negative zero": {func(s *quant.Scheme) { s.MinZero = -1 }, "smallest zero-point -1, want 0 or 1"},
 		"zero 2":        {func(s *quant.Scheme) { s.MinZero = 2 }, "smallest zero-point 2, want 0 or 1"},
@@ -86,4 +88,40 @@ func TestNames(t *testing.T) {
 	require.Equal(t, []string{"f16", "f32", "f16short", "ScaleType(3)"},
 		[]string{quant.F16.String(), quant.F32.String(), quant.F16Short.String(), quant.ScaleType(3).String()})
 	require.Equal(t, []int{16, 32, 16}, []int{quant.F16.Bits(), quant.F32.Bits(), quant.F16Short.Bits()})
+}
+
+func TestSchemeJSON(t *testing.T) {
+	s := quant.Scheme{Bits: 3, GroupSize: quant.WholeLine, Axis: quant.IC, Range: quant.RangePaper, ScaleType: quant.F16Short, Clip: true}
+	text, err := json.Marshal(s)
+	require.NoError(t, err)
+	require.JSONEq(t, `{"bits": 3, "group_size": -1, "axis": "ic", "symmetric": false, "strided": false, "range": "paper",
+		"scale_type": "f16short", "clip": true, "clip_input": false, "min_zero": 0}`, string(text))
+	var got quant.Scheme
+	require.NoError(t, json.Unmarshal(text, &got))
+	require.Equal(t, s, got)
+	require.ErrorIs(t, json.Unmarshal([]byte(`{"axis": "row"}`), &got), quant.ErrScheme)
+	s.Axis = 2
+	_, err = json.Marshal(s)
+	require.ErrorIs(t, err, quant.ErrScheme)
+}
+
+func TestEnumTexts(t *testing.T) {
+	for want, v := range map[string]fmt.Stringer{
+		"oc": quant.OC, "ic": quant.IC, "Axis(2)": quant.Axis(2),
+		"zero": quant.RangeZero, "paper": quant.RangePaper, "Range(2)": quant.Range(2),
+		"f16": quant.F16, "f32": quant.F32, "f16short": quant.F16Short, "ScaleType(3)": quant.ScaleType(3),
+	} {
+		require.Equal(t, want, v.String())
+	}
+	a, err := quant.ParseAxis("ic")
+	require.NoError(t, err)
+	require.Equal(t, quant.IC, a)
+	r, err := quant.ParseRange("paper")
+	require.NoError(t, err)
+	require.Equal(t, quant.RangePaper, r)
+	st, err := quant.ParseScaleType("f32")
+	require.NoError(t, err)
+	require.Equal(t, quant.F32, st)
+	_, err = quant.ParseScaleType("F32")
+	require.EqualError(t, err, `invalid quantization scheme: unknown scale type "F32", want f16, f32 or f16short`)
 }

@@ -1,7 +1,7 @@
 package quant
 
 import (
-	"context"
+	"errors"
 	"fmt"
 
 	"github.com/golowbit/lowbit/internal/kernel"
@@ -21,14 +21,17 @@ import (
 //
 //	Scale*(code-Zero) * RowScale[r] * InputScale[j]
 //
-// in float32, multiplied in this order, where absent scales count as 1.
+// in float32, multiplied in this order, where absent scales count as 1. With
+// a Scheme.Grid the first factor is that grid's value, of the scale and of
+// Shifts in place of Zeros.
 type Weight struct {
 	Out, In int
 	Scheme  Scheme
 
 	Codes  []uint32
 	Scales []float32
-	Zeros  []uint8
+	Zeros  []uint8   // nil with a Scheme.Grid
+	Shifts []float32 // by group as Scales, with a Scheme.Grid; else nil
 
 	// GroupIndex gives the group of each position of a line where it does
 	// not follow from the scheme (GPTQ act-order with dynamic groups), else nil.
@@ -47,16 +50,6 @@ type Weight struct {
 	Notes []string
 }
 
-// Quantizer is a quantization method. Quantize puts w [out, in] on the grid
-// that s describes. cal may be nil for methods that need no data; methods
-// that do need it say what they do without. The weight is not modified.
-//
-// Implementations must be safe for concurrent use and give the same result
-// for any number of workers.
-type Quantizer interface {
-	Quantize(ctx context.Context, w *tensor.Matrix, s Scheme, cal *Calibration) (*Weight, error)
-}
-
 // NewWeight returns a weight with room for codes, scales and zero-points.
 // The scheme must fit the shape (Scheme.CheckShape).
 func NewWeight(out, in int, s Scheme) *Weight {
@@ -64,7 +57,11 @@ func NewWeight(out, in int, s Scheme) *Weight {
 	lines, _ := s.Lines(out, in)
 	n := lines * w.Groups()
 	w.Scales = make([]float32, n)
-	w.Zeros = make([]uint8, n)
+	if s.Grid == nil {
+		w.Zeros = make([]uint8, n)
+	} else {
+		w.Shifts = make([]float32, n)
+	}
 	w.Codes = make([]uint32, lines*w.WordsPerLine())
 	return w
 }
@@ -89,7 +86,29 @@ func (w *Weight) Group(p int) int {
 	case w.Scheme.Strided:
 		return p % w.Groups()
 	}
-	return p / w.Scheme.groupLen(w.LineLen())
+	return p / w.Scheme.GroupLen(w.LineLen())
+}
+
+// Shift is the shift of group i, counted as in Scales: its zero-point for the
+// uniform grid.
+func (w *Weight) Shift(i int) float32 {
+	if w.Shifts != nil {
+		return w.Shifts[i]
+	}
+	return float32(w.Zeros[i])
+}
+
+// SetParams sets scales and shifts of the groups from i on, counted as in
+// Scales.
+func (w *Weight) SetParams(i int, scale, shift []float32) {
+	copy(w.Scales[i:i+len(scale)], scale)
+	if w.Shifts != nil {
+		copy(w.Shifts[i:i+len(shift)], shift)
+		return
+	}
+	for k, z := range shift {
+		w.Zeros[i+k] = uint8(z)
+	}
 }
 
 // SetLine packs the codes of line l.
@@ -112,9 +131,13 @@ func (w *Weight) Contiguous() bool { return w.GroupIndex == nil && !w.Scheme.Str
 func (w *Weight) DequantizeLine(dst []float32, codes []uint8, l int) {
 	w.Line(codes, l)
 	g := w.Groups()
+	if w.Scheme.Grid != nil {
+		w.gridValues(dst, codes, l)
+		return
+	}
 	scales, zeros := w.Scales[l*g:(l+1)*g], w.Zeros[l*g:(l+1)*g]
 	if w.Contiguous() {
-		n := w.Scheme.groupLen(len(dst))
+		n := w.Scheme.GroupLen(len(dst))
 		for k := range g {
 			a, b := k*n, min((k+1)*n, len(dst))
 			kernel.Dequant(dst[a:b], codes[a:b], scales[k], float32(zeros[k]))
@@ -125,6 +148,22 @@ func (w *Weight) DequantizeLine(dst []float32, codes []uint8, l int) {
 		k := w.Group(p)
 		dst[p] = scales[k] * (float32(codes[p]) - float32(zeros[k]))
 	}
+}
+
+// gridValues is DequantizeLine for a Scheme.Grid.
+func (w *Weight) gridValues(dst []float32, codes []uint8, l int) {
+	g, n := w.Groups(), w.Scheme.GroupLen(len(dst))
+	scale, shift := w.Scales[l*g:(l+1)*g], w.Shifts[l*g:(l+1)*g]
+	if !w.Contiguous() {
+		n = 1
+		each := make([]float32, 2*len(dst))
+		for p := range dst {
+			k := w.Group(p)
+			each[p], each[len(dst)+p] = scale[k], shift[k]
+		}
+		scale, shift = each[:len(dst)], each[len(dst):]
+	}
+	w.Scheme.Grid.Values(dst, codes, scale, shift, n)
 }
 
 // Dequantize returns the dense weight [Out, In].
@@ -160,11 +199,7 @@ func (w *Weight) Dequantize() *tensor.Matrix {
 // row and input scales and a group index.
 func (w *Weight) StorageBits() int64 {
 	bits := int64(w.Out) * int64(w.In) * int64(w.Scheme.Bits)
-	groups := int64(len(w.Scales))
-	bits += groups * int64(w.Scheme.ScaleType.Bits())
-	if !w.Scheme.Symmetric {
-		bits += groups * int64(w.Scheme.Bits)
-	}
+	bits += int64(w.Lines()) * GridOf(w.Scheme).ParamBits(w.Groups())
 	bits += 16 * int64(len(w.RowScale)+len(w.InputScale))
 	bits += 32 * int64(len(w.GroupIndex))
 	return bits
@@ -180,18 +215,8 @@ func (w *Weight) Validate() error {
 	if len(w.Codes) != lines*w.WordsPerLine() {
 		return fmt.Errorf("%d words of codes, want %d", len(w.Codes), lines*w.WordsPerLine())
 	}
-	if len(w.Scales) != lines*groups || len(w.Zeros) != lines*groups {
-		return fmt.Errorf("%d scales and %d zero-points, want %d", len(w.Scales), len(w.Zeros), lines*groups)
-	}
-	for i, z := range w.Zeros {
-		if int(z) > w.Scheme.MaxCode() {
-			return fmt.Errorf("zero-point %d of line %d, want at most %d", z, i/groups, w.Scheme.MaxCode())
-		}
-	}
-	for i, v := range w.Scales {
-		if !finite(v) {
-			return fmt.Errorf("scale %g of line %d is not finite", v, i/groups)
-		}
+	if err := w.validateParams(lines, groups); err != nil {
+		return err
 	}
 	if w.GroupIndex != nil {
 		if len(w.GroupIndex) != n {
@@ -214,6 +239,37 @@ func (w *Weight) Validate() error {
 			if !finite(v) {
 				return fmt.Errorf("row or input scale %g of channel %d is not finite", v, i)
 			}
+		}
+	}
+	return nil
+}
+
+// validateParams checks scales, zero-points and shifts.
+func (w *Weight) validateParams(lines, groups int) error {
+	n := lines * groups
+	second, count := "zero-points", len(w.Zeros)
+	if w.Scheme.Grid != nil {
+		second, count = "shifts", len(w.Shifts)
+	}
+	if len(w.Scales) != n || count != n {
+		return fmt.Errorf("%d scales and %d %s, want %d", len(w.Scales), count, second, n)
+	}
+	if w.Scheme.Grid != nil && w.Zeros != nil || w.Scheme.Grid == nil && w.Shifts != nil {
+		return errors.New("shifts and zero-points do not go together")
+	}
+	for i, z := range w.Zeros {
+		if int(z) > w.Scheme.MaxCode() {
+			return fmt.Errorf("zero-point %d of line %d, want at most %d", z, i/groups, w.Scheme.MaxCode())
+		}
+	}
+	for i, v := range w.Scales {
+		if !finite(v) {
+			return fmt.Errorf("scale %g of line %d is not finite", v, i/groups)
+		}
+	}
+	for i, v := range w.Shifts {
+		if !finite(v) {
+			return fmt.Errorf("shift %g of line %d is not finite", v, i/groups)
 		}
 	}
 	return nil

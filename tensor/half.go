@@ -24,3 +24,13 @@ func RoundF16(v float32) float32 {
 	kernel.F16ToF32(f[:], h[:])
 	return f[0]
 }
+
+// RoundBF16 returns v rounded to the nearest bfloat16, ties to even.
+func RoundBF16(v float32) float32 {
+	var h [1]uint16
+	var f [1]float32
+	f[0] = v
+	kernel.F32ToBF16(h[:], f[:])
+	kernel.BF16ToF32(f[:], h[:])
+	return f[0]
+}

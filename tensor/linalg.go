@@ -31,16 +31,6 @@ func Cholesky(a *Matrix, workers int) int {
 	return kernel.Cholesky(a.Rows, a.Data, a.Stride, workers)
 }
 
-// TrsmRight solves X op(L) = B for X in place of B, where L is lower
-// triangular and op transposes if trans is set. The upper triangle of l is
-// not read; its diagonal must not be 0.
-func TrsmRight(trans bool, l, x *Matrix, workers int) {
-	if l.Rows != l.Cols || x.Cols != l.Rows {
-		panic("tensor: triangular solve of mismatched shapes")
-	}
-	kernel.TrsmRight(trans, x.Rows, x.Cols, l.Data, l.Stride, x.Data, x.Stride, workers)
-}
-
 // HasBF16 tells whether the products named BF16 run on this CPU's bfloat16
 // instructions. Where they do not, they are the float32 products.
 func HasBF16() bool { return kernel.HasBF16() }

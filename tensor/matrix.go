@@ -1,6 +1,6 @@
 // Package tensor holds float32 matrices and the few dense operations that
-// quantization needs: products, symmetric rank-k updates, triangular
-// factorizations and half-precision conversion.
+// quantization needs: products, symmetric rank-k updates, factorizations and
+// solvers, and half-precision conversion.
 //
 // Shape mismatches are bugs of the caller and panic with a constant text, as
 // in gonum. Every operation gives the same bytes for any number of workers.

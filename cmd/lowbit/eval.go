@@ -12,6 +12,7 @@ import (
 
 func (a *app) evalCommand() *cobra.Command {
 	var o lowbit.EvalOptions
+	var text textFlags
 	var asJSON, quiet bool
 	c := &cobra.Command{
 		Use:   "eval MODEL --text FILE",
@@ -26,17 +27,18 @@ of the other model is measured too.`,
 		Args:    oneArg("model", " (repeat --text for every file)"),
 		RunE: func(c *cobra.Command, args []string) error {
 			o.Model = args[0]
-			if len(o.Text.Files) == 0 {
+			if !text.given() {
 				return usageError{fmt.Errorf("no text given: use --text FILE")}
 			}
+			o.Text = text.text(a.stdin)
 			return a.eval(c.Context(), o, asJSON, quiet)
 		},
 	}
 	s := c.Flags()
 	s.SortFlags = false
-	s.StringArrayVar(&o.Text.Files, "text", nil, "UTF-8 text to measure on (repeatable)")
+	text.register(s, "text", "text to measure on")
+	text.registerReading(s)
 	s.IntVar(&o.Window, "window", 0, "tokens a window (default 2048 or the model's context)")
-	s.BoolVar(&o.Text.PerDocument, "per-document", false, "encode every document (text between blank lines) by itself, with its beginning-of-sequence token")
 	s.StringVar(&o.Against, "against", "", "another model with the same vocabulary, to compare with")
 	s.StringVar(&o.Tokenizer, "tokenizer", "", "folder of the tokenizer (default: the model)")
 	s.BoolVar(&o.BF16, "bf16", false, "round activations of a bfloat16 model to bfloat16, where the CPU is faster at it")

@@ -45,7 +45,7 @@ func printInfo(w io.Writer, i *lowbit.Info) error {
 			tied = ", tied embeddings"
 		}
 		t.add("architecture", i.Architecture)
-		t.add("blocks", fmt.Sprintf("%d of width %d, MLP %d", i.Layers, i.Hidden, i.Intermediate))
+		t.add("blocks", fmt.Sprintf("%d of width %d, MLP %d", i.Blocks, i.Hidden, i.Intermediate))
 		t.add("heads", fmt.Sprintf("%d query, %d key/value, of width %d", i.Heads, i.KVHeads, i.HeadDim))
 		t.add("vocabulary", fmt.Sprintf("%d%s", i.Vocab, tied))
 		t.add("context", fmt.Sprint(i.Context))
@@ -76,9 +76,22 @@ func printInfo(w io.Writer, i *lowbit.Info) error {
 	return t.write(w)
 }
 
-// scheme describes the grid of a layer.
+// scheme describes the grid of a layer and what it has beside it.
 func scheme(l lowbit.QuantizedLayer) string {
-	s := l.Scheme
+	parts := []string{schemeText(l.Scheme)}
+	for _, p := range []struct {
+		has  bool
+		name string
+	}{{l.RowScale, "row scale"}, {l.InputScale, "input scale"}, {l.GroupIndex, "group index"}} {
+		if p.has {
+			parts = append(parts, p.name)
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+// schemeText describes a grid.
+func schemeText(s quant.Scheme) string {
 	parts := []string{fmt.Sprintf("%d bits", s.Bits)}
 	if s.GroupSize == quant.WholeLine {
 		parts = append(parts, "whole channels")
@@ -89,13 +102,8 @@ func scheme(l lowbit.QuantizedLayer) string {
 		parts = append(parts, "symmetric")
 	}
 	parts = append(parts, s.ScaleType.String()+" scales")
-	for _, p := range []struct {
-		has  bool
-		name string
-	}{{s.Strided, "strided"}, {l.RowScale, "row scale"}, {l.InputScale, "input scale"}, {l.GroupIndex, "group index"}} {
-		if p.has {
-			parts = append(parts, p.name)
-		}
+	if s.Strided {
+		parts = append(parts, "strided")
 	}
 	return strings.Join(parts, ", ")
 }

@@ -32,7 +32,7 @@ func main() {
 	// A second signal ends the process at once.
 	context.AfterFunc(ctx, stop)
 	a := &app{
-		args: os.Args[1:], stdout: os.Stdout, stderr: os.Stderr,
+		args: os.Args[1:], stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
 		terminal: term.IsTerminal(int(os.Stderr.Fd())),
 	}
 	os.Exit(a.run(ctx))
@@ -41,6 +41,7 @@ func main() {
 // app is one call of the command.
 type app struct {
 	args     []string
+	stdin    io.Reader
 	stdout   io.Writer // results only
 	stderr   io.Writer // progress, warnings and errors
 	terminal bool      // stderr is one

@@ -5,7 +5,6 @@ import (
 	"io"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/schollz/progressbar/v3"
@@ -25,6 +24,9 @@ type progress struct {
 	warned map[string]map[string]bool // layers, by what is said of them
 	last   time.Time                  // when the last plain line of a phase was written
 	now    func() time.Time
+
+	started time.Time // when the work began
+	before  int       // layers that an earlier run has finished
 }
 
 func (a *app) progress(quiet bool) *progress {
@@ -34,7 +36,7 @@ func (a *app) progress(quiet bool) *progress {
 // event is an Options.Events function.
 func (p *progress) event(e lowbit.Event) {
 	if e.Kind == lowbit.EventWarning {
-		p.warning(e.Message)
+		p.warning(e.Name, e.Message)
 		return
 	}
 	if p.quiet {
@@ -42,9 +44,16 @@ func (p *progress) event(e lowbit.Event) {
 	}
 	switch e.Kind {
 	case lowbit.EventPlan:
-		p.layers = true
+		p.layers, p.started, p.before = true, p.now(), e.Kept
+		if e.Plan != nil {
+			p.line(settingsLine(e.Plan))
+		}
 		if !p.terminal {
-			p.line(fmt.Sprintf("%d layers to quantize in %d blocks", e.Total, e.Blocks))
+			text := fmt.Sprintf("%d layers to quantize in %d blocks", e.Total, e.Blocks)
+			if e.Kept > 0 {
+				text += fmt.Sprintf(", %d of them finished by an earlier run", e.Kept)
+			}
+			p.line(text)
 		}
 	case lowbit.EventBlock:
 		if p.terminal && p.bar != nil {
@@ -64,13 +73,13 @@ func (p *progress) event(e lowbit.Event) {
 
 // warning shows what is said of a layer once; close counts the layers of
 // which the same was said.
-func (p *progress) warning(message string) {
-	layer, text, ok := strings.Cut(message, ": ")
-	if !ok {
-		layer, text = "", message
-	}
+func (p *progress) warning(layer, text string) {
 	if p.warned[text] == nil {
 		p.warned[text] = map[string]bool{}
+		message := text
+		if layer != "" {
+			message = layer + ": " + text
+		}
 		p.line("warning: " + message)
 	}
 	p.warned[text][layer] = true
@@ -97,11 +106,23 @@ func (p *progress) layer(e lowbit.Event) {
 	what := "left dense"
 	if !l.Dense {
 		what = l.Arm
-		if l.Decision != nil {
-			what += fmt.Sprintf("  loss %.3g  %.2f s", l.Loss, l.Seconds)
+		if l.Loss != nil {
+			what += fmt.Sprintf("  loss %.3g  %.2f s", *l.Loss, l.Seconds)
 		}
 	}
-	p.line(fmt.Sprintf("%d/%d  %s  %s", e.Done, e.Total, l.Name, what))
+	p.line(fmt.Sprintf("%d/%d  %s  %s%s", e.Done, e.Total, l.Name, what, p.left(e)))
+}
+
+// left says how long the layers still to do will take, at the pace of those
+// that this run has done.
+func (p *progress) left(e lowbit.Event) string {
+	fresh := e.Done - p.before
+	spent := p.now().Sub(p.started)
+	if fresh <= 0 || e.Done == e.Total || spent < 10*time.Second {
+		return ""
+	}
+	left := time.Duration(float64(spent) / float64(fresh) * float64(e.Total-e.Done))
+	return fmt.Sprintf("  about %v left", left.Round(time.Second))
 }
 
 // step moves the bar of a phase; a new phase gets a new bar.

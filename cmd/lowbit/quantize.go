@@ -22,23 +22,32 @@ func (a *app) quantizeCommand() *cobra.Command {
 		Short: "Quantize a model folder",
 		Long: `Quantize a Hugging Face model folder (Llama, Mistral, Qwen2, Qwen3) block by block.
 
+` + quantizeRule + `
+
 The output appears under its name only when it is complete. An interrupted run
 leaves its finished layers in OUT.partial; the same command with --resume goes on.
 A table of layers is printed at the end; loss is the squared error of a layer's
-output relative to that output, margin is ln(loss of ic / loss of oc).`,
-		Example: `  # 4 bits, groups of 128, GPTQ, AdaDim choosing the axis
+output relative to that output, margin is ln(loss of ic / loss of oc). Sizes are
+those of the files of weights.`,
+		Example: `  # 4 bits, groups of 128, preset best
   lowbit quantize Llama-3.2-1B -o Llama-3.2-1B-lowbit --calib wiki.txt
 
   # 3 bits, and perplexity before and after
   lowbit quantize Llama-3.2-1B -o out --bits 3 --group-size 64 --calib wiki.txt --eval heldout.txt
 
+  # what a target means for this model
+  lowbit quantize Llama-3.2-1B --target vllm --print-config
+
   # round to nearest: no calibration text, as fast as the disk
   lowbit quantize Llama-3.2-1B -o out --method rtn --axis oc`,
 		Args: oneArg("model", ""),
 		RunE: func(c *cobra.Command, args []string) error {
-			o, err := f.options(c, args[0])
+			o, err := f.options(c, args[0], a.stdin)
 			if err != nil {
 				return usageError{err}
+			}
+			if f.printConfig {
+				return a.printConfig(o, f.json)
 			}
 			return a.quantize(c.Context(), o, &f)
 		},
@@ -50,27 +59,23 @@ output relative to that output, margin is ln(loss of ic / loss of oc).`,
 // quantizeResult is what --json prints.
 type quantizeResult struct {
 	*lowbit.Report
-	Engines    []string           `json:"engines"` // those that load it
 	Evaluation *lowbit.Evaluation `json:"evaluation,omitempty"`
 }
 
 func (a *app) quantize(ctx context.Context, o lowbit.Options, f *quantizeFlags) error {
 	// What is wrong with the text to measure on is better known before the work.
-	for _, name := range f.eval {
-		if _, err := os.Stat(name); err != nil {
-			return err
-		}
-	}
-	if f.target != "" {
-		if err := a.checkTarget(o, f.target); err != nil {
-			return err
-		}
+	if err := f.eval.check(); err != nil {
+		return err
 	}
 	p := a.progress(f.quiet)
-	finished, layers := 0, 0
+	kept, layers := 0, 0
 	o.Events = func(e lowbit.Event) {
-		if e.Kind == lowbit.EventLayer {
-			finished, layers = e.Done, e.Total
+		switch e.Kind {
+		case lowbit.EventPlan:
+			kept, layers = e.Kept, e.Total
+			a.noteTarget(e.Plan, o.Target)
+		case lowbit.EventLayer:
+			kept = e.Kept
 		}
 		p.event(e)
 	}
@@ -78,19 +83,20 @@ func (a *app) quantize(ctx context.Context, o lowbit.Options, f *quantizeFlags) 
 	p.close()
 	if err != nil {
 		if ctx.Err() != nil && errors.Is(err, context.Canceled) {
-			return interrupted{a.howToResume(o.Output, finished, layers)}
+			return interrupted{a.howToResume(o.Output, kept, layers)}
 		}
-		if errors.Is(err, lowbit.ErrOptions) && strings.Contains(err.Error(), "needs calibration text") {
+		if errors.Is(err, lowbit.ErrNeedsText) {
 			return fmt.Errorf("%w: use --calib FILE", err)
 		}
 		return err
 	}
-	result := quantizeResult{Report: report, Engines: readers(report)}
-	if len(f.eval) > 0 {
+	result := quantizeResult{Report: report}
+	if f.eval.given() {
+		text := f.eval.text(a.stdin)
+		text.PerDocument, text.BOS, text.Field = f.calib.perDocument, f.calib.bos, f.calib.field
 		result.Evaluation, err = lowbit.Evaluate(ctx, lowbit.EvalOptions{
 			Model: o.Output, Against: o.Model, Tokenizer: o.Model,
-			Text:   lowbit.Text{Files: f.eval, PerDocument: f.perDocument},
-			Window: f.window, Workers: f.workers, Events: p.event,
+			Text: text, Window: f.window, Workers: o.Workers, Events: p.event,
 		})
 		p.close()
 		if err != nil {
@@ -100,29 +106,20 @@ func (a *app) quantize(ctx context.Context, o lowbit.Options, f *quantizeFlags) 
 	if f.json {
 		return printJSON(a.stdout, result)
 	}
-	return printReport(a.stdout, result)
+	return printReport(a.stdout, result, !f.quiet)
 }
 
-// checkTarget refuses, before any work, what the engine would not load.
-func (a *app) checkTarget(o lowbit.Options, engine string) error {
-	notes, err := lowbit.Engines(o)
-	if err != nil {
-		return err
-	}
-	for _, n := range notes {
-		switch {
-		case n.Engine != engine:
-		case !n.Accepted:
-			return fmt.Errorf("--target: %v", n)
-		case n.Reason != "":
+// noteTarget says what the target needs to run the result.
+func (a *app) noteTarget(p *lowbit.Plan, engine string) {
+	for _, n := range p.Engines {
+		if n.Engine == engine && n.Reason != "" {
 			fmt.Fprintf(a.stderr, "note: %v\n", n)
 		}
 	}
-	return nil
 }
 
 // howToResume is the message after an interrupt.
-func (a *app) howToResume(output string, finished, layers int) string {
+func (a *app) howToResume(output string, kept, layers int) string {
 	partial := output + checkpoint.PartialSuffix
 	if _, err := os.Stat(partial); err != nil {
 		return "interrupted; nothing was finished, nothing is left behind"
@@ -136,8 +133,8 @@ func (a *app) howToResume(output string, finished, layers int) string {
 	if !resume {
 		words = append(words, "--resume")
 	}
-	return fmt.Sprintf("interrupted after %d of %d layers, which are kept in %s; go on with: %s",
-		finished, layers, partial, strings.Join(words, " "))
+	return fmt.Sprintf("interrupted; %d of %d layers are finished and kept in %s; go on with: %s",
+		kept, layers, partial, strings.Join(words, " "))
 }
 
 // quoted is a word as a POSIX shell takes it.
@@ -152,53 +149,56 @@ func quoted(w string) string {
 }
 
 // readers names the engines that load the result.
-func readers(r *lowbit.Report) []string {
-	var layers []layout.Layer
-	for _, l := range r.Layers {
-		if !l.Dense {
-			layers = append(layers, layout.Layer{Name: l.Name, Out: l.Out, In: l.In, Scheme: l.Scheme})
-		}
-	}
+func readers(notes []layout.Note) string {
 	names := []string{"lowbit"}
-	format, err := checkpoint.Lookup(r.Format)
-	if err != nil {
-		return names
-	}
-	for _, n := range checkpoint.Engines(format, layers) {
+	for _, n := range notes {
 		if n.Accepted {
 			names = append(names, n.Engine)
 		}
 	}
-	return names
+	return strings.Join(names, ", ")
 }
 
-func printReport(w io.Writer, r quantizeResult) error {
-	var t table
-	t.add("layer", "arm", "loss", "margin", "bits", "seconds")
-	for _, l := range r.Layers {
-		switch {
-		case l.Dense:
-			t.add(l.Name, "dense", "-", "-", "-", "-")
-		case l.Decision == nil: // no calibration text, so nothing was measured
-			t.add(l.Name, l.Arm, "-", "-", fmt.Sprintf("%.3f", l.Bits), "-")
-		default:
-			margin := "-"
-			if len(l.Decision.Candidates) > 1 {
-				margin = fmt.Sprintf("%+.3f", l.Margin)
-			}
-			t.add(l.Name, l.Arm, fmt.Sprintf("%.3g", l.Loss), margin, fmt.Sprintf("%.3f", l.Bits), fmt.Sprintf("%.2f", l.Seconds))
+func printReport(w io.Writer, r quantizeResult, layers bool) error {
+	if layers {
+		if err := printLayers(w, r.Layers); err != nil {
+			return err
 		}
 	}
-	if err := t.write(w); err != nil {
-		return err
-	}
-	text := fmt.Sprintf("\n%s (%s): %s before, %s after; %.3f bits per quantized weight; %.1f s\n",
+	text := fmt.Sprintf("%s (%s): %s before, %s after; %.3f bits per quantized weight; %.1f s\n",
 		r.Output, r.Format, size(r.BytesBefore), size(r.BytesAfter), r.BitsPerWeight, r.Seconds)
-	text += "engines that load it: " + strings.Join(r.Engines, ", ") + "\n"
+	text += "engines that load it: " + readers(r.Engines) + "\n"
 	if e := r.Evaluation; e != nil {
 		text += fmt.Sprintf("perplexity %.4f before, %.4f after; KL divergence %.4f; %d tokens in windows of %d\n",
 			*e.Against, e.Perplexity, *e.KL, e.Tokens, e.Window)
 	}
 	_, err := io.WriteString(w, text)
+	return err
+}
+
+func printLayers(w io.Writer, layers []lowbit.LayerReport) error {
+	var t table
+	t.add("layer", "arm", "loss", "margin", "bits", "seconds")
+	measured := func(format string, v *float64) string {
+		if v == nil {
+			return "-"
+		}
+		return fmt.Sprintf(format, *v)
+	}
+	for _, l := range layers {
+		if l.Dense {
+			t.add(l.Name, "dense", "-", "-", "-", "-")
+			continue
+		}
+		seconds := "-"
+		if l.Seconds > 0 {
+			seconds = fmt.Sprintf("%.2f", l.Seconds)
+		}
+		t.add(l.Name, l.Arm, measured("%.3g", l.Loss), measured("%+.3f", l.Margin), fmt.Sprintf("%.3f", l.Bits), seconds)
+	}
+	if err := t.write(w); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintln(w)
 	return err
 }

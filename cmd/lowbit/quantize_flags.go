@@ -2,7 +2,10 @@ package main
 
 import (
 	"fmt"
+	"io"
+	"math"
 	"regexp"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -11,83 +14,119 @@ import (
 	"github.com/golowbit/lowbit"
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/checkpoint"
-	"github.com/golowbit/lowbit/checkpoint/formats/autogptq"
+	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel"
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/gptq"
 	"github.com/golowbit/lowbit/quant"
+	"github.com/golowbit/lowbit/safetensors"
 )
 
-// quantizeFlags are the flags of quantize as they stand on the command line.
+// quantizeFlags are the flags of quantize. What they say about the result
+// goes into o as they are read; what is left is about this run of the command.
 type quantizeFlags struct {
-	output, format string
-	fit, resume    bool
-	skip           []string
+	o lowbit.Options
 
-	preset, target       string
-	method, axis, arms   string
-	bits, groupSize      int
-	sym, clip, clipInput bool
-	rangeRule, scaleType string
-	actOrder             bool
-	damp                 float64
-	refine               int
-	objective, search    string
-	inputs               string
-	correct              float64
-	fold                 string
-	bf16                 bool
-	calib                []string
-	perDocument          bool
-	samples, seqLen      int
-	eval                 []string
-	window               int
-	workers              int
-	json, quiet          bool
+	format      layout.Format
+	ggufDense   string
+	ggufQ8      bool
+	method      string
+	calib, eval textFlags
+	window      int
+	printConfig bool
+	json, quiet bool
 }
+
+// quantizeRule is how flags combine, for the help.
+const quantizeRule = `Settings come from three places. --preset (default best) sets method, clip, arms,
+objective, search, inputs, correction and refinement; --target sets format, axis, bits,
+group size and symmetry; every other flag overrides its one setting and leaves the rest.
+--method alone stands for --preset plain: the method as it is. --print-config shows what
+comes out, for every layer and with reasons, without doing any work.
+
+Groups are runs of weights that share a scale. They lie inside output channels (rows of
+the weight: axis oc) or inside input channels (columns: axis ic; strided means that such
+a group takes every n-th output instead of neighbours). An arm is an axis with or without
+one more scale outside the groups: oc, oc+in (a scale per input), ic, ic+row (a scale per
+output row). AdaDim chooses among the arms, layer by layer.`
 
 func (f *quantizeFlags) register(s *pflag.FlagSet) {
 	s.SortFlags = false
-	s.StringVarP(&f.output, "output", "o", "", "folder (or file, for gguf) to write; must not exist")
-	s.StringVar(&f.format, "format", "lowbit", "format of the output: "+strings.Join(formatNames(), ", "))
-	s.BoolVar(&f.fit, "fit", false, "change layers the format cannot hold to what it can, instead of refusing")
+	s.StringVarP(&f.o.Output, "output", "o", "", "folder (or file, for gguf) to write; must not exist")
+	s.BoolVar(&f.printConfig, "print-config", false, "print what would be done and why, and do nothing")
 
-	s.StringVar(&f.target, "target", "", "engine to write for; sets format, axis, bits, group size and symmetry: "+strings.Join(checkpoint.EngineNames(), ", "))
-	s.StringVar(&f.preset, "preset", "", "how hard to try; sets arms, clip, objective, search, inputs, correction and refinement: "+strings.Join(lowbit.Presets, ", ")+" (default "+defaultPreset+", unless a flag below from --method to --correct is given)")
+	option(s, "target", "`engine` to write for; sets format, axis, bits, group size and symmetry: "+strings.Join(checkpoint.EngineNames(), ", "), known(checkpoint.EngineNames(), "engine"), func(v string) { f.o.Target = v })
+	option(s, "preset", "how hard to try: `name` is plain, paper, fast or best (default best, or plain with --method)", lowbit.ParsePreset, func(v lowbit.Preset) { f.o.Preset = v })
 
-	s.StringVar(&f.method, "method", "gptq", "how weights are put on the grid: gptq or rtn")
-	s.StringVar(&f.axis, "axis", "ada", "where groups lie: oc (output channels), ic (input channels) or ada (chosen for every layer); with --preset, oc also folds input scales")
-	s.IntVar(&f.bits, "bits", 4, "bits a weight, 2 to 8")
-	s.IntVar(&f.groupSize, "group-size", 128, "weights that share a scale; -1 for whole channels")
-	s.BoolVar(&f.sym, "sym", false, "symmetric grid: the zero-point is fixed")
-	s.BoolVar(&f.actOrder, "act-order", true, "GPTQ takes the most active inputs first, with static groups")
-	s.BoolVar(&f.clip, "clip", false, "clip each group's range where that lowers its error")
-	s.BoolVar(&f.clipInput, "clip-input", false, "with --clip, weigh errors by the inputs, and try neighbouring zero-points")
-	s.StringVar(&f.rangeRule, "range", "zero", "range of an asymmetric group: zero (extended to hold 0) or paper (as in the public AdaDim code)")
-	s.StringVar(&f.scaleType, "scale-dtype", "f16", "type of the stored scales: f16, f32, or f16short (half floats of 7 bits, for Q4_1 in gguf)")
-	s.Float64Var(&f.damp, "damp", gptq.DefaultDamping, "GPTQ's damping, as a fraction of the mean diagonal of H")
-	s.IntVar(&f.refine, "refine", 0, "rounds of refinement of scales and codes after GPTQ")
+	f.registerFormat(s)
+	f.registerGrid(s)
+	f.registerMethod(s)
+	f.registerText(s)
 
-	s.StringVar(&f.arms, "arms", "paper", "what is chosen from: paper (oc,ic), all, or a list of oc, oc+in, ic, ic+row")
-	s.StringVar(&f.objective, "objective", "linear", "what decides between arms: linear, relative or block")
-	s.StringVar(&f.search, "search", "rtn", "what the candidates are quantized with: rtn, or method (slower, decides on what is stored)")
-	s.StringVar(&f.fold, "fold", "auto", "fold the scales of arms into the norm or layer before: auto (where the format cannot store them), on (where possible) or off")
-	s.Lookup("fold").NoOptDefVal = "on"
-
-	s.StringArrayVar(&f.calib, "calib", nil, "UTF-8 text to calibrate on (repeatable)")
-	s.BoolVar(&f.perDocument, "per-document", false, "encode every document (text between blank lines) by itself, with its beginning-of-sequence token")
-	s.IntVar(&f.samples, "samples", 0, "calibration windows (default 128)")
-	s.IntVar(&f.seqLen, "seq-len", 0, "tokens a calibration window (default 2048 or the model's context)")
-	s.StringVar(&f.inputs, "inputs", "fp", "what a block is calibrated on: fp (the unquantized model's stream) or quantized")
-	s.BoolVar(&f.bf16, "bf16", false, "round the activations of a bfloat16 model to bfloat16 in calibration, where the CPU is faster at it")
-	s.Float64Var(&f.correct, "correct", 0, "strength, 0 to 1, of the correction for quantized inputs; implies --inputs quantized")
-
-	s.StringArrayVar(&f.skip, "skip", nil, "leave layers whose name matches this regular expression dense (repeatable)")
-	s.BoolVar(&f.resume, "resume", false, "go on with an interrupted run")
-	s.StringArrayVar(&f.eval, "eval", nil, "text to measure perplexity on afterwards, of the source and of the result (repeatable)")
-	s.IntVar(&f.window, "window", 0, "tokens a window of --eval (default 2048 or the model's context)")
-	s.IntVar(&f.workers, "workers", 0, "goroutines (default: all cores)")
-	s.BoolVar(&f.json, "json", false, "print the report as one JSON object")
-	s.BoolVarP(&f.quiet, "quiet", "q", false, "no progress")
+	option(s, "skip", "leave layers whose name matches this regular `expression` dense (repeatable)", regexp.Compile, func(r *regexp.Regexp) { f.o.Skip = append(f.o.Skip, r) })
+	s.BoolVar(&f.o.Resume, "resume", false, "go on with an interrupted run")
+	s.IntVar(&f.o.Workers, "workers", 0, "goroutines (default: all cores)")
+	s.BoolVar(&f.json, "json", false, "print one JSON object")
+	s.BoolVarP(&f.quiet, "quiet", "q", false, "no progress, no settings and no table of layers")
 }
+
+func (f *quantizeFlags) registerFormat(s *pflag.FlagSet) {
+	option(s, "format", "`format` of the output: "+strings.Join(formatNames(), ", ")+" (default lowbit, or the target's)", lookup, func(v layout.Format) { f.format = v })
+	option(s, "fit", "layers the format cannot hold: on changes them to what it can; arms only leaves out arms; off refuses (default: arms where no --arms or --axis ada asks for more, else off)", lowbit.ParseFit, func(v lowbit.Fit) { f.o.Fit = v })
+	s.Lookup("fit").NoOptDefVal = lowbit.FitOn.String()
+	option(s, "max-shard-size", "split the output into files of at most this `size`, such as 5GB or 500MB", parseSize, func(n int64) { f.o.MaxShardBytes = n })
+	option(s, "gguf-dense", "`type` of what is not quantized in a GGUF file: f16, f32 or bf16 (default f16)", known([]string{"f16", "f32", "bf16"}, "type"), func(v string) { f.ggufDense = v })
+	s.BoolVar(&f.ggufQ8, "gguf-q8-embeddings", false, "store the embedding and the output head of a GGUF file as Q8_0")
+}
+
+func (f *quantizeFlags) registerGrid(s *pflag.FlagSet) {
+	option(s, "bits", "`bits` a weight, 2 to 8 (default 4, or the target's)", nonZero("bits 0, want 2 to 8"), func(n int) { f.o.Bits = n })
+	option(s, "group-size", "`weights` that share a scale; -1 for whole channels (default 128, or the target's)", nonZero("group size 0, want a positive number or -1 for whole channels"), func(n int) { f.o.GroupSize = n })
+	boolOption(s, "sym", "symmetric grid: the zero-point is fixed (default off, or the target's)", func(v bool) { f.o.Symmetric = &v })
+	boolOption(s, "clip", "clip each group's range where that lowers its error (default: the preset's)", func(v bool) { f.o.Clip = &v })
+	boolOption(s, "clip-input", "clip, with errors weighed by the inputs, and try neighbouring zero-points (default: the preset's)", func(v bool) { f.o.ClipInput = &v })
+	option(s, "range", "range of an asymmetric group: zero (extended to hold 0) or paper (as in the public AdaDim code) (default zero)", quant.ParseRange, func(v quant.Range) { f.o.Range = v })
+	option(s, "scale-dtype", "`type` of the stored scales: f16, f32, or f16short (half floats of 7 bits, for Q4_1 in gguf) (default f16)", quant.ParseScaleType, func(v quant.ScaleType) { f.o.ScaleType = v })
+	s.IntVar(&f.o.MinZero, "min-zero", 0, "least zero-point of asymmetric groups (default: what the format needs)")
+}
+
+func (f *quantizeFlags) registerMethod(s *pflag.FlagSet) {
+	option(s, "method", "how weights are put on the grid: `gptq or rtn` (default gptq)", known([]string{"gptq", "rtn"}, "method"), func(v string) { f.method = v })
+	boolOption(s, "act-order", "GPTQ takes the most active inputs first, with static groups (default on)", func(on bool) {
+		order := gptq.OrderNatural
+		if on {
+			order = gptq.OrderActivation
+		}
+		f.o.GPTQ.Order = &order
+	})
+	option(s, "damp", "GPTQ's damping, as a `fraction` of the mean diagonal of H (default "+strconv.FormatFloat(gptq.DefaultDamping, 'g', -1, 64)+")", parseDamping, func(v float64) { f.o.GPTQ.Damping = v })
+	option(s, "refine", "`rounds` of refinement of scales and codes after GPTQ (default: the preset's)", atLeast(0, "rounds"), func(n int) {
+		f.o.GPTQ.Refine = new(gptq.Refine)
+		if n > 0 {
+			*f.o.GPTQ.Refine = gptq.Refine{Rounds: n, Sweeps: gptq.DefaultRefine().Sweeps}
+		}
+	})
+
+	option(s, "axis", "where groups lie: oc, ic, or ada (chosen for every layer; a format must hold both); with a preset other than plain, oc also folds input scales (default ada, of what the format can hold, or the target's)", lowbit.ParseAxis, func(v lowbit.Axis) { f.o.Axis = v })
+	option(s, "arms", "what is chosen from: paper (oc,ic), all, or a `list` of oc, oc+in, ic, ic+row (default: the preset's, of what the format can hold)", adadim.ParseArms, func(v []adadim.Arm) { f.o.Arms = v })
+	option(s, "objective", "what decides between arms: linear (squared error of the output), relative (to each row's size) or block (of the block around) (default: the preset's)", adadim.ParseObjective, func(v adadim.Objective) { f.o.Objective = &v })
+	option(s, "search", "what the candidates are quantized with: rtn, or method (slower, decides on what is stored) (default: the preset's)", adadim.ParseSearch, func(v adadim.Search) { f.o.Search = &v })
+	option(s, "fold", "move the scales of arms into the norm or layer before: auto (where the format cannot store them), on (where possible) or off (default auto, or on in axis oc of a preset other than plain)", lowbit.ParseFold, func(v lowbit.Fold) { f.o.Fold = v })
+	s.Lookup("fold").NoOptDefVal = lowbit.FoldOn.String()
+	option(s, "inputs", "what a block is calibrated on: full (the unquantized model's stream; also fp) or quantized (default: the preset's)", parseInputs, func(v lowbit.Inputs) { f.o.Inputs = v })
+	option(s, "correct", "`strength`, 0 to 1, of the correction for quantized inputs; implies --inputs quantized (default: the preset's)", parseFloat, func(v float64) { f.o.Correction = &v })
+}
+
+func (f *quantizeFlags) registerText(s *pflag.FlagSet) {
+	f.calib.register(s, "calib", "text to calibrate on")
+	f.calib.registerReading(s)
+	s.IntVar(&f.o.Calibration.Samples, "samples", 0, "calibration windows (default 128)")
+	s.IntVar(&f.o.Calibration.SeqLen, "seq-len", 0, "tokens a calibration window (default 2048 or the model's context)")
+	s.BoolVar(&f.o.BF16, "bf16", false, "round the activations of a bfloat16 model to bfloat16 in calibration, where the CPU is faster at it")
+	f.eval.register(s, "eval", "text to measure perplexity on afterwards, of the source and of the result")
+	s.IntVar(&f.window, "window", 0, "tokens a window of --eval (default 2048 or the model's context)")
+}
+
+func lookup(name string) (layout.Format, error) { return checkpoint.Lookup(name) }
 
 func formatNames() []string {
 	var names []string
@@ -97,218 +136,169 @@ func formatNames() []string {
 	return names
 }
 
-// unset sets a flag that is not on the command line.
-func unset[T any](c *cobra.Command, name string, flag *T, v T) {
-	if !c.Flags().Changed(name) {
-		*flag = v
-	}
-}
-
-// applyTarget sets what the engine wants.
-func (f *quantizeFlags) applyTarget(c *cobra.Command) error {
-	if f.target == "" {
-		return nil
-	}
-	t, err := checkpoint.TargetFor(f.target)
-	if err != nil {
-		return err
-	}
-	unset(c, "format", &f.format, t.Format)
-	unset(c, "axis", &f.axis, t.Scheme.Axis.String())
-	unset(c, "bits", &f.bits, t.Scheme.Bits)
-	unset(c, "group-size", &f.groupSize, t.Scheme.GroupSize)
-	unset(c, "sym", &f.sym, t.Scheme.Symmetric)
-	return nil
-}
-
-// defaultPreset is used where no flag says anything about the method; docs/accuracy.md
-// has what it gains for its time.
-const defaultPreset = "best"
-
-// methodFlags are those that make a method of one's own.
-var methodFlags = []string{
-	"method", "axis", "arms", "clip", "clip-input", "range", "act-order", "damp", "refine",
-	"objective", "search", "inputs", "correct",
-}
-
-// applyPreset sets what the preset decides.
-func (f *quantizeFlags) applyPreset(c *cobra.Command) error {
-	if f.preset == "" {
-		for _, name := range methodFlags {
-			if c.Flags().Changed(name) {
-				return nil
-			}
-		}
-		f.preset = defaultPreset
-	}
-	var o lowbit.Options
-	if err := o.ApplyPreset(f.preset); err != nil {
-		return err
-	}
-	var arms []string
-	for _, a := range o.Arms {
-		arms = append(arms, a.String())
-	}
-	unset(c, "arms", &f.arms, strings.Join(arms, ","))
-	unset(c, "clip", &f.clip, o.Scheme.Clip)
-	unset(c, "clip-input", &f.clipInput, o.Scheme.ClipInput && f.clip)
-	unset(c, "objective", &f.objective, o.Objective.String())
-	unset(c, "search", &f.search, o.Search.String())
-	unset(c, "inputs", &f.inputs, o.Inputs.String())
-	if f.inputs == lowbit.InputsQuantized.String() {
-		unset(c, "correct", &f.correct, o.Correction)
-	}
-	if g, ok := o.Method.(gptq.Quantizer); ok && f.method == "gptq" {
-		unset(c, "refine", &f.refine, g.Refine.Rounds)
-	}
-	return nil
-}
-
-// options turns flags into options of the library.
-func (f *quantizeFlags) options(c *cobra.Command, model string) (lowbit.Options, error) {
-	if err := f.applyTarget(c); err != nil {
-		return lowbit.Options{}, err
-	}
-	if err := f.applyPreset(c); err != nil {
-		return lowbit.Options{}, err
-	}
-	o := lowbit.Options{
-		Model: model, Output: f.output, Format: f.format, Fit: f.fit, Resume: f.resume, Workers: f.workers,
-		Correction: f.correct, BF16: f.bf16,
-		Calibration: lowbit.Calibration{
-			Text:    lowbit.Text{Files: f.calib, PerDocument: f.perDocument},
-			Samples: f.samples, SeqLen: f.seqLen,
-		},
-	}
-	if f.output == "" {
+// options turns the flags into options of the library.
+func (f *quantizeFlags) options(c *cobra.Command, model string, stdin io.Reader) (lowbit.Options, error) {
+	o := f.o
+	o.Model = model
+	switch {
+	case o.Output == "" && !f.printConfig:
 		return o, fmt.Errorf("no output given: use -o")
-	}
-	if f.workers < 0 {
-		return o, fmt.Errorf("workers %d, want a positive number or 0 for all cores", f.workers)
-	}
-	if f.samples < 0 || f.seqLen < 0 {
-		return o, fmt.Errorf("%d samples of %d tokens, want positive numbers", f.samples, f.seqLen)
-	}
-	if len(f.eval) == 0 && c.Flags().Changed("window") {
+	case o.Output == "":
+		o.Output = "OUT" // nothing will be written
+	case !f.eval.given() && c.Flags().Changed("window"):
 		return o, fmt.Errorf("--window is for --eval")
-	}
-	if f.window < 0 || f.window == 1 {
+	case f.window < 0 || f.window == 1:
 		return o, fmt.Errorf("window of %d tokens, want at least 2", f.window)
+	case f.calib.stdin && f.eval.stdin:
+		return o, fmt.Errorf("standard input can be read once: --calib - or --eval -")
 	}
-	for _, pattern := range f.skip {
-		r, err := regexp.Compile(pattern)
+	o.Format = f.format
+	if f.ggufDense != "" || f.ggufQ8 {
+		g, err := f.gguf()
 		if err != nil {
-			return o, fmt.Errorf("--skip: %w", err)
-		}
-		o.Skip = append(o.Skip, r)
-	}
-	for _, set := range []func(*lowbit.Options, *cobra.Command) error{f.setScheme, f.setMethod, f.setChoice} {
-		if err := set(&o, c); err != nil {
 			return o, err
 		}
+		o.Format = g
 	}
-	return o, o.Validate()
-}
-
-func (f *quantizeFlags) setScheme(o *lowbit.Options, _ *cobra.Command) error {
-	o.Scheme = quant.Scheme{Bits: f.bits, GroupSize: f.groupSize, Symmetric: f.sym, Clip: f.clip || f.clipInput, ClipInput: f.clipInput}
-	switch f.rangeRule {
-	case "zero":
-	case "paper":
-		o.Scheme.Range = quant.RangePaper
-	default:
-		return fmt.Errorf("range %q: want zero or paper", f.rangeRule)
-	}
-	switch f.scaleType {
-	case "f16":
-	case "f32":
-		o.Scheme.ScaleType = quant.F32
-	case "f16short":
-		o.Scheme.ScaleType = quant.F16Short
-	default:
-		return fmt.Errorf("scale-dtype %q: want f16, f32 or f16short", f.scaleType)
-	}
-	if f.format == (autogptq.Format{Version: 1}).Name() && !f.sym {
-		o.Scheme.MinZero = 1 // readers of that format disagree on 0
-	}
-	_, err := checkpoint.Lookup(f.format)
-	return err
-}
-
-func (f *quantizeFlags) setMethod(o *lowbit.Options, c *cobra.Command) error {
 	switch f.method {
 	case "rtn":
 		for _, name := range []string{"act-order", "damp", "refine"} {
 			if c.Flags().Changed(name) {
-				return fmt.Errorf("--%s is for --method gptq", name)
+				return o, fmt.Errorf("--%s is for --method gptq", name)
 			}
 		}
-		o.Method = quant.RTN{Workers: f.workers}
-		return nil
+		o.Method = quant.RTN{Workers: o.Workers}
 	case "gptq":
-	default:
-		return fmt.Errorf("method %q: want gptq or rtn", f.method)
+		if o.Preset == lowbit.PresetDefault {
+			o.Preset = lowbit.Plain
+		}
 	}
-	if !(f.damp > 0 && f.damp < 1) {
-		return fmt.Errorf("damp %g, want a fraction between 0 and 1", f.damp)
-	}
-	if f.refine < 0 {
-		return fmt.Errorf("refine %d, want a number of rounds", f.refine)
-	}
-	g := gptq.Quantizer{Damping: f.damp, Workers: f.workers}
-	if !f.actOrder {
-		g.Order = gptq.OrderNatural
-	}
-	if f.refine > 0 {
-		g.Refine = gptq.Refine{Rounds: f.refine, Sweeps: gptq.DefaultRefine.Sweeps}
-	}
-	o.Method = g
-	return nil
+	o.Calibration.Text = f.calib.text(stdin)
+	return o, o.Validate()
 }
 
-func (f *quantizeFlags) setChoice(o *lowbit.Options, c *cobra.Command) error {
-	arms, err := adadim.ParseArms(f.arms)
-	if err != nil {
-		return err
-	}
-	if f.axis != "ada" {
-		axis, err := quant.ParseAxis(f.axis)
+// gguf is the format with what flags say of it.
+func (f *quantizeFlags) gguf() (layout.Format, error) {
+	named := f.format
+	if named == nil && f.o.Target != "" {
+		t, err := checkpoint.TargetFor(f.o.Target)
 		if err != nil {
-			return fmt.Errorf("axis %q: want oc, ic or ada", f.axis)
+			return nil, err
 		}
-		if !c.Flags().Changed("arms") && f.preset == "" {
-			arms = []adadim.Arm{{Axis: axis}}
+		if named, err = checkpoint.Lookup(t.Format); err != nil {
+			return nil, err
 		}
-		var kept []adadim.Arm
-		for _, a := range arms {
-			if a.Axis == axis {
-				kept = append(kept, a)
+	}
+	g, ok := named.(ggufmodel.Format)
+	if !ok {
+		return nil, fmt.Errorf("--gguf-dense and --gguf-q8-embeddings are for format gguf")
+	}
+	g.Dense = safetensors.DType(strings.ToUpper(f.ggufDense))
+	g.Q8Embeddings = f.ggufQ8
+	return g, nil
+}
+
+// setting is a flag without a default value of its own: what is not given
+// is left to the library.
+type setting struct {
+	typ, value string
+	set        func(string) error
+}
+
+func (s *setting) String() string { return s.value }
+func (s *setting) Type() string   { return s.typ }
+func (s *setting) Set(text string) error {
+	s.value = text
+	return s.set(text)
+}
+
+// option registers a flag whose text is parsed and handed on.
+func option[T any](s *pflag.FlagSet, name, usage string, parse func(string) (T, error), set func(T)) {
+	s.Var(&setting{typ: "name", set: func(text string) error {
+		v, err := parse(text)
+		if err == nil {
+			set(v)
+		}
+		return err
+	}}, name, usage)
+}
+
+// boolOption registers a switch that can be on, off or not given.
+func boolOption(s *pflag.FlagSet, name, usage string, set func(bool)) {
+	option(s, name, usage, strconv.ParseBool, set)
+	f := s.Lookup(name)
+	f.Value.(*setting).typ, f.NoOptDefVal = "", "true"
+}
+
+func known(names []string, kind string) func(string) (string, error) {
+	return func(text string) (string, error) {
+		for _, n := range names {
+			if n == text {
+				return n, nil
 			}
 		}
-		if len(kept) == 0 {
-			return fmt.Errorf("--arms %s has none of axis %s", f.arms, f.axis)
+		return "", fmt.Errorf("unknown %s %q, want %s", kind, text, strings.Join(names, ", "))
+	}
+}
+
+func nonZero(zero string) func(string) (int, error) {
+	return func(text string) (int, error) {
+		n, err := strconv.Atoi(text)
+		if err == nil && n == 0 {
+			err = fmt.Errorf("%s", zero)
 		}
-		arms = kept
+		return n, err
 	}
-	o.Arms = arms
-	// Nobody asked for these arms in particular: what the format cannot hold is left out.
-	o.FitArms = f.preset != "" && !c.Flags().Changed("arms") && !c.Flags().Changed("axis")
-	if o.Objective, err = adadim.ParseObjective(f.objective); err != nil {
-		return err
+}
+
+func atLeast(least int, what string) func(string) (int, error) {
+	return func(text string) (int, error) {
+		n, err := strconv.Atoi(text)
+		if err == nil && n < least {
+			err = fmt.Errorf("%d %s, want at least %d", n, what, least)
+		}
+		return n, err
 	}
-	if o.Search, err = adadim.ParseSearch(f.search); err != nil {
-		return err
+}
+
+func parseFloat(text string) (float64, error) { return strconv.ParseFloat(text, 64) }
+
+func parseDamping(text string) (float64, error) {
+	v, err := parseFloat(text)
+	if err == nil && !(v > 0 && v < 1) {
+		err = fmt.Errorf("damping %g, want a fraction between 0 and 1", v)
 	}
-	if f.axis == "oc" && f.preset != "" {
-		// A preset in the axis that every engine reads: nothing but plain groups is stored.
-		unset(c, "fold", &f.fold, lowbit.FoldOn.String())
+	return v, err
+}
+
+// parseInputs also knows the name that the full-precision stream has in
+// the literature.
+func parseInputs(text string) (lowbit.Inputs, error) {
+	if text == "fp" {
+		return lowbit.InputsFull, nil
 	}
-	if o.Fold, err = lowbit.ParseFold(f.fold); err != nil {
-		return err
+	return lowbit.ParseInputs(text)
+}
+
+// parseSize reads a number of bytes with a decimal unit.
+func parseSize(text string) (int64, error) {
+	number, unit := strings.TrimRight(text, "kKMGTB"), int64(1)
+	switch strings.TrimSuffix(text[len(number):], "B") {
+	case "":
+	case "k", "K":
+		unit = 1e3
+	case "M":
+		unit = 1e6
+	case "G":
+		unit = 1e9
+	case "T":
+		unit = 1e12
+	default:
+		return 0, fmt.Errorf("size %q, want a number of bytes with k, M, G or T, and B", text)
 	}
-	if f.correct > 0 && !c.Flags().Changed("inputs") {
-		f.inputs = "quantized"
+	v, err := strconv.ParseFloat(number, 64)
+	if n := v * float64(unit); err != nil || !(n >= 1 && n < math.MaxInt64) {
+		return 0, fmt.Errorf("size %q, want a number such as 5GB", text)
 	}
-	o.Inputs, err = lowbit.ParseInputs(f.inputs)
-	return err
+	return int64(v * float64(unit)), nil
 }

@@ -7,22 +7,29 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
-	"github.com/spf13/cobra"
 	"github.com/stretchr/testify/require"
 
 	"github.com/golowbit/lowbit"
 	"github.com/golowbit/lowbit/adadim"
+	"github.com/golowbit/lowbit/checkpoint/formats/autoawq"
+	"github.com/golowbit/lowbit/checkpoint/formats/autogptq"
+	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel"
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/gptq"
+	"github.com/golowbit/lowbit/quant"
+	"github.com/golowbit/lowbit/safetensors"
 )
 
 // quick are flags for a run of a second.
 func quick(out string, more ...string) []string {
 	return append([]string{"quantize", embedded, "-o", out, "--bits", "3", "--group-size", "64",
-		"--calib", calibration, "--per-document", "--samples", "4", "--method", "gptq", "--quiet"}, more...)
+		"--calib", calibration, "--per-document", "--samples", "4", "--method", "gptq"}, more...)
 }
 
 // shortText is a text of a few windows of the embedded model.
@@ -38,7 +45,7 @@ func shortText(t *testing.T) string {
 func TestQuantizeTable(t *testing.T) {
 	out := filepath.Join(t.TempDir(), "out")
 	o := succeed(t, quick(out, "--skip", `\.k_proj$`, "--eval", shortText(t))...)
-	require.Empty(t, o.stderr)
+	require.Contains(t, o.stderr, "settings: preset plain, format lowbit, bits 3, group_size 64, symmetric false, ")
 	lines := strings.Split(strings.TrimSpace(o.stdout), "\n")
 	require.Len(t, lines, 1+28+1+3)
 	require.Equal(t, []string{"layer", "arm", "loss", "margin", "bits", "seconds"}, strings.Fields(lines[0]))
@@ -71,9 +78,12 @@ func TestQuantizeJSON(t *testing.T) {
 	require.Len(t, r.Layers, 28)
 	for _, l := range r.Layers {
 		require.Equal(t, "ic", l.Arm)
-		require.Positive(t, l.Loss)
-		require.Less(t, l.Loss, 0.1)
+		require.Positive(t, *l.Loss)
+		require.Less(t, *l.Loss, 0.1)
+		require.Nil(t, l.Margin)
 	}
+	require.Contains(t, o.stdout, `"engines":[{"engine":"vllm","accepted":false,`)
+	require.NotRegexp(t, `"[A-Z]\w*":`, o.stdout)
 	require.Equal(t, 4*256, r.Tokens)
 	require.Positive(t, *r.Evaluation.KL)
 	require.Greater(t, r.Evaluation.Perplexity, *r.Evaluation.Against)
@@ -103,49 +113,112 @@ func TestFlagsReachTheResult(t *testing.T) {
 	require.Regexp(t, `q_proj +\[256 256\] +ic +5 bits, whole channels, symmetric, f32 scales`, o.stdout)
 }
 
-// TestPreset: flags beside a preset win, an axis restricts its arms.
-func TestPreset(t *testing.T) {
-	var best lowbit.Options
-	require.NoError(t, best.ApplyPreset("best"))
-	strength := best.Correction
-	require.Positive(t, strength)
-	for _, c := range []struct {
-		args      []string
-		arms      []adadim.Arm
-		objective adadim.Objective
-		search    adadim.Search
-		inputs    lowbit.Inputs
-		correct   float64
-		rounds    int
-		clip      bool
-	}{
-		{nil, adadim.AllArms(), adadim.ObjectiveRelative, adadim.SearchMethod, lowbit.InputsQuantized, strength, 3, true},
-		{[]string{"--axis", "ada"}, adadim.PaperArms(), adadim.ObjectiveLinear, adadim.SearchRTN, lowbit.InputsFull, 0, 0, false},
-		{[]string{"--preset", "paper"}, adadim.PaperArms(), adadim.ObjectiveLinear, adadim.SearchRTN, lowbit.InputsFull, 0, 0, false},
-		{[]string{"--preset", "best", "--axis", "oc"}, []adadim.Arm{adadim.ArmOC, adadim.ArmOCInputScale}, adadim.ObjectiveRelative, adadim.SearchMethod, lowbit.InputsQuantized, strength, 3, true},
-		{[]string{"--preset", "best", "--axis", "ic", "--arms", "all", "--refine", "1"}, []adadim.Arm{adadim.ArmIC, adadim.ArmICRowScale}, adadim.ObjectiveRelative, adadim.SearchMethod, lowbit.InputsQuantized, strength, 1, true},
-		{[]string{"--preset", "best", "--inputs", "fp", "--clip=false", "--search", "rtn", "--arms", "ic,oc"}, []adadim.Arm{adadim.ArmIC, adadim.ArmOC}, adadim.ObjectiveRelative, adadim.SearchRTN, lowbit.InputsFull, 0, 3, false},
-		{[]string{"--correct", "0.25"}, adadim.PaperArms(), adadim.ObjectiveLinear, adadim.SearchRTN, lowbit.InputsQuantized, 0.25, 0, false},
+// TestQuiet: nothing but the outcome, and only what matters of that.
+func TestQuiet(t *testing.T) {
+	out := filepath.Join(t.TempDir(), "out")
+	o := succeed(t, "quantize", embedded, "-o", out, "--method", "rtn", "--axis", "oc", "-q")
+	require.Empty(t, o.stderr)
+	require.Regexp(t, `^\S+out \(lowbit\): 5\.25 MB before, .*\nengines that load it: lowbit\n$`, o.stdout)
+}
+
+// TestFlagsAreOptions: the command means what the library means.
+func TestFlagsAreOptions(t *testing.T) {
+	all := adadim.AllArms()
+	for flags, want := range map[string]lowbit.Options{
+		"":                                    {},
+		"--preset best":                       {},
+		"--preset fast":                       {Preset: lowbit.Fast},
+		"--preset plain":                      {Preset: lowbit.Plain},
+		"--method gptq":                       {Preset: lowbit.Plain},
+		"--method rtn":                        {Method: quant.RTN{}},
+		"--method rtn --preset paper":         {Method: quant.RTN{}, Preset: lowbit.Paper},
+		"--method gptq --preset fast":         {Preset: lowbit.Fast},
+		"--axis oc":                           {Axis: lowbit.AxisOC},
+		"--axis ada":                          {Axis: lowbit.AxisAda},
+		"--axis ic --arms all":                {Axis: lowbit.AxisIC, Arms: all},
+		"--refine 1 --damp 0.05":              {GPTQ: lowbit.GPTQ{Damping: 0.05, Refine: &gptq.Refine{Rounds: 1, Sweeps: gptq.DefaultRefine().Sweeps}}},
+		"--refine 0 --act-order=false":        {GPTQ: lowbit.GPTQ{Order: new(gptq.OrderNatural), Refine: &gptq.Refine{}}},
+		"--act-order":                         {},
+		"--clip=false":                        {Clip: new(false)},
+		"--clip-input --preset plain":         {ClipInput: new(true), Preset: lowbit.Plain},
+		"--sym --bits 3 --group-size -1":      {Symmetric: new(true), Bits: 3, GroupSize: quant.WholeLine},
+		"--sym=false --target vllm":           {Symmetric: new(false), Target: "vllm"},
+		"--range paper --scale-dtype f32":     {Range: quant.RangePaper, ScaleType: quant.F32},
+		"--objective block --search rtn":      {Objective: new(adadim.ObjectiveBlock), Search: new(adadim.SearchRTN)},
+		"--inputs fp":                         {Inputs: lowbit.InputsFull},
+		"--inputs full":                       {Inputs: lowbit.InputsFull},
+		"--correct 0.5":                       {Correction: new(0.5)},
+		"--preset paper --correct 0.5":        {Preset: lowbit.Paper, Correction: new(0.5)},
+		"--fold":                              {Fold: lowbit.FoldOn},
+		"--fold=off --axis oc":                {Fold: lowbit.FoldOff, Axis: lowbit.AxisOC},
+		"--fit --format awq":                  {Fit: lowbit.FitOn, Format: autoawq.Format{}},
+		"--fit=off":                           {Fit: lowbit.FitOff},
+		"--format gptq_v1 --skip v_proj":      {Format: autogptq.Format{Version: 1}, Skip: []*regexp.Regexp{regexp.MustCompile("v_proj")}},
+		"--min-zero 1 --bf16":                 {MinZero: 1, BF16: true},
+		"--target llama.cpp --gguf-dense f32": {Target: "llama.cpp", Format: ggufmodel.Format{Dense: safetensors.F32}},
 	} {
-		t.Run(strings.Join(c.args, " "), func(t *testing.T) {
-			var f quantizeFlags
-			cmd := &cobra.Command{}
-			f.register(cmd.Flags())
-			require.NoError(t, cmd.ParseFlags(append([]string{"-o", "out"}, c.args...)))
-			o, err := f.options(cmd, embedded)
-			require.NoError(t, err)
-			require.Equal(t, c.arms, o.Arms)
-			require.Equal(t, c.objective, o.Objective)
-			require.Equal(t, c.search, o.Search)
-			require.Equal(t, c.inputs, o.Inputs)
-			require.Equal(t, c.correct, o.Correction)
-			require.Equal(t, c.rounds, o.Method.(gptq.Quantizer).Refine.Rounds)
-			require.Equal(t, c.clip, o.Scheme.Clip)
-			if !c.clip {
-				require.False(t, o.Scheme.ClipInput)
-			}
-		})
+		want.Model, want.Output = embedded, "OUT"
+		var expected bytes.Buffer
+		p, err := lowbit.Resolve(want)
+		require.NoError(t, err, flags)
+		require.NoError(t, printJSON(&expected, p))
+		args := append([]string{"quantize", embedded, "--print-config", "--json"}, strings.Fields(flags)...)
+		var stdout, stderr bytes.Buffer
+		a := &app{args: args, stdout: &stdout, stderr: &stderr}
+		require.Equal(t, exitOK, a.run(t.Context()), stderr.String())
+		require.JSONEq(t, withoutFrom(expected.String()), withoutFrom(stdout.String()), flags)
+		require.Empty(t, stderr.String())
 	}
+}
+
+// withoutFrom leaves out who decided a setting: two ways to say the same
+// differ in that.
+func withoutFrom(text string) string {
+	return regexp.MustCompile(`,"from":"[^"]*"`).ReplaceAllString(text, "")
+}
+
+// TestPrintConfig: what would be done, in a table, and nothing is done.
+func TestPrintConfig(t *testing.T) {
+	out := filepath.Join(t.TempDir(), "out")
+	o := succeed(t, "quantize", embedded, "-o", out, "--print-config", "--axis", "oc", "--format", "gptq", "--sym", "--skip", "down_proj")
+	require.Empty(t, o.stderr)
+	require.Regexp(t, `(?m)^setting +value +from\npreset +best +default\nformat +gptq +given\nbits +4 +default\n`, o.stdout)
+	require.Regexp(t, `(?m)^symmetric +true +given$`, o.stdout)
+	require.Regexp(t, `(?m)^fold +on +preset best in axis oc$`, o.stdout)
+	require.Regexp(t, `(?m)^model\.layers\.0\.self_attn\.q_proj +\[256 256\] +4 bits, groups of 128, symmetric, f16 scales +oc \(a scale of its input is folded\)`, o.stdout)
+	require.Regexp(t, `(?m)^model\.layers\.3\.mlp\.down_proj +\[256 512\] +dense +- +left dense: skip "down_proj"$`, o.stdout)
+	require.Contains(t, o.stdout, "needs calibration text\n")
+	require.Contains(t, o.stdout, "\nvllm ")
+	require.NoFileExists(t, out)
+	require.NoFileExists(t, out+".partial")
+}
+
+// TestText: JSON lines, standard input, and documents with their own BOS.
+func TestText(t *testing.T) {
+	data, err := os.ReadFile(heldout)
+	require.NoError(t, err)
+	var lines []byte
+	for doc := range strings.SplitSeq(string(data[:8000]), "\n\n") {
+		line, err := json.Marshal(map[string]string{"story": doc})
+		require.NoError(t, err)
+		lines = append(append(lines, line...), '\n')
+	}
+	name := filepath.Join(t.TempDir(), "stories.jsonl")
+	require.NoError(t, os.WriteFile(name, lines, 0o666))
+	o := runCommand(t, "eval", embedded, "--text", name, "-q")
+	require.Equal(t, exitError, o.code)
+	requireOneLine(t, o, `line 1: the JSON object has no "text"; it has ["story"]`)
+	want := succeed(t, "eval", embedded, "--text", name, "--field", "story", "--per-document", "-q").stdout
+
+	plain := filepath.Join(t.TempDir(), "stories.txt")
+	require.NoError(t, os.WriteFile(plain, data[:8000], 0o666))
+	require.Equal(t, want, succeed(t, "eval", embedded, "--text", plain, "--per-document", "-q").stdout)
+	require.NotEqual(t, want, succeed(t, "eval", embedded, "--text", plain, "--per-document", "--bos", "-q").stdout)
+
+	c, stdout, stderr := command(t, "eval", embedded, "--text", "-", "--per-document", "-q")
+	c.Stdin = bytes.NewReader(append([]byte("\ufeff"), bytes.ReplaceAll(data[:8000], []byte("\n"), []byte("\r\n"))...))
+	require.NoError(t, c.Run(), stderr.String())
+	require.Equal(t, want, stdout.String())
 }
 
 // TestTarget: the result is what the engine loads.
@@ -156,11 +229,11 @@ func TestTarget(t *testing.T) {
 			o := succeed(t, "quantize", embedded, "-o", out, "--target", engine, "--method", "rtn", "--json", "-q")
 			var r struct {
 				Format  string
-				Engines []string
+				Engines []layout.Note
 			}
 			require.NoError(t, json.Unmarshal([]byte(o.stdout), &r))
 			require.Equal(t, want, r.Format)
-			require.Contains(t, r.Engines, engine)
+			require.True(t, slices.ContainsFunc(r.Engines, func(n layout.Note) bool { return n.Engine == engine && n.Accepted }))
 		})
 	}
 	out := filepath.Join(t.TempDir(), "out")
@@ -176,6 +249,7 @@ func TestFormatRefused(t *testing.T) {
 	o := runCommand(t, quick(out, "--format", "gptq", "--axis", "ada")...)
 	require.Equal(t, exitError, o.code)
 	requireOneLine(t, o, "use axis oc, or format hqq")
+	require.NotContains(t, o.stderr, "not supported by the format")
 	require.NoFileExists(t, out)
 	require.NoFileExists(t, out+".partial")
 
@@ -197,11 +271,31 @@ func TestTerminalBar(t *testing.T) {
 			p.event(lowbit.Event{Kind: lowbit.EventWarning, Message: "look out"})
 		}
 	}
+	p.event(lowbit.Event{Kind: lowbit.EventWarning, Name: "y", Message: "look out"})
 	p.event(lowbit.Event{Kind: lowbit.EventWrite, Done: 5, Total: 10})
-	p.clear()
+	p.close()
+	require.Contains(t, out.String(), "the same for 2 layers in all: look out\n")
 	require.Contains(t, out.String(), "quantizing")
 	require.Contains(t, out.String(), "warning: look out\n")
 	require.Contains(t, out.String(), "writing")
+}
+
+// TestTimeLeft: plain lines say how long it will take, from what this run has done.
+func TestTimeLeft(t *testing.T) {
+	var out bytes.Buffer
+	p := (&app{stderr: &out}).progress(false)
+	var now time.Time
+	p.now = func() time.Time { return now }
+	p.event(lowbit.Event{Kind: lowbit.EventPlan, Blocks: 1, Total: 10, Kept: 4})
+	for i := range 10 {
+		if i >= 4 {
+			now = now.Add(12 * time.Second)
+		}
+		p.event(lowbit.Event{Kind: lowbit.EventLayer, Done: i + 1, Total: 10, Layer: &lowbit.LayerReport{Name: "x", Arm: "oc"}})
+	}
+	require.Contains(t, out.String(), "10 layers to quantize in 1 blocks, 4 of them finished by an earlier run\n")
+	require.Contains(t, out.String(), "4/10  x  oc\n5/10  x  oc  about 1m0s left\n")
+	require.Contains(t, out.String(), "9/10  x  oc  about 12s left\n10/10  x  oc\n")
 }
 
 // badModel copies the embedded model and lets change make it bad.

@@ -1,6 +1,7 @@
 // Command custom plugs a quantization method of one's own into lowbit and
-// runs it over a whole model under AdaDim, without any change to lowbit: the
-// method is one type with one function.
+// runs it over a whole model, alone and under AdaDim, without any change to
+// lowbit: the method is one type with one function, and what more it can tell
+// of itself.
 //
 //	go run ./examples/custom
 package main
@@ -22,11 +23,20 @@ import (
 
 // Shrunk rounds to nearest like quant.RTN, but tries a few smaller scales for
 // every group and keeps the one whose error, weighted by how active the inputs
-// are, is least.
-type Shrunk struct{}
+// are, is least. Exported fields are the method's parameters: a run that was
+// interrupted is resumed only with the same.
+type Shrunk struct {
+	Least float32 `json:"least"` // the smallest factor of the scale
+}
+
+// NeedsCalibration implements quant.DataFree: alone the method can do without.
+func (Shrunk) NeedsCalibration() bool { return false }
+
+// Draft implements quant.Drafter: rounding ranks candidates well enough.
+func (Shrunk) Draft() quant.Quantizer { return quant.RTN{} }
 
 // Quantize implements quant.Quantizer for both axes.
-func (Shrunk) Quantize(ctx context.Context, w *tensor.Matrix, s quant.Scheme, cal *quant.Calibration) (*quant.Weight, error) {
+func (m Shrunk) Quantize(ctx context.Context, w *tensor.Matrix, s quant.Scheme, cal *quant.Calibration) (*quant.Weight, error) {
 	if err := s.CheckShape(w.Rows, w.Cols); err != nil {
 		return nil, err
 	}
@@ -66,7 +76,7 @@ func (Shrunk) Quantize(ctx context.Context, w *tensor.Matrix, s quant.Scheme, ca
 			}
 			i := l*q.Groups() + k
 			var err error
-			if q.Scales[i], q.Zeros[i], err = group(best[a:b], codes[a:b], line[a:b], weight, s); err != nil {
+			if q.Scales[i], q.Zeros[i], err = m.group(best[a:b], codes[a:b], line[a:b], weight, s); err != nil {
 				return nil, err
 			}
 			a = b
@@ -77,7 +87,7 @@ func (Shrunk) Quantize(ctx context.Context, w *tensor.Matrix, s quant.Scheme, ca
 }
 
 // group finds scale, zero-point and codes of one group.
-func group(best, codes []uint8, x, weight []float32, s quant.Scheme) (scale float32, zero uint8, err error) {
+func (m Shrunk) group(best, codes []uint8, x, weight []float32, s quant.Scheme) (scale float32, zero uint8, err error) {
 	lo, hi := float32(0), float32(0)
 	for _, v := range x {
 		lo, hi = min(lo, v), max(hi, v)
@@ -88,7 +98,7 @@ func group(best, codes []uint8, x, weight []float32, s quant.Scheme) (scale floa
 	}
 	top := float32(s.MaxCode())
 	least := math.Inf(1)
-	for _, shrink := range []float32{1, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7} {
+	for shrink := float32(1); shrink >= m.Least; shrink -= 0.05 {
 		// What is optimized must be what is stored.
 		c, err := s.ScaleType.RoundScale((hi - lo) * shrink / top)
 		if err != nil {
@@ -125,47 +135,54 @@ func main() {
 	}
 }
 
-// run compares the method with plain rounding, both under AdaDim.
+// run compares the method with plain rounding: alone, in one axis and without
+// text, and under AdaDim.
 func run(ctx context.Context, stdout io.Writer, model, text string) error {
 	tmp, err := os.MkdirTemp("", "lowbit-example-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(tmp)
-	perplexity := map[string]float64{}
-	for _, m := range []struct {
-		name   string
-		method quant.Quantizer
-	}{{"rounding", quant.RTN{}}, {"shrunk", Shrunk{}}} {
-		report, err := lowbit.Quantize(ctx, lowbit.Options{
-			Model: model, Output: filepath.Join(tmp, m.name),
-			Scheme: quant.Scheme{Bits: 3, GroupSize: 128},
-			// The two axes, by the method itself and by the error relative to
-			// each row of the output.
-			Method: m.method, Search: adadim.SearchMethod, Objective: adadim.ObjectiveRelative,
-			Calibration: lowbit.Calibration{
-				Text:    lowbit.Text{Files: []string{filepath.Join(text, "calibration.txt")}},
-				Samples: 16, SeqLen: 256,
-			},
-		})
-		if err != nil {
-			return err
-		}
-		arms := map[string]int{}
-		for _, l := range report.Layers {
-			arms[l.Arm]++
-		}
-		e, err := lowbit.Evaluate(ctx, lowbit.EvalOptions{
-			Model: report.Output, Text: lowbit.Text{Files: []string{filepath.Join(text, "heldout.txt")}}, Window: 256,
-		})
-		if err != nil {
-			return err
-		}
-		perplexity[m.name] = e.Perplexity
-		fmt.Fprintf(stdout, "%-9s %v  %.3f bits a weight  perplexity %.3f\n", m.name, arms, report.BitsPerWeight, e.Perplexity)
+	alone := lowbit.Options{Axis: lowbit.AxisOC}
+	adaDim := lowbit.Options{
+		// The two axes, by the method itself and by the error relative to
+		// each row of the output.
+		Search: new(adadim.SearchMethod), Objective: new(adadim.ObjectiveRelative),
+		Calibration: lowbit.Calibration{
+			Text:    lowbit.Text{Files: []string{filepath.Join(text, "calibration.txt")}},
+			Samples: 16, SeqLen: 256,
+		},
 	}
-	if !(perplexity["shrunk"] < perplexity["rounding"]) {
-		return fmt.Errorf("the method is no better than rounding: perplexity %g against %g", perplexity["shrunk"], perplexity["rounding"])
+	for i, o := range []lowbit.Options{alone, adaDim} {
+		perplexity := map[string]float64{}
+		for _, method := range []quant.Quantizer{quant.RTN{}, Shrunk{Least: 0.7}} {
+			name := fmt.Sprintf("%T", method)
+			o.Model, o.Output, o.Bits, o.Method = model, filepath.Join(tmp, fmt.Sprint(name, i)), 3, method
+			if perplexity[name], err = measure(ctx, stdout, name, o, filepath.Join(text, "heldout.txt")); err != nil {
+				return err
+			}
+		}
+		if !(perplexity["main.Shrunk"] < perplexity["quant.RTN"]) {
+			return fmt.Errorf("the method is no better than rounding: perplexity %g against %g", perplexity["main.Shrunk"], perplexity["quant.RTN"])
+		}
 	}
 	return nil
+}
+
+// measure quantizes a model and returns the perplexity of the result.
+func measure(ctx context.Context, stdout io.Writer, name string, o lowbit.Options, heldout string) (float64, error) {
+	report, err := lowbit.Quantize(ctx, o)
+	if err != nil {
+		return 0, err
+	}
+	arms := map[string]int{}
+	for _, l := range report.Layers {
+		arms[l.Arm]++
+	}
+	e, err := lowbit.Evaluate(ctx, lowbit.EvalOptions{Model: report.Output, Text: lowbit.Text{Files: []string{heldout}}, Window: 256})
+	if err != nil {
+		return 0, err
+	}
+	fmt.Fprintf(stdout, "%-11s %v  %.3f bits a weight  perplexity %.3f\n", name, arms, report.BitsPerWeight, e.Perplexity)
+	return e.Perplexity, nil
 }

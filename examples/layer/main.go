@@ -34,7 +34,7 @@ func run(ctx context.Context, stdout io.Writer) error {
 
 	// The statistics of the inputs: batches of activations [tokens, in] are
 	// added one after another and need not be kept.
-	c := quant.NewCollector(in, false)
+	c := quant.NewCollector(in)
 	c.Add(x.View(0, tokens/2, 0, in), 0)
 	c.Add(x.View(tokens/2, tokens, 0, in), 0)
 	cal := c.Calibration()
@@ -47,9 +47,9 @@ func run(ctx context.Context, stdout io.Writer) error {
 	}{
 		{"round to nearest", quant.RTN{}},
 		{"GPTQ", gptq.Quantizer{}},
-		{"GPTQ, refined", gptq.Quantizer{Refine: gptq.DefaultRefine}},
+		{"GPTQ, refined", gptq.Quantizer{Refine: gptq.DefaultRefine()}},
 		{"AdaDim over GPTQ", adadim.Quantizer{
-			Method: gptq.Quantizer{Refine: gptq.DefaultRefine}, Arms: adadim.AllArms(), Search: adadim.SearchMethod,
+			Method: gptq.Quantizer{Refine: gptq.DefaultRefine()}, Arms: adadim.AllArms(), Search: adadim.SearchMethod,
 		}},
 	}
 	last := 1.0

@@ -16,7 +16,6 @@ import (
 	"path/filepath"
 
 	"github.com/golowbit/lowbit"
-	"github.com/golowbit/lowbit/quant"
 )
 
 func main() {
@@ -38,11 +37,11 @@ func run(ctx context.Context, stdout io.Writer, model, text string) error {
 	}
 	defer os.RemoveAll(tmp)
 
-	// 4 bits, groups of 128; without Method and Arms this is GPTQ with
-	// AdaDim choosing the axis of every layer.
+	// 4 bits, groups of 128, by GPTQ with AdaDim choosing for every layer. Without
+	// Preset it would be Best, which is slower.
 	o := lowbit.Options{
 		Model: model, Output: filepath.Join(tmp, "quantized"),
-		Scheme: quant.Scheme{Bits: 4, GroupSize: 128},
+		Preset: lowbit.Fast, Bits: 4, GroupSize: 128,
 		Calibration: lowbit.Calibration{
 			Text:    lowbit.Text{Files: []string{filepath.Join(text, "calibration.txt")}, PerDocument: true},
 			Samples: 32, SeqLen: 256,
@@ -52,12 +51,9 @@ func run(ctx context.Context, stdout io.Writer, model, text string) error {
 			case lowbit.EventBlock:
 				fmt.Fprintf(stdout, "block %d of %d\n", e.Block+1, e.Blocks)
 			case lowbit.EventWarning:
-				fmt.Fprintln(stdout, "warning:", e.Message)
+				fmt.Fprintf(stdout, "warning: %s: %s\n", e.Name, e.Message)
 			}
 		},
-	}
-	if err := o.ApplyPreset("fast"); err != nil {
-		return err
 	}
 	report, err := lowbit.Quantize(ctx, o)
 	if err != nil {

@@ -129,9 +129,9 @@ func (r *runner) measure(ctx context.Context, tmp string, m model, v variant, bi
 		return nil, err
 	}
 	o := lowbit.Options{Model: filepath.Join(r.dir, m.name), Output: out, Workers: r.workers}
-	o.Scheme.Bits, o.Scheme.GroupSize = bits, group
+	o.Bits, o.GroupSize = bits, group
 	o.Calibration = lowbit.Calibration{Samples: 64, SeqLen: 256,
-		Text: lowbit.Text{Files: []string{filepath.Join(r.text, m.text, "calibration.txt")}, PerDocument: true}}
+		Text: lowbit.Text{Files: []string{filepath.Join(r.text, m.text, "calibration.txt")}, PerDocument: true, BOS: new(true)}}
 	v.set(&o)
 	start := time.Now()
 	report, err := lowbit.Quantize(ctx, o)
@@ -145,7 +145,7 @@ func (r *runner) measure(ctx context.Context, tmp string, m model, v variant, bi
 	}
 	e, err := lowbit.Evaluate(ctx, lowbit.EvalOptions{
 		Model: out, Against: o.Model, Window: m.window, Workers: r.workers,
-		Text: lowbit.Text{Files: []string{filepath.Join(r.text, m.text, "heldout.txt")}, PerDocument: true},
+		Text: lowbit.Text{Files: []string{filepath.Join(r.text, m.text, "heldout.txt")}, PerDocument: true, BOS: new(true)},
 	})
 	if err != nil {
 		return nil, err

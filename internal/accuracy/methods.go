@@ -22,14 +22,14 @@ func (v variant) wants(model string, bits, group int) bool {
 func ablation(_ string, bits, group int) bool { return bits == 3 && group == 64 }
 
 var (
-	oc = []adadim.Arm{adadim.ArmOC}
-	ic = []adadim.Arm{adadim.ArmIC}
+	oc = []adadim.Arm{adadim.ArmOC()}
+	ic = []adadim.Arm{adadim.ArmIC()}
 )
 
 // paper sets what the reference rows were measured with.
 func paper(arms []adadim.Arm, method quant.Quantizer) func(o *lowbit.Options) {
 	return func(o *lowbit.Options) {
-		o.Scheme.Range, o.Scheme.ScaleType = quant.RangePaper, quant.F32
+		o.Preset, o.Range, o.ScaleType = lowbit.Plain, quant.RangePaper, quant.F32
 		o.Arms, o.Method = arms, method
 	}
 }
@@ -38,16 +38,13 @@ func paper(arms []adadim.Arm, method quant.Quantizer) func(o *lowbit.Options) {
 // with 0.
 func plain(arms []adadim.Arm, method quant.Quantizer, clip bool) func(o *lowbit.Options) {
 	return func(o *lowbit.Options) {
-		o.Arms, o.Method, o.Scheme.Clip = arms, method, clip
+		o.Arms, o.Method, o.Clip = arms, method, &clip
 	}
 }
 
-func preset(name string, arms []adadim.Arm, change func(o *lowbit.Options)) func(o *lowbit.Options) {
+func preset(p lowbit.Preset, arms []adadim.Arm, change func(o *lowbit.Options)) func(o *lowbit.Options) {
 	return func(o *lowbit.Options) {
-		o.Arms = arms
-		if err := o.ApplyPreset(name); err != nil {
-			panic(err)
-		}
+		o.Preset, o.Arms = p, arms
 		if change != nil {
 			change(o)
 		}
@@ -57,15 +54,13 @@ func preset(name string, arms []adadim.Arm, change func(o *lowbit.Options)) func
 func block(set func(o *lowbit.Options)) func(o *lowbit.Options) {
 	return func(o *lowbit.Options) {
 		set(o)
-		o.Objective = adadim.ObjectiveBlock
+		o.Objective = new(adadim.ObjectiveBlock)
 	}
 }
 
 func refine(r gptq.Refine) func(o *lowbit.Options) {
 	return func(o *lowbit.Options) {
-		g := o.Method.(gptq.Quantizer)
-		g.Refine = r
-		o.Method = g
+		o.GPTQ.Refine = &r
 	}
 }
 
@@ -89,20 +84,20 @@ var methods = []variant{
 	{"GPTQ oc clip", plain(oc, gptq.Quantizer{}, true), nil},
 	{"GPTQ ic clip", plain(ic, gptq.Quantizer{}, true), nil},
 
-	{"paper", preset("paper", nil, nil), nil},
-	{"fast", preset("fast", nil, nil), nil},
-	{"best", preset("best", nil, nil), nil},
-	{"best, --axis oc", preset("best", []adadim.Arm{adadim.ArmOC, adadim.ArmOCInputScale}, func(o *lowbit.Options) { o.Fold = lowbit.FoldOn }), nil},
-	{"best, no extra bits", preset("best", adadim.PaperArms(), nil), ablation},
-	{"fast, --axis oc", preset("fast", []adadim.Arm{adadim.ArmOC, adadim.ArmOCInputScale}, func(o *lowbit.Options) { o.Fold = lowbit.FoldOn }), ablation},
+	{"paper", preset(lowbit.Paper, nil, nil), nil},
+	{"fast", preset(lowbit.Fast, nil, nil), nil},
+	{"best", preset(lowbit.Best, nil, nil), nil},
+	{"best, --axis oc", preset(lowbit.Best, []adadim.Arm{adadim.ArmOC(), adadim.ArmOCInputScale()}, func(o *lowbit.Options) { o.Fold = lowbit.FoldOn }), nil},
+	{"best, no extra bits", preset(lowbit.Best, adadim.PaperArms(), nil), ablation},
+	{"fast, --axis oc", preset(lowbit.Fast, []adadim.Arm{adadim.ArmOC(), adadim.ArmOCInputScale()}, func(o *lowbit.Options) { o.Fold = lowbit.FoldOn }), ablation},
 
-	{"best, no clip", preset("best", nil, func(o *lowbit.Options) { o.Scheme.Clip = false }), ablation},
-	{"best, no refinement", preset("best", nil, refine(gptq.Refine{})), ablation},
-	{"best, no correction", preset("best", nil, func(o *lowbit.Options) { o.Correction = 0 }), ablation},
-	{"best, full-precision inputs", preset("best", nil, func(o *lowbit.Options) { o.Correction, o.Inputs = 0, lowbit.InputsFull }), ablation},
-	{"best, search by RTN", preset("best", nil, func(o *lowbit.Options) { o.Search = adadim.SearchRTN }), ablation},
-	{"best, raw objective", preset("best", nil, func(o *lowbit.Options) { o.Objective = adadim.ObjectiveLinear }), ablation},
-	{"best, oc+in only", preset("best", []adadim.Arm{adadim.ArmOCInputScale}, nil), ablation},
-	{"best, ic+row only", preset("best", []adadim.Arm{adadim.ArmICRowScale}, nil), ablation},
-	{"best, oc arm only", preset("best", oc, nil), ablation},
+	{"best, no clip", preset(lowbit.Best, nil, func(o *lowbit.Options) { o.Clip, o.ClipInput = new(false), new(false) }), ablation},
+	{"best, no refinement", preset(lowbit.Best, nil, refine(gptq.Refine{})), ablation},
+	{"best, no correction", preset(lowbit.Best, nil, func(o *lowbit.Options) { o.Correction = new(0.0) }), ablation},
+	{"best, full-precision inputs", preset(lowbit.Best, nil, func(o *lowbit.Options) { o.Correction, o.Inputs = new(0.0), lowbit.InputsFull }), ablation},
+	{"best, search by RTN", preset(lowbit.Best, nil, func(o *lowbit.Options) { o.Search = new(adadim.SearchRTN) }), ablation},
+	{"best, raw objective", preset(lowbit.Best, nil, func(o *lowbit.Options) { o.Objective = new(adadim.ObjectiveLinear) }), ablation},
+	{"best, oc+in only", preset(lowbit.Best, []adadim.Arm{adadim.ArmOCInputScale()}, nil), ablation},
+	{"best, ic+row only", preset(lowbit.Best, []adadim.Arm{adadim.ArmICRowScale()}, nil), ablation},
+	{"best, oc arm only", preset(lowbit.Best, oc, nil), ablation},
 }

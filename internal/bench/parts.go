@@ -2,10 +2,11 @@ package bench
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/golowbit/lowbit/gptq"
+	"github.com/golowbit/lowbit/internal/decoder"
 	"github.com/golowbit/lowbit/internal/kernel"
-	"github.com/golowbit/lowbit/internal/llama"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/tensor"
 )
@@ -114,7 +115,7 @@ func (s *suite) rtn() error {
 		kernel.F32ToBF16(src[i*in:(i+1)*in], row)
 	}
 	w := quant.NewWeight(lines, in, quant.Scheme{Bits: 4, GroupSize: 128})
-	t, err := s.time(func() error { return w.RoundHalves(0, src, true) })
+	t, err := s.time(func() error { return w.RoundBF16(0, src) })
 	if err != nil {
 		return err
 	}
@@ -125,24 +126,23 @@ func (s *suite) rtn() error {
 // such blocks) on windows of 2048 tokens, attention included.
 func (s *suite) forward() error {
 	const blocks = 22
-	c := llama.Config{
-		ModelType: "llama", Hidden: 64 * max(32/s.o.Shrink, 1), Intermediate: 64 * max(88/s.o.Shrink, 1), Layers: 1,
-		Heads: max(32/s.o.Shrink, 1), KVHeads: max(4/s.o.Shrink, 1), HeadDim: 64,
-		Vocab: 32000, NormEps: 1e-5, RopeTheta: 10000, BOS: -1,
-	}
-	tokens := s.size(2048)
-	b := &llama.Block{AttnNorm: ones(c.Hidden), MLPNorm: ones(c.Hidden)}
-	flops := 2 * float64(tokens+1) * float64(c.QueryWidth()) // a token's two products with half of a window
-	for _, l := range c.Linears(0) {
-		w := s.noise(l.Out * l.In)
-		kernel.Scale(w, 0.03)
-		*b.Linear(l.Role) = llama.Linear{Name: l.Name, Weight: tensor.FromSlice(l.Out, l.In, w)}
-		flops += 2 * float64(l.Out) * float64(l.In)
-	}
-	r, err := llama.NewRunner(&c, s.threads)
+	m, err := decoder.ParseConfig(fmt.Appendf(nil, `{"model_type": "llama", "hidden_size": %d, "intermediate_size": %d,
+		"num_hidden_layers": 1, "num_attention_heads": %d, "num_key_value_heads": %d, "head_dim": 64, "vocab_size": 32000}`,
+		64*max(32/s.o.Shrink, 1), 64*max(88/s.o.Shrink, 1), max(32/s.o.Shrink, 1), max(4/s.o.Shrink, 1)))
 	if err != nil {
 		return err
 	}
+	c := &m.Config
+	tokens := s.size(2048)
+	b, err := m.Blocks[0].Load(noiseWeights{s, m})
+	if err != nil {
+		return err
+	}
+	flops := 2 * float64(tokens+1) * float64(c.QueryWidth()) // a token's two products with half of a window
+	for _, l := range m.Blocks[0].Linears {
+		flops += 2 * float64(l.Out) * float64(l.In)
+	}
+	r := decoder.NewRunner(s.threads)
 	x := tensor.FromSlice(tokens, c.Hidden, s.noise(tokens*c.Hidden))
 	y := tensor.New(tokens, c.Hidden)
 	t, err := s.time(func() error {
@@ -155,10 +155,42 @@ func (s *suite) forward() error {
 	return s.report(Result{"forward", float64(tokens) / (blocks * t), TokensSec, s.gemm * 1e9 / (blocks * flops), "gemm"})
 }
 
-func ones(n int) []float32 {
-	x := make([]float32, n)
+// noiseWeights are weights of noise for the linears of a model, and gains of 1.
+type noiseWeights struct {
+	s *suite
+	m *decoder.Model
+}
+
+func (w noiseWeights) Matrix(name string) (*tensor.Matrix, error) {
+	shape, _ := w.Shape(name)
+	x := w.s.noise(shape[0] * shape[1])
+	kernel.Scale(x, 0.03)
+	return tensor.FromSlice(shape[0], shape[1], x), nil
+}
+
+func (w noiseWeights) Vector(string) ([]float32, error) {
+	x := make([]float32, w.m.Hidden)
 	for i := range x {
 		x[i] = 1
 	}
-	return x
+	return x, nil
+}
+
+func (w noiseWeights) Rows(name string, i0, i1 int, _ []float32) ([]float32, error) {
+	m, err := w.Matrix(name)
+	if err != nil {
+		return nil, err
+	}
+	return m.Data[i0*m.Cols : i1*m.Cols], nil
+}
+
+func (w noiseWeights) Has(name string) bool { _, ok := w.Shape(name); return ok }
+
+func (w noiseWeights) Shape(name string) ([]int, bool) {
+	for _, l := range w.m.Linears() {
+		if l.WeightName() == name {
+			return []int{l.Out, l.In}, true
+		}
+	}
+	return []int{w.m.Hidden}, strings.HasSuffix(name, "norm.weight")
 }

@@ -16,8 +16,9 @@ import (
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel"
 	"github.com/golowbit/lowbit/checkpoint/layout"
+	"github.com/golowbit/lowbit/internal/decoder"
+	"github.com/golowbit/lowbit/internal/decodertest"
 	"github.com/golowbit/lowbit/internal/golden"
-	"github.com/golowbit/lowbit/internal/llama"
 	"github.com/golowbit/lowbit/internal/tokenizer"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
@@ -58,16 +59,12 @@ func writeGGUF(t testing.TB, dir string, g ggufmodel.Format, s quant.Scheme) str
 	return path
 }
 
-func load(t testing.TB, path string) (*llama.Model, *checkpoint.Model) {
+func load(t testing.TB, path string) (*decodertest.Model, *checkpoint.Model) {
 	t.Helper()
 	src, err := checkpoint.Open(path)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, src.Close()) })
-	c, err := llama.ParseConfig(src.Config())
-	require.NoError(t, err)
-	m, err := llama.LoadModel(c, src, 0)
-	require.NoError(t, err)
-	return m, src
+	return decodertest.Load(t, src.Config(), src), src
 }
 
 // sampleIDs are the first n tokens of the embedded held-out text after BOS.
@@ -93,7 +90,7 @@ func diverge(a, b *tensor.Matrix) divergence {
 	var d divergence
 	all := make([]float64, a.Rows)
 	for i := range all {
-		all[i] = llama.KL(a.Row(i), b.Row(i))
+		all[i] = decoder.KL(a.Row(i), b.Row(i))
 		d.mean += all[i] / float64(a.Rows)
 		d.most = max(d.most, all[i])
 	}
@@ -187,8 +184,7 @@ func TestLogitsAgree(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			r := answers[i]
 			m, src := load(t, jobs[i].Model)
-			ours, err := m.Logits(ids)
-			require.NoError(t, err)
+			ours := m.Logits(t, ids)
 			plain := diverge(r.logits.View(0, long, 0, r.Vocab), ours)
 			var rounded []float32
 			for _, w := range jobs[i].Windows[1:] {
@@ -225,8 +221,7 @@ func TestOneBlockAgrees(t *testing.T) {
 			m, src := load(t, jobs[i].Model)
 			var plain, rounded []float32
 			for _, w := range jobs[i].Windows {
-				l, err := m.Logits(w)
-				require.NoError(t, err)
+				l := m.Logits(t, w)
 				plain = append(plain, l.Data...)
 				rounded = append(rounded, roundedLogits(t, m, src, w, c.linear, c.head).Data...)
 			}
@@ -241,18 +236,16 @@ func TestOneBlockAgrees(t *testing.T) {
 
 // compareGreedy follows the engine's text: at every place its choice is ours,
 // or ours is hardly likelier.
-func compareGreedy(t *testing.T, m *llama.Model, prompt, theirs []int32, n int) {
+func compareGreedy(t *testing.T, m *decodertest.Model, prompt, theirs []int32, n int) {
 	t.Helper()
 	// The engine's rounding of its inputs moves a logit by up to a quarter (measured);
 	// rivals nearer than that may change places.
 	const margin = 0.3
-	ours, err := m.Greedy(prompt, n)
-	require.NoError(t, err)
+	ours := m.Greedy(t, prompt, n)
 	if len(theirs) < n {
-		require.Contains(t, m.Config.EOS, int(theirs[len(theirs)-1]), "the engine stopped after %d tokens", len(theirs))
+		require.Contains(t, m.EOS, int(theirs[len(theirs)-1]), "the engine stopped after %d tokens", len(theirs))
 	}
-	logits, err := m.Logits(append(slices.Clone(prompt), theirs...))
-	require.NoError(t, err)
+	logits := m.Logits(t, append(slices.Clone(prompt), theirs...))
 	same, common := 0, 0
 	var most float32
 	for i, id := range theirs {

@@ -2,13 +2,13 @@ package enginetest
 
 import (
 	"math"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/golowbit/lowbit/checkpoint"
-	"github.com/golowbit/lowbit/internal/llama"
+	"github.com/golowbit/lowbit/internal/decoder"
+	"github.com/golowbit/lowbit/internal/decodertest"
 	"github.com/golowbit/lowbit/tensor"
 )
 
@@ -88,56 +88,42 @@ func roundBlock(x []float32) (sum, stored float32) {
 
 // widened returns a block whose matrices take what apply returns: for Q8_1
 // the further columns hold the minima.
-func (r inputRounding) widened(t testing.TB, b *llama.Block, src *checkpoint.Model) *llama.Block {
+func (r inputRounding) widened(t testing.TB, b *decoder.Block, src *checkpoint.Model) *decoder.Block {
 	if r != roundQ81 {
 		return b
 	}
-	wide := *b
-	for role := range llama.Roles {
-		l := wide.Linear(role)
-		q, err := src.Weight(strings.TrimSuffix(l.Name, ".weight"))
+	wide := b.Clone()
+	for k, l := range wide.Linears {
+		q, err := src.Weight(l.Name)
 		require.NoError(t, err)
 		w := tensor.New(q.Out, r.width(q.In))
 		for i := range q.Out {
-			copy(w.Row(i), l.Weight.Row(i))
-			for k := range q.Groups() {
-				n := i*q.Groups() + k
-				w.Set(i, q.In+k, -q.Scales[n]*float32(q.Zeros[n]))
+			copy(w.Row(i), b.Linear(k).Weight.Row(i))
+			for g := range q.Groups() {
+				n := i*q.Groups() + g
+				w.Set(i, q.In+g, -q.Scales[n]*float32(q.Zeros[n]))
 			}
 		}
-		l.Weight = w
+		wide.Linear(k).Weight = w
 	}
-	return &wide
+	return wide
 }
 
 // roundedLogits is Model.Logits with the inputs of linears and of the output
 // head rounded.
-func roundedLogits(t testing.TB, m *llama.Model, src *checkpoint.Model, ids []int32, linear, head inputRounding) *tensor.Matrix {
+func roundedLogits(t testing.TB, m *decodertest.Model, src *checkpoint.Model, ids []int32, linear, head inputRounding) *tensor.Matrix {
 	t.Helper()
-	c := *m.Config
-	r, err := llama.NewRunner(&c, 0)
-	require.NoError(t, err)
-	// Attention takes wider inputs from a runner that expects them.
-	w := c
-	w.Hidden = linear.width(c.Hidden)
-	attention, err := llama.NewRunner(&w, 0)
-	require.NoError(t, err)
+	r := decoder.NewRunner(0)
+	r.Inputs = linear.apply
 	n := len(ids)
-	x, h := tensor.New(n, c.Hidden), tensor.New(n, c.Hidden)
-	a, act := tensor.New(n, c.QueryWidth()), tensor.New(n, c.Intermediate)
-	require.NoError(t, llama.Embed(x, m.Embedding, ids))
+	x := tensor.New(n, m.Model.Hidden)
+	require.NoError(t, m.Embedding.Embed(x, ids))
 	for _, b := range m.Blocks {
-		b := linear.widened(t, b, src)
-		r.AttnInput(b, h, x)
-		attention.Attend(b, a, linear.apply(h), n)
-		r.AttnOutput(b, x, linear.apply(a))
-		r.MLPInput(b, h, x)
-		r.MLPAct(b, act, linear.apply(h))
-		r.MLPOutput(b, x, linear.apply(act))
+		require.NoError(t, r.Forward(linear.widened(t, b, src), x, n, nil))
 	}
-	// The final norm is the norm of a block with other gains.
-	r.AttnInput(&llama.Block{AttnNorm: m.Head.Norm}, h, x)
-	logits := tensor.New(n, c.Vocab)
+	h := tensor.New(n, m.Model.Hidden)
+	r.Normed(m.Head, h, x)
+	logits := tensor.New(n, m.Vocab)
 	tensor.Gemm(false, true, 1, head.apply(h), m.Head.Weight, 0, logits, 0)
 	return logits
 }

@@ -5,16 +5,16 @@
 // SmoothQuant, arXiv 2211.10438 §4).
 //
 // The gain of a norm multiplies after the normalization, attention is linear
-// in v, and silu(gate)*up is linear in up, so each of these factors moves
-// exactly. What does not stay in memory as float32 but is stored, gains and
-// biases, is rounded to its type first; the exact ratio to what it was is
-// the factor (see Scales.Set).
+// in v, and act(gate)*up is linear in up, so each of these factors moves
+// exactly; which of them a block has, decoder.Fold says. What does not stay in
+// memory as float32 but is stored, gains and biases, is rounded to its type
+// first; the exact ratio to what it was is the factor (see Scales.Set).
 package fold
 
 import (
 	"math"
 
-	"github.com/golowbit/lowbit/internal/llama"
+	"github.com/golowbit/lowbit/internal/decoder"
 	"github.com/golowbit/lowbit/tensor"
 )
 
@@ -22,151 +22,158 @@ import (
 // half-float scales of the rows before stay clear of subnormals.
 const maxFactor = 256
 
+// Round rounds a value to the type of the tensor that stores it.
+type Round func(tensor string, v float32) float32
+
 // Scales are the factors of one block: input channel j of every linear that
-// reads an input is multiplied by its factor, and column j of their weights
-// divided by it. Row r of v or up, which computes the input, is multiplied
-// by the factor. A nil *Scales changes nothing.
+// reads a stage is multiplied by its factor, and column j of their weights
+// divided by it. What computes the stage is multiplied by the factors. A nil
+// *Scales changes nothing.
 type Scales struct {
-	cfg    *llama.Config
-	block  *llama.Block
-	factor [llama.Inputs][]float32 // by channel (see Channels), or nil
-	stored [llama.Inputs][]float32 // gain or bias with the factor, or nil
+	block  *decoder.Block
+	factor [][]float32         // by stage; nil if it has none
+	stored []map[string]vector // by stage: gains and biases with the factors
+}
+
+// vector is a gain (index >= 0) or the bias of a linear.
+type vector struct {
+	values []float32
+	index  int
+	linear int
 }
 
 // New returns Scales without factors for a block, which is not changed by
 // them.
-func New(c *llama.Config, b *llama.Block) *Scales { return &Scales{cfg: c, block: b} }
-
-// Channels is how many factors an input has. All query heads that share a
-// key and value head share the factors of o's input.
-func Channels(c *llama.Config, in llama.Input) int {
-	switch in {
-	case llama.AttnOutput:
-		return c.KVWidth()
-	case llama.MLPAct:
-		return c.Intermediate
-	}
-	return c.Hidden
+func New(b *decoder.Block) *Scales {
+	return &Scales{block: b, factor: make([][]float32, len(b.Stages)), stored: make([]map[string]vector, len(b.Stages))}
 }
 
-// channel is the factor that input channel j of a linear takes.
-func channel(c *llama.Config, in llama.Input, j int) int {
-	if in != llama.AttnOutput {
-		return j
+// Mean reduces a statistic of the channels of a stage to one for each factor,
+// the mean over those that share it.
+func Mean(f *decoder.Fold, perChannel []float32) []float32 {
+	if f.Share == nil {
+		return perChannel
 	}
-	return j/c.HeadDim/(c.Heads/c.KVHeads)*c.HeadDim + j%c.HeadDim
-}
-
-// Mean reduces a statistic of the input channels of a linear to one for each
-// factor, the mean over those that share it.
-func Mean(c *llama.Config, in llama.Input, perInput []float32) []float32 {
-	n := Channels(c, in)
-	if len(perInput) == n {
-		return perInput
+	sum := make([]float64, f.Channels)
+	for j, v := range perChannel {
+		sum[f.Share[j]] += float64(v)
 	}
-	sum := make([]float64, n)
-	for j, v := range perInput {
-		sum[channel(c, in, j)] += float64(v)
-	}
-	out := make([]float32, n)
+	out := make([]float32, f.Channels)
 	for i, s := range sum {
-		out[i] = float32(s * float64(n) / float64(len(perInput)))
+		out[i] = float32(s * float64(f.Channels) / float64(len(perChannel)))
 	}
 	return out
 }
 
-// Before is the linear whose rows take the factors of an input; ok is false
-// if a norm takes them.
-func Before(in llama.Input) (role llama.Role, ok bool) {
-	switch in {
-	case llama.AttnOutput:
-		return llama.V, true
-	case llama.MLPAct:
-		return llama.Up, true
-	}
-	return 0, false
-}
-
-// After is the input whose factors the rows of a linear take; ok is false if
-// there is none.
-func After(role llama.Role) (in llama.Input, ok bool) {
-	switch role {
-	case llama.V:
-		return llama.AttnOutput, true
-	case llama.Up:
-		return llama.MLPAct, true
-	}
-	return 0, false
-}
-
-// carrier is the vector that is stored with the factors of an input: a gain
-// or the bias of the linear before, which may be nil.
-func carrier(b *llama.Block, in llama.Input) (name string, v []float32) {
-	switch in {
-	case llama.AttnInput:
-		return llama.BlockPrefix(b.Index) + "input_layernorm.weight", b.AttnNorm
-	case llama.MLPInput:
-		return llama.BlockPrefix(b.Index) + "post_attention_layernorm.weight", b.MLPNorm
-	}
-	role, _ := Before(in)
-	l := b.Linear(role)
-	return l.Name + ".bias", l.Bias
-}
-
-// Into names what takes the factors of an input, for messages.
-func Into(in llama.Input) string {
-	return [...]string{"input_layernorm", "self_attn.v_proj", "post_attention_layernorm", "mlp.up_proj"}[in]
-}
-
-// Carrier names the tensor that is stored with the factors of an input; ok
-// is false if the block has none.
-func Carrier(b *llama.Block, in llama.Input) (name string, ok bool) {
-	name, v := carrier(b, in)
-	return name, v != nil
-}
-
-// Set sets the factors of an input, Channels of them; nil takes them away. A
+// Set sets the factors of a stage, Fold.Channels of them; nil takes them away. A
 // factor that is not positive and finite stands for one in the middle. Only
-// their ratios matter: they are divided by their geometric mean. round rounds
-// to the type of the tensor that Carrier names; the factors become what the
-// rounded vector is of the one it replaces. A channel for which this is not
-// close to what was asked, because it is out of the type's range, is left as
-// it was.
+// their ratios matter: they are divided by their geometric mean. The factors
+// become what the rounded gains or biases are of those they replace. A channel
+// for which this is not close to what was asked, because it is out of the
+// type's range, is left as it was. Where a norm has a gain and a bias, which
+// would round differently, factors are powers of two.
 //
 // Set reports whether there are factors now; if all are alike there are not.
-func (s *Scales) Set(in llama.Input, factors []float64, round func(float32) float32) bool {
-	s.factor[in], s.stored[in] = nil, nil
-	if factors == nil {
+func (s *Scales) Set(stage int, factors []float64, round Round) bool {
+	s.factor[stage], s.stored[stage] = nil, nil
+	f := s.block.Stages[stage].Fold
+	if factors == nil || f == nil {
 		return false
 	}
-	if len(factors) != Channels(s.cfg, in) {
+	if len(factors) != f.Channels {
 		panic("fold: factors of the wrong length")
 	}
 	wanted := centered(factors)
 	if wanted == nil {
 		return false
 	}
-	_, old := carrier(s.block, in)
-	if old == nil {
-		s.factor[in] = wanted
-		return true
+	s.factor[stage], s.stored[stage] = wanted, map[string]vector{}
+	switch {
+	case f.Before >= 0:
+		s.setBias(stage, f, round)
+	case len(f.Vectors()) == 1:
+		s.setGain(stage, f, round)
+	default:
+		s.setBoth(stage, f, round)
 	}
-	_, isBias := Before(in)
-	exact, stored := make([]float32, len(wanted)), make([]float32, len(wanted))
-	for i, f := range wanted {
-		if isBias && old[i] == 0 {
-			exact[i] = f
-			continue
-		}
-		exact[i], stored[i] = 1, old[i]
-		v := round(old[i] * f)
-		ratio := float64(v) / float64(old[i])
-		if math.Abs(ratio/float64(f)-1) < 1.0/128 { // false for NaN
-			exact[i], stored[i] = float32(ratio), v
-		}
-	}
-	s.factor[in], s.stored[in] = exact, stored
 	return true
+}
+
+// setBias rounds the bias of the linear before.
+func (s *Scales) setBias(stage int, f *decoder.Fold, round Round) {
+	bias := s.block.Linear(f.Before).Bias
+	if bias == nil {
+		return
+	}
+	name := s.block.Linears[f.Before].BiasName()
+	stored := append([]float32(nil), bias...)
+	for i, w := range s.factor[stage] {
+		if old := bias[f.Row0+i]; old != 0 {
+			s.factor[stage][i], stored[f.Row0+i] = ratio(old, w, 0, name, round)
+		}
+	}
+	s.stored[stage][name] = vector{stored, -1, f.Before}
+}
+
+// setGain rounds the gain of the norm before.
+func (s *Scales) setGain(stage int, f *decoder.Fold, round Round) {
+	index := f.Vectors()[0]
+	name, old := s.block.Vector(index)
+	stored := make([]float32, len(old))
+	var one float32
+	if f.PlusOne {
+		one = 1
+	}
+	for i, w := range s.factor[stage] {
+		s.factor[stage][i], stored[i] = ratio(old[i], w, one, name, round)
+	}
+	s.stored[stage][name] = vector{stored, index, -1}
+}
+
+// ratio returns the factor closest to w for which (old+one)*factor-one is a
+// value of the type, with that value; 1 if there is none close by.
+func ratio(old, w, one float32, name string, round Round) (factor, stored float32) {
+	was := float64(old) + float64(one)
+	v := round(name, float32(was*float64(w))-one)
+	r := (float64(v) + float64(one)) / was
+	if math.Abs(r/float64(w)-1) < 1.0/128 { // false for NaN
+		return float32(r), v
+	}
+	return 1, old
+}
+
+// setBoth multiplies gain and bias of the norm before by powers of two.
+func (s *Scales) setBoth(stage int, f *decoder.Fold, round Round) {
+	factor := s.factor[stage]
+	for i, w := range factor {
+		factor[i] = float32(math.Exp2(math.Round(math.Log2(float64(w)))))
+	}
+	// value is a gain or bias multiplied by its factor, in float64.
+	value := func(k, i int, old float32) float64 {
+		w := float64(factor[i])
+		if k == 0 && f.PlusOne {
+			return (float64(old)+1)*w - 1
+		}
+		return float64(old) * w
+	}
+	for k, index := range f.Vectors() {
+		name, old := s.block.Vector(index)
+		for i, v := range old {
+			if x := value(k, i, v); float64(round(name, float32(x))) != x {
+				factor[i] = 1
+			}
+		}
+	}
+	for k, index := range f.Vectors() {
+		name, old := s.block.Vector(index)
+		stored := append([]float32(nil), old...)
+		for i, v := range old {
+			if factor[i] != 1 {
+				stored[i] = float32(value(k, i, v))
+			}
+		}
+		s.stored[stage][name] = vector{stored, index, -1}
+	}
 }
 
 // centered divides factors by their geometric mean and bounds them. It
@@ -196,36 +203,50 @@ func centered(factors []float64) []float32 {
 	return out
 }
 
-// Input returns the factors by which the input channels of a linear are
-// multiplied, as wide as the input, or nil.
-func (s *Scales) Input(in llama.Input) []float32 {
-	if s == nil || s.factor[in] == nil {
+// Input returns the factors by which the channels of a stage are multiplied,
+// as many as it is wide, or nil.
+func (s *Scales) Input(stage int) []float32 {
+	if s == nil || s.factor[stage] == nil {
 		return nil
 	}
-	if in != llama.AttnOutput {
-		return s.factor[in]
+	share := s.block.Stages[stage].Fold.Share
+	if share == nil {
+		return s.factor[stage]
 	}
-	f := make([]float32, s.cfg.QueryWidth())
-	for j := range f {
-		f[j] = s.factor[in][channel(s.cfg, in, j)]
+	f := make([]float32, len(share))
+	for j, i := range share {
+		f[j] = s.factor[stage][i]
 	}
 	return f
 }
 
-// Output returns the factors by which the outputs of a linear are
-// multiplied, or nil.
-func (s *Scales) Output(role llama.Role) []float32 {
-	if in, ok := After(role); ok && s != nil {
-		return s.factor[in]
+// Output returns the factors by which the outputs of a linear are multiplied,
+// or nil.
+func (s *Scales) Output(linear int) []float32 {
+	if s == nil {
+		return nil
 	}
-	return nil
+	stage := s.block.After(linear)
+	if stage < 0 || s.factor[stage] == nil {
+		return nil
+	}
+	f, out := s.block.Stages[stage].Fold, s.block.Linears[linear].Out
+	if f.Row0 == 0 && f.Channels == out {
+		return s.factor[stage]
+	}
+	v := make([]float32, out)
+	for i := range v {
+		v[i] = 1
+	}
+	copy(v[f.Row0:], s.factor[stage])
+	return v
 }
 
 // Weight returns the weight w of a linear with the factors folded into it,
 // and Restore takes them out again. Without factors they return w itself,
 // and otherwise leave it as it is.
-func (s *Scales) Weight(role llama.Role, w *tensor.Matrix) *tensor.Matrix {
-	return s.scaled(role, w, func(row, in []float32, out float32) {
+func (s *Scales) Weight(linear int, w *tensor.Matrix) *tensor.Matrix {
+	return s.scaled(linear, w, func(row, in []float32, out float32) {
 		for j := range row {
 			f := float32(1)
 			if in != nil {
@@ -237,8 +258,8 @@ func (s *Scales) Weight(role llama.Role, w *tensor.Matrix) *tensor.Matrix {
 }
 
 // Restore is the inverse of Weight.
-func (s *Scales) Restore(role llama.Role, w *tensor.Matrix) *tensor.Matrix {
-	return s.scaled(role, w, func(row, in []float32, out float32) {
+func (s *Scales) Restore(linear int, w *tensor.Matrix) *tensor.Matrix {
+	return s.scaled(linear, w, func(row, in []float32, out float32) {
 		for j := range row {
 			f := float32(1)
 			if in != nil {
@@ -249,8 +270,11 @@ func (s *Scales) Restore(role llama.Role, w *tensor.Matrix) *tensor.Matrix {
 	})
 }
 
-func (s *Scales) scaled(role llama.Role, w *tensor.Matrix, scale func(row, in []float32, out float32)) *tensor.Matrix {
-	in, out := s.Input(InputOf(role)), s.Output(role)
+func (s *Scales) scaled(linear int, w *tensor.Matrix, scale func(row, in []float32, out float32)) *tensor.Matrix {
+	if s == nil {
+		return w
+	}
+	in, out := s.Input(s.block.Linears[linear].Stage), s.Output(linear)
 	if in == nil && out == nil {
 		return w
 	}
@@ -265,19 +289,6 @@ func (s *Scales) scaled(role llama.Role, w *tensor.Matrix, scale func(row, in []
 	return w
 }
 
-// InputOf is the input that a linear reads.
-func InputOf(role llama.Role) llama.Input {
-	switch role {
-	case llama.Q, llama.K, llama.V:
-		return llama.AttnInput
-	case llama.O:
-		return llama.AttnOutput
-	case llama.Down:
-		return llama.MLPAct
-	}
-	return llama.MLPInput
-}
-
 // Stored returns the gains and biases that change, by the names of their
 // tensors, exact in the types that Set rounded them to.
 func (s *Scales) Stored() map[string][]float32 {
@@ -285,10 +296,9 @@ func (s *Scales) Stored() map[string][]float32 {
 	if s == nil {
 		return changed
 	}
-	for in, v := range s.stored {
-		if v != nil {
-			name, _ := carrier(s.block, llama.Input(in))
-			changed[name] = v
+	for _, stored := range s.stored {
+		for name, v := range stored {
+			changed[name] = v.values
 		}
 	}
 	return changed
@@ -296,25 +306,20 @@ func (s *Scales) Stored() map[string][]float32 {
 
 // Block returns the block with all factors folded into it: another block of
 // the same function.
-func (s *Scales) Block() *llama.Block {
-	b := *s.block
-	for role := range llama.Roles {
-		l := b.Linear(role)
-		l.Weight = s.Weight(role, l.Weight)
+func (s *Scales) Block() *decoder.Block {
+	b := s.block.Clone()
+	for i := range b.Linears {
+		l := b.Linear(i)
+		l.Weight = s.Weight(i, l.Weight)
 	}
-	for in, v := range s.stored {
-		if v == nil {
-			continue
-		}
-		switch in := llama.Input(in); in {
-		case llama.AttnInput:
-			b.AttnNorm = v
-		case llama.MLPInput:
-			b.MLPNorm = v
-		default:
-			role, _ := Before(in)
-			b.Linear(role).Bias = v
+	for _, stored := range s.stored {
+		for _, v := range stored {
+			if v.index >= 0 {
+				b.SetVector(v.index, v.values)
+			} else {
+				b.Linear(v.linear).Bias = v.values
+			}
 		}
 	}
-	return &b
+	return b
 }

@@ -29,19 +29,6 @@ type addedJSON struct {
 	Special    bool   `json:"special"`
 }
 
-type modelJSON struct {
-	Type                    string           `json:"type"`
-	Dropout                 *float64         `json:"dropout"`
-	UnkToken                *string          `json:"unk_token"`
-	ContinuingSubwordPrefix *string          `json:"continuing_subword_prefix"`
-	EndOfWordSuffix         *string          `json:"end_of_word_suffix"`
-	FuseUnk                 bool             `json:"fuse_unk"`
-	ByteFallback            bool             `json:"byte_fallback"`
-	IgnoreMerges            bool             `json:"ignore_merges"`
-	Vocab                   map[string]int64 `json:"vocab"`
-	Merges                  mergesJSON       `json:"merges"`
-}
-
 // mergesJSON accepts both spellings of a merge: "a b" and ["a", "b"].
 type mergesJSON [][2]string
 

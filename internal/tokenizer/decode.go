@@ -3,15 +3,17 @@ package tokenizer
 import (
 	"encoding/json"
 	"fmt"
-	"strconv"
 	"strings"
+
+	"github.com/golowbit/lowbit/internal/tokenizer/chars"
+	"github.com/golowbit/lowbit/internal/tokenizer/model"
 )
 
 // decodeStep turns a list of token strings into another; the last list is
 // joined.
 type decodeStep func(tokens []string) []string
 
-var decoderTypes = []string{"Sequence", "ByteLevel", "Replace", "ByteFallback", "Fuse", "Strip", "Metaspace", "BPEDecoder"}
+var decoderTypes = []string{"Sequence", "ByteLevel", "Replace", "ByteFallback", "Fuse", "Strip", "Metaspace", "BPEDecoder", "WordPiece", "CTC"}
 
 func parseDecoder(where string, raw json.RawMessage, depth int) (decodeStep, error) {
 	if absent(raw) {
@@ -40,18 +42,7 @@ func parseDecoder(where string, raw json.RawMessage, depth int) (decodeStep, err
 		}
 		return perToken(func(_, _ int, s string) string { return r.replace(s) }), nil
 	case "Strip":
-		var c struct {
-			Content string `json:"content"`
-			Start   int    `json:"start"`
-			Stop    int    `json:"stop"`
-		}
-		if err := decodeInto(where, raw, &c); err != nil {
-			return nil, err
-		}
-		if _, err := oneRune(where, "content", c.Content); err != nil {
-			return nil, err
-		}
-		return perToken(func(_, _ int, s string) string { return strip(s, c.Content, c.Start, c.Stop) }), nil
+		return parseStripDecoder(where, raw)
 	case "Metaspace":
 		c, err := parseMetaspace(where, raw)
 		if err != nil {
@@ -64,20 +55,105 @@ func parseDecoder(where string, raw json.RawMessage, depth int) (decodeStep, err
 			return strings.ReplaceAll(s, string(c.replacement), " ")
 		}), nil
 	case "BPEDecoder":
-		var c struct {
-			Suffix string `json:"suffix"`
-		}
-		if err := decodeInto(where, raw, &c); err != nil {
-			return nil, err
-		}
-		return perToken(func(i, n int, s string) string {
-			if i == n-1 {
-				return strings.ReplaceAll(s, c.Suffix, "")
-			}
-			return strings.ReplaceAll(s, c.Suffix, " ")
-		}), nil
+		return parseBPEDecoder(where, raw)
+	case "WordPiece":
+		return parseWordPieceDecoder(where, raw)
+	case "CTC":
+		return parseCTCDecoder(where, raw)
 	}
 	return nil, unsupported(where, typ, decoderTypes...)
+}
+
+func parseStripDecoder(where string, raw json.RawMessage) (decodeStep, error) {
+	var c struct {
+		Content string `json:"content"`
+		Start   int    `json:"start"`
+		Stop    int    `json:"stop"`
+	}
+	if err := decodeInto(where, raw, &c); err != nil {
+		return nil, err
+	}
+	if _, err := oneRune(where, "content", c.Content); err != nil {
+		return nil, err
+	}
+	return perToken(func(_, _ int, s string) string { return strip(s, c.Content, c.Start, c.Stop) }), nil
+}
+
+func parseBPEDecoder(where string, raw json.RawMessage) (decodeStep, error) {
+	c := struct {
+		Suffix string `json:"suffix"`
+	}{"</w>"}
+	if err := decodeInto(where, raw, &c); err != nil {
+		return nil, err
+	}
+	return perToken(func(i, n int, s string) string {
+		if i == n-1 {
+			return strings.ReplaceAll(s, c.Suffix, "")
+		}
+		return strings.ReplaceAll(s, c.Suffix, " ")
+	}), nil
+}
+
+func parseWordPieceDecoder(where string, raw json.RawMessage) (decodeStep, error) {
+	c := struct {
+		Prefix  string `json:"prefix"`
+		Cleanup bool   `json:"cleanup"`
+	}{"##", true}
+	if err := decodeInto(where, raw, &c); err != nil {
+		return nil, err
+	}
+	return perToken(func(i, _ int, s string) string {
+		if i > 0 {
+			if rest, ok := strings.CutPrefix(s, c.Prefix); ok {
+				s = rest
+			} else {
+				s = " " + s
+			}
+		}
+		if c.Cleanup {
+			s = cleanUp(s)
+		}
+		return s
+	}), nil
+}
+
+func parseCTCDecoder(where string, raw json.RawMessage) (decodeStep, error) {
+	c := struct {
+		Pad       string `json:"pad_token"`
+		Delimiter string `json:"word_delimiter_token"`
+		Cleanup   bool   `json:"cleanup"`
+	}{"<pad>", "|", true}
+	if err := decodeInto(where, raw, &c); err != nil {
+		return nil, err
+	}
+	return func(tokens []string) []string {
+		var out []string
+		for i, s := range tokens {
+			if i > 0 && s == tokens[i-1] {
+				continue
+			}
+			s = strings.ReplaceAll(s, c.Pad, "")
+			if c.Cleanup {
+				s = strings.ReplaceAll(cleanUp(s), c.Delimiter, " ")
+			}
+			if s != "" {
+				out = append(out, s)
+			}
+		}
+		return out
+	}, nil
+}
+
+// cleanUp takes away the spaces that English does not have, in the reference's
+// order.
+func cleanUp(s string) string {
+	for _, p := range [][2]string{
+		{" .", "."}, {" ?", "?"}, {" !", "!"}, {" ,", ","}, {" ' ", "'"}, {" n't", "n't"}, {" 'm", "'m"},
+		{" do not", " don't"}, {" 's", "'s"}, {" 've", "'ve"}, {" 're", "'re"},
+	} {
+		s = strings.ReplaceAll(s, p[0], p[1])
+	}
+	return s
 }
 
 func parseDecoderSequence(where string, raw json.RawMessage, depth int) (decodeStep, error) {
@@ -122,9 +198,9 @@ func perToken(f func(i, n int, s string) string) decodeStep {
 func decodeByteLevel(tokens []string) []string {
 	var b []byte
 	for _, s := range tokens {
-		b = appendFromSymbols(b, s)
+		b = chars.AppendFromSymbols(b, s)
 	}
-	return []string{validUTF8(string(b))}
+	return []string{chars.ValidUTF8(string(b))}
 }
 
 // decodeByteFallback turns runs of byte tokens into the text they spell, or, if
@@ -137,7 +213,7 @@ func decodeByteFallback(tokens []string) []string {
 			return
 		}
 		s := string(pending)
-		if validUTF8(s) == s {
+		if chars.ValidUTF8(s) == s {
 			out = append(out, s)
 		} else {
 			for range pending {
@@ -147,7 +223,7 @@ func decodeByteFallback(tokens []string) []string {
 		pending = pending[:0]
 	}
 	for _, s := range tokens {
-		if b, ok := byteTokenValue(s); ok {
+		if b, ok := model.ByteToken(s); ok {
 			pending = append(pending, b)
 			continue
 		}
@@ -156,15 +232,6 @@ func decodeByteFallback(tokens []string) []string {
 	}
 	flush()
 	return out
-}
-
-// byteTokenValue reads "<0xAB>".
-func byteTokenValue(s string) (byte, bool) {
-	if len(s) != 6 || !strings.HasPrefix(s, "<0x") || s[5] != '>' {
-		return 0, false
-	}
-	v, err := strconv.ParseUint(s[3:5], 16, 8)
-	return byte(v), err == nil
 }
 
 // strip cuts up to start copies of c from the left and stop from the right.

@@ -1,8 +1,10 @@
 package tokenizer
 
 import (
-	"slices"
 	"strings"
+
+	"github.com/golowbit/lowbit/internal/tokenizer/chars"
+	"github.com/golowbit/lowbit/internal/tokenizer/model"
 )
 
 // Kind is the family of a tokenizer.
@@ -15,29 +17,35 @@ const (
 	SentencePiece
 	// Plain BPE is neither.
 	Plain
+	// Unigram, WordPiece and WordLevel are the other types of models.
+	Unigram
+	WordPiece
+	WordLevel
 )
 
 func (k Kind) String() string {
-	switch k {
-	case ByteLevel:
-		return "byte-level BPE"
-	case SentencePiece:
-		return "SentencePiece BPE"
-	}
-	return "plain BPE"
+	return [...]string{"byte-level BPE", "SentencePiece BPE", "plain BPE", "Unigram", "WordPiece", "WordLevel"}[k]
 }
 
-// Kind tells byte-level from SentencePiece-style BPE.
+// Kind is the type of the model, and tells byte-level from SentencePiece-style BPE.
 func (t *Tokenizer) Kind() Kind {
+	switch t.model.(type) {
+	case *model.Unigram:
+		return Unigram
+	case *model.WordPiece:
+		return WordPiece
+	case *model.WordLevel:
+		return WordLevel
+	}
 	switch {
 	case t.pre.byteLevel:
 		return ByteLevel
-	case t.model.fallback || t.pre.metaspace:
+	case t.model.ByteFallback() || t.pre.metaspace:
 		return SentencePiece
 	}
 	// ByteLevel may also stand among the normalizers.
 	if t.normalize != nil {
-		if s, _ := t.normalize("\x00"); strings.HasSuffix(s, string(byteSymbols[0])) {
+		if s, _ := t.normalize("\x00"); strings.HasSuffix(s, string(chars.ByteSymbols[0])) {
 			return ByteLevel
 		}
 	}
@@ -65,17 +73,19 @@ func (t *Tokenizer) Vocab() ([]string, []TokenType) {
 		id := int32(i)
 		s, ok := t.Token(id)
 		tokens[i] = s
-		a, isAdded := t.addedByID[id]
+		a, isAdded := t.addedToken(id)
 		switch {
 		case !ok:
 			types[i] = Unused
-		case id == t.model.unk:
+		case id == t.model.Unknown():
 			types[i] = Unknown
+		case t.types != nil && i < len(t.types) && t.types[i] != Normal:
+			types[i] = t.types[i]
 		case isAdded && a.Special:
 			types[i] = Control
 		case isAdded:
 			types[i] = UserDefined
-		case t.model.fallback && t.isByteToken(id, s):
+		case t.model.ByteFallback() && isByteToken(s):
 			types[i] = Byte
 		default:
 			types[i] = Normal
@@ -84,34 +94,36 @@ func (t *Tokenizer) Vocab() ([]string, []TokenType) {
 	return tokens, types
 }
 
-func (t *Tokenizer) isByteToken(id int32, s string) bool {
-	b, ok := byteTokenValue(s)
-	return ok && t.model.byteToken[b] == id
+func isByteToken(s string) bool {
+	_, ok := model.ByteToken(s)
+	return ok
 }
 
-// Merges returns the pairs of tokens that merge, in rank order.
-func (t *Tokenizer) Merges() [][2]string { return slices.Clone(t.model.merges) }
+// Merges returns the pairs of tokens that merge, in rank order: none unless the
+// model is BPE.
+func (t *Tokenizer) Merges() [][2]string {
+	if m, ok := t.model.(*model.BPE); ok {
+		return m.Merges()
+	}
+	return nil
+}
 
-// Scores returns a score by id for engines that merge by score, as
-// SentencePiece does: minus the lowest rank of the merges that make the token,
-// so that a better merge scores higher. Tokens that no merge makes and that are
-// longer than one character score below all others; single characters, byte
-// tokens, the unknown token and added tokens score 0.
+// Scores returns a score by id, as SentencePiece has it: Unigram's
+// log-probabilities, the scores by which BPE merges (model.BPE.Scores) where a
+// SentencePiece model does not give them itself, and 0 for added tokens and for
+// the other types of models.
 func (t *Tokenizer) Scores() []float32 {
 	scores := make([]float32, t.size)
-	never := -float32(len(t.model.merges) + 1)
-	for id, s := range t.model.tokens {
-		_, isAdded := t.addedByID[int32(id)]
-		if t.model.used[id] && !isAdded && int32(id) != t.model.unk && !t.isByteToken(int32(id), s) && len([]rune(s)) > 1 {
-			scores[id] = never
-		}
+	if t.scores != nil {
+		copy(scores, t.scores)
+		return scores
 	}
-	for rank := len(t.model.merges) - 1; rank >= 0; rank-- {
-		p := t.model.merges[rank]
-		id := t.model.vocab[p[0]+p[1][len(t.model.prefix):]]
-		if _, isAdded := t.addedByID[id]; !isAdded {
-			scores[id] = -float32(rank)
-		}
+	isAdded := func(id int32) bool { _, ok := t.addedAt[id]; return ok }
+	switch m := t.model.(type) {
+	case *model.BPE:
+		copy(scores, m.Scores(isAdded))
+	case *model.Unigram:
+		copy(scores, m.Scores())
 	}
 	return scores
 }

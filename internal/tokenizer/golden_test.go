@@ -163,3 +163,34 @@ func unpackModels(archive, dir string) error {
 	}
 	return nil
 }
+
+// TestGoldenTrained goes through small tokenizers of every kind, with what
+// tokenizers 0.23.2 and sentencepiece 0.2 make of texts with them.
+func TestGoldenTrained(t *testing.T) {
+	dirs, err := filepath.Glob(filepath.Join("testdata", "trained", "*"))
+	require.NoError(t, err)
+	require.Len(t, dirs, 8)
+	for _, dir := range dirs {
+		t.Run(filepath.Base(dir), func(t *testing.T) {
+			tk, err := Open(dir)
+			require.NoError(t, err)
+			data, err := os.ReadFile(filepath.Join(dir, "cases.json"))
+			require.NoError(t, err)
+			var cases []struct {
+				Text    string  `json:"text"`
+				IDs     []int32 `json:"ids"`
+				Full    []int32 `json:"full"`
+				Decoded string  `json:"decoded"`
+			}
+			require.NoError(t, json.Unmarshal(data, &cases))
+			require.Greater(t, len(cases), 100)
+			for _, c := range cases {
+				require.Equal(t, append([]int32{}, c.IDs...), append([]int32{}, tk.Encode(c.Text)...), "text %q", c.Text)
+				if c.Full != nil {
+					require.Equal(t, append([]int32{}, c.Full...), append([]int32{}, tk.EncodeSpecial(c.Text)...), "text %q", c.Text)
+				}
+				require.Equal(t, c.Decoded, tk.Decode(c.IDs), "text %q", c.Text)
+			}
+		})
+	}
+}

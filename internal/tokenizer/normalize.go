@@ -5,8 +5,14 @@ import (
 	"fmt"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 
 	"golang.org/x/text/unicode/norm"
+
+	"github.com/golowbit/lowbit/internal/tokenizer/chars"
+	"github.com/golowbit/lowbit/internal/tokenizer/model"
+	"github.com/golowbit/lowbit/internal/tokenizer/pattern"
+	"github.com/golowbit/lowbit/internal/tokenizer/sentencepiece"
 )
 
 // normalizer rewrites a stretch of text. atStart comes back false when what was
@@ -15,6 +21,7 @@ type normalizer func(s string) (out string, atStart bool)
 
 var normalizerTypes = []string{
 	"Sequence", "Prepend", "Replace", "NFC", "NFD", "NFKC", "NFKD", "Lowercase", "Strip", "StripAccents", "Nmt", "ByteLevel",
+	"BertNormalizer", "Precompiled",
 }
 
 func parseNormalizer(where string, raw json.RawMessage, depth int) (normalizer, error) {
@@ -46,36 +53,19 @@ func parseNormalizer(where string, raw json.RawMessage, depth int) (normalizer, 
 		}
 		return r.normalize, nil
 	case "NFC":
-		return plain(func(s string) string { return normalForm(s, norm.NFC) }), nil
+		return plain(func(s string) string { return chars.Normalize(s, norm.NFC) }), nil
 	case "NFD":
-		return plain(func(s string) string { return normalForm(s, norm.NFD) }), nil
+		return plain(func(s string) string { return chars.Normalize(s, norm.NFD) }), nil
 	case "NFKC":
-		return plain(func(s string) string { return normalForm(s, norm.NFKC) }), nil
+		return plain(func(s string) string { return chars.Normalize(s, norm.NFKC) }), nil
 	case "NFKD":
-		return plain(func(s string) string { return normalForm(s, norm.NFKD) }), nil
+		return plain(func(s string) string { return chars.Normalize(s, norm.NFKD) }), nil
 	case "Lowercase":
-		return plain(lowercase), nil
+		return plain(chars.Lowercase), nil
 	case "StripAccents":
-		return filter(func(r rune) bool { return !isMark(r) }), nil
+		return filter(func(r rune) bool { return !chars.IsAccent(r) }), nil
 	case "Strip":
-		var p struct {
-			Left  bool `json:"strip_left"`
-			Right bool `json:"strip_right"`
-		}
-		if err := decodeInto(where, raw, &p); err != nil {
-			return nil, err
-		}
-		return func(s string) (string, bool) {
-			n := len(s)
-			if p.Left {
-				s = trimLeftSpace(s)
-			}
-			atStart := len(s) == n
-			if p.Right {
-				s = trimRightSpace(s)
-			}
-			return s, atStart
-		}, nil
+		return parseStripNormalizer(where, raw)
 	case "Nmt":
 		drop := filter(func(r rune) bool { return !nmtControl(r) })
 		return func(s string) (string, bool) {
@@ -83,7 +73,11 @@ func parseNormalizer(where string, raw json.RawMessage, depth int) (normalizer, 
 			return strings.Map(nmtSpace, s), atStart
 		}, nil
 	case "ByteLevel":
-		return plain(toSymbols), nil
+		return plain(chars.ToSymbols), nil
+	case "BertNormalizer":
+		return parseBertNormalizer(where, raw)
+	case "Precompiled":
+		return parsePrecompiled(where, raw)
 	}
 	return nil, unsupported(where, typ, normalizerTypes...)
 }
@@ -119,6 +113,104 @@ func parseNormalizerSequence(where string, raw json.RawMessage, depth int) (norm
 	}, nil
 }
 
+func parseStripNormalizer(where string, raw json.RawMessage) (normalizer, error) {
+	var p struct {
+		Left  bool `json:"strip_left"`
+		Right bool `json:"strip_right"`
+	}
+	if err := decodeInto(where, raw, &p); err != nil {
+		return nil, err
+	}
+	return func(s string) (string, bool) {
+		n := len(s)
+		if p.Left {
+			s = chars.TrimLeftSpace(s)
+		}
+		atStart := len(s) == n
+		if p.Right {
+			s = chars.TrimRightSpace(s)
+		}
+		return s, atStart
+	}, nil
+}
+
+// parseBertNormalizer reads BERT's basic tokenizer up to its splitting.
+func parseBertNormalizer(where string, raw json.RawMessage) (normalizer, error) {
+	c := struct {
+		Clean      bool  `json:"clean_text"`
+		Ideographs bool  `json:"handle_chinese_chars"`
+		Strip      *bool `json:"strip_accents"`
+		Lowercase  bool  `json:"lowercase"`
+	}{true, true, nil, true}
+	if err := decodeInto(where, raw, &c); err != nil {
+		return nil, err
+	}
+	strip := c.Lowercase
+	if c.Strip != nil {
+		strip = *c.Strip
+	}
+	clean := filter(func(r rune) bool {
+		return r == '\t' || r == '\n' || r == '\r' || r != 0 && r != utf8.RuneError && !chars.IsControl(r)
+	})
+	return func(s string) (string, bool) {
+		atStart := true
+		if c.Clean {
+			s, atStart = clean(s)
+			s = strings.Map(func(r rune) rune {
+				if unicode.IsSpace(r) {
+					return ' '
+				}
+				return r
+			}, s)
+		}
+		if c.Ideographs {
+			s = spaceIdeographs(s)
+		}
+		if strip {
+			var kept bool
+			s, kept = filter(func(r rune) bool { return !chars.IsNonspacing(r) })(chars.Normalize(s, norm.NFD))
+			atStart = atStart && kept
+		}
+		if c.Lowercase {
+			s = chars.Lowercase(s)
+		}
+		return s, atStart
+	}, nil
+}
+
+func spaceIdeographs(s string) string {
+	if strings.IndexFunc(s, chars.IsIdeograph) < 0 {
+		return s
+	}
+	var b strings.Builder
+	b.Grow(2 * len(s))
+	for _, r := range s {
+		if chars.IsIdeograph(r) {
+			b.WriteByte(' ')
+			b.WriteRune(r)
+			b.WriteByte(' ')
+		} else {
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
+}
+
+// parsePrecompiled reads the map of characters of a SentencePiece model.
+func parsePrecompiled(where string, raw json.RawMessage) (normalizer, error) {
+	var c struct {
+		Charsmap []byte `json:"precompiled_charsmap"`
+	}
+	if err := decodeInto(where, raw, &c); err != nil {
+		return nil, err
+	}
+	m, err := sentencepiece.ParseCharsmap(c.Charsmap)
+	if err != nil {
+		return nil, fmt.Errorf("%s: precompiled_charsmap: %w", where, err)
+	}
+	return func(s string) (string, bool) { return m.ReplaceGraphemes(s) }, nil
+}
+
 // plain wraps a rewriting that keeps the start. Empty text stays empty: nothing
 // is prepended to nothing.
 func plain(f func(string) string) normalizer {
@@ -145,39 +237,6 @@ func filter(keep func(rune) bool) normalizer {
 	}
 }
 
-// lowercase maps character by character, without the context rule for the Greek
-// final sigma.
-func lowercase(s string) string {
-	var b strings.Builder
-	b.Grow(len(s))
-	for _, r := range s {
-		if r == 'İ' { // the only one whose full mapping is longer than one
-			b.WriteString("i̇")
-			continue
-		}
-		b.WriteRune(toLower(r))
-	}
-	return b.String()
-}
-
-// toLower knows the case pairs that came with Unicode 16.0 and 17.0.
-func toLower(r rune) rune {
-	switch {
-	case r < firstNew:
-	case r == 0x1C89, r == 0xA7CC, r == 0xA7CE, r == 0xA7D2, r == 0xA7D4, r == 0xA7DA:
-		return r + 1
-	case r == 0xA7CB:
-		return 0x264
-	case r == 0xA7DC:
-		return 0x19B
-	case 0x10D50 <= r && r <= 0x10D65:
-		return r + 0x20
-	case 0x16EA0 <= r && r <= 0x16EB8:
-		return r + 0x1B
-	}
-	return unicode.ToLower(r)
-}
-
 // nmtControl and nmtSpace are SentencePiece's NMT normalization.
 func nmtControl(r rune) bool {
 	return 1 <= r && r <= 8 || r == 0xB || 0xE <= r && r <= 0x1F || r == 0x7F || r == 0x8F || r == 0x9F
@@ -186,7 +245,7 @@ func nmtControl(r rune) bool {
 func nmtSpace(r rune) rune {
 	switch {
 	case r == '\t', r == '\n', r == '\f', r == '\r', r == 0x1680, 0x200B <= r && r <= 0x200F,
-		r == 0x2028, r == 0x2029, r == metaspace, r == 0xFEFF, r == 0xFFFD:
+		r == 0x2028, r == 0x2029, r == model.Metaspace, r == 0xFEFF, r == 0xFFFD:
 		return ' '
 	}
 	return r
@@ -195,7 +254,7 @@ func nmtSpace(r rune) rune {
 // replacer is Replace, as normalizer and as decoder.
 type replacer struct {
 	literal string
-	re      *regex // nil: literal
+	re      *pattern.Regex // nil: literal
 	content string
 }
 
@@ -210,7 +269,7 @@ func parseReplace(where string, raw json.RawMessage) (*replacer, error) {
 	r := &replacer{content: p.Content}
 	switch {
 	case p.Pattern.Regex != nil:
-		re, err := compileRegex(*p.Pattern.Regex)
+		re, err := pattern.Compile(*p.Pattern.Regex)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", where, err)
 		}
@@ -231,7 +290,7 @@ func (r *replacer) replace(s string) string {
 		return strings.ReplaceAll(s, r.literal, r.content)
 	}
 	var b strings.Builder
-	r.re.find(s, func(start, end int, match bool) {
+	r.re.Find(s, func(start, end int, match bool) {
 		if match {
 			b.WriteString(r.content)
 		} else {
@@ -251,7 +310,7 @@ func (r *replacer) normalize(s string) (string, bool) {
 		return out, !strings.HasPrefix(s, r.literal)
 	}
 	atStart := true
-	r.re.find(s, func(start, end int, match bool) {
+	r.re.Find(s, func(start, end int, match bool) {
 		if start == 0 && match && end > 0 {
 			atStart = false
 		}

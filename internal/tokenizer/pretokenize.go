@@ -6,6 +6,9 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/golowbit/lowbit/internal/tokenizer/chars"
+	"github.com/golowbit/lowbit/internal/tokenizer/pattern"
 )
 
 // emitFunc takes one piece. first is set for the piece that holds the very
@@ -45,6 +48,7 @@ func (p *preTokenizer) from(k int, s string, first bool, emit emitFunc) {
 
 var preTokenizerTypes = []string{
 	"Sequence", "Split", "ByteLevel", "Metaspace", "Digits", "Whitespace", "WhitespaceSplit", "Punctuation", "CharDelimiterSplit",
+	"BertPreTokenizer", "UnicodeScripts", "FixedLength",
 }
 
 func parsePreTokenizer(raw json.RawMessage) (*preTokenizer, error) {
@@ -86,7 +90,7 @@ func (p *preTokenizer) add(where string, raw json.RawMessage, depth int) error {
 	if p.bytes {
 		// Something follows ByteLevel and must see its symbols.
 		p.bytes = false
-		p.stages = append(p.stages, func(s string, first bool, emit emitFunc) { emit(toSymbols(s), first) })
+		p.stages = append(p.stages, func(s string, first bool, emit emitFunc) { emit(chars.ToSymbols(s), first) })
 	}
 	var st stage
 	switch typ {
@@ -106,6 +110,13 @@ func (p *preTokenizer) add(where string, raw json.RawMessage, depth int) error {
 		st = cut(runes(unicode.IsSpace), removed)
 	case "CharDelimiterSplit":
 		st, err = delimiterStage(where, raw)
+	case "BertPreTokenizer":
+		p.stages = append(p.stages, cut(runes(unicode.IsSpace), removed))
+		st = cut(runes(chars.IsPunct), isolated)
+	case "UnicodeScripts":
+		st = splitScripts
+	case "FixedLength":
+		st, err = fixedLengthStage(where, raw)
 	default:
 		return unsupported(where, typ, preTokenizerTypes...)
 	}
@@ -140,7 +151,7 @@ func (p *preTokenizer) byteLevelStage(where string, raw json.RawMessage) (stage,
 			return
 		}
 		for i := 0; i < len(s); {
-			end := nextGPT2(s, i)
+			end := pattern.NextGPT2(s, i)
 			emit(s[i:end], first && i == 0)
 			i = end
 		}
@@ -163,12 +174,12 @@ func (p *preTokenizer) splitStage(where string, raw json.RawMessage) (stage, err
 	var m matcher
 	switch {
 	case c.Pattern.Regex != nil:
-		re, err := compileRegex(*c.Pattern.Regex)
+		re, err := pattern.Compile(*c.Pattern.Regex)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", where, err)
 		}
 		p.regexes = append(p.regexes, *c.Pattern.Regex)
-		m = re.find
+		m = re.Find
 	case c.Pattern.String != nil:
 		m = literal(*c.Pattern.String)
 	default:
@@ -253,9 +264,9 @@ func digitsStage(where string, raw json.RawMessage) (stage, error) {
 		return nil, err
 	}
 	if c.Individual {
-		return cut(runes(isNumber), isolated), nil
+		return cut(runes(chars.IsNumber), isolated), nil
 	}
-	return cut(runes(isNumber), contiguous), nil
+	return cut(runes(chars.IsNumber), contiguous), nil
 }
 
 func punctuationStage(where string, raw json.RawMessage) (stage, error) {
@@ -269,7 +280,7 @@ func punctuationStage(where string, raw json.RawMessage) (stage, error) {
 	if err != nil {
 		return nil, err
 	}
-	return cut(runes(isPunct), b), nil
+	return cut(runes(chars.IsPunct), b), nil
 }
 
 func delimiterStage(where string, raw json.RawMessage) (stage, error) {
@@ -284,6 +295,49 @@ func delimiterStage(where string, raw json.RawMessage) (stage, error) {
 		return nil, err
 	}
 	return cut(runes(func(r rune) bool { return r == d }), removed), nil
+}
+
+// splitScripts cuts where the script changes. Characters without a script go with
+// what is before them; those that nothing is before are lost, as in the reference.
+func splitScripts(s string, first bool, emit emitFunc) {
+	start, last := len(s), chars.Script(0)
+	for i, r := range s {
+		script := chars.ScriptOf(r)
+		if script == 0 {
+			continue
+		}
+		if script != last {
+			if last != 0 {
+				emit(s[start:i], first && start == 0)
+			}
+			start = i
+		}
+		last = script
+	}
+	emit(s[start:], first && start == 0)
+}
+
+func fixedLengthStage(where string, raw json.RawMessage) (stage, error) {
+	c := struct {
+		Length int `json:"length"`
+	}{5}
+	if err := decodeInto(where, raw, &c); err != nil {
+		return nil, err
+	}
+	if c.Length < 1 {
+		return nil, fmt.Errorf("%s: length is %d, want at least 1", where, c.Length)
+	}
+	return func(s string, first bool, emit emitFunc) {
+		start, n := 0, 0
+		for i := range s {
+			if n == c.Length {
+				emit(s[start:i], first && start == 0)
+				start, n = i, 0
+			}
+			n++
+		}
+		emit(s[start:], first && start == 0)
+	}, nil
 }
 
 // behavior says what becomes of the matches of a splitting pattern.
@@ -323,9 +377,9 @@ func invert(m matcher) matcher {
 }
 
 // literal matches a fixed string. The empty one matches between all characters.
-func literal(pattern string) matcher {
+func literal(text string) matcher {
 	return func(s string, yield func(int, int, bool)) {
-		if pattern == "" {
+		if text == "" {
 			for i := 0; i < len(s); {
 				yield(i, i, true)
 				_, n := utf8.DecodeRuneInString(s[i:])
@@ -336,7 +390,7 @@ func literal(pattern string) matcher {
 			return
 		}
 		for i := 0; i < len(s); {
-			k := strings.Index(s[i:], pattern)
+			k := strings.Index(s[i:], text)
 			if k < 0 {
 				yield(i, len(s), false)
 				return
@@ -344,8 +398,8 @@ func literal(pattern string) matcher {
 			if k > 0 {
 				yield(i, i+k, false)
 			}
-			i += k + len(pattern)
-			yield(i-len(pattern), i, true)
+			i += k + len(text)
+			yield(i-len(text), i, true)
 		}
 	}
 }
@@ -375,7 +429,7 @@ func runes(is func(rune) bool) matcher {
 func words(s string, yield func(int, int, bool)) {
 	kind := func(r rune) int {
 		switch {
-		case isWord(r):
+		case chars.IsWord(r):
 			return 1
 		case unicode.IsSpace(r):
 			return 0

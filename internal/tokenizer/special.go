@@ -5,17 +5,20 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 )
 
 // specialTokens is what the files beside tokenizer.json say.
 type specialTokens struct {
 	bos, eos, unk, pad int32 // -1: none
 	addBOS, addEOS     *bool
-	class              string
+	config             map[string]int32 // by role, what config.json says
 	chatTemplate       string
 }
 
-var noSpecialTokens = specialTokens{bos: -1, eos: -1, unk: -1, pad: -1}
+func noSpecialTokens() specialTokens {
+	return specialTokens{bos: -1, eos: -1, unk: -1, pad: -1, config: make(map[string]int32)}
+}
 
 // fields of a JSON object, kept apart from their absence.
 type fields map[string]json.RawMessage
@@ -33,6 +36,68 @@ func (d folder) fields(name string) (fields, error) {
 		return nil, fmt.Errorf("%s: %w", d.path(name), err)
 	}
 	return f, nil
+}
+
+// sideFiles are the files beside that of the tokenizer; those that are missing are nil.
+type sideFiles struct {
+	conf, tokens, model, generation, added fields
+	class                                  string // tokenizer_class
+}
+
+const (
+	confName  = "tokenizer_config.json"
+	addedName = "added_tokens.json"
+	modelName = "config.json"
+)
+
+func (d folder) side() (*sideFiles, error) {
+	s := &sideFiles{}
+	for _, f := range []struct {
+		name string
+		dst  *fields
+	}{
+		{confName, &s.conf}, {"special_tokens_map.json", &s.tokens}, {modelName, &s.model},
+		{"generation_config.json", &s.generation}, {addedName, &s.added},
+	} {
+		var err error
+		if *f.dst, err = d.fields(f.name); err != nil {
+			return nil, err
+		}
+	}
+	if raw, ok := s.conf["tokenizer_class"]; ok {
+		// Not a string: treated as not given.
+		_ = json.Unmarshal(raw, &s.class)
+	}
+	return s, nil
+}
+
+// vocabSize is the model's own, 0 if it is not given.
+func (s *sideFiles) vocabSize() int64 {
+	var c struct {
+		Size int64 `json:"vocab_size"`
+	}
+	if json.Unmarshal(s.model["vocab_size"], &c.Size) == nil && c.Size > 0 {
+		return c.Size
+	}
+	if json.Unmarshal(s.model["text_config"], &c) == nil {
+		return c.Size
+	}
+	return 0
+}
+
+// role returns the token that the files name for a role such as "bos". As in
+// transformers tokenizer_config.json counts, null included; special_tokens_map.json
+// fills in what is not said there, and what is null there unless the file lists
+// added_tokens_decoder (the newer form, which makes the map redundant).
+func (s *sideFiles) role(name string) (content string, present bool) {
+	_, newForm := s.conf["added_tokens_decoder"]
+	content, present = s.conf.token(name + "_token")
+	if content == "" && !(present && newForm) {
+		if c, ok := s.tokens.token(name + "_token"); ok {
+			content, present = c, true
+		}
+	}
+	return content, present
 }
 
 // token reads a special token: a string or an object with "content".
@@ -76,66 +141,115 @@ func (f fields) id(name string) (int32, bool) {
 	return 0, false
 }
 
-// loadSpecial resolves the special tokens. As in transformers a role named in
-// tokenizer_config.json counts, null included; special_tokens_map.json fills in
-// what is not said there, and what is null there unless the file lists
-// added_tokens_decoder (the newer form, which makes the map redundant). Where no
-// file names a token, the defaults of the Llama classes and then the ids of
-// config.json count.
-func (t *Tokenizer) loadSpecial(dir folder) error {
-	var files [3]fields
-	for i, name := range []string{"tokenizer_config.json", "special_tokens_map.json", "config.json"} {
-		f, err := dir.fields(name)
-		if err != nil {
+// roleNames are the roles of special tokens in transformers.
+var roleNames = []string{"bos", "eos", "unk", "pad", "sep", "cls", "mask"}
+
+// setRoles resolves the special tokens. A role that no file names has the token that
+// the tokenizer's class or the model assumes, then the id of config.json or
+// generation_config.json. A token that a file names is found in text.
+func (t *Tokenizer) setRoles(dir folder, side *sideFiles) error {
+	ids := make(map[string]int32, len(roleNames))
+	for _, role := range roleNames {
+		content, present := side.role(role)
+		fallback := ""
+		if !present {
+			if content = classDefault(side.class, role); content == "" {
+				fallback = t.own[role]
+			} else if _, known := t.ID(content); !known {
+				content = ""
+			}
+		}
+		ids[role] = -1
+		if content != "" {
+			if err := t.addSpecial(dir, side, role, content); err != nil {
+				return err
+			}
+			ids[role], _ = t.ID(content)
+		} else if id, ok := t.ID(fallback); ok {
+			ids[role] = id
+		}
+		t.special.config[role] = -1
+		if id, ok := side.id(role); ok {
+			if _, known := t.Token(id); known {
+				t.special.config[role] = id
+				if ids[role] < 0 && !present {
+					ids[role] = id
+				}
+			}
+		}
+	}
+	for _, content := range side.additional() {
+		if err := t.addSpecial(dir, side, "additional_special", content); err != nil {
 			return err
 		}
-		files[i] = f
 	}
-	conf, tokens, model := files[0], files[1], files[2]
+	t.indexAdded()
 	s := &t.special
-	if raw, ok := conf["tokenizer_class"]; ok {
-		// Not a string: treated as not given.
-		_ = json.Unmarshal(raw, &s.class)
-	}
-	_, newForm := conf["added_tokens_decoder"]
-	resolve := func(role string) int32 {
-		content, present := conf.token(role + "_token")
-		if content == "" && !(present && newForm) {
-			if c, ok := tokens.token(role + "_token"); ok {
-				content, present = c, true
-			}
-		}
-		if !present {
-			content = t.classDefault(role)
-		}
-		if content != "" {
-			if id, ok := t.ID(content); ok {
-				return id
-			}
-		}
-		if present {
-			return -1
-		}
-		if id, ok := model.id(role + "_token_id"); ok {
-			if _, known := t.Token(id); known {
-				return id
-			}
-		}
-		return -1
-	}
-	s.bos, s.eos, s.unk, s.pad = resolve("bos"), resolve("eos"), resolve("unk"), resolve("pad")
+	s.bos, s.eos, s.unk, s.pad = ids["bos"], ids["eos"], ids["unk"], ids["pad"]
 	if s.unk < 0 {
-		s.unk = t.model.unk
+		s.unk = t.model.Unknown()
 	}
-	s.addBOS, s.addEOS = conf.bool("add_bos_token"), conf.bool("add_eos_token")
-	return t.loadChatTemplate(dir, conf)
+	if b := side.conf.bool("add_bos_token"); b != nil {
+		s.addBOS = b
+	}
+	if b := side.conf.bool("add_eos_token"); b != nil {
+		s.addEOS = b
+	}
+	return nil
+}
+
+// defaultWrap is whether a class of transformers puts BOS and EOS around a text when
+// its files do not say so.
+func defaultWrap(class string) (bos, eos *bool) {
+	yes, no := true, false
+	switch strings.TrimSuffix(class, "Fast") {
+	case "LlamaTokenizer", "CodeLlamaTokenizer", "GemmaTokenizer":
+		return &yes, &no
+	case "T5Tokenizer":
+		return &no, &yes
+	case "BartTokenizer", "RobertaTokenizer":
+		return &yes, &yes
+	}
+	return &no, &no
+}
+
+// wrapRoles makes what stands around a text of what AddsBOS and AddsEOS say, for
+// tokenizers without a post-processor.
+func (t *Tokenizer) wrapRoles() {
+	if bos, ok := t.BOS(); ok && t.AddsBOS() {
+		t.around.prefix = []int32{bos}
+	}
+	if eos, ok := t.EOS(); ok && t.AddsEOS() {
+		t.around.suffix = []int32{eos}
+	}
+}
+
+// id is the id that config.json, its text part or generation_config.json names for a
+// role.
+func (s *sideFiles) id(role string) (int32, bool) {
+	var text fields
+	_ = json.Unmarshal(s.model["text_config"], &text) // not there: no ids
+	for _, f := range []fields{s.model, text, s.generation} {
+		if id, ok := f.id(role + "_token_id"); ok {
+			return id, true
+		}
+	}
+	return 0, false
 }
 
 // classDefault is the token that a tokenizer class of transformers assumes.
-func (t *Tokenizer) classDefault(role string) string {
-	switch t.special.class {
+func classDefault(class, role string) string {
+	switch class {
 	case "LlamaTokenizer", "LlamaTokenizerFast", "CodeLlamaTokenizer", "CodeLlamaTokenizerFast":
 		return map[string]string{"bos": "<s>", "eos": "</s>", "unk": "<unk>"}[role]
+	case "GemmaTokenizer", "GemmaTokenizerFast":
+		return map[string]string{"bos": "<bos>", "eos": "<eos>", "unk": "<unk>", "pad": "<pad>"}[role]
+	case "T5Tokenizer", "T5TokenizerFast":
+		return map[string]string{"eos": "</s>", "unk": "<unk>", "pad": "<pad>"}[role]
+	case "BertTokenizer", "BertTokenizerFast":
+		return map[string]string{"unk": "[UNK]", "pad": "[PAD]", "sep": "[SEP]", "cls": "[CLS]", "mask": "[MASK]"}[role]
+	case "RobertaTokenizer", "RobertaTokenizerFast":
+		return map[string]string{"bos": "<s>", "eos": "</s>", "unk": "<unk>", "pad": "<pad>", "sep": "</s>", "cls": "<s>", "mask": "<mask>"}[role]
 	case "GPT2Tokenizer", "GPT2TokenizerFast":
 		return map[string]string{"bos": "<|endoftext|>", "eos": "<|endoftext|>", "unk": "<|endoftext|>"}[role]
 	case "Qwen2Tokenizer", "Qwen2TokenizerFast":
@@ -146,7 +260,7 @@ func (t *Tokenizer) classDefault(role string) string {
 
 // loadChatTemplate takes chat_template.jinja, else chat_template.json, else the
 // entry of tokenizer_config.json; of several named ones that named "default".
-func (t *Tokenizer) loadChatTemplate(dir folder, conf fields) error {
+func (t *Tokenizer) loadChatTemplate(dir folder, side *sideFiles) error {
 	data, err := dir.read("chat_template.jinja")
 	if err == nil {
 		t.special.chatTemplate = string(data)
@@ -159,7 +273,7 @@ func (t *Tokenizer) loadChatTemplate(dir folder, conf fields) error {
 	if err != nil {
 		return err
 	}
-	for _, f := range []fields{other, conf} {
+	for _, f := range []fields{other, side.conf} {
 		raw, ok := f["chat_template"]
 		if !ok {
 			continue
@@ -203,6 +317,14 @@ func (t *Tokenizer) Unknown() (int32, bool) { return some(t.special.unk) }
 
 // Padding is the token that fills batches, if there is one.
 func (t *Tokenizer) Padding() (int32, bool) { return some(t.special.pad) }
+
+// ConfigID is the id that config.json, or else generation_config.json, names for
+// "bos", "eos", "pad" or "unk", of a list the first. It counts where the tokenizer's
+// own files leave the role open, and may be asked where they say that there is none.
+func (t *Tokenizer) ConfigID(role string) (int32, bool) {
+	id, ok := t.special.config[role]
+	return id, ok && id >= 0
+}
 
 // ChatTemplate is the Jinja source of the chat template, "" if there is none.
 func (t *Tokenizer) ChatTemplate() string { return t.special.chatTemplate }

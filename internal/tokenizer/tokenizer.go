@@ -16,6 +16,7 @@
 package tokenizer
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -24,23 +25,32 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+
+	"github.com/golowbit/lowbit/internal/tokenizer/chars"
+	"github.com/golowbit/lowbit/internal/tokenizer/model"
+	"github.com/golowbit/lowbit/internal/tokenizer/prefix"
 )
 
 // Tokenizer turns text into ids and back. It may be used by several goroutines
 // at once.
 type Tokenizer struct {
-	model     *bpe
+	model     model.Model
 	normalize normalizer // nil: none
+	later     normalizer // of stretches that do not begin the text, nil: normalize
 	pre       *preTokenizer
 	around    template
 	decode    decodeStep // nil: tokens are joined by spaces
 
 	added      []added
-	addedByID  map[int32]*added
+	addedAt    map[int32]int // id to place in added
 	addedByStr map[string]int32
-	raw        trie // tokens that match the text as it is
-	normalized trie // tokens that match normalized text
+	raw        *prefix.Trie // tokens that match the text as it is
+	normalized *prefix.Trie // tokens that match normalized text
 	size       int
+	scores     []float32         // by id, nil: the model's
+	types      []TokenType       // by id, nil: told by the model and the added tokens
+	own        map[string]string // tokens that the model itself names for roles
+	wrap       bool              // BOS and EOS go around a text as AddsBOS and AddsEOS say
 
 	special  specialTokens
 	encoders sync.Pool
@@ -49,15 +59,15 @@ type Tokenizer struct {
 // fileName is the file that Open looks for in a folder.
 const fileName = "tokenizer.json"
 
-// Open reads the tokenizer of a folder, as OpenFS, or a tokenizer.json and the
-// files beside it. Errors name files by their paths.
+// Open reads the tokenizer of a folder, as OpenFS, or one of the files that OpenFS
+// looks for and the files beside it. Errors name files by their paths.
 func Open(pathOrDir string) (*Tokenizer, error) {
 	info, err := os.Stat(pathOrDir)
 	if err != nil {
 		return nil, err
 	}
 	if info.IsDir() {
-		return open(folder{os.DirFS(pathOrDir), pathOrDir}, fileName)
+		return open(folder{os.DirFS(pathOrDir), pathOrDir}, "")
 	}
 	dir, name := filepath.Split(pathOrDir)
 	if dir == "" {
@@ -66,27 +76,75 @@ func Open(pathOrDir string) (*Tokenizer, error) {
 	return open(folder{os.DirFS(dir), dir}, name)
 }
 
-// OpenFS reads the tokenizer.json at the root of fsys. Beside it
-// tokenizer_config.json, special_tokens_map.json, config.json and
-// chat_template.jinja (or .json) are read where they exist, for the roles of
-// special tokens. Errors name the file and, for a component that is not
-// supported, its place, what was found and what is supported.
-func OpenFS(fsys fs.FS) (*Tokenizer, error) { return open(folder{fsys, ""}, fileName) }
+// OpenFS reads the tokenizer at the root of fsys: tokenizer.json, or else a
+// SentencePiece model (tokenizer.model or spiece.model), tekken.json, vocab.json with
+// merges.txt, or vocab.txt. Beside it tokenizer_config.json, special_tokens_map.json,
+// added_tokens.json, config.json, generation_config.json and chat_template.jinja (or
+// .json) are read where they exist, for added tokens and the roles of special tokens.
+// Errors name the file and, for a component that is not supported, its place, what was
+// found and what is supported.
+func OpenFS(fsys fs.FS) (*Tokenizer, error) { return open(folder{fsys, ""}, "") }
 
+// kinds of files that hold a tokenizer, the first found counts.
+var kinds = []struct {
+	name string
+	load func(dir folder, name string, side *sideFiles) (*Tokenizer, error)
+}{
+	{fileName, loadJSON},
+	{"tokenizer.model", loadSentencePiece},
+	{"spiece.model", loadSentencePiece},
+	{"tekken.json", loadTekken},
+	{"vocab.json", loadVocabMerges},
+	{"vocab.txt", loadVocabText},
+}
+
+// open reads the file of that name, or with "" the first kind there is.
 func open(dir folder, name string) (*Tokenizer, error) {
-	data, err := dir.read(name)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%w%s", err, dir.insteadOf())
+	side, err := dir.side()
+	if err != nil {
+		return nil, err
 	}
+	load := loadJSON
+	for _, k := range kinds {
+		if name == "" {
+			if _, err := fs.Stat(dir.fsys, k.name); err != nil {
+				continue
+			}
+			name = k.name
+		}
+		if name == k.name || filepath.Ext(name) == ".model" && filepath.Ext(k.name) == ".model" {
+			load = k.load
+			break
+		}
+	}
+	if name == "" {
+		return nil, fmt.Errorf("%w (nor tokenizer.model, spiece.model, tekken.json, vocab.json or vocab.txt)",
+			&fs.PathError{Op: "open", Path: dir.path(fileName), Err: fs.ErrNotExist})
+	}
+	t, err := load(dir, name, side)
+	if err != nil {
+		return nil, err
+	}
+	if err := t.addListed(dir, side); err != nil {
+		return nil, err
+	}
+	if err := t.setRoles(dir, side); err != nil {
+		return nil, err
+	}
+	if t.wrap {
+		t.wrapRoles()
+	}
+	return t, t.loadChatTemplate(dir, side)
+}
+
+func loadJSON(dir folder, name string, _ *sideFiles) (*Tokenizer, error) {
+	data, err := dir.read(name)
 	if err != nil {
 		return nil, err
 	}
 	t, err := Parse(data)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", dir.path(name), err)
-	}
-	if err := t.loadSpecial(dir); err != nil {
-		return nil, err
 	}
 	return t, nil
 }
@@ -99,37 +157,28 @@ type folder struct {
 
 func (d folder) path(name string) string { return filepath.Join(d.name, name) }
 
-// read reads a file; its errors name the file by its path.
+// read reads a file without the byte order mark that some editors write; its errors
+// name the file by its path.
 func (d folder) read(name string) ([]byte, error) {
 	data, err := fs.ReadFile(d.fsys, name)
 	var pe *fs.PathError
 	if errors.As(err, &pe) {
 		return nil, &fs.PathError{Op: pe.Op, Path: d.path(name), Err: pe.Err}
 	}
-	return data, err
-}
-
-// insteadOf says which other tokenizer file a folder holds.
-func (d folder) insteadOf() string {
-	for _, name := range []string{"tokenizer.model", "spiece.model", "vocab.json", "tekken.json", "vocab.txt"} {
-		if _, err := fs.Stat(d.fsys, name); err == nil {
-			return fmt.Sprintf(" (the folder holds %s; only %s is read)", name, fileName)
-		}
-	}
-	return ""
+	return bytes.TrimPrefix(data, []byte("\uFEFF")), err
 }
 
 // Parse reads the text of a tokenizer.json alone: no token has a role that only
 // the files beside it would tell.
 func Parse(data []byte) (*Tokenizer, error) {
 	var f fileJSON
-	if err := json.Unmarshal(data, &f); err != nil {
+	if err := json.Unmarshal(bytes.TrimPrefix(data, []byte("\uFEFF")), &f); err != nil {
 		return nil, err
 	}
 	if f.Version != nil && *f.Version != "1.0" {
 		return nil, fmt.Errorf(`version is %q, want "1.0"`, *f.Version)
 	}
-	t := &Tokenizer{special: noSpecialTokens}
+	t := &Tokenizer{special: noSpecialTokens()}
 	var err error
 	if t.model, err = parseModel(f.Model); err != nil {
 		return nil, err
@@ -146,7 +195,7 @@ func Parse(data []byte) (*Tokenizer, error) {
 	if t.decode, err = parseDecoder("decoder", f.Decoder, 0); err != nil {
 		return nil, err
 	}
-	t.addTokens(f.AddedTokens)
+	t.finish(f.AddedTokens)
 	for _, ids := range [][]int32{t.around.prefix, t.around.suffix} {
 		for _, id := range ids {
 			if _, ok := t.Token(id); !ok {
@@ -154,51 +203,75 @@ func Parse(data []byte) (*Tokenizer, error) {
 			}
 		}
 	}
-	t.encoders.New = func() any { return newEncoder(t.model) }
 	return t, nil
 }
 
-// addTokens registers added tokens. As in the reference the id in the file does
-// not count: a token takes the id it has in the vocabulary, or the next free one.
+// finish sets what follows from the model.
+func (t *Tokenizer) finish(list []addedJSON) {
+	t.addTokens(list)
+	t.encoders.New = func() any { return t.model.NewEncoder() }
+}
+
+// addTokens registers the added tokens of a tokenizer.json. As in the reference the
+// id in the file does not count: a token takes the id it has in the vocabulary, or the
+// next free one.
 func (t *Tokenizer) addTokens(list []addedJSON) {
 	t.addedByStr = make(map[string]int32, len(list))
-	index := make(map[int32]int, len(list)) // id to place in t.added
-	next := int32(len(t.model.vocab))
-	t.size = len(t.model.tokens)
+	t.addedAt = make(map[int32]int, len(list))
+	t.size = t.model.Vocab().Size()
+	next := int32(t.model.Vocab().Count())
 	for _, a := range list {
 		if a.Content == "" {
 			continue
 		}
-		id, ok := t.addedByStr[a.Content]
+		id, ok := t.ID(a.Content)
 		if !ok {
-			if id, ok = t.model.vocab[a.Content]; !ok {
-				id = next
-				next++
-			}
+			id = next
+			next++
 		}
-		e := added{addedJSON: a, id: id, normal: a.Content}
-		if a.Normalized && t.normalize != nil {
-			e.normal, _ = t.normalize(a.Content)
-		}
-		t.addedByStr[a.Content] = id
-		if i, ok := index[id]; ok {
-			t.added[i] = e
-			continue
-		}
-		index[id] = len(t.added)
-		t.added = append(t.added, e)
-		t.size = max(t.size, int(id)+1)
+		t.add(a, id)
 	}
-	t.addedByID = make(map[int32]*added, len(t.added))
+	t.indexAdded()
+}
+
+// add registers one token, or registers it anew.
+func (t *Tokenizer) add(a addedJSON, id int32) {
+	e := added{addedJSON: a, id: id, normal: a.Content}
+	if a.Normalized && t.normalize != nil {
+		e.normal, _ = t.normalize(a.Content)
+	}
+	t.addedByStr[a.Content] = id
+	t.size = max(t.size, int(id)+1)
+	if i, ok := t.addedAt[id]; ok {
+		t.added[i] = e
+		return
+	}
+	t.addedAt[id] = len(t.added)
+	t.added = append(t.added, e)
+}
+
+// addedToken is the added token of an id.
+func (t *Tokenizer) addedToken(id int32) (*added, bool) {
+	i, ok := t.addedAt[id]
+	if !ok {
+		return nil, false
+	}
+	return &t.added[i], true
+}
+
+// indexAdded makes the trees by which added tokens are found.
+func (t *Tokenizer) indexAdded() {
+	var raw, normalized []string
+	var rawAt, normalizedAt []int32
 	for i := range t.added {
 		a := &t.added[i]
-		t.addedByID[a.id] = a
 		if a.Normalized {
-			t.normalized.insert(a.normal, int32(i))
+			normalized, normalizedAt = append(normalized, a.normal), append(normalizedAt, int32(i))
 		} else {
-			t.raw.insert(a.Content, int32(i))
+			raw, rawAt = append(raw, a.Content), append(rawAt, int32(i))
 		}
 	}
+	t.raw, t.normalized = prefix.Build(raw, rawAt), prefix.Build(normalized, normalizedAt)
 }
 
 // Encode returns the ids of text without what the post-processor adds around
@@ -219,18 +292,22 @@ func (t *Tokenizer) EncodeSpecial(text string) []int32 {
 }
 
 func (t *Tokenizer) encode(dst []int32, text string) []int32 {
-	text = validUTF8(text)
-	e := t.encoders.Get().(*encoder)
+	text = chars.ValidUTF8(text)
+	e := t.encoders.Get().(model.Encoder)
 	defer t.encoders.Put(e)
 	token := func(id int32) { dst = append(dst, id) }
-	piece := func(s string, _ bool) { dst = e.piece(dst, s, t.pre.bytes) }
-	t.splitAdded(&t.raw, text, func(start, end int) {
+	piece := func(s string, _ bool) { dst = e.Encode(dst, s, t.pre.bytes) }
+	t.splitAdded(t.raw, text, func(start, end int) {
 		s, first := text[start:end], start == 0
-		if t.normalize != nil {
-			out, atStart := t.normalize(s)
+		normalize := t.normalize
+		if !first && t.later != nil {
+			normalize = t.later
+		}
+		if normalize != nil {
+			out, atStart := normalize(s)
 			s, first = out, first && atStart
 		}
-		t.splitAdded(&t.normalized, s, func(start, end int) {
+		t.splitAdded(t.normalized, s, func(start, end int) {
 			t.pre.run(s[start:end], first && start == 0, piece)
 		}, token)
 	}, token)
@@ -250,7 +327,7 @@ func (t *Tokenizer) Suffix() []int32 { return append([]int32(nil), t.around.suff
 func (t *Tokenizer) Decode(ids []int32) string {
 	tokens := make([]string, 0, len(ids))
 	for _, id := range ids {
-		if a, ok := t.addedByID[id]; ok {
+		if a, ok := t.addedToken(id); ok {
 			tokens = append(tokens, a.normal)
 		} else if s, ok := t.Token(id); ok {
 			tokens = append(tokens, s)
@@ -268,13 +345,10 @@ func (t *Tokenizer) VocabSize() int { return t.size }
 // Token returns the string of an id: as the vocabulary spells it, with byte-level
 // symbols or "▁".
 func (t *Tokenizer) Token(id int32) (string, bool) {
-	if a, ok := t.addedByID[id]; ok {
+	if a, ok := t.addedToken(id); ok {
 		return a.Content, true
 	}
-	if id < 0 || int(id) >= len(t.model.tokens) || !t.model.used[id] {
-		return "", false
-	}
-	return t.model.tokens[id], true
+	return t.model.Vocab().Token(id)
 }
 
 // ID returns the id of a token, spelled as Token spells it.
@@ -282,6 +356,5 @@ func (t *Tokenizer) ID(token string) (int32, bool) {
 	if id, ok := t.addedByStr[token]; ok {
 		return id, true
 	}
-	id, ok := t.model.vocab[token]
-	return id, ok
+	return t.model.Vocab().ID(token)
 }

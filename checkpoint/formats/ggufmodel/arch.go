@@ -9,7 +9,7 @@ import (
 	"strings"
 
 	"github.com/golowbit/lowbit/checkpoint/layout"
-	"github.com/golowbit/lowbit/internal/llama"
+	"github.com/golowbit/lowbit/internal/decoder"
 	"github.com/golowbit/lowbit/tensor"
 )
 
@@ -24,9 +24,9 @@ const (
 
 // Hugging Face's names of the tensors outside the blocks.
 const (
-	embeddingName = llama.EmbeddingName
-	finalNormName = llama.FinalNormName
-	headName      = llama.HeadName
+	embeddingName = "model.embed_tokens.weight"
+	finalNormName = "model.norm.weight"
+	headName      = "lm_head.weight"
 )
 
 // classes are Hugging Face's classes of the architectures that are read.
@@ -57,12 +57,16 @@ type ropeScaling struct {
 // readShape reads a config.json and refuses what llama.cpp does not run the
 // way Hugging Face does.
 func readShape(config json.RawMessage) (*modelShape, error) {
-	c, err := llama.ParseConfig(config)
-	if errors.Is(err, llama.ErrUnsupported) {
-		return nil, fmt.Errorf("%s: %w", layout.ConfigFile, errors.Join(err, layout.Unsupported("GGUF is written for llama, mistral, qwen2 and qwen3; use format lowbit or dense")))
+	const written = "GGUF is written for llama, mistral, qwen2 and qwen3; use format lowbit or dense"
+	c, err := decoder.ParseConfig(config)
+	if errors.Is(err, decoder.ErrUnsupported) {
+		return nil, fmt.Errorf("%s: %w", layout.ConfigFile, errors.Join(err, layout.Unsupported(written)))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", layout.ConfigFile, err)
+	}
+	if c.Arch.GGUF == nil {
+		return nil, fmt.Errorf("%s: %w", layout.ConfigFile, layout.Unsupported("%s: "+written, c.ModelType))
 	}
 	switch {
 	case c.MaxPosition == 0:
@@ -70,14 +74,12 @@ func readShape(config json.RawMessage) (*modelShape, error) {
 	case c.ModelType == "qwen3" && c.OBias:
 		return nil, layout.Unsupported("llama.cpp's qwen3 has no bias in o_proj")
 	}
+	r := c.Rope.Scaling
 	m := &modelShape{
-		arch: c.ModelType, layers: c.Layers, vocab: c.Vocab, hidden: c.Hidden, intermediate: c.Intermediate,
+		arch: c.Arch.GGUF.Name, layers: c.Layers, vocab: c.Vocab, hidden: c.Hidden, intermediate: c.Intermediate,
 		heads: c.Heads, kvHeads: c.KVHeads, headDim: c.HeadDim, context: c.MaxPosition,
-		normEps: c.NormEps, ropeTheta: c.RopeTheta, tied: c.Tied,
-		scaling: ropeScaling{c.Rope.Type, c.Rope.Factor, c.Rope.LowFreqFactor, c.Rope.HighFreqFactor, c.Rope.OriginalMaxPosition},
-	}
-	if m.arch == "mistral" {
-		m.arch = archLlama
+		normEps: c.NormEps, ropeTheta: c.Rope.Theta, tied: c.Tied,
+		scaling: ropeScaling{r.Type, r.Factor, r.LowFreqFactor, r.HighFreqFactor, r.OriginalMaxPosition},
 	}
 	for _, w := range c.Windows {
 		if w > 0 {
@@ -89,16 +91,16 @@ func readShape(config json.RawMessage) (*modelShape, error) {
 
 // checkTensors holds the tensors of a model to its config.json.
 func checkTensors(o layout.Origin) error {
-	c, err := llama.ParseConfig(o.Config())
+	m, err := decoder.ParseConfig(o.Config())
 	if err != nil {
 		return err
 	}
-	return llama.CheckShapes(c, shapesOnly{o})
+	return m.CheckShapes(shapesOnly{o})
 }
 
 // checkConfig reports whether a config.json made from metadata is a model's.
 func checkConfig(config json.RawMessage) error {
-	_, err := llama.ParseConfig(config)
+	_, err := decoder.ParseConfig(config)
 	return err
 }
 
@@ -142,7 +144,7 @@ const (
 )
 
 // blockPrefix begins the names of the tensors of block i.
-func blockPrefix(i int) string { return llama.BlockPrefix(i) }
+func blockPrefix(i int) string { return fmt.Sprintf("model.layers.%d.", i) }
 
 // tensorNames lists a model's possible tensors in the order of the file, as
 // pairs of the Hugging Face name and the name in GGUF.

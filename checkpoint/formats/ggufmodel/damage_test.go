@@ -12,8 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/internal/decoder"
 	"github.com/golowbit/lowbit/internal/gguf"
-	"github.com/golowbit/lowbit/internal/llama"
 )
 
 // editedGGUF writes a small model whose metadata and tensors have been changed.
@@ -201,7 +201,7 @@ func FuzzGGUF(f *testing.F) {
 		}
 		defer m.Close()
 		readEverything(t, m)
-		_, err = llama.ParseConfig(m.Config())
+		_, err = decoder.ParseConfig(m.Config())
 		require.NoError(t, err)
 		_, _ = fs.ReadFile(m.Files(), "tokenizer.json")
 	})

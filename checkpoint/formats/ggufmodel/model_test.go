@@ -3,7 +3,6 @@ package ggufmodel_test
 import (
 	"encoding/json"
 	"io/fs"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,8 +16,9 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel"
 	"github.com/golowbit/lowbit/checkpoint/internal/formattest"
 	"github.com/golowbit/lowbit/checkpoint/layout"
+	"github.com/golowbit/lowbit/internal/decoder"
+	"github.com/golowbit/lowbit/internal/decodertest"
 	"github.com/golowbit/lowbit/internal/gguf"
-	"github.com/golowbit/lowbit/internal/llama"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 	"github.com/golowbit/lowbit/tensor"
@@ -36,46 +36,7 @@ func ggufFolder(t testing.TB, config map[string]any, extra ...string) string {
 		require.NoError(t, err)
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), data, 0o600))
 	}
-	c, err := llama.ParseConfig(data)
-	require.NoError(t, err)
-	var plan []safetensors.TensorInfo
-	add := func(name string, shape ...int) {
-		plan = append(plan, safetensors.TensorInfo{Name: name, DType: safetensors.F16, Shape: shape})
-	}
-	add(llama.EmbeddingName, c.Vocab, c.Hidden)
-	for i := range c.Layers {
-		p := llama.BlockPrefix(i)
-		add(p+"input_layernorm.weight", c.Hidden)
-		add(p+"post_attention_layernorm.weight", c.Hidden)
-		if c.QKNorm {
-			add(p+"self_attn.q_norm.weight", c.HeadDim)
-			add(p+"self_attn.k_norm.weight", c.HeadDim)
-		}
-		for _, l := range c.Linears(i) {
-			add(l.WeightName(), l.Out, l.In)
-			if l.Bias {
-				add(l.BiasName(), l.Out)
-			}
-		}
-	}
-	add(llama.FinalNormName, c.Hidden)
-	if !c.Tied {
-		add(llama.HeadName, c.Vocab, c.Hidden)
-	}
-	for _, name := range extra {
-		add(name, 8)
-	}
-	w, err := safetensors.NewWriter(dir, plan, safetensors.Options{})
-	require.NoError(t, err)
-	rng := rand.New(rand.NewPCG(5, 6))
-	for _, p := range plan {
-		v := make([]float32, p.Elements())
-		for i := range v {
-			v[i] = tensor.RoundF16(float32(rng.NormFloat64()))
-		}
-		require.NoError(t, w.WriteFloat32(p.Name, v))
-	}
-	require.NoError(t, w.Close())
+	decodertest.WriteRandom(t, dir, safetensors.F16, 0.05, extra...)
 	return dir
 }
 
@@ -116,15 +77,13 @@ func TestGGUFRoundTrip(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			dir := ggufFolder(t, c.config)
 			src := openModel(t, dir)
-			config, err := llama.ParseConfig(src.Config())
+			config, err := decoder.ParseConfig(src.Config())
 			require.NoError(t, err)
 			weights := map[string]*quant.Weight{}
 			schemes := ggufmodel.Schemes()
-			for i := range config.Layers {
-				for _, l := range config.Linears(i) {
-					s := schemes[len(weights)%len(schemes)]
-					weights[l.Name] = formattest.RandomWeight(uint64(len(weights)), l.Out, l.In, s, false, false)
-				}
+			for _, l := range config.Linears() {
+				s := schemes[len(weights)%len(schemes)]
+				weights[l.Name] = formattest.RandomWeight(uint64(len(weights)), l.Out, l.In, s, false, false)
 			}
 			delete(weights, "model.layers.1.self_attn.k_proj") // stays dense
 			path := writeGGUFModel(t, src, c.g, weights)
@@ -134,11 +93,11 @@ func TestGGUFRoundTrip(t *testing.T) {
 			require.NoError(t, err)
 			defer opened.Source.Close()
 
-			back, err := llama.ParseConfig(m.Config())
+			back, err := decoder.ParseConfig(m.Config())
 			require.NoError(t, err)
 			config.DType = back.DType
-			require.Equal(t, config, back)
-			require.NoError(t, llama.CheckShapes(back, m))
+			require.Equal(t, config.Config, back.Config)
+			require.NoError(t, back.CheckShapes(m))
 
 			want := slices.Sorted(slices.Values(src.Source().Names()))
 			require.Equal(t, want, slices.Sorted(slices.Values(m.Source().Names())))
@@ -330,7 +289,7 @@ func TestGGUFAssembleRefuses(t *testing.T) {
 func TestGGUFContext(t *testing.T) {
 	src := openModel(t, ggufFolder(t, ggufmodel.SmallConfig("mistral", map[string]any{"sliding_window": 32})))
 	m := openModel(t, writeGGUFModel(t, src, ggufmodel.Format{}, nil))
-	c, err := llama.ParseConfig(m.Config())
+	c, err := decoder.ParseConfig(m.Config())
 	require.NoError(t, err)
 	require.Equal(t, "llama", c.ModelType)
 	require.Equal(t, 32, c.MaxPosition)

@@ -73,7 +73,12 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 func (Format) Name() string { return "lowbit" }
 
 // Check accepts every layer whose scheme fits its shape.
-func (Format) Check(l layout.Layer) error { return layout.CheckScheme(l) }
+func (Format) Check(l layout.Layer) error {
+	if l.Scheme.Grid != nil {
+		return fmt.Errorf("%w: a grid that is not uniform", layout.ErrUnsupported)
+	}
+	return layout.CheckScheme(l)
+}
 
 // Engines says that no engine but this module reads the format.
 func (Format) Engines([]layout.Layer) []layout.Note {

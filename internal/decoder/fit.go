@@ -1,0 +1,141 @@
+package decoder
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Fit takes the names that a file's tensors have. The same model is saved as
+// model.layers.0..., without "model." by those who save the model without its
+// head, and with language_model. in front by models for images and text; with
+// tied embeddings the one matrix may be saved as the head. Fit finds out by
+// looking for the embedding and renames everything. It is called before
+// CheckShapes. An error names what was looked for and what is there.
+func (m *Model) Fit(w Weights) error {
+	body := m.names.body()
+	for _, p := range bodies(body) {
+		if w.Has(m.names.moved(body, p).embedding) {
+			return m.rename(w, body, p)
+		}
+	}
+	if m.Tied {
+		for _, p := range bodies(body) {
+			if name := m.headBeside(w, p); name != "" && m.Blocks[0].any(w, m.names.moved(body, p).block) {
+				if err := m.rename(w, body, p); err != nil {
+					return err
+				}
+				m.names.embedding = name
+				return nil
+			}
+		}
+	}
+	return fmt.Errorf("tensor %q: missing, also under other prefixes%s", m.names.embedding, there(w))
+}
+
+// body is what all names but that of the head begin with.
+func (n names) body() string {
+	i := 0
+	for i < len(n.embedding) && i < len(n.block) && n.embedding[i] == n.block[i] {
+		i++
+	}
+	return n.embedding[:strings.LastIndexByte(n.embedding[:i], '.')+1]
+}
+
+// bodies lists what may stand in place of the body's prefix.
+func bodies(body string) []string {
+	inner := strings.TrimPrefix(body, "model.")
+	var all []string
+	for _, outer := range []string{"", "language_model.", "model.language_model.", "text_model.", "model.text_model.", "llm.", "base_model.", "model."} {
+		for _, p := range []string{outer + body, outer + inner, outer} {
+			if !slices.Contains(all, p) {
+				all = append(all, p)
+			}
+		}
+	}
+	return all
+}
+
+// moved are the names with another prefix of the body.
+func (n names) moved(body, prefix string) names {
+	for _, s := range []*string{&n.embedding, &n.finalNorm, &n.block, &n.projectIn, &n.projectOut, &n.positions, &n.embedNorm} {
+		if rest, ok := strings.CutPrefix(*s, body); ok {
+			*s = prefix + rest
+		}
+	}
+	return n
+}
+
+// headBeside returns the name of the head of a body with this prefix, "" if it
+// is not there.
+func (m *Model) headBeside(w Weights, prefix string) string {
+	outer := strings.TrimSuffix(prefix, "model.")
+	for _, name := range []string{m.names.head, outer + m.names.head, prefix + m.names.head, "model." + m.names.head} {
+		if w.Has(name) {
+			return name
+		}
+	}
+	return ""
+}
+
+// any tells whether there is a tensor of the block under a prefix.
+func (p *Program) any(w Weights, block string) bool {
+	prefix := fmt.Sprintf(block, p.Index)
+	if slices.ContainsFunc(p.params, func(t param) bool { return w.Has(prefix + t.path) }) {
+		return true
+	}
+	return slices.ContainsFunc(p.Linears, func(l LinearInfo) bool {
+		return w.Has(prefix+l.Path+".weight") || w.Has(prefix+strings.TrimPrefix(l.Stored().Weight, p.prefix))
+	})
+}
+
+// rename gives all tensors the names they have with another prefix.
+func (m *Model) rename(w Weights, body, prefix string) error {
+	m.names = m.names.moved(body, prefix)
+	head := m.headBeside(w, prefix)
+	switch {
+	case head != "":
+		m.names.head = head
+	case !m.Tied:
+		return fmt.Errorf(`tensor %q: missing, and "tie_word_embeddings" is false%s`, m.names.head, there(w))
+	}
+	for _, p := range m.Blocks {
+		p.rename(fmt.Sprintf(m.names.block, p.Index))
+	}
+	return nil
+}
+
+// rename gives the block's tensors names with another prefix.
+func (p *Program) rename(prefix string) {
+	old := p.prefix
+	p.prefix = prefix
+	for i := range p.Linears {
+		l := &p.Linears[i]
+		l.Name = prefix + l.Path
+		if l.Slice == nil {
+			continue
+		}
+		s := *l.Slice
+		for _, name := range []*string{&s.Weight, &s.Bias} {
+			if rest, ok := strings.CutPrefix(*name, old); ok {
+				*name = prefix + rest
+			}
+		}
+		l.Slice = &s
+	}
+}
+
+// there says what tensors there are, for errors; "" if that is not known.
+func there(w Weights) string {
+	l, ok := w.(interface{ Names() []string })
+	if !ok {
+		return ""
+	}
+	all := l.Names()
+	slices.Sort(all)
+	const most = 4
+	if len(all) > most {
+		return fmt.Sprintf("; there are %d tensors: %s, ...", len(all), strings.Join(all[:most], ", "))
+	}
+	return fmt.Sprintf("; there are: %s", strings.Join(all, ", "))
+}

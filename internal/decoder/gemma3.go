@@ -1,0 +1,53 @@
+package decoder
+
+import "math"
+
+// gemma3Arch is the text model of Gemma 3 (arXiv 2503.19786): Gemma 2's block
+// with norms of q and k instead of soft caps, five layers with a window for each
+// with full attention, and a rotation for either.
+func gemma3Arch() *Architecture {
+	return &Architecture{
+		Classes: []string{"Gemma3ForCausalLM"}, Type: "gemma3_text",
+		read: func(f *fields, c *Config) func(*builder) {
+			// Files of Gemma 3 for images and text leave out what is as in the
+			// smallest of them.
+			f.missing("vocab_size", 262208)
+			f.missing("hidden_size", 2304)
+			f.missing("intermediate_size", 9216)
+			f.missing("num_hidden_layers", 26)
+			f.missing("num_attention_heads", 8)
+			f.missing("max_position_embeddings", 131072)
+			c.readGemma(f, 4)
+			c.QKNorm = true
+			c.head.cap = f.float("final_logit_softcapping", 0)
+			pattern := f.size("sliding_window_pattern", f.size("_sliding_window_pattern", 6))
+			c.setWindows(f, c.layerTypes(f, slidingBut(pattern)), slidingWindow(f, 4096))
+			c.Rope = c.readRope(f, fullAttention, 1e6)
+			local := c.localRope(f)
+			scale := 1 / math.Sqrt(f.float("query_pre_attn_scalar", 256))
+			cap := f.float("attn_logit_softcapping", 0)
+			act := readActivation(f, "hidden_activation", "gelu_pytorch_tanh")
+			return func(b *builder) {
+				rope := c.Rope
+				if c.Window(b.p.Index) > 0 {
+					rope = local
+				}
+				b.gemma2Block(rope, scale, cap, act)
+			}
+		},
+	}
+}
+
+// gemma3ImageArch is Gemma 3 for images and text.
+func gemma3ImageArch() *Architecture {
+	return withImages("Gemma3ForConditionalGeneration", "gemma3", "gemma3_text")
+}
+
+// localRope is the rotation of layers with a window: a base of its own, no
+// scaling.
+func (c *Config) localRope(f *fields) *Rope {
+	if p := f.object("rope_parameters"); p != nil && !p.null(slidingAttention) {
+		return c.readRope(f, slidingAttention, 10000)
+	}
+	return &Rope{Theta: f.float("rope_local_base_freq", 10000), Dim: c.HeadDim}
+}

@@ -1,0 +1,21 @@
+package decoder
+
+// GGUF is what llama.cpp calls an architecture and its tensors.
+type GGUF struct {
+	Name string // general.architecture
+	// PermuteRows says that rows of q and k are stored with the pairs of a
+	// rotation side by side.
+	PermuteRows bool
+	// Tensors are the names inside a block, by those of Hugging Face.
+	Tensors map[string]string
+}
+
+// llamaGGUF is an architecture with the names of Llama's tensors.
+func llamaGGUF(name string, permute bool) *GGUF {
+	return &GGUF{Name: name, PermuteRows: permute, Tensors: map[string]string{
+		"input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
+		"self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "self_attn.q_norm": "attn_q_norm",
+		"self_attn.k_norm": "attn_k_norm", "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn_gate",
+		"mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+	}}
+}

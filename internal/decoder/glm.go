@@ -1,0 +1,52 @@
+package decoder
+
+// glmArch is GLM-4 as of 2024: Llama's block with gate and up in one matrix, half
+// of each head rotated, in pairs of neighbours.
+func glmArch() *Architecture {
+	return &Architecture{
+		Classes: []string{"GlmForCausalLM"}, Type: "glm",
+		read: func(f *fields, c *Config) func(*builder) {
+			act := c.readGLM(f)
+			return func(b *builder) {
+				h := b.norm(stream, "input_layernorm", normSpec{})
+				b.plainAttention(h)
+				h = b.norm(stream, "post_attention_layernorm", normSpec{})
+				b.addLinear(stream, b.fusedGate(h, act), "mlp.down_proj", false)
+			}
+		},
+	}
+}
+
+// glm4Arch is GLM-4-0414: that with norms also after attention and MLP.
+func glm4Arch() *Architecture {
+	return &Architecture{
+		Classes: []string{"Glm4ForCausalLM"}, Type: "glm4",
+		read: func(f *fields, c *Config) func(*builder) {
+			act := c.readGLM(f)
+			return func(b *builder) {
+				h := b.norm(stream, "input_layernorm", normSpec{})
+				q, k, v := b.qkv(h)
+				b.rotate(q, c.Rope)
+				b.rotate(k, c.Rope)
+				o := b.linear(b.attend(attention{q: q, k: k, v: v}), "self_attn.o_proj", c.Hidden, c.OBias)
+				b.normSelf(o, "post_self_attn_layernorm", normSpec{})
+				b.add(stream, o, 1)
+				h = b.norm(stream, "post_attention_layernorm", normSpec{})
+				y := b.linear(b.fusedGate(h, act), "mlp.down_proj", c.Hidden, false)
+				b.normSelf(y, "post_mlp_layernorm", normSpec{})
+				b.add(stream, y, 1)
+			}
+		},
+	}
+}
+
+func (c *Config) readGLM(f *fields) activation {
+	c.readShape(f, 2, 128)
+	c.NormEps = f.float("rms_norm_eps", 1.5625e-7)
+	c.QKVBias = f.bool("attention_bias", true)
+	c.Rope = c.readPartialRope(f, fullAttention, 10000, 0.5)
+	if c.Rope != nil {
+		c.Rope.Interleaved = true
+	}
+	return readActivation(f, "hidden_act", "silu")
+}

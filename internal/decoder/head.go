@@ -1,0 +1,203 @@
+package decoder
+
+import (
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/golowbit/lowbit/internal/kernel"
+	"github.com/golowbit/lowbit/tensor"
+)
+
+// Head turns the residual stream into logits: the final norm and the output
+// matrix.
+type Head struct {
+	Weight  *tensor.Matrix // [Vocab, Hidden], or as wide as the embedding
+	Bias    []float32      // [Vocab], or nil
+	spec    headSpec
+	gain    []float32 // of the norm [Hidden], or nil
+	shift   []float32 // its bias, or nil
+	project *tensor.Matrix
+}
+
+// LoadHead reads the output head. In a model with tied embeddings its matrix
+// is that of the embedding, which is read if nil, unless another one is saved.
+func (m *Model) LoadHead(w Weights, embedding *Embedding) (*Head, error) {
+	h := &Head{spec: m.head}
+	var err error
+	if !h.spec.none {
+		if h.gain, h.shift, err = m.loadNorm(w, &h.spec.norm, m.names.finalNorm); err != nil {
+			return nil, err
+		}
+	}
+	width := m.embedWidth()
+	if m.names.projectOut != "" {
+		if h.project, err = loadMatrix(w, m.names.projectOut, width, m.Hidden); err != nil {
+			return nil, err
+		}
+	}
+	switch {
+	case !m.Tied:
+		h.Weight, err = loadMatrix(w, m.names.head, m.Vocab, width)
+	case embedding != nil:
+		h.Weight = embedding.Weight
+	default:
+		h.Weight, err = loadMatrix(w, m.names.embedding, m.Vocab, width)
+	}
+	if err == nil && m.Tied {
+		err = h.untie(w, m.names, width)
+	}
+	if err == nil && h.spec.bias {
+		h.Bias, err = loadVector(w, biasOf(m.names.head), m.Vocab)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return h, nil
+}
+
+// untie takes the head that is saved beside a tied embedding if it differs, as
+// transformers does since version 5.
+func (h *Head) untie(w Weights, n names, width int) error {
+	if n.head == n.embedding || !w.Has(n.head) {
+		return nil
+	}
+	own, err := loadMatrix(w, n.head, h.Weight.Rows, width)
+	if err != nil {
+		return err
+	}
+	for i := range own.Rows {
+		if !slices.Equal(own.Row(i), h.Weight.Row(i)) {
+			h.Weight = own
+			return nil
+		}
+	}
+	return nil
+}
+
+// loadNorm reads gain and bias of a norm outside the blocks.
+func (m *Model) loadNorm(w Weights, s *normSpec, name string) (gain, bias []float32, err error) {
+	if s.eps == 0 {
+		s.eps = m.NormEps
+	}
+	if !s.plain {
+		if gain, err = loadVector(w, name, m.Hidden); err != nil {
+			return nil, nil, err
+		}
+		gain = s.gainOf(gain)
+	}
+	if s.bias {
+		bias, err = loadVector(w, biasOf(name), m.Hidden)
+	}
+	return gain, bias, err
+}
+
+// biasOf is the name of the bias that goes with a weight.
+func biasOf(weight string) string { return strings.TrimSuffix(weight, ".weight") + ".bias" }
+
+// Normed writes to dst [rows, width of Weight] what enters the output matrix; x
+// is [rows, Hidden].
+func (r *Runner) Normed(h *Head, dst, x *tensor.Matrix) {
+	if dst.Rows != x.Rows || dst.Cols != h.Weight.Cols {
+		panic("decoder: norm of mismatched shapes")
+	}
+	n := dst
+	if h.project != nil {
+		n = r.matrix(x.Rows, x.Cols)
+		defer r.release(n)
+	}
+	r.bands(x.Rows, func(i0, i1 int) {
+		for i := i0; i < i1; i++ {
+			if h.spec.none {
+				copy(n.Row(i), x.Row(i))
+			} else {
+				h.spec.norm.apply(n.Row(i), x.Row(i), h.gain, h.shift)
+			}
+		}
+	})
+	if h.project != nil {
+		tensor.Gemm(false, true, 1, n, h.project, 0, dst, r.workers)
+	}
+}
+
+// Logits writes the logits of x, [rows, Hidden], to dst, [rows, Vocab].
+// Vocabularies are large: call it for some rows at a time.
+func (r *Runner) Logits(h *Head, dst, x *tensor.Matrix) {
+	n := r.matrix(x.Rows, h.Weight.Cols)
+	r.Normed(h, n, x)
+	tensor.Gemm(false, true, 1, n, h.Weight, 0, dst, r.workers)
+	r.release(n)
+	if h.Bias == nil && h.spec.scale == 0 && h.spec.cap == 0 {
+		return
+	}
+	r.bands(dst.Rows, func(i0, i1 int) {
+		for i := i0; i < i1; i++ {
+			if h.Bias != nil {
+				kernel.Axpy(1, h.Bias, dst.Row(i))
+			}
+			h.spec.adjust(dst.Row(i))
+		}
+	})
+}
+
+func (s *headSpec) adjust(logits []float32) {
+	if s.scale != 0 {
+		kernel.Scale(logits, float32(s.scale))
+	}
+	if s.cap != 0 {
+		for j, v := range logits {
+			logits[j] = float32(s.cap * math.Tanh(float64(v)/s.cap))
+		}
+	}
+}
+
+// NLL returns the negative log-likelihood, in nats, of target under the
+// softmax of logits.
+func NLL(logits []float32, target int32) float64 {
+	return kernel.LogSumExp(logits) - float64(logits[target])
+}
+
+// KL returns the Kullback-Leibler divergence, in nats, of the softmax of q
+// from that of p: sum of P (log P - log Q). p and q have the same length.
+func KL(p, q []float32) float64 {
+	_, pTop := kernel.MinMax(p)
+	_, qTop := kernel.MinMax(q)
+	pShift, qShift := float64(pTop), float64(qTop)
+	var pSum, qSum, diff float64
+	q = q[:len(p)]
+	for i, v := range p {
+		e := math.Exp(float64(v) - pShift)
+		pSum += e
+		diff += float64(e * (float64(v) - float64(q[i])))
+		qSum += math.Exp(float64(q[i]) - qShift)
+	}
+	return diff/pSum - ((pShift + math.Log(pSum)) - (qShift + math.Log(qSum)))
+}
+
+// NLLs writes the negative log-likelihood of targets[i] under row i of logits
+// to dst. A negative target is skipped and gives 0.
+func (r *Runner) NLLs(dst []float64, logits *tensor.Matrix, targets []int32) {
+	if len(dst) != logits.Rows || len(targets) != logits.Rows {
+		panic("decoder: targets and logits differ in number")
+	}
+	r.bands(logits.Rows, func(i0, i1 int) {
+		for i := i0; i < i1; i++ {
+			dst[i] = 0
+			if targets[i] >= 0 {
+				dst[i] = NLL(logits.Row(i), targets[i])
+			}
+		}
+	})
+}
+
+// KLs writes KL of each row of p and q to dst.
+func (r *Runner) KLs(dst []float64, p, q *tensor.Matrix) {
+	if len(dst) != p.Rows || p.Rows != q.Rows || p.Cols != q.Cols {
+		panic("decoder: logits of mismatched shapes")
+	}
+	r.bands(p.Rows, func(i0, i1 int) {
+		for i := i0; i < i1; i++ {
+			dst[i] = KL(p.Row(i), q.Row(i))
+		}
+	})
+}

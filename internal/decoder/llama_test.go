@@ -1,0 +1,263 @@
+package decoder
+
+import (
+	"errors"
+	"maps"
+	"math"
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/golowbit/lowbit/tensor"
+)
+
+func TestLinears(t *testing.T) {
+	c := base()
+	c.QKVBias = true
+	p := model(t, &c).Blocks[1]
+	require.Equal(t, []LinearInfo{
+		{"model.layers.1.self_attn.q_proj", "self_attn.q_proj", 0, 24, 24, true, -1, nil},
+		{"model.layers.1.self_attn.k_proj", "self_attn.k_proj", 0, 12, 24, true, -1, nil},
+		{"model.layers.1.self_attn.v_proj", "self_attn.v_proj", 0, 12, 24, true, -1, nil},
+		{"model.layers.1.self_attn.o_proj", "self_attn.o_proj", 1, 24, 24, false, -1, nil},
+		{"model.layers.1.mlp.gate_proj", "mlp.gate_proj", 2, 40, 24, false, -1, nil},
+		{"model.layers.1.mlp.up_proj", "mlp.up_proj", 2, 40, 24, false, -1, nil},
+		{"model.layers.1.mlp.down_proj", "mlp.down_proj", 3, 24, 40, false, -1, nil},
+	}, p.Linears)
+	b, err := p.Load(randomWeights(t, &c, 1))
+	require.NoError(t, err)
+	for i, l := range p.Linears {
+		require.Equal(t, l.Out, b.Linear(i).Weight.Rows)
+		require.Equal(t, l.Bias, b.Linear(i).Bias != nil)
+	}
+}
+
+// TestStages: what a block of Llama looks like to those who quantize it.
+func TestStages(t *testing.T) {
+	c := base()
+	p := model(t, &c).Blocks[0]
+	require.Len(t, p.Stages, 4)
+	for i, want := range []struct {
+		width     int
+		linears   []int
+		residual  bool
+		recompute bool
+		into      string
+		before    int
+		channels  int
+	}{
+		{24, []int{0, 1, 2}, false, true, "input_layernorm", -1, 24},
+		{24, []int{3}, true, false, "self_attn.v_proj", 2, 12},
+		{24, []int{4, 5}, false, false, "post_attention_layernorm", -1, 24},
+		{40, []int{6}, true, true, "mlp.up_proj", 5, 40},
+	} {
+		s := p.Stages[i]
+		require.Equal(t, want.width, s.Width, i)
+		require.Equal(t, want.linears, s.Linears, i)
+		require.Equal(t, want.residual, s.Residual, i)
+		require.Equal(t, want.recompute, s.recompute, i)
+		require.Equal(t, want.into, s.Fold.Into, i)
+		require.Equal(t, want.before, s.Fold.Before, i)
+		require.Equal(t, want.channels, s.Fold.Channels, i)
+		if want.before >= 0 {
+			require.Equal(t, i, p.After(want.before))
+		}
+	}
+	require.Equal(t, []int{0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 6, 7, 8, 9, 10, 11}, p.Stages[1].Fold.Share)
+	require.Equal(t, -1, p.After(0))
+}
+
+func TestBadWeights(t *testing.T) {
+	const up = "model.layers.1.mlp.up_proj.weight"
+	for _, tt := range []struct {
+		name   string
+		change func(c *Config, w memory)
+		want   string
+	}{
+		{"transposed", func(_ *Config, w memory) { w[up] = w[up].T() }, `tensor "model.layers.1.mlp.up_proj.weight": shape [24 40], want [40 24]`},
+		{"wrong dimensions", func(_ *Config, w memory) { w[up] = tensor.New(1, 960) }, `shape [960], want [40 24]`},
+		{"missing", func(_ *Config, w memory) { delete(w, up) }, `tensor "model.layers.1.mlp.up_proj.weight": missing, want shape [40 24]`},
+		{"norm too short", func(_ *Config, w memory) { w[plainNames().finalNorm] = tensor.New(1, 23) }, `tensor "model.norm.weight": shape [23], want [24]`},
+		{"embedding", func(c *Config, _ memory) { c.Vocab++ }, `tensor "model.embed_tokens.weight": shape [37 24], want [38 24]`},
+		{"no head", func(_ *Config, w memory) { delete(w, plainNames().head) }, `tensor "lm_head.weight": missing`},
+		{"bias missing", func(c *Config, _ memory) { c.QKVBias = true }, `tensor "model.layers.0.self_attn.q_proj.bias": missing, want shape [24]`},
+		{"bias not foreseen", func(_ *Config, w memory) { w["model.layers.1.self_attn.o_proj.bias"] = randomMatrix(1, 24, 1) }, `tensor "model.layers.1.self_attn.o_proj.bias": not foreseen by config.json`},
+		{"norm missing", func(c *Config, _ memory) { c.QKNorm = true }, `tensor "model.layers.0.self_attn.q_norm.weight": missing`},
+		{"norm not foreseen", func(_ *Config, w memory) { w["model.layers.0.self_attn.k_norm.weight"] = randomMatrix(1, 6, 1) }, `tensor "model.layers.0.self_attn.k_norm.weight": not foreseen`},
+		{"too many layers", func(c *Config, _ memory) { c.Layers = 1 }, `tensor "model.layers.1.input_layernorm.weight": num_hidden_layers is only 1`},
+		{"too few layers", func(c *Config, _ memory) { c.Layers = 3 }, `tensor "model.layers.2.input_layernorm.weight": missing`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := base()
+			w := randomWeights(t, &c, 1)
+			tt.change(&c, w)
+			_, err := load(model(t, &c), w, 1)
+			require.ErrorContains(t, err, tt.want)
+		})
+	}
+
+	// Without the check of all shapes beforehand Load finds them itself.
+	c := base()
+	w := randomWeights(t, &c, 1)
+	w[up] = w[up].T()
+	_, err := model(t, &c).Blocks[1].Load(w)
+	require.ErrorContains(t, err, "shape [24 40], want [40 24]")
+
+	// A bias of zeros has no effect and is let pass.
+	w = randomWeights(t, &c, 1)
+	w["model.layers.0.mlp.up_proj.bias"] = tensor.New(1, 40)
+	b, err := model(t, &c).Blocks[0].Load(w)
+	require.NoError(t, err)
+	require.Nil(t, b.Linear(5).Bias)
+}
+
+// TestOtherWeights: a copy of a block with another weight is another block,
+// and the first stays what it was.
+func TestOtherWeights(t *testing.T) {
+	c := base()
+	w := randomWeights(t, &c, 1)
+	p := model(t, &c).Blocks[0]
+	b, err := p.Load(w)
+	require.NoError(t, err)
+	r := NewRunner(2)
+	x := randomMatrix(20, c.Hidden, 1)
+	run := func(b *Block) []float32 {
+		y := x.Clone()
+		require.NoError(t, r.Forward(b, y, 10, nil))
+		return y.Data
+	}
+	first := run(b)
+	for i, info := range p.Linears {
+		other := b.Clone()
+		other.Linear(i).Weight = randomMatrix(info.Out, info.In, 9)
+		changed := run(other)
+		require.NotEqual(t, first, changed, info.Path)
+
+		w2 := maps.Clone(w)
+		w2[info.WeightName()] = other.Linear(i).Weight
+		fresh, err := p.Load(w2)
+		require.NoError(t, err)
+		require.Equal(t, run(fresh), changed, info.Path)
+		require.Equal(t, first, run(b), info.Path)
+	}
+}
+
+// TestWorkers: the same bytes for any number of workers and whatever a Runner
+// did before.
+func TestWorkers(t *testing.T) {
+	c := base()
+	c.QKVBias, c.Windows = true, []int{40, 0}
+	w := randomWeights(t, &c, 2)
+	ids := make([]int32, 6*101)
+	for i := range ids {
+		ids[i] = int32(i * i % c.Vocab)
+	}
+	var want []float32
+	for _, workers := range []int{1, 2, 3, 8, 0} {
+		m, err := load(model(t, &c), w, workers)
+		require.NoError(t, err)
+		for range 2 {
+			x, err := m.hidden(ids, 101)
+			require.NoError(t, err)
+			if want == nil {
+				want = slices.Clone(x.Data)
+			}
+			require.Equal(t, want, x.Data, "%d workers", workers)
+			_, err = m.logits(ids[:30])
+			require.NoError(t, err)
+		}
+	}
+	// A window is the same whatever surrounds it.
+	m, err := load(model(t, &c), w, 2)
+	require.NoError(t, err)
+	x, err := m.hidden(ids[2*101:3*101], 101)
+	require.NoError(t, err)
+	require.Equal(t, want[2*101*c.Hidden:3*101*c.Hidden], x.Data)
+}
+
+func TestObserverError(t *testing.T) {
+	c := base()
+	b, err := model(t, &c).Blocks[0].Load(randomWeights(t, &c, 1))
+	require.NoError(t, err)
+	r := NewRunner(1)
+	stop := errors.New("stop")
+	for at := range b.Stages {
+		var seen []int
+		err = r.Forward(b, randomMatrix(4, c.Hidden, 1), 4, func(stage int, _ *Frame) error {
+			seen = append(seen, stage)
+			if stage == at {
+				return stop
+			}
+			return nil
+		})
+		require.ErrorIs(t, err, stop)
+		require.Len(t, seen, at+1)
+	}
+	require.PanicsWithValue(t, "decoder: rows are not whole windows", func() { _ = r.Forward(b, tensor.New(5, c.Hidden), 4, nil) })
+}
+
+func TestEmbed(t *testing.T) {
+	c := base()
+	m, err := load(model(t, &c), randomWeights(t, &c, 1), 1)
+	require.NoError(t, err)
+	for _, id := range []int32{-1, 37} {
+		_, err = m.logits([]int32{0, id})
+		require.ErrorContains(t, err, "at 1: the model's vocabulary has 37")
+	}
+}
+
+func TestNLLAndKL(t *testing.T) {
+	// Two outcomes with odds 3:1 and 1:1.
+	p, q := []float32{float32(math.Log(3)), 0}, []float32{7, 7}
+	require.InDelta(t, -math.Log(0.25), NLL(p, 1), 1e-7)
+	require.InDelta(t, math.Log(2), NLL(q, 0), 1e-7)
+	require.InDelta(t, 0.75*math.Log(1.5)+0.25*math.Log(0.5), KL(p, q), 1e-7)
+	require.InDelta(t, 0.5*math.Log(0.5/0.75)+0.5*math.Log(0.5/0.25), KL(q, p), 1e-7)
+	require.Zero(t, KL(p, p))
+	// Large logits neither overflow nor vanish.
+	require.InDelta(t, 2000, NLL([]float32{1000, -1000}, 1), 1e-9)
+	require.InDelta(t, 0, NLL([]float32{1000, -1000}, 0), 1e-9)
+
+	rapid.Check(t, func(t *rapid.T) {
+		logits := rapid.SliceOfN(rapid.Float32Range(-80, 80), 1, 50)
+		p := logits.Draw(t, "p")
+		q := rapid.SliceOfN(rapid.Float32Range(-80, 80), len(p), len(p)).Draw(t, "q")
+		var pSum, qSum float64
+		for i := range p {
+			pSum += math.Exp(float64(p[i]))
+			qSum += math.Exp(float64(q[i]))
+		}
+		var kl float64
+		for i := range p {
+			pi := math.Exp(float64(p[i])) / pSum
+			kl += pi * ((float64(p[i]) - math.Log(pSum)) - (float64(q[i]) - math.Log(qSum)))
+			require.InDelta(t, math.Log(pSum)-float64(p[i]), NLL(p, int32(i)), 1e-6)
+		}
+		require.InDelta(t, kl, KL(p, q), 1e-11)
+		require.GreaterOrEqual(t, KL(p, q), -1e-12)
+	})
+}
+
+func TestNLLsAndKLs(t *testing.T) {
+	c := base()
+	r := NewRunner(3)
+	p, q := randomMatrix(70, c.Vocab, 1), randomMatrix(70, c.Vocab, 2)
+	targets := make([]int32, 70)
+	for i := range targets {
+		targets[i] = int32(i%(c.Vocab+1)) - 1
+	}
+	nll, kl := make([]float64, 70), make([]float64, 70)
+	nll[0] = 5
+	r.NLLs(nll, p, targets)
+	r.KLs(kl, p, q)
+	for i := range targets {
+		if targets[i] < 0 {
+			require.Zero(t, nll[i])
+		} else {
+			require.Equal(t, NLL(p.Row(i), targets[i]), nll[i])
+		}
+		require.Equal(t, KL(p.Row(i), q.Row(i)), kl[i])
+	}
+}

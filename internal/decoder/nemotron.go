@@ -1,0 +1,33 @@
+package decoder
+
+// nemotronArch is Nemotron-4 and Minitron (arXiv 2402.16819): LayerNorms with
+// gains of 1+w, half of each head rotated, an MLP of squared ReLU.
+func nemotronArch() *Architecture {
+	return &Architecture{
+		Classes: []string{"NemotronForCausalLM"}, Type: "nemotron",
+		read: func(f *fields, c *Config) func(*builder) {
+			c.readShape(f, 0, 0)
+			c.NormEps = f.float("norm_eps", 1e-5)
+			c.QKVBias = f.bool("attention_bias", false)
+			c.OBias = c.QKVBias
+			c.MLPBias = f.bool("mlp_bias", false)
+			c.Rope = c.readPartialRope(f, fullAttention, 10000, 0.5)
+			norm := normSpec{layer: true, plusOne: true, bias: true}
+			c.head.norm = norm
+			act := readActivation(f, "hidden_act", "relu2")
+			return func(b *builder) {
+				h := b.norm(stream, "input_layernorm", norm)
+				b.plainAttention(h)
+				h = b.norm(stream, "post_attention_layernorm", norm)
+				b.plainMLP(h, "mlp.up_proj", "mlp.down_proj", act)
+			}
+		},
+	}
+}
+
+// plainMLP adds an MLP of Intermediate without a gate to the residual stream.
+func (b *builder) plainMLP(h reg, up, down string, act activation) {
+	c := b.c
+	y := b.activate(act, b.linear(h, up, c.Intermediate, c.MLPBias))
+	b.addLinear(stream, y, down, c.MLPBias)
+}

@@ -1,0 +1,374 @@
+package decoder
+
+import (
+	"math"
+
+	"github.com/golowbit/lowbit/internal/kernel"
+	"github.com/golowbit/lowbit/tensor"
+)
+
+// normSpec is a normalization of rows.
+type normSpec struct {
+	layer   bool    // LayerNorm (arXiv 1607.06450) instead of RMSNorm (arXiv 1910.07467)
+	plain   bool    // no gain
+	plusOne bool    // the gain is 1 + what is stored
+	bias    bool    // with a bias
+	eps     float64 // 0 means that of the configuration
+}
+
+// apply normalizes src into dst, which may be the same.
+func (s normSpec) apply(dst, src, gain, bias []float32) {
+	eps := float32(s.eps)
+	if !s.layer && gain != nil {
+		kernel.RMSNorm(dst, src, gain, eps)
+		return
+	}
+	var mean, square float64
+	for _, v := range src {
+		mean += float64(v)
+		square += float64(v) * float64(v)
+	}
+	n := float64(len(src))
+	if !s.layer {
+		f := float32(1 / math.Sqrt(square/n+float64(eps)))
+		for i, v := range src {
+			dst[i] = v * f
+		}
+		return
+	}
+	mean /= n
+	square = 0
+	for _, v := range src {
+		d := float64(v) - mean
+		square += d * d
+	}
+	f := 1 / math.Sqrt(square/n+float64(eps))
+	for i, v := range src {
+		y := float32((float64(v) - mean) * f)
+		if gain != nil {
+			y *= gain[i]
+		}
+		if bias != nil {
+			y += bias[i]
+		}
+		dst[i] = y
+	}
+}
+
+// gainOf returns the gain as it multiplies.
+func (s normSpec) gainOf(stored []float32) []float32 {
+	if !s.plusOne || stored == nil {
+		return stored
+	}
+	g := make([]float32, len(stored))
+	for i, v := range stored {
+		g[i] = 1 + v
+	}
+	return g
+}
+
+type normOp struct {
+	dst, src   reg
+	spec       normSpec
+	path       string
+	gain, bias int // parameters, or -1
+}
+
+func (o *normOp) reads() []reg  { return []reg{o.src} }
+func (o *normOp) writes() []reg { return []reg{o.dst} }
+
+func (o *normOp) run(x *exec) {
+	src, dst := x.reg(o.src), x.write(o.dst)
+	gain, bias := o.spec.gainOf(x.vector(o.gain)), x.vector(o.bias)
+	x.rows(src.Rows, func(i int) { o.spec.apply(dst.Row(i), src.Row(i), gain, bias) })
+}
+
+func (o *normOp) fold(p *Program, _ int) *Fold {
+	if o.gain < 0 {
+		return nil
+	}
+	f := &Fold{Into: o.path, Channels: p.regs[o.dst].width, Before: -1, PlusOne: o.spec.plusOne, vectors: []int{o.gain}}
+	if o.bias >= 0 {
+		f.vectors = append(f.vectors, o.bias)
+	}
+	return f
+}
+
+type headNormOp struct {
+	h          heads
+	spec       normSpec
+	gain, bias int
+	perHead    bool
+	gains      []int // of each head, where each is a tensor of its own
+}
+
+func (o *headNormOp) reads() []reg                      { return []reg{o.h.reg} }
+func (o *headNormOp) writes() []reg                     { return []reg{o.h.reg} }
+func (o *headNormOp) leaves(r reg, c0, c1 int) bool     { return o.h.leaves(r, c0, c1) }
+func (o *headNormOp) part(v []float32, h int) []float32 { return headPart(v, h, o.h.dim, o.perHead) }
+
+func headPart(v []float32, h, dim int, perHead bool) []float32 {
+	if v == nil || !perHead {
+		return v
+	}
+	return v[h*dim : (h+1)*dim]
+}
+
+func (o *headNormOp) run(x *exec) {
+	m := x.reg(o.h.reg)
+	gain, bias := o.spec.gainOf(x.vector(o.gain)), x.vector(o.bias)
+	x.rows(m.Rows, func(i int) {
+		row := m.Row(i)
+		for h := range o.h.n {
+			head := row[o.h.at(h):][:o.h.dim]
+			g := o.part(gain, h)
+			if o.gains != nil {
+				g = o.spec.gainOf(x.vector(o.gains[h]))
+			}
+			o.spec.apply(head, head, g, o.part(bias, h))
+		}
+	})
+}
+
+type linearOp struct {
+	dst, src reg
+	linear   int
+	add      bool
+}
+
+func (o *linearOp) reads() []reg {
+	if o.add {
+		return []reg{o.src, o.dst}
+	}
+	return []reg{o.src}
+}
+func (o *linearOp) writes() []reg { return []reg{o.dst} }
+
+func (o *linearOp) run(x *exec) {
+	src := x.reg(o.src)
+	x.r.linear(x.write(o.dst), src, &x.b.linears[o.linear], o.add)
+}
+
+// rotateOp rotates pairs of elements of heads by their position (Su et al.,
+// RoFormer, arXiv 2104.09864).
+type rotateOp struct {
+	h    heads
+	rope *Rope
+}
+
+func (o *rotateOp) reads() []reg                  { return []reg{o.h.reg} }
+func (o *rotateOp) writes() []reg                 { return []reg{o.h.reg} }
+func (o *rotateOp) leaves(r reg, c0, c1 int) bool { return o.h.leaves(r, c0, c1) }
+
+func (o *rotateOp) run(x *exec) {
+	m := x.reg(o.h.reg)
+	t := x.r.table(o.rope, x.f.seqLen)
+	x.rows(m.Rows, func(i int) {
+		row := m.Row(i)
+		for h := range o.h.n {
+			t.rotate(row[o.h.at(h):][:o.h.dim], i%x.f.seqLen)
+		}
+	})
+}
+
+// activation is a function of one element.
+type activation uint8
+
+const (
+	silu     activation = iota // x sigmoid(x), also called swish
+	gelu                       // x Φ(x)
+	geluTanh                   // its approximation by tanh
+	relu
+	relu2 // relu(x)²
+	geluQuick
+	sigmoid
+)
+
+// apply sets x to act(x).
+func (a activation) apply(x []float32) {
+	for i, v := range x {
+		f := float64(v)
+		switch a {
+		case silu:
+			f /= 1 + math.Exp(-f)
+		case gelu:
+			f *= 0.5 * (1 + math.Erf(f/math.Sqrt2))
+		case geluTanh:
+			const c = 0.7978845608028654 // √(2/π)
+			f *= 0.5 * (1 + math.Tanh(c*(f+0.044715*f*f*f)))
+		case geluQuick:
+			f /= 1 + math.Exp(-1.702*f)
+		case relu:
+			f = max(f, 0)
+		case relu2:
+			f = max(f, 0)
+			f *= f
+		case sigmoid:
+			f = 1 / (1 + math.Exp(-f))
+		}
+		x[i] = float32(f)
+	}
+}
+
+// gatedOp is a gated linear unit (Shazeer, arXiv 2002.05202): dst = act(gate)*up,
+// as wide as dst. Gate and up are registers of their own, or columns of one.
+type gatedOp struct {
+	act          activation
+	dst          reg // may be gate
+	gate, up     reg
+	gateAt, upAt int // first columns
+}
+
+func (o *gatedOp) reads() []reg  { return []reg{o.gate, o.up} }
+func (o *gatedOp) writes() []reg { return []reg{o.dst} }
+
+func (o *gatedOp) run(x *exec) {
+	gate, up, dst := x.reg(o.gate), x.reg(o.up), x.write(o.dst)
+	n := dst.Cols
+	x.rows(dst.Rows, func(i int) {
+		d, g, u := dst.Row(i), gate.Row(i)[o.gateAt:][:n], up.Row(i)[o.upAt:][:n]
+		if o.act == silu {
+			kernel.SiLUMul(d, g, u)
+			return
+		}
+		copy(d, g)
+		o.act.apply(d)
+		for j, v := range u {
+			d[j] *= v
+		}
+	})
+}
+
+func (o *gatedOp) fold(p *Program, at int) *Fold {
+	w := p.regs[o.dst].width
+	l, row, ok := p.computedBy(o.up, o.upAt, o.upAt+w, at)
+	if !ok {
+		return nil
+	}
+	return &Fold{Into: p.Linears[l].Path, Channels: w, Before: l, Row0: row}
+}
+
+type activateOp struct {
+	act activation
+	reg reg
+}
+
+func (o *activateOp) reads() []reg  { return []reg{o.reg} }
+func (o *activateOp) writes() []reg { return []reg{o.reg} }
+
+func (o *activateOp) run(x *exec) {
+	m := x.reg(o.reg)
+	x.rows(m.Rows, func(i int) { o.act.apply(m.Row(i)) })
+}
+
+// fold is there for ReLU alone: it keeps positive factors.
+func (o *activateOp) fold(p *Program, at int) *Fold {
+	w := p.regs[o.reg].width
+	l, row, ok := p.computedBy(o.reg, 0, w, at)
+	if !ok || o.act != relu {
+		return nil
+	}
+	return &Fold{Into: p.Linears[l].Path, Channels: w, Before: l, Row0: row}
+}
+
+// copyOp is dst = src.
+type copyOp struct{ dst, src reg }
+
+func (o *copyOp) reads() []reg  { return []reg{o.src} }
+func (o *copyOp) writes() []reg { return []reg{o.dst} }
+func (o *copyOp) run(x *exec)   { x.write(o.dst).CopyFrom(x.reg(o.src)) }
+
+// addOp is dst += factor*src.
+type addOp struct {
+	dst, src reg
+	factor   float32
+}
+
+func (o *addOp) reads() []reg  { return []reg{o.src, o.dst} }
+func (o *addOp) writes() []reg { return []reg{o.dst} }
+
+func (o *addOp) run(x *exec) {
+	dst, src := x.reg(o.dst), x.reg(o.src)
+	x.rows(dst.Rows, func(i int) { kernel.Axpy(o.factor, src.Row(i), dst.Row(i)) })
+}
+
+type scaleOp struct {
+	reg    reg
+	factor float32
+}
+
+func (o *scaleOp) reads() []reg  { return []reg{o.reg} }
+func (o *scaleOp) writes() []reg { return []reg{o.reg} }
+
+func (o *scaleOp) run(x *exec) {
+	m := x.reg(o.reg)
+	x.rows(m.Rows, func(i int) { kernel.Scale(m.Row(i), o.factor) })
+}
+
+// clipOp limits elements to [-limit, limit].
+type clipOp struct {
+	reg   reg
+	limit float32
+}
+
+func (o *clipOp) reads() []reg  { return []reg{o.reg} }
+func (o *clipOp) writes() []reg { return []reg{o.reg} }
+
+func (o *clipOp) run(x *exec) {
+	m := x.reg(o.reg)
+	x.rows(m.Rows, func(i int) {
+		row := m.Row(i)
+		for j, v := range row {
+			row[j] = min(max(v, -o.limit), o.limit)
+		}
+	})
+}
+
+// growOp multiplies heads by 1 + beta ln(1 + ⌊position/length⌋), so that
+// attention stays sharp over long contexts.
+type growOp struct {
+	h      heads
+	beta   float64
+	length int
+}
+
+func (o *growOp) reads() []reg                  { return []reg{o.h.reg} }
+func (o *growOp) writes() []reg                 { return []reg{o.h.reg} }
+func (o *growOp) leaves(r reg, c0, c1 int) bool { return o.h.leaves(r, c0, c1) }
+
+func (o *growOp) run(x *exec) {
+	m := x.reg(o.h.reg)
+	x.rows(m.Rows, func(i int) {
+		f := float32(1 + o.beta*math.Log1p(float64(i%x.f.seqLen/o.length)))
+		for h := range o.h.n {
+			kernel.Scale(m.Row(i)[o.h.at(h):][:o.h.dim], f)
+		}
+	})
+}
+
+// linear computes dst = x Wᵀ + b, or with add dst += x Wᵀ + b.
+func (r *Runner) linear(dst, x *tensor.Matrix, l *Linear, add bool) {
+	if x.Rows == 0 {
+		return
+	}
+	var beta float32
+	if add {
+		beta = 1
+	}
+	if r.Inputs != nil {
+		x = r.Inputs(x)
+	}
+	if r.BF16 {
+		tensor.GemmBF16(false, true, 1, x, l.Weight, beta, dst, r.workers)
+	} else {
+		tensor.Gemm(false, true, 1, x, l.Weight, beta, dst, r.workers)
+	}
+	if l.Bias == nil {
+		return
+	}
+	r.bands(dst.Rows, func(i0, i1 int) {
+		for i := i0; i < i1; i++ {
+			kernel.Axpy(1, l.Bias, dst.Row(i))
+		}
+	})
+}

@@ -1,0 +1,123 @@
+package quant
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/golowbit/lowbit/tensor"
+)
+
+// Quantizer is a quantization method. Quantize puts w [out, in] on the grid
+// that s describes. cal may be nil for methods that need no data; methods
+// that do need it say what they do without. The weight is not modified.
+//
+// Implementations must be safe for concurrent use and give the same result
+// for any number of workers.
+//
+// Quantize is all that a method must have. What more a caller may want to
+// know of it, the method can tell by any of the interfaces DataFree,
+// Validator, Parametric, Drafter and Parallel. Callers do not assert these
+// themselves: the functions NeedsCalibration, Validate, Parameters, Draft and
+// WithWorkers do, and have an answer for methods that implement none.
+type Quantizer interface {
+	Quantize(ctx context.Context, w *tensor.Matrix, s Scheme, cal *Calibration) (*Weight, error)
+}
+
+// DataFree is implemented by methods that can do without calibration data.
+type DataFree interface {
+	// NeedsCalibration reports whether Quantize needs calibration data. A
+	// method that answers false is given nil where there is none.
+	NeedsCalibration() bool
+}
+
+// NeedsCalibration reports whether q needs calibration data: what q says, or
+// true if it is not DataFree.
+func NeedsCalibration(q Quantizer) bool {
+	if d, ok := q.(DataFree); ok {
+		return d.NeedsCalibration()
+	}
+	return true
+}
+
+// Validator is implemented by methods some of whose parameters make no sense.
+type Validator interface {
+	// Validate reports what is wrong with the method's parameters. Quantize
+	// returns the same error.
+	Validate() error
+}
+
+// Validate returns what q finds wrong with its own parameters, nil if it is
+// not a Validator. It is asked before work starts.
+func Validate(q Quantizer) error {
+	if v, ok := q.(Validator); ok {
+		return v.Validate()
+	}
+	return nil
+}
+
+// Parametric is implemented by methods whose parameters are not just their
+// exported fields, or whose defaults should be spelled out.
+type Parametric interface {
+	// Parameters returns a value whose JSON encoding differs wherever two
+	// methods of the type could give different weights, and does not depend
+	// on the number of workers.
+	Parameters() any
+}
+
+// Method is what Parameters says of a method.
+type Method struct {
+	Type       string          `json:"type"`       // the Go type, as package.Name
+	Parameters json.RawMessage `json:"parameters"` // what decides its result
+}
+
+// Parameters returns the type of q and the parameters that decide its
+// result: what q says if it is Parametric, else its JSON encoding, with the
+// number of workers set to 0 if it is Parallel. Two methods of which this is
+// equal are taken for the same when an interrupted run is resumed. A method
+// that has parameters in fields that are not exported must be Parametric;
+// one that cannot be encoded gives an error.
+func Parameters(q Quantizer) (Method, error) {
+	m := Method{Type: fmt.Sprintf("%T", q)}
+	var value any = WithWorkers(q, 0)
+	if p, ok := q.(Parametric); ok {
+		value = p.Parameters()
+	}
+	var err error
+	if m.Parameters, err = json.Marshal(value); err != nil {
+		return m, fmt.Errorf("parameters of method %s (it can implement quant.Parametric): %w", m.Type, err)
+	}
+	return m, nil
+}
+
+// Drafter is implemented by methods that have a cheaper version of themselves.
+type Drafter interface {
+	// Draft returns a method that ranks candidates (axes, scales) much as
+	// this one would, for less work.
+	Draft() Quantizer
+}
+
+// Draft returns the method by which candidates for q are compared: q's own
+// draft, or q itself if it is no Drafter.
+func Draft(q Quantizer) Quantizer {
+	if d, ok := q.(Drafter); ok {
+		return d.Draft()
+	}
+	return q
+}
+
+// Parallel is implemented by methods that spread their work over goroutines.
+type Parallel interface {
+	// WithWorkers returns the method with at most n goroutines for a weight; 0
+	// means GOMAXPROCS.
+	WithWorkers(n int) Quantizer
+}
+
+// WithWorkers returns q with at most n goroutines, or q as it is if it is not
+// Parallel.
+func WithWorkers(q Quantizer, n int) Quantizer {
+	if p, ok := q.(Parallel); ok {
+		return p.WithWorkers(n)
+	}
+	return q
+}

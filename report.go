@@ -1,0 +1,127 @@
+package lowbit
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/golowbit/lowbit/adadim"
+	"github.com/golowbit/lowbit/checkpoint/layout"
+	"github.com/golowbit/lowbit/quant"
+	"github.com/golowbit/lowbit/safetensors"
+)
+
+// EventKind says what an Event reports.
+type EventKind string
+
+// The kinds of event.
+const (
+	EventPlan     EventKind = "plan"     // the work is known: Plan, Blocks, Total and Kept are set
+	EventBlock    EventKind = "block"    // a block is being observed: Block of Blocks
+	EventLayer    EventKind = "layer"    // a layer is done: Layer, Done, Total and Kept are set
+	EventProgress EventKind = "progress" // Done of Total in the phase named by Message
+	EventWarning  EventKind = "warning"  // Message says what, of the layer Name if that is set
+	EventWrite    EventKind = "write"    // the output is being put together: Done of Total bytes
+)
+
+// Event is one step of progress. Fields that its kind does not name are zero.
+type Event struct {
+	Kind    EventKind    `json:"kind"`
+	Block   int          `json:"block,omitempty"`  // from 0
+	Blocks  int          `json:"blocks,omitempty"` // of the model
+	Done    int          `json:"done,omitempty"`
+	Total   int          `json:"total,omitempty"`
+	Kept    int          `json:"kept,omitempty"` // layers that Resume would find if the run ended here
+	Name    string       `json:"name,omitempty"`
+	Layer   *LayerReport `json:"layer,omitempty"`
+	Plan    *Plan        `json:"plan,omitempty"`
+	Message string       `json:"message,omitempty"`
+}
+
+// LayerReport says what became of one layer. What was not measured, or does
+// not apply, is nil or zero and absent from JSON.
+type LayerReport struct {
+	Name     string           `json:"name"`
+	Out      int              `json:"out"`
+	In       int              `json:"in"`
+	Dense    bool             `json:"dense,omitempty"` // left as it was
+	Arm      string           `json:"arm,omitempty"`
+	Scheme   quant.Scheme     `json:"scheme,omitzero"`
+	Loss     *float64         `json:"loss,omitempty"`     // tr(E H Eᵀ) / tr(W H Wᵀ)
+	Relative *float64         `json:"relative,omitempty"` // mean over rows of the same
+	Margin   *float64         `json:"margin,omitempty"`   // ln(L_ic/L_oc) by the objective, where both axes were tried
+	Seconds  float64          `json:"seconds,omitzero"`   // time to quantize it
+	Bits     float64          `json:"bits,omitzero"`      // bits per weight, all scales included
+	Folded   string           `json:"folded,omitempty"`   // the scale of its input that was folded, and where
+	Notes    []string         `json:"notes,omitempty"`
+	Decision *adadim.Decision `json:"decision,omitempty"`
+}
+
+// measured sets what AdaDim's decision says.
+func (r *LayerReport) measured(d *adadim.Decision) {
+	r.Arm = d.Candidates[d.Chosen].Arm.String()
+	if !d.Measured {
+		return
+	}
+	relative := d.Relative
+	r.Decision, r.Relative = d, &relative
+	if d.OutputSize > 0 {
+		loss := d.Loss / d.OutputSize
+		r.Loss = &loss
+	}
+	if margin, ok := d.Margin(); ok {
+		r.Margin = &margin
+	}
+}
+
+// Report is the outcome of Quantize.
+type Report struct {
+	Output        string        `json:"output"`
+	Format        string        `json:"format"`
+	Settings      []Setting     `json:"settings"`
+	Layers        []LayerReport `json:"layers"`
+	Engines       []layout.Note `json:"engines"`         // which engines load the output
+	BytesBefore   int64         `json:"bytes_before"`    // the source's files of weights
+	BytesAfter    int64         `json:"bytes_after"`     // the output's
+	BitsPerWeight float64       `json:"bits_per_weight"` // over the quantized layers
+	Tokens        int           `json:"calibration_tokens,omitzero"`
+	Seconds       float64       `json:"seconds"`
+}
+
+// weightBytes is the size of a model's files of weights: of the file itself,
+// or of the safetensors files of a folder.
+func weightBytes(path string) (int64, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return 0, err
+	}
+	if !info.IsDir() {
+		return info.Size(), nil
+	}
+	files, err := weightFiles(path)
+	if err != nil {
+		return 0, err
+	}
+	var sum int64
+	for _, name := range files {
+		info, err := os.Stat(filepath.Join(path, name))
+		if err != nil {
+			return 0, err
+		}
+		sum += info.Size()
+	}
+	return sum, nil
+}
+
+func weightFiles(dir string) ([]string, error) {
+	f, err := safetensors.OpenFolder(dir)
+	switch {
+	case err == nil:
+		return f.Files(), f.Close()
+	case !errors.Is(err, fs.ErrNotExist):
+		return nil, err
+	}
+	// A single file of another name.
+	return fs.Glob(os.DirFS(dir), "*.safetensors")
+}

@@ -1,0 +1,269 @@
+package lowbit
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"regexp"
+	"strings"
+
+	"github.com/golowbit/lowbit/adadim"
+	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/formats/autogptq"
+	"github.com/golowbit/lowbit/checkpoint/formats/native"
+	"github.com/golowbit/lowbit/checkpoint/layout"
+	"github.com/golowbit/lowbit/gptq"
+	"github.com/golowbit/lowbit/quant"
+)
+
+// Setting is one option as it is in effect.
+type Setting struct {
+	Name  string `json:"name"`
+	Value any    `json:"value"`
+	From  string `json:"from"` // who decided it: "given", "default", "preset best", "target vllm", …
+}
+
+// Text returns the value as a flag has it.
+func (s Setting) Text() string {
+	switch v := s.Value.(type) {
+	case []adadim.Arm:
+		return joined(v)
+	case []string:
+		return strings.Join(v, " ")
+	case json.RawMessage:
+		return string(v)
+	}
+	return fmt.Sprint(s.Value)
+}
+
+func joined[T fmt.Stringer](list []T) string {
+	names := make([]string, len(list))
+	for i, v := range list {
+		names[i] = v.String()
+	}
+	return strings.Join(names, ",")
+}
+
+// settings are options with everything decided that does not depend on the
+// model.
+type settings struct {
+	format     layout.Format
+	target     string
+	preset     Preset
+	scheme     quant.Scheme // its axis is that of the arm
+	method     quant.Quantizer
+	arms       []adadim.Arm
+	axis       Axis
+	objective  adadim.Objective
+	search     adadim.Search
+	fold       Fold
+	inputs     Inputs
+	correction float64
+	skip       []*regexp.Regexp
+	fit        Fit
+	bf16       bool
+	workers    int
+
+	told []Setting
+}
+
+// candidate is a value that a setting takes if no earlier one is there.
+type candidate[T any] struct {
+	value T
+	there bool
+	from  string
+}
+
+// given is a value of the options that is there if it is not zero.
+func given[T comparable](v T) candidate[T] {
+	var zero T
+	return candidate[T]{v, v != zero, "given"}
+}
+
+// pointed is a value of the options that is there if it is not nil.
+func pointed[T any](p *T) candidate[T] {
+	c := candidate[T]{there: p != nil, from: "given"}
+	if p != nil {
+		c.value = *p
+	}
+	return c
+}
+
+func otherwise[T any](v T, from string) candidate[T] { return candidate[T]{v, true, from} }
+
+func provided[T any](there bool, v T, from string) candidate[T] { return candidate[T]{v, there, from} }
+
+// pick takes the first candidate that is there and remembers why.
+func pick[T any](s *settings, name string, list ...candidate[T]) T {
+	for _, c := range list {
+		if c.there {
+			s.told = append(s.told, Setting{name, c.value, c.from})
+			return c.value
+		}
+	}
+	panic("lowbit: setting " + name + " has no default")
+}
+
+// resolve decides everything that does not depend on the model. It looks at
+// no file. Values are not checked; see Options.Validate.
+func (o *Options) resolve() (*settings, error) {
+	s := &settings{target: o.Target, skip: o.Skip, bf16: o.BF16, workers: o.Workers}
+	preset := Best
+	from := "default"
+	if o.Method != nil {
+		preset, from = Plain, "a method is given"
+	}
+	s.preset = pick(s, "preset", given(o.Preset), otherwise(preset, from))
+	if err := o.resolveScheme(s); err != nil {
+		return nil, err
+	}
+	if err := o.resolveMethod(s); err != nil {
+		return nil, err
+	}
+	return s, o.resolveArms(s)
+}
+
+const (
+	defaultBits      = 4
+	defaultGroupSize = 128
+)
+
+// resolveScheme decides the format and the grid.
+func (o *Options) resolveScheme(s *settings) error {
+	b, by := s.preset.base(), "preset "+s.preset.String()
+	var t checkpoint.Target
+	var target string
+	targeted := o.Target != ""
+	if targeted {
+		var err error
+		if t, err = checkpoint.TargetFor(o.Target); err != nil {
+			return badOptions("%w", err)
+		}
+		target = "target " + pick(s, "target", given(o.Target))
+	}
+	var err error
+	switch {
+	case o.Format != nil:
+		s.format = o.Format
+		pick(s, "format", given(o.Format.Name()))
+	case targeted:
+		if s.format, err = checkpoint.Lookup(pick(s, "format", otherwise(t.Format, target))); err != nil {
+			return err
+		}
+	default:
+		s.format = native.Format{}
+		pick(s, "format", otherwise(s.format.Name(), "default"))
+	}
+	g := &s.scheme
+	g.Bits = pick(s, "bits", given(o.Bits), provided(targeted, t.Scheme.Bits, target), otherwise(defaultBits, "default"))
+	g.GroupSize = pick(s, "group_size", given(o.GroupSize), provided(targeted, t.Scheme.GroupSize, target), otherwise(defaultGroupSize, "default"))
+	g.Symmetric = pick(s, "symmetric", pointed(o.Symmetric), provided(targeted, t.Scheme.Symmetric, target), otherwise(false, "default"))
+	g.Range = pick(s, "range", given(o.Range), otherwise(quant.RangeZero, "default"))
+	g.ScaleType = pick(s, "scale_type", given(o.ScaleType), otherwise(quant.F16, "default"))
+	// Readers of gptq_v1 disagree on what a zero-point of 0 is stored as.
+	v1 := s.format.Name() == autogptq.Format{Version: 1}.Name() && !g.Symmetric
+	g.MinZero = pick(s, "min_zero", given(o.MinZero), provided(v1, 1, "format "+s.format.Name()), otherwise(0, "default"))
+	asked := o.ClipInput != nil && *o.ClipInput
+	if asked && o.Clip != nil && !*o.Clip {
+		return badOptions("clip by inputs without clip")
+	}
+	g.Clip = pick(s, "clip", pointed(o.Clip), provided(asked, true, "clip_input is given"), otherwise(b.clip, by))
+	g.ClipInput = pick(s, "clip_input", pointed(o.ClipInput), provided(!g.Clip, false, "there is no clip"), otherwise(b.clipInput, by))
+	return nil
+}
+
+// resolveMethod decides what quantizes a layer, and on which inputs.
+func (o *Options) resolveMethod(s *settings) error {
+	b, by := s.preset.base(), "preset "+s.preset.String()
+	from := "given"
+	s.method = o.Method
+	if o.Method != nil {
+		if o.GPTQ != (GPTQ{}) {
+			return badOptions("parameters of GPTQ are given beside method %T: set them in the method", o.Method)
+		}
+	} else {
+		from = by
+		g := gptq.Quantizer{Refine: b.refine, Workers: o.Workers}
+		if d := o.GPTQ.Damping; d != 0 {
+			if !(d > 0 && d < 1) {
+				return badOptions("damping %g, want a fraction between 0 and 1", d)
+			}
+			g.Damping = d
+		}
+		if o.GPTQ.Order != nil {
+			g.Order = *o.GPTQ.Order
+		}
+		if o.GPTQ.Refine != nil {
+			g.Refine = *o.GPTQ.Refine
+		}
+		if o.GPTQ != (GPTQ{}) {
+			from += ", with parameters given"
+		}
+		s.method = g
+	}
+	m, err := quant.Parameters(s.method)
+	if err != nil {
+		return badOptions("%w", err)
+	}
+	pick(s, "method", otherwise(m.Type, from))
+	pick(s, "parameters", otherwise(m.Parameters, from))
+	strength := 0.0
+	if o.Correction != nil {
+		strength = *o.Correction
+	}
+	if math.IsNaN(strength) {
+		return badOptions("correction %g, want 0 to 1", strength)
+	}
+	s.inputs = pick(s, "inputs", given(o.Inputs), provided(strength > 0, InputsQuantized, "a correction is given"), otherwise(b.inputs, by))
+	s.correction = pick(s, "correction", pointed(o.Correction), provided(s.inputs == InputsFull, 0.0, "inputs full"), otherwise(b.correction, by))
+	return nil
+}
+
+// resolveArms decides what is chosen from, and how.
+func (o *Options) resolveArms(s *settings) error {
+	b, by := s.preset.base(), "preset "+s.preset.String()
+	axis := AxisOC
+	if o.Target != "" {
+		t, err := checkpoint.TargetFor(o.Target)
+		if err != nil {
+			return badOptions("%w", err)
+		}
+		if t.Scheme.Axis == quant.IC {
+			axis = AxisIC
+		}
+	}
+	s.axis = pick(s, "axis", given(o.Axis), provided(o.Target != "", axis, "target "+o.Target), otherwise(AxisAda, "default"))
+	all, from := b.arms, by
+	if len(o.Arms) > 0 {
+		all, from = o.Arms, "given"
+	}
+	if s.axis != AxisAda {
+		from += ", of axis " + s.axis.String()
+	}
+	s.arms = pick(s, "arms", otherwise(s.axis.of(all), from))
+	if len(s.arms) == 0 {
+		return badOptions("arms %s: none of axis %s", joined(all), s.axis)
+	}
+	s.objective = pick(s, "objective", pointed(o.Objective), otherwise(b.objective, by))
+	s.search = pick(s, "search", pointed(o.Search), otherwise(b.search, by))
+	s.fold = pick(s, "fold", given(o.Fold),
+		provided(s.axis == AxisOC && s.preset != Plain, FoldOn, by+" in axis oc"), otherwise(FoldAuto, "default"))
+	asked := len(o.Arms) > 0 || o.Axis == AxisAda
+	s.fit = pick(s, "fit", given(o.Fit), provided(asked, FitOff, "arms are given"), otherwise(FitArms, "default"))
+	if len(o.Skip) > 0 {
+		names := make([]string, len(o.Skip))
+		for i, r := range o.Skip {
+			if r != nil {
+				names[i] = r.String()
+			}
+		}
+		pick(s, "skip", otherwise(names, "given"))
+	}
+	pick(s, "bf16", given(o.BF16), otherwise(false, "default"))
+	return nil
+}
+
+// chooser returns AdaDim over the method for the given arms.
+func (s *settings) chooser(arms []adadim.Arm) adadim.Quantizer {
+	return adadim.Quantizer{Method: s.method, Arms: arms, Objective: s.objective, Search: s.search, Workers: s.workers}
+}
