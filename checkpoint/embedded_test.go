@@ -1,7 +1,6 @@
 package checkpoint
 
 import (
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -9,32 +8,16 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/golowbit/lowbit/checkpoint/formats/native"
+	"github.com/golowbit/lowbit/checkpoint/internal/formattest"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/quant"
 )
-
-// modelFolder returns the embedded model, or a shared one: another dtype,
-// shards with an index, dimensions that divide by nothing.
-func modelFolder(t *testing.T, name string) string {
-	if name == "tinyllama-2m" {
-		return filepath.Join("..", "testdata", name)
-	}
-	shared := os.Getenv("LOWBIT_SHARED")
-	if shared == "" {
-		shared = filepath.Join("..", "..", "shared")
-	}
-	dir := filepath.Join(shared, "models", name)
-	if _, err := os.Stat(dir); err != nil {
-		t.Skipf("needs models/%s of the shared folder (../shared, or LOWBIT_SHARED)", name)
-	}
-	return dir
-}
 
 // A real model through quantization, file and back, in both modes.
 func TestRealModels(t *testing.T) {
 	for _, name := range []string{"tinyllama-2m", "tinystories-260k", "tinystories-260k-bf16-sharded"} {
 		t.Run(name, func(t *testing.T) {
-			src := openModel(t, modelFolder(t, name))
+			src := openModel(t, formattest.ModelFolder(t, name))
 			weights := map[string]*quant.Weight{}
 			var layers []layout.Layer
 			for _, s := range src.Dense() {

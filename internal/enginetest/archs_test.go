@@ -10,7 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel"
 	"github.com/golowbit/lowbit/internal/llama"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
@@ -119,7 +119,7 @@ func TestArchitecturesAgree(t *testing.T) {
 	jobs := make([]job, len(cases))
 	for i, c := range cases {
 		jobs[i] = job{
-			Model:   writeGGUF(t, randomModel(t, embedded(), c.config), checkpoint.GGUF{Dense: safetensors.F32}, c.scheme),
+			Model:   writeGGUF(t, randomModel(t, embedded(), c.config), ggufmodel.Format{Dense: safetensors.F32}, c.scheme),
 			Windows: [][]int32{ids},
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/text/unicode/norm"
 
 	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/golden"
 	"github.com/golowbit/lowbit/internal/llama"
@@ -27,7 +28,7 @@ func embedded() string { return filepath.Join(golden.Root(), "testdata", "tinyll
 
 // writeGGUF quantizes a model's linears to nearest and writes it as GGUF. With
 // scheme.Bits 0 it stays dense.
-func writeGGUF(t testing.TB, dir string, g checkpoint.GGUF, s quant.Scheme) string {
+func writeGGUF(t testing.TB, dir string, g ggufmodel.Format, s quant.Scheme) string {
 	t.Helper()
 	src, err := checkpoint.Open(dir)
 	require.NoError(t, err)
@@ -108,7 +109,7 @@ func scheme(bits, group int, sym bool) quant.Scheme {
 // logitsCase is a file and how near the engine must come.
 type logitsCase struct {
 	name         string
-	g            checkpoint.GGUF
+	g            ggufmodel.Format
 	s            quant.Scheme
 	linear, head inputRounding
 	// plain bounds the mean KL from our float32 arithmetic on a long text,
@@ -123,7 +124,7 @@ type logitsCase struct {
 func logitsCases() []logitsCase {
 	short := scheme(4, 32, false)
 	short.ScaleType = quant.F16Short
-	dense := func(d safetensors.DType) checkpoint.GGUF { return checkpoint.GGUF{Dense: d} }
+	dense := func(d safetensors.DType) ggufmodel.Format { return ggufmodel.Format{Dense: d} }
 	quantized := func(name string, s quant.Scheme) logitsCase {
 		return logitsCase{name: name, s: s, linear: roundQ8, head: roundF16, plain: 1e-3, rounded: 1e-9}
 	}
@@ -284,7 +285,7 @@ func TestTokensAgree(t *testing.T) {
 			require.NoError(t, err)
 			c := smallConfig("llama")
 			c["vocab_size"] = tok.VocabSize()
-			path := writeGGUF(t, randomModel(t, dir, c), checkpoint.GGUF{}, quant.Scheme{})
+			path := writeGGUF(t, randomModel(t, dir, c), ggufmodel.Format{}, quant.Scheme{})
 			r := run(t, job{Model: path, VocabOnly: true, Texts: texts, Special: true})[0]
 			known := knownTokenFaults[name]
 			equal, faults := 0, 0

@@ -1,4 +1,4 @@
-package checkpoint
+package ggufmodel
 
 import (
 	"crypto/sha256"

@@ -1,4 +1,4 @@
-package checkpoint
+package ggufmodel
 
 import (
 	"encoding/json"
@@ -28,7 +28,7 @@ import (
 //
 // Norms and biases are F32. The engine quantizes the inputs of quantized
 // linears to 8 bits when it runs; the weights are exact all the same.
-type GGUF struct {
+type Format struct {
 	// Dense is the type of the embedding, the output head and of linears
 	// that are not quantized: F16 (the default), F32 or BF16.
 	Dense safetensors.DType
@@ -40,11 +40,11 @@ type GGUF struct {
 const ggufName = "gguf"
 
 // Name returns "gguf".
-func (GGUF) Name() string { return ggufName }
+func (Format) Name() string { return ggufName }
 
 // Check accepts linears of the Llama family with groups along the input
 // dimension that are whole blocks of 32, and half-float scales.
-func (g GGUF) Check(l layout.Layer) error {
+func (g Format) Check(l layout.Layer) error {
 	if err := layout.CheckScheme(l); err != nil {
 		return err
 	}
@@ -71,7 +71,7 @@ func (g GGUF) Check(l layout.Layer) error {
 }
 
 // Engines says that the engines of GGUF files load it.
-func (GGUF) Engines([]layout.Layer) []layout.Note {
+func (Format) Engines([]layout.Layer) []layout.Note {
 	return []layout.Note{{Engine: layout.EngineLlamaCPP, Accepted: true}, {Engine: layout.EngineOllama, Accepted: true}}
 }
 
@@ -148,7 +148,7 @@ func (p *ggufPacker) row(dst []byte, r int) error {
 }
 
 // CheckModel says whether the engine has the model's architecture.
-func (g GGUF) CheckModel(config json.RawMessage) error {
+func (g Format) CheckModel(config json.RawMessage) error {
 	switch g.Dense {
 	case "", safetensors.F16, safetensors.F32, safetensors.BF16:
 	default:
@@ -159,7 +159,7 @@ func (g GGUF) CheckModel(config json.RawMessage) error {
 }
 
 // denseType is the type in which a dense matrix is stored.
-func (g GGUF) denseType(name string, cols int) gguf.Type {
+func (g Format) denseType(name string, cols int) gguf.Type {
 	if g.Q8Embeddings && (name == embeddingName || name == headName) && cols%gguf.BlockLen == 0 {
 		return gguf.Q8_0
 	}

@@ -1,4 +1,4 @@
-package checkpoint
+package ggufmodel
 
 import (
 	"context"
@@ -23,7 +23,7 @@ type ggufTensor struct {
 
 // ggufAssembly is what the tensors of one file are made from.
 type ggufAssembly struct {
-	g      GGUF
+	g      Format
 	shape  *ggufShape
 	src    layout.Origin
 	layers map[string]layout.Layer
@@ -31,7 +31,7 @@ type ggufAssembly struct {
 }
 
 // Write makes the file: metadata, tokenizer and tensors.
-func (g GGUF) Write(ctx context.Context, path string, src layout.Origin, layers []layout.Layer, weight func(name string) (*quant.Weight, error)) error {
+func (g Format) Write(ctx context.Context, path string, src layout.Origin, layers []layout.Layer, weight func(name string) (*quant.Weight, error)) error {
 	if err := g.CheckModel(src.Config()); err != nil {
 		return fmt.Errorf("%s: %w", src.Path(), err)
 	}
@@ -139,7 +139,7 @@ func (a *ggufAssembly) typeOf(name string, shape []int) (gguf.Type, func(*gguf.W
 	if len(shape) == 1 {
 		return gguf.F32, a.writeVector
 	}
-	if f, ok := a.src.Source().(*ggufFile); ok && a.g == (GGUF{}) {
+	if f, ok := a.src.Source().(*ggufFile); ok && a.g == (Format{}) {
 		// What is read from a GGUF keeps its type, so that rewriting changes nothing.
 		if e := f.tensors[name]; e.decoded {
 			return e.info.Type, func(w *gguf.Writer, t ggufTensor) error { return copyBlocks(w, t, f, e) }

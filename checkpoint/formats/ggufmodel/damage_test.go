@@ -1,4 +1,4 @@
-package checkpoint
+package ggufmodel_test
 
 import (
 	"io/fs"
@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/internal/gguf"
 	"github.com/golowbit/lowbit/internal/llama"
 )
@@ -107,7 +108,7 @@ func TestGGUFFromStrangers(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			path := editedGGUF(t, c.edit)
-			m, err := Open(path)
+			m, err := checkpoint.Open(path)
 			if c.want != "" {
 				require.ErrorContains(t, err, c.want)
 				require.ErrorContains(t, err, path)
@@ -123,17 +124,17 @@ func TestGGUFFromStrangers(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "x")
 	for _, text := range []string{"", "GG", "not a model"} {
 		require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
-		_, err := Open(path)
+		_, err := checkpoint.Open(path)
 		require.ErrorContains(t, err, "neither a model folder")
 	}
 	require.NoError(t, os.WriteFile(path, []byte("GGUF\x03\x00\x00\x00"), 0o600))
-	_, err := Open(path)
+	_, err := checkpoint.Open(path)
 	require.ErrorIs(t, err, gguf.ErrFormat)
 }
 
 // readEverything reads all tensors in every way; errors are allowed where the
 // caller says so by ignoring the result.
-func readEverything(t testing.TB, m *Model) (failed int) {
+func readEverything(t testing.TB, m *checkpoint.Model) (failed int) {
 	t.Helper()
 	for _, name := range m.Source().Names() {
 		s, ok := m.Source().Spec(name)
@@ -194,7 +195,7 @@ func FuzzGGUF(f *testing.F) {
 		b = b[:int(size)%(len(b)+1)]
 		path := filepath.Join(t.TempDir(), "x.gguf")
 		require.NoError(t, os.WriteFile(path, b, 0o600))
-		m, err := Open(path)
+		m, err := checkpoint.Open(path)
 		if err != nil {
 			return
 		}
@@ -202,6 +203,6 @@ func FuzzGGUF(f *testing.F) {
 		readEverything(t, m)
 		_, err = llama.ParseConfig(m.Config())
 		require.NoError(t, err)
-		_, _ = fs.ReadFile(m.Files(), tokenizerFile)
+		_, _ = fs.ReadFile(m.Files(), "tokenizer.json")
 	})
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/formats/autogptq"
 	"github.com/golowbit/lowbit/checkpoint/formats/compressed"
 	"github.com/golowbit/lowbit/checkpoint/formats/dense"
+	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel"
 	"github.com/golowbit/lowbit/checkpoint/formats/hqq"
 	"github.com/golowbit/lowbit/checkpoint/formats/native"
 	"github.com/golowbit/lowbit/checkpoint/layout"
@@ -25,7 +26,7 @@ func Formats() []layout.Format {
 		compressed.Format{},
 		autoawq.Format{},
 		hqq.Format{},
-		GGUF{},
+		ggufmodel.Format{},
 	}
 }
 

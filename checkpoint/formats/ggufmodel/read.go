@@ -1,4 +1,4 @@
-package checkpoint
+package ggufmodel
 
 import (
 	"encoding/json"
@@ -42,7 +42,7 @@ type ggufEntry struct {
 }
 
 // Read opens a GGUF file of a model of the Llama family.
-func (g GGUF) Read(path string) (*layout.Opened, error) {
+func (g Format) Read(path string) (*layout.Opened, error) {
 	ok, err := isGGUF(path)
 	if err != nil || !ok {
 		return nil, err

@@ -1,4 +1,4 @@
-package checkpoint
+package ggufmodel
 
 import (
 	"encoding/json"

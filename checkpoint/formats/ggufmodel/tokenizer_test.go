@@ -1,4 +1,4 @@
-package checkpoint
+package ggufmodel
 
 import (
 	"crypto/sha256"
@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/golowbit/lowbit/checkpoint/internal/formattest"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/gguf"
 	"github.com/golowbit/lowbit/internal/golden"
@@ -44,11 +45,11 @@ func ggufOf(t testing.TB, kv []gguf.KV, tensors ...gguf.Tensor) *gguf.File {
 func TestGGUFTokenizerRoundTrip(t *testing.T) {
 	for _, name := range []string{"tinyllama-2m", "tinystories-260k", "llama2", "llama3", "qwen2_5"} {
 		t.Run(name, func(t *testing.T) {
-			dir, golds := filepath.Join("..", "testdata", name), filepath.Join("..", "internal", "tokenizer", "testdata", "golden", name+".json")
+			dir, golds := filepath.Join(formattest.ModuleRoot(t), "testdata", name), filepath.Join(formattest.ModuleRoot(t), "internal", "tokenizer", "testdata", "golden", name+".json")
 			switch name {
 			case "tinyllama-2m":
 			case "tinystories-260k":
-				dir, golds = modelFolder(t, name), golden.Shared(t, filepath.Join("golden", "tokenizers", name+".json"))
+				dir, golds = formattest.ModelFolder(t, name), golden.Shared(t, filepath.Join("golden", "tokenizers", name+".json"))
 			default:
 				cache, err := os.UserCacheDir()
 				if err != nil {
