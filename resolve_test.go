@@ -6,6 +6,7 @@ import (
 	"math"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -13,7 +14,9 @@ import (
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/checkpoint/formats/autogptq"
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/gptq"
+	"github.com/golowbit/lowbit/internal/golden"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/tensor"
 )
@@ -111,6 +114,7 @@ func TestResolve(t *testing.T) {
 		"scale_type": "f16", "min_zero": "0", "clip": "false", "clip_input": "false", "method": "gptq.Quantizer",
 		"axis": "ada", "arms": "oc,ic", "objective": "linear", "search": "rtn", "fold": "auto",
 		"inputs": "full", "correction": "0", "fit": "arms", "bf16": "false",
+		"samples": "128", "seq_len": "256", "per_document": "false",
 	}
 	with := func(m map[string]string, pairs ...string) map[string]string {
 		n := map[string]string{}
@@ -217,6 +221,22 @@ func TestResolveLayers(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, before, o)
 	require.NoFileExists(t, o.Output+checkpoint.PartialSuffix)
+}
+
+// TestResolveTarget: a target finds a group size that the layers hold, unless
+// one is asked for.
+func TestResolveTarget(t *testing.T) {
+	o := Options{Model: golden.Shared(t, "cases/hidden-not-multiple-of-128/model"), Output: "out", Target: layout.EngineVLLM, Method: quant.RTN{}}
+	p, err := Resolve(o)
+	require.NoError(t, err)
+	require.Contains(t, p.Settings, Setting{"group_size", 64, "the largest that target vllm takes for every layer"})
+	for _, l := range p.Layers {
+		require.Equal(t, 64, l.Scheme.GroupSize)
+	}
+	require.True(t, slices.ContainsFunc(p.Engines, func(n layout.Note) bool { return n.Engine == o.Target && n.Accepted }))
+	o.GroupSize = 128
+	_, err = Resolve(o)
+	require.ErrorContains(t, err, "128")
 }
 
 // clipped is a method from outside with a parameter. It needs no data, and

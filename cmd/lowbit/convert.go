@@ -66,9 +66,9 @@ func (a *app) converted(o lowbit.ConvertOptions, asJSON bool) error {
 			BytesBefore int64  `json:"bytes_before"`
 			BytesAfter  int64  `json:"bytes_after"`
 			Layers      int    `json:"layers"`
-		}{o.Output, o.Format, before.Bytes, after.Bytes, len(before.Quantized)})
+		}{o.Output, o.Format, before.FileBytes, after.FileBytes, len(before.Quantized)})
 	}
 	_, err = fmt.Fprintf(a.stdout, "%s (%s): %d layers, %s before, %s after\n",
-		o.Output, o.Format, len(before.Quantized), size(before.Bytes), size(after.Bytes))
+		o.Output, o.Format, len(before.Quantized), size(before.FileBytes), size(after.FileBytes))
 	return err
 }

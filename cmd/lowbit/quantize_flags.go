@@ -14,6 +14,7 @@ import (
 	"github.com/golowbit/lowbit"
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/gptq"
 	"github.com/golowbit/lowbit/quant"
@@ -188,7 +189,7 @@ func (f *quantizeFlags) gguf() (layout.Format, error) {
 			return nil, err
 		}
 	}
-	g, ok := named.(checkpoint.GGUF)
+	g, ok := named.(ggufmodel.Format)
 	if !ok {
 		return nil, fmt.Errorf("--gguf-dense and --gguf-q8-embeddings are for format gguf")
 	}

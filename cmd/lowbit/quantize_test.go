@@ -17,9 +17,9 @@ import (
 
 	"github.com/golowbit/lowbit"
 	"github.com/golowbit/lowbit/adadim"
-	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/checkpoint/formats/autoawq"
 	"github.com/golowbit/lowbit/checkpoint/formats/autogptq"
+	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/gptq"
 	"github.com/golowbit/lowbit/quant"
@@ -155,7 +155,7 @@ func TestFlagsAreOptions(t *testing.T) {
 		"--fit=off":                           {Fit: lowbit.FitOff},
 		"--format gptq_v1 --skip v_proj":      {Format: autogptq.Format{Version: 1}, Skip: []*regexp.Regexp{regexp.MustCompile("v_proj")}},
 		"--min-zero 1 --bf16":                 {MinZero: 1, BF16: true},
-		"--target llama.cpp --gguf-dense f32": {Target: "llama.cpp", Format: checkpoint.GGUF{Dense: safetensors.F32}},
+		"--target llama.cpp --gguf-dense f32": {Target: "llama.cpp", Format: ggufmodel.Format{Dense: safetensors.F32}},
 	} {
 		want.Model, want.Output = embedded, "OUT"
 		var expected bytes.Buffer
