@@ -98,7 +98,7 @@ func InBlock(name string) (inside string, ok bool) {
 	return "", false
 }
 
-// common returns the most frequent value, the first of equals.
+// MostFrequent returns the most frequent value, the first of equals.
 func MostFrequent[T comparable](values []T) T {
 	count := map[T]int{}
 	var best T

@@ -8,13 +8,14 @@ import (
 	"io"
 )
 
-// object is a JSON object whose keys keep their order and whose values keep
+// Object is a JSON object whose keys keep their order and whose values keep
 // their text, so that rewriting config.json changes only what is meant.
 type Object struct {
 	Keys   []string
 	Values []json.RawMessage
 }
 
+// ParseObject reads the text of one JSON object.
 func ParseObject(data []byte) (*Object, error) {
 	dec := json.NewDecoder(bytes.NewReader(data))
 	t, err := dec.Token()
@@ -55,6 +56,7 @@ func (o *Object) find(key string) int {
 	return -1
 }
 
+// Get returns the value of a key.
 func (o *Object) Get(key string) (json.RawMessage, bool) {
 	if i := o.find(key); i >= 0 {
 		return o.Values[i], true
@@ -62,7 +64,7 @@ func (o *Object) Get(key string) (json.RawMessage, bool) {
 	return nil, false
 }
 
-// set replaces the value of a key in its place, or appends the key.
+// Set replaces the value of a key in its place, or appends the key.
 func (o *Object) Set(key string, v json.RawMessage) {
 	if i := o.find(key); i >= 0 {
 		o.Values[i] = v
@@ -72,6 +74,7 @@ func (o *Object) Set(key string, v json.RawMessage) {
 	o.Values = append(o.Values, v)
 }
 
+// Remove takes a key out, if it is there.
 func (o *Object) Remove(key string) {
 	if i := o.find(key); i >= 0 {
 		o.Keys = append(o.Keys[:i], o.Keys[i+1:]...)
@@ -79,7 +82,7 @@ func (o *Object) Remove(key string) {
 	}
 }
 
-// bytes returns the object indented by two spaces, as Hugging Face writes it.
+// Bytes returns the object indented by two spaces, as Hugging Face writes it.
 func (o *Object) Bytes() []byte {
 	var b, out bytes.Buffer
 	b.WriteByte('{')

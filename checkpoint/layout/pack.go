@@ -40,7 +40,7 @@ func ExactIn(t safetensors.DType, v []float32) bool {
 	return err == nil
 }
 
-// middle is the zero-point of symmetric codes.
+// SymmetricZero is the zero-point of symmetric codes.
 func SymmetricZero(bits int) uint8 { return 1 << (bits - 1) }
 
 // AllEqual reports whether every element of s is v.
@@ -107,7 +107,7 @@ func Int32Tensor[T int32 | uint32](name string, values []T, shape ...int) Tensor
 	return Tensor{Spec: Spec{Name: name, DType: safetensors.I32, Shape: shape}, Data: wire.Bytes(values)}
 }
 
-// transposed returns the [cols, rows] transpose of a [rows, cols] matrix.
+// Transposed returns the [cols, rows] transpose of a [rows, cols] matrix.
 func Transposed[T any](src []T, rows, cols int) []T {
 	dst := make([]T, len(src))
 	const tile = 32

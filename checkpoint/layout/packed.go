@@ -7,22 +7,25 @@ import (
 	"github.com/golowbit/lowbit/quant"
 )
 
-// What the formats that come from elsewhere have in common.
-
 // PackedLayer is a quantized layer found in an opened checkpoint.
 type PackedLayer struct {
 	Layer
+	// Parts names the tensors of the source that make up the layer, and File
+	// the file of the largest, for messages.
 	Parts []string
 	File  string
-	Read  func() (*quant.Weight, error)
+	// Read reads the layer. The decoder validates what it returns.
+	Read func() (*quant.Weight, error)
 }
 
-// PackedDecoder is the Decoder of those layers.
+// PackedDecoder is the Decoder of layers that are added one by one, in file
+// order, while a checkpoint is opened.
 type PackedDecoder struct {
 	layers []PackedLayer
 	index  map[string]int
 }
 
+// Add adds a layer.
 func (d *PackedDecoder) Add(l PackedLayer) {
 	if d.index == nil {
 		d.index = map[string]int{}
@@ -31,6 +34,7 @@ func (d *PackedDecoder) Add(l PackedLayer) {
 	d.layers = append(d.layers, l)
 }
 
+// Layers implements Decoder.
 func (d *PackedDecoder) Layers() []Layer {
 	out := make([]Layer, len(d.layers))
 	for i, l := range d.layers {
@@ -47,6 +51,7 @@ func (d *PackedDecoder) find(name string) (PackedLayer, error) {
 	return d.layers[i], nil
 }
 
+// Tensors implements Decoder.
 func (d *PackedDecoder) Tensors(name string) []string {
 	l, err := d.find(name)
 	if err != nil {
@@ -55,6 +60,7 @@ func (d *PackedDecoder) Tensors(name string) []string {
 	return slices.Clone(l.Parts)
 }
 
+// Weight implements Decoder.
 func (d *PackedDecoder) Weight(name string) (*quant.Weight, error) {
 	l, err := d.find(name)
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 	"github.com/golowbit/lowbit/safetensors"
 )
 
-// dimensions returns the sizes of a tensor that must have n of them, each of
+// Dimensions returns the sizes of a tensor that must have n of them, each of
 // a length that a layer can have.
 func Dimensions(src Source, spec Spec, n int) ([]int, error) {
 	if len(spec.Shape) != n {
@@ -85,7 +85,7 @@ func TensorError(src Source, name, format string, args ...any) error {
 	return fmt.Errorf("%s: tensor %q: %w", src.File(name), name, fmt.Errorf(format, args...))
 }
 
-// want returns the spec of a tensor that must exist with one of the types and
+// Want returns the spec of a tensor that must exist with one of the types and
 // the shape; AnyDim matches any length. A nil shape matches every shape.
 func Want(src Source, name string, shape []int, types ...safetensors.DType) (Spec, error) {
 	spec, ok := src.Spec(name)

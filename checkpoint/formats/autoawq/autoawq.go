@@ -1,3 +1,4 @@
+// Package autoawq is the checkpoint format of AutoAWQ.
 package autoawq
 
 import (
@@ -11,7 +12,7 @@ import (
 	"github.com/golowbit/lowbit/safetensors"
 )
 
-// AWQ is the GEMM layout of AutoAWQ: 4 bits, packed along the outputs.
+// Format is the GEMM layout of AutoAWQ: 4 bits, packed along the outputs.
 //
 // For a linear X of shape [out, in] with G groups of inputs:
 //
@@ -19,18 +20,18 @@ import (
 //	X.qzeros   I32 [G, out/8]
 //	X.scales   F16 [G, out]
 //
-// Nibble n of word c belongs to output 8c + awqOrder[n]. Zero-points are
+// Nibble n of word c belongs to output 8c + nibbleOrder[n]. Zero-points are
 // stored as they are, and always: symmetric weights have 8 everywhere.
 type Format struct{}
 
 const (
-	suffixAWQWeight = ".qweight"
-	suffixAWQZeros  = ".qzeros"
-	suffixAWQScales = ".scales"
+	suffixWeight = ".qweight"
+	suffixZeros  = ".qzeros"
+	suffixScales = ".scales"
 )
 
-// awqOrder is the order in which the outputs of a word come, low nibble first.
-var awqOrder = [8]int{0, 2, 4, 6, 1, 3, 5, 7}
+// nibbleOrder is the order in which the outputs of a word come, low nibble first.
+var nibbleOrder = [8]int{0, 2, 4, 6, 1, 3, 5, 7}
 
 // Name returns "awq".
 func (Format) Name() string { return "awq" }
@@ -72,9 +73,9 @@ func (f Format) Plan(l layout.Layer) ([]layout.Spec, error) {
 	}
 	groups := l.Scheme.Groups(l.In)
 	return []layout.Spec{
-		{Name: l.Name + suffixAWQWeight, DType: safetensors.I32, Shape: []int{l.In, l.Out / 8}},
-		{Name: l.Name + suffixAWQZeros, DType: safetensors.I32, Shape: []int{groups, l.Out / 8}},
-		{Name: l.Name + suffixAWQScales, DType: safetensors.F16, Shape: []int{groups, l.Out}},
+		{Name: l.Name + suffixWeight, DType: safetensors.I32, Shape: []int{l.In, l.Out / 8}},
+		{Name: l.Name + suffixZeros, DType: safetensors.I32, Shape: []int{groups, l.Out / 8}},
+		{Name: l.Name + suffixScales, DType: safetensors.F16, Shape: []int{groups, l.Out}},
 	}, nil
 }
 
@@ -84,7 +85,7 @@ func (f Format) Encode(l layout.Layer, w *quant.Weight) ([]layout.Tensor, error)
 		return nil, err
 	}
 	groups, words := w.Groups(), w.Out/8
-	scales, err := layout.FloatTensor(l.Name+suffixAWQScales, safetensors.F16, layout.Transposed(w.Scales, w.Out, groups), groups, w.Out)
+	scales, err := layout.FloatTensor(l.Name+suffixScales, safetensors.F16, layout.Transposed(w.Scales, w.Out, groups), groups, w.Out)
 	if err != nil {
 		return nil, err
 	}
@@ -92,7 +93,7 @@ func (f Format) Encode(l layout.Layer, w *quant.Weight) ([]layout.Tensor, error)
 	zeros := make([]uint32, groups*words)
 	line := make([]uint8, w.In)
 	for c := range words {
-		for n, k := range awqOrder {
+		for n, k := range nibbleOrder {
 			r := 8*c + k
 			w.Line(line, r)
 			column := codes[c*w.In : (c+1)*w.In]
@@ -105,15 +106,15 @@ func (f Format) Encode(l layout.Layer, w *quant.Weight) ([]layout.Tensor, error)
 		}
 	}
 	return []layout.Tensor{
-		layout.Int32Tensor(l.Name+suffixAWQWeight, layout.Transposed(codes, words, w.In), w.In, words),
-		layout.Int32Tensor(l.Name+suffixAWQZeros, zeros, groups, words),
+		layout.Int32Tensor(l.Name+suffixWeight, layout.Transposed(codes, words, w.In), w.In, words),
+		layout.Int32Tensor(l.Name+suffixZeros, zeros, groups, words),
 		scales,
 	}, nil
 }
 
-// awqConfig is the quantization_config; AutoAWQ's own has two of the keys
+// quantConfig is the quantization_config; AutoAWQ's own has two of the keys
 // under other names.
-type awqConfig struct {
+type quantConfig struct {
 	QuantMethod string   `json:"quant_method"`
 	ZeroPoint   *bool    `json:"zero_point"`
 	GroupSize   *int     `json:"group_size"`
@@ -141,7 +142,7 @@ func (f Format) Config(c layout.Contents) (layout.Config, error) {
 	if len(skip) == 1 && skip[0] == "lm_head" {
 		skip = nil // every reader leaves the head alone
 	}
-	data, err := json.Marshal(awqConfig{
+	data, err := json.Marshal(quantConfig{
 		QuantMethod: "awq", ZeroPoint: &zeroPoint, GroupSize: &size, Bits: &bits, Version: "gemm", Skip: skip,
 	})
 	return layout.Config{Quantization: data, Set: layout.HalfModel(c)}, err
@@ -152,8 +153,8 @@ func (Format) Detect(quantization json.RawMessage) bool {
 	return layout.QuantMethod(quantization) == "awq"
 }
 
-func parseAWQ(quantization json.RawMessage) (groupSize int, err error) {
-	var c awqConfig
+func parseConfig(quantization json.RawMessage) (groupSize int, err error) {
+	var c quantConfig
 	if err := json.Unmarshal(quantization, &c); err != nil {
 		return 0, fmt.Errorf("%s: %w", layout.QuantizationKey, err)
 	}
@@ -183,17 +184,17 @@ func orNone(n *int) string {
 
 // Open reads the GEMM files of AutoAWQ and llm-awq's config spelling.
 func (Format) Open(quantization json.RawMessage, src layout.Source) (layout.Decoder, error) {
-	size, err := parseAWQ(quantization)
+	size, err := parseConfig(quantization)
 	if err != nil {
 		return nil, err
 	}
 	d := &layout.PackedDecoder{}
 	for _, tensor := range src.Names() {
-		name, ok := strings.CutSuffix(tensor, suffixAWQWeight)
+		name, ok := strings.CutSuffix(tensor, suffixWeight)
 		if !ok {
 			continue
 		}
-		l, err := awqLayer(src, name, size)
+		l, err := openLayer(src, name, size)
 		if err != nil {
 			return nil, err
 		}
@@ -202,11 +203,11 @@ func (Format) Open(quantization json.RawMessage, src layout.Source) (layout.Deco
 	return d, nil
 }
 
-// awqLayer checks the tensors of a layer. It is symmetric if all its
+// openLayer checks the tensors of a layer. It is symmetric if all its
 // zero-points are 8: the config does not say.
-func awqLayer(src layout.Source, name string, size int) (layout.PackedLayer, error) {
+func openLayer(src layout.Source, name string, size int) (layout.PackedLayer, error) {
 	none := layout.PackedLayer{}
-	qweight, err := layout.Want(src, name+suffixAWQWeight, nil, safetensors.I32)
+	qweight, err := layout.Want(src, name+suffixWeight, nil, safetensors.I32)
 	if err != nil {
 		return none, err
 	}
@@ -221,23 +222,23 @@ func awqLayer(src layout.Source, name string, size int) (layout.PackedLayer, err
 	if size != quant.WholeLine && in%size != 0 {
 		return none, layout.TensorError(src, qweight.Name, "%d inputs, want a multiple of the group_size %d (%s)", in, size, layout.QuantizationKey)
 	}
-	scales, err := layout.Want(src, name+suffixAWQScales, []int{groups, out}, layout.FloatTypes()...)
+	scales, err := layout.Want(src, name+suffixScales, []int{groups, out}, layout.FloatTypes()...)
 	if err != nil {
 		return none, err
 	}
 	if s.ScaleType, err = layout.ScaleTypeOf(src, scales); err != nil {
 		return none, err
 	}
-	zeroWords, err := layout.ReadWords(src, name+suffixAWQZeros, groups, words)
+	zeroWords, err := layout.ReadWords(src, name+suffixZeros, groups, words)
 	if err != nil {
 		return none, err
 	}
-	zeros := awqUnpack(zeroWords, groups, words)
+	zeros := unpackNibbles(zeroWords, groups, words)
 	s.Symmetric = layout.AllEqual(zeros, layout.SymmetricZero(4))
 	layout.NoteMinZero(&s, zeros)
 	l := layout.PackedLayer{
 		Layer: layout.Layer{Name: name, Out: out, In: in, Scheme: s},
-		Parts: []string{name + suffixAWQWeight, name + suffixAWQZeros, name + suffixAWQScales},
+		Parts: []string{name + suffixWeight, name + suffixZeros, name + suffixScales},
 		File:  src.File(qweight.Name),
 	}
 	l.Read = func() (*quant.Weight, error) {
@@ -249,7 +250,7 @@ func awqLayer(src layout.Source, name string, size int) (layout.PackedLayer, err
 		packed = layout.Transposed(packed, in, words)
 		line := make([]uint8, in)
 		for c := range words {
-			for n, k := range awqOrder {
+			for n, k := range nibbleOrder {
 				for i, p := range packed[c*in : (c+1)*in] {
 					line[i] = uint8(p >> (4 * n) & 15)
 				}
@@ -267,11 +268,11 @@ func awqLayer(src layout.Source, name string, size int) (layout.PackedLayer, err
 	return l, nil
 }
 
-// awqUnpack unpacks words [rows, words] to codes [rows, 8*words].
-func awqUnpack(packed []uint32, rows, words int) []uint8 {
+// unpackNibbles unpacks words [rows, words] to codes [rows, 8*words].
+func unpackNibbles(packed []uint32, rows, words int) []uint8 {
 	codes := make([]uint8, rows*words*8)
 	for i, p := range packed {
-		for n, k := range awqOrder {
+		for n, k := range nibbleOrder {
 			codes[8*i+k] = uint8(p >> (4 * n) & 15)
 		}
 	}

@@ -91,6 +91,6 @@ func TestAWQDamage(t *testing.T) {
 	require.NoError(t, formattest.OpenAll(Format{}, json.RawMessage(config("")), formattest.NewMemory(tensors...)))
 }
 
-func FuzzAWQ(f *testing.F) {
+func FuzzRead(f *testing.F) {
 	formattest.FuzzFormat(f, Format{}, formattest.RandomWeight(1, 16, 32, quant.Scheme{Bits: 4, GroupSize: 16}, false, false))
 }

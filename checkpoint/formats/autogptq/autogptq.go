@@ -1,3 +1,4 @@
+// Package autogptq is the checkpoint format of AutoGPTQ and GPTQModel.
 package autogptq
 
 import (
@@ -10,7 +11,7 @@ import (
 	"github.com/golowbit/lowbit/safetensors"
 )
 
-// GPTQ is the format of AutoGPTQ and GPTQModel: 2, 3, 4 or 8 bits, groups of
+// Format is the format of AutoGPTQ and GPTQModel: 2, 3, 4 or 8 bits, groups of
 // inputs, optionally a group index (act-order).
 //
 // For a linear X of shape [out, in] with G groups:
@@ -30,17 +31,17 @@ type Format struct {
 }
 
 const (
-	suffixQWeight = ".qweight"
-	suffixQZeros  = ".qzeros"
-	suffixGScales = ".scales"
-	suffixGIdx    = ".g_idx"
+	suffixWeight = ".qweight"
+	suffixZeros  = ".qzeros"
+	suffixScales = ".scales"
+	suffixIndex  = ".g_idx"
 )
 
 const quantizeFile = "quantize_config.json"
 
-// gptqGroupSizes are those that GPTQModel's kernels take, and with them
+// groupSizes are those that GPTQModel's kernels take, and with them
 // transformers; vLLM takes fewer.
-var gptqGroupSizes = []int{quant.WholeLine, 16, 32, 64, 128, 256, 512, 1024}
+var groupSizes = []int{quant.WholeLine, 16, 32, 64, 128, 256, 512, 1024}
 
 // Name returns "gptq", "gptq_v1" or "gptq_v2".
 func (f Format) Name() string {
@@ -76,8 +77,8 @@ func (f Format) Check(l layout.Layer) error {
 		return layout.Unsupported("%s holds 2, 3, 4 or 8 bits, not %d; use format compressed-tensors or lowbit", f.Name(), s.Bits)
 	case l.In%32 != 0 || l.Out%32 != 0:
 		return layout.Unsupported("%s needs inputs and outputs that are multiples of 32, not [%d %d]; keep the layer dense, or use format lowbit", f.Name(), l.Out, l.In)
-	case !slices.Contains(gptqGroupSizes, s.GroupSize):
-		return layout.Unsupported("no engine that reads %s takes groups of %d; use one of %v", f.Name(), s.GroupSize, gptqGroupSizes)
+	case !slices.Contains(groupSizes, s.GroupSize):
+		return layout.Unsupported("no engine that reads %s takes groups of %d; use one of %v", f.Name(), s.GroupSize, groupSizes)
 	case !s.Symmetric && f.version(false) == 1 && s.MinZero < 1:
 		return layout.Unsupported("readers of %s disagree on a zero-point of 0; quantize with smallest zero-point 1, or symmetric, or use format gptq_v2", f.Name())
 	}
@@ -91,10 +92,10 @@ func (f Format) Plan(l layout.Layer) ([]layout.Spec, error) {
 	}
 	groups, b := l.Scheme.Groups(l.In), l.Scheme.Bits
 	return []layout.Spec{
-		{Name: l.Name + suffixQWeight, DType: safetensors.I32, Shape: []int{layout.PackedWords(l.In, b), l.Out}},
-		{Name: l.Name + suffixQZeros, DType: safetensors.I32, Shape: []int{groups, layout.PackedWords(l.Out, b)}},
-		{Name: l.Name + suffixGScales, DType: safetensors.F16, Shape: []int{groups, l.Out}},
-		{Name: l.Name + suffixGIdx, DType: safetensors.I32, Shape: []int{l.In}},
+		{Name: l.Name + suffixWeight, DType: safetensors.I32, Shape: []int{layout.PackedWords(l.In, b), l.Out}},
+		{Name: l.Name + suffixZeros, DType: safetensors.I32, Shape: []int{groups, layout.PackedWords(l.Out, b)}},
+		{Name: l.Name + suffixScales, DType: safetensors.F16, Shape: []int{groups, l.Out}},
+		{Name: l.Name + suffixIndex, DType: safetensors.I32, Shape: []int{l.In}},
 	}, nil
 }
 
@@ -114,7 +115,7 @@ func (f Format) Encode(l layout.Layer, w *quant.Weight) ([]layout.Tensor, error)
 			zeros[i] = z - 1
 		}
 	}
-	scales, err := layout.FloatTensor(l.Name+suffixGScales, safetensors.F16, layout.Transposed(w.Scales, w.Out, groups), groups, w.Out)
+	scales, err := layout.FloatTensor(l.Name+suffixScales, safetensors.F16, layout.Transposed(w.Scales, w.Out, groups), groups, w.Out)
 	if err != nil {
 		return nil, err
 	}
@@ -124,10 +125,10 @@ func (f Format) Encode(l layout.Layer, w *quant.Weight) ([]layout.Tensor, error)
 	}
 	rows := w.WordsPerLine()
 	return []layout.Tensor{
-		layout.Int32Tensor(l.Name+suffixQWeight, layout.Transposed(w.Codes, w.Out, rows), rows, w.Out),
-		layout.Int32Tensor(l.Name+suffixQZeros, layout.PackRows(zeros, groups, w.Out, b), groups, layout.PackedWords(w.Out, b)),
+		layout.Int32Tensor(l.Name+suffixWeight, layout.Transposed(w.Codes, w.Out, rows), rows, w.Out),
+		layout.Int32Tensor(l.Name+suffixZeros, layout.PackRows(zeros, groups, w.Out, b), groups, layout.PackedWords(w.Out, b)),
 		scales,
-		layout.Int32Tensor(l.Name+suffixGIdx, index, w.In),
+		layout.Int32Tensor(l.Name+suffixIndex, index, w.In),
 	}, nil
 }
 
@@ -152,7 +153,7 @@ func (f Format) Detect(quantization json.RawMessage) bool {
 	if layout.QuantMethod(quantization) != "gptq" {
 		return false
 	}
-	var c gptqConfig
+	var c quantConfig
 	v2 := json.Unmarshal(quantization, &c) == nil && c.layout() == "gptq_v2"
 	return f.Version == 2 && v2 || f.Version == 0 && !v2
 }

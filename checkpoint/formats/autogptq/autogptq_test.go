@@ -20,10 +20,10 @@ import (
 	"github.com/golowbit/lowbit/tensor"
 )
 
-var gptqBits = []int{2, 3, 4, 8}
+var allBits = []int{2, 3, 4, 8}
 
 func TestGPTQListings(t *testing.T) {
-	for _, b := range gptqBits {
+	for _, b := range allBits {
 		s := quant.Scheme{Bits: b, GroupSize: 16, MinZero: 1}
 		listed := formattest.CheckListing(t, Format{Version: 2}, fmt.Sprintf("%dbit.txt", b), formattest.ListingWeight(32, 32, s))
 		formattest.CheckListing(t, Format{}, fmt.Sprintf("%dbit.txt", b), formattest.ListingWeight(32, 32, s))
@@ -43,7 +43,7 @@ func TestGPTQRoundTrip(t *testing.T) {
 	for _, f := range []Format{{}, {Version: 1}, {Version: 2}} {
 		t.Run(f.Name(), func(t *testing.T) {
 			rapid.Check(t, func(t *rapid.T) {
-				l, w := formattest.DrawHeld(t, f, gptqBits, []int{quant.WholeLine, 16, 32, 64, 128}, 32, 32, quant.OC)
+				l, w := formattest.DrawHeld(t, f, allBits, []int{quant.WholeLine, 16, 32, 64, 128}, 32, 32, quant.OC)
 				if w.Groups() > 1 && rapid.Bool().Draw(t, "act-order") {
 					formattest.WithGroupIndex(rapid.Uint64().Draw(t, "index"), w)
 					w.GroupIndex[0] = int32(w.Groups() - 1) // not what the scheme implies
@@ -115,7 +115,7 @@ func TestGPTQConstants(t *testing.T) {
 	codes := map[int]string{2: "E4E4E4E4", 3: "88FAC688,C688FAC6,FAC688FA", 4: "76543210,FEDCBA98", 8: "03020100"}
 	v1 := map[int]string{2: "55555555", 3: "DB6DB6DB,B6DB6DB6,6DB6DB6D", 4: "77777777", 8: "7F7F7F7F"}
 	v2 := map[int]string{2: "AAAAAAAA", 3: "24924924,49249249,92492492", 4: "88888888", 8: "80808080"}
-	for _, b := range gptqBits {
+	for _, b := range allBits {
 		w := formattest.ListingWeight(32, 32, quant.Scheme{Bits: b, GroupSize: quant.WholeLine, Symmetric: true})
 		w.Zeros = slices.Repeat([]uint8{layout.SymmetricZero(b)}, len(w.Zeros))
 		for version, want := range map[int]string{1: v1[b], 2: v2[b]} {
@@ -226,7 +226,7 @@ func TestGPTQConfig(t *testing.T) {
 	c.Layers[1].GroupIndex = true
 	got, err = Format{}.Config(c)
 	require.NoError(t, err)
-	var q gptqConfig
+	var q quantConfig
 	require.NoError(t, json.Unmarshal(got.Quantization, &q))
 	require.Equal(t, "gptq_v2", q.CheckpointFormat)
 	require.True(t, q.DescAct)
@@ -353,7 +353,7 @@ func TestGPTQDamage(t *testing.T) {
 	require.Nil(t, (&layout.PackedDecoder{}).Tensors("y"))
 }
 
-func FuzzGPTQ(f *testing.F) {
+func FuzzRead(f *testing.F) {
 	formattest.FuzzFormat(f, Format{Version: 2},
 		formattest.RandomWeight(1, 32, 64, quant.Scheme{Bits: 4, GroupSize: 32}, false, false),
 		formattest.RandomWeight(2, 32, 64, quant.Scheme{Bits: 3, GroupSize: 16}, false, false))

@@ -12,9 +12,9 @@ import (
 	"github.com/golowbit/lowbit/quant"
 )
 
-// gptqConfig is quantization_config and quantize_config.json. The keys are
+// quantConfig is quantization_config and quantize_config.json. The keys are
 // those that GPTQModel, transformers, vLLM and llama.cpp's converter read.
-type gptqConfig struct {
+type quantConfig struct {
 	Bits             int             `json:"bits"`
 	Dynamic          json.RawMessage `json:"dynamic,omitempty"`
 	GroupSize        int             `json:"group_size"`
@@ -31,7 +31,7 @@ type gptqConfig struct {
 }
 
 // layout is the name of the layout; checkpoint_format wins over format.
-func (c gptqConfig) layout() string {
+func (c quantConfig) layout() string {
 	switch {
 	case c.CheckpointFormat != "":
 		return c.CheckpointFormat
@@ -42,7 +42,7 @@ func (c gptqConfig) layout() string {
 }
 
 // producers are the values of meta.quantizer, as a list or alone.
-func (c gptqConfig) producers() []string {
+func (c quantConfig) producers() []string {
 	var list struct {
 		Quantizer []string `json:"quantizer"`
 	}
@@ -60,21 +60,21 @@ func (c gptqConfig) producers() []string {
 
 // wordZeros reports whether the producer of a version 1 file subtracted 1
 // from zero-points by whole words, so that a 0 borrows from its neighbour.
-func (c gptqConfig) wordZeros(bits int) bool {
+func (c quantConfig) wordZeros(bits int) bool {
 	return bits != 3 && slices.ContainsFunc(c.producers(), func(p string) bool {
 		return strings.HasPrefix(strings.ToLower(p), "gptqmodel:")
 	})
 }
 
-// gptqOverride is the value of a rule in dynamic.
-type gptqOverride struct {
+// override is the value of a rule in dynamic.
+type override struct {
 	Bits      *int  `json:"bits,omitempty"`
 	GroupSize *int  `json:"group_size,omitempty"`
 	Sym       *bool `json:"sym,omitempty"`
 }
 
 // overrides are the values of the rules in dynamic, whatever they match.
-func (c gptqConfig) overrides() ([]gptqOverride, error) {
+func (c quantConfig) overrides() ([]override, error) {
 	if len(c.Dynamic) == 0 || string(c.Dynamic) == "null" {
 		return nil, nil
 	}
@@ -82,9 +82,9 @@ func (c gptqConfig) overrides() ([]gptqOverride, error) {
 	if err := json.Unmarshal(c.Dynamic, &rules); err != nil {
 		return nil, fmt.Errorf("dynamic: %w", err)
 	}
-	var out []gptqOverride
+	var out []override
 	for key, v := range rules {
-		var o gptqOverride
+		var o override
 		if strings.HasPrefix(key, "-:") || json.Unmarshal(v, &o) != nil {
 			continue // a rule that skips, or whose value is a bare false
 		}
@@ -93,24 +93,24 @@ func (c gptqConfig) overrides() ([]gptqOverride, error) {
 	return out, nil
 }
 
-// gptqKind is what dynamic rules may change from layer to layer.
-type gptqKind struct {
+// layerKind is what dynamic rules may change from layer to layer.
+type layerKind struct {
 	bits, group int
 	sym         bool
 }
 
-func gptqKindOf(l layout.Layer) gptqKind {
-	return gptqKind{l.Scheme.Bits, l.Scheme.GroupSize, l.Scheme.Symmetric}
+func kindOf(l layout.Layer) layerKind {
+	return layerKind{l.Scheme.Bits, l.Scheme.GroupSize, l.Scheme.Symmetric}
 }
 
 // Config writes quantization_config, and the same as quantize_config.json.
 // Layers that differ from most get rules in dynamic.
 func (f Format) Config(c layout.Contents) (layout.Config, error) {
-	base := gptqKind{4, 128, true}
-	var kinds []gptqKind
+	base := layerKind{4, 128, true}
+	var kinds []layerKind
 	lmHead, descAct := false, false
 	for _, l := range c.Layers {
-		kinds = append(kinds, gptqKindOf(l))
+		kinds = append(kinds, kindOf(l))
 		lmHead = lmHead || l.Name == "lm_head"
 		descAct = descAct || l.GroupIndex
 	}
@@ -135,14 +135,14 @@ func (f Format) Config(c layout.Contents) (layout.Config, error) {
 	if err != nil {
 		return layout.Config{}, err
 	}
-	q := gptqConfig{
+	q := quantConfig{
 		Bits: base.bits, GroupSize: base.group, DescAct: descAct, Sym: &base.sym, LMHead: lmHead,
 		Method: "gptq", QuantMethod: "gptq", Format: name, CheckpointFormat: name, PackDType: "int32", Meta: metaJSON,
 	}
-	if q.Dynamic, err = gptqDynamic(c, base); err != nil {
+	if q.Dynamic, err = dynamicRules(c, base); err != nil {
 		return layout.Config{}, err
 	}
-	if q.Modules, err = gptqModules(c); err != nil {
+	if q.Modules, err = moduleKinds(c); err != nil {
 		return layout.Config{}, err
 	}
 	data, err := json.Marshal(q)
@@ -157,14 +157,14 @@ func (f Format) Config(c layout.Contents) (layout.Config, error) {
 	return layout.Config{Quantization: file, Set: layout.HalfModel(c), Files: map[string][]byte{quantizeFile: file}}, nil
 }
 
-// gptqDynamic makes the rules for layers that are dense or not of the base
+// dynamicRules makes the rules for layers that are dense or not of the base
 // kind. The first rule that matches counts. vLLM asks for the fused linears
 // qkv_proj and gate_up_proj, so a rule for a member that is like its siblings
 // matches those as well.
-func gptqDynamic(c layout.Contents, base gptqKind) (json.RawMessage, error) {
-	kind := map[string]gptqKind{}
+func dynamicRules(c layout.Contents, base layerKind) (json.RawMessage, error) {
+	kind := map[string]layerKind{}
 	for _, l := range c.Layers {
-		kind[l.Name] = gptqKindOf(l)
+		kind[l.Name] = kindOf(l)
 	}
 	rules := &layout.Object{}
 	for _, name := range c.Dense {
@@ -179,7 +179,7 @@ func gptqDynamic(c layout.Contents, base gptqKind) (json.RawMessage, error) {
 			continue
 		}
 		same := func(n string) bool { other, ok := kind[n]; return ok && other == k }
-		v, err := json.Marshal(gptqOverride{&k.bits, &k.group, &k.sym})
+		v, err := json.Marshal(override{&k.bits, &k.group, &k.sym})
 		if err != nil {
 			return nil, err
 		}
@@ -202,10 +202,10 @@ func exactPattern(name string, same func(string) bool) string {
 	return "^" + regexp.QuoteMeta(name[:dot]) + "(" + name[dot:] + "|" + fused[dot:] + ")$"
 }
 
-// gptqModules lists the kinds of linears that are quantized, for transformers,
+// moduleKinds lists the kinds of linears that are quantized, for transformers,
 // which cannot skip a linear of one block but can skip a kind: only where a
 // kind is dense in every block.
-func gptqModules(c layout.Contents) (json.RawMessage, error) {
+func moduleKinds(c layout.Contents) (json.RawMessage, error) {
 	var quantized []string
 	for _, l := range c.Layers {
 		if inside, ok := layout.InBlock(l.Name); ok && !slices.Contains(quantized, inside) {
@@ -222,13 +222,13 @@ func gptqModules(c layout.Contents) (json.RawMessage, error) {
 	return json.Marshal([][]string{quantized})
 }
 
-// parseGPTQ reads a quantization_config and refuses what no layer can be read
+// parseConfig reads a quantization_config and refuses what no layer can be read
 // with.
-func parseGPTQ(quantization json.RawMessage) (c gptqConfig, version int, err error) {
+func parseConfig(quantization json.RawMessage) (c quantConfig, version int, err error) {
 	if err := json.Unmarshal(quantization, &c); err != nil {
 		return c, 0, fmt.Errorf("%s: %w", layout.QuantizationKey, err)
 	}
-	fail := func(format string, args ...any) (gptqConfig, int, error) {
+	fail := func(format string, args ...any) (quantConfig, int, error) {
 		return c, 0, fmt.Errorf("%s: %s", layout.QuantizationKey, fmt.Sprintf(format, args...))
 	}
 	switch c.layout() {

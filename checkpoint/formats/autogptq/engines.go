@@ -11,18 +11,18 @@ import (
 // Engines says which engines load the layers.
 func (f Format) Engines(layers []layout.Layer) []layout.Note {
 	transformers := layout.Judge(layout.EngineTransformers, layers, func(l layout.Layer) (bool, string) {
-		if !slices.Contains(gptqGroupSizes, l.Scheme.GroupSize) {
+		if !slices.Contains(groupSizes, l.Scheme.GroupSize) {
 			return layout.Refuse("GPTQModel's kernels take no groups of %d", l.Scheme.GroupSize)
 		}
 		return true, "needs the packages optimum and gptqmodel"
 	})
-	mixed := slices.ContainsFunc(layers, func(l layout.Layer) bool { return gptqKindOf(l) != gptqKindOf(layers[0]) })
+	mixed := slices.ContainsFunc(layers, func(l layout.Layer) bool { return kindOf(l) != kindOf(layers[0]) })
 	if transformers.Accepted && mixed {
 		transformers.Accepted = false
 		transformers.Reason = "ignores the rules for layers that differ in bits, group size or symmetry; format compressed-tensors keeps them apart"
 	}
 	return []layout.Note{
-		vllm.Judge(layers, vllmGPTQ),
+		vllm.Judge(layers, vllmTakes),
 		transformers,
 		layout.Judge(layout.EngineGPTQModel, layers, func(l layout.Layer) (bool, string) {
 			if f.Version == 1 && !l.Scheme.Symmetric {
@@ -34,7 +34,7 @@ func (f Format) Engines(layers []layout.Layer) []layout.Note {
 	}
 }
 
-func vllmGPTQ(l layout.Layer) (bool, string) {
+func vllmTakes(l layout.Layer) (bool, string) {
 	s := l.Scheme
 	switch {
 	case !s.Symmetric:

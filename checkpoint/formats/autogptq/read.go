@@ -11,10 +11,10 @@ import (
 	"github.com/golowbit/lowbit/safetensors"
 )
 
-// gptqReader opens the layers of one checkpoint.
-type gptqReader struct {
+// layerFinder opens the layers of one checkpoint.
+type layerFinder struct {
 	src     layout.Source
-	config  gptqConfig
+	config  quantConfig
 	version int
 
 	// What the config allows, the defaults first. Rules in dynamic say which
@@ -25,8 +25,8 @@ type gptqReader struct {
 	syms   []bool // empty if the config does not say
 }
 
-// gptqTensors is the shape of one layer's tensors.
-type gptqTensors struct {
+// layerTensors is the shape of one layer's tensors.
+type layerTensors struct {
 	name             string
 	bits, out, in    int
 	groups           int
@@ -41,7 +41,7 @@ type gptqTensors struct {
 // files of GPTQModel with 2, 4 and 8 bits, whose words are what they are
 // after adding 1 to every field of the whole word with carries.
 func (f Format) Open(quantization json.RawMessage, src layout.Source) (layout.Decoder, error) {
-	c, version, err := parseGPTQ(quantization)
+	c, version, err := parseConfig(quantization)
 	if err != nil {
 		return nil, err
 	}
@@ -49,7 +49,7 @@ func (f Format) Open(quantization json.RawMessage, src layout.Source) (layout.De
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", layout.QuantizationKey, err)
 	}
-	r := &gptqReader{src: src, config: c, version: version, bits: []int{c.Bits}, groups: []int{c.GroupSize}}
+	r := &layerFinder{src: src, config: c, version: version, bits: []int{c.Bits}, groups: []int{c.GroupSize}}
 	if c.Sym != nil {
 		r.syms = []bool{*c.Sym}
 	}
@@ -66,7 +66,7 @@ func (f Format) Open(quantization json.RawMessage, src layout.Source) (layout.De
 	}
 	d := &layout.PackedDecoder{}
 	for _, tensor := range src.Names() {
-		name, ok := strings.CutSuffix(tensor, suffixQWeight)
+		name, ok := strings.CutSuffix(tensor, suffixWeight)
 		if !ok {
 			continue
 		}
@@ -80,7 +80,7 @@ func (f Format) Open(quantization json.RawMessage, src layout.Source) (layout.De
 }
 
 // layer checks the tensors of a layer and works out its scheme.
-func (r *gptqReader) layer(name string) (layout.PackedLayer, error) {
+func (r *layerFinder) layer(name string) (layout.PackedLayer, error) {
 	t, err := r.shapes(name)
 	if err != nil {
 		return layout.PackedLayer{}, err
@@ -104,27 +104,27 @@ func (r *gptqReader) layer(name string) (layout.PackedLayer, error) {
 	case len(r.syms) == 0 || slices.Contains(r.syms, true) && slices.Contains(r.syms, false):
 		s.Symmetric = symmetric
 	case r.syms[0] && !symmetric:
-		return layout.PackedLayer{}, layout.TensorError(r.src, name+suffixQZeros, "zero-points other than %d, but %s says sym", layout.SymmetricZero(t.bits), layout.QuantizationKey)
+		return layout.PackedLayer{}, layout.TensorError(r.src, name+suffixZeros, "zero-points other than %d, but %s says sym", layout.SymmetricZero(t.bits), layout.QuantizationKey)
 	default:
 		s.Symmetric = r.syms[0]
 	}
 	layout.NoteMinZero(&s, zeros)
 	l := layout.PackedLayer{
 		Layer: layout.Layer{Name: name, Out: t.out, In: t.in, Scheme: s, GroupIndex: index != nil},
-		Parts: []string{name + suffixQWeight, name + suffixQZeros, name + suffixGScales},
-		File:  r.src.File(name + suffixQWeight),
+		Parts: []string{name + suffixWeight, name + suffixZeros, name + suffixScales},
+		File:  r.src.File(name + suffixWeight),
 	}
 	if t.groupIndexStored {
-		l.Parts = append(l.Parts, name+suffixGIdx)
+		l.Parts = append(l.Parts, name+suffixIndex)
 	}
 	l.Read = func() (*quant.Weight, error) { return r.weight(t, s, index) }
 	return l, nil
 }
 
 // shapes checks that the tensors fit together and finds the bits.
-func (r *gptqReader) shapes(name string) (t gptqTensors, err error) {
+func (r *layerFinder) shapes(name string) (t layerTensors, err error) {
 	t.name = name
-	if t.qweight, err = layout.Want(r.src, name+suffixQWeight, nil, safetensors.I32); err != nil {
+	if t.qweight, err = layout.Want(r.src, name+suffixWeight, nil, safetensors.I32); err != nil {
 		return t, err
 	}
 	d, err := layout.Dimensions(r.src, t.qweight, 2)
@@ -132,7 +132,7 @@ func (r *gptqReader) shapes(name string) (t gptqTensors, err error) {
 		return t, err
 	}
 	t.rows, t.out = d[0], d[1]
-	qzeros, err := layout.Want(r.src, name+suffixQZeros, nil, safetensors.I32)
+	qzeros, err := layout.Want(r.src, name+suffixZeros, nil, safetensors.I32)
 	if err != nil {
 		return t, err
 	}
@@ -140,11 +140,11 @@ func (r *gptqReader) shapes(name string) (t gptqTensors, err error) {
 		return t, err
 	}
 	t.groups, t.zeroWords = d[0], d[1]
-	if t.scales, err = layout.Want(r.src, name+suffixGScales, []int{t.groups, t.out}, layout.FloatTypes()...); err != nil {
+	if t.scales, err = layout.Want(r.src, name+suffixScales, []int{t.groups, t.out}, layout.FloatTypes()...); err != nil {
 		return t, err
 	}
 	stored := -1
-	if spec, ok := r.src.Spec(name + suffixGIdx); ok {
+	if spec, ok := r.src.Spec(name + suffixIndex); ok {
 		if d, err = layout.Dimensions(r.src, spec, 1); err != nil {
 			return t, err
 		}
@@ -171,11 +171,11 @@ func (r *gptqReader) shapes(name string) (t gptqTensors, err error) {
 
 // groupIndex reads g_idx; negative groups count from the end. It is nil if
 // the file has none.
-func (r *gptqReader) groupIndex(t gptqTensors) ([]int32, error) {
+func (r *layerFinder) groupIndex(t layerTensors) ([]int32, error) {
 	if !t.groupIndexStored {
 		return nil, nil
 	}
-	index, err := layout.ReadInt32s(r.src, t.name+suffixGIdx, t.in)
+	index, err := layout.ReadInt32s(r.src, t.name+suffixIndex, t.in)
 	if err != nil {
 		return nil, err
 	}
@@ -185,7 +185,7 @@ func (r *gptqReader) groupIndex(t gptqTensors) ([]int32, error) {
 			group += int32(t.groups)
 		}
 		if group < 0 || int(group) >= t.groups {
-			return nil, layout.TensorError(r.src, t.name+suffixGIdx, "group %d of input %d, want 0 to %d", g, i, t.groups-1)
+			return nil, layout.TensorError(r.src, t.name+suffixIndex, "group %d of input %d, want 0 to %d", g, i, t.groups-1)
 		}
 		index[i] = group
 	}
@@ -194,7 +194,7 @@ func (r *gptqReader) groupIndex(t gptqTensors) ([]int32, error) {
 
 // grouping finds the group size among those the config names. The index that
 // it returns is nil if it follows from the group size.
-func (r *gptqReader) grouping(t gptqTensors, index []int32) (int, []int32, error) {
+func (r *layerFinder) grouping(t layerTensors, index []int32) (int, []int32, error) {
 	fits := func(size int) bool { return (quant.Scheme{GroupSize: size}).Groups(t.in) == t.groups }
 	for _, size := range r.groups {
 		if fits(size) && (index == nil || slices.Equal(index, layout.ConsecutiveGroups(t.in, size))) {
@@ -211,8 +211,8 @@ func (r *gptqReader) grouping(t gptqTensors, index []int32) (int, []int32, error
 }
 
 // zeros reads the zero-points [groups, out].
-func (r *gptqReader) zeros(t gptqTensors) ([]uint8, error) {
-	words, err := layout.ReadWords(r.src, t.name+suffixQZeros, t.groups, t.zeroWords)
+func (r *layerFinder) zeros(t layerTensors) ([]uint8, error) {
+	words, err := layout.ReadWords(r.src, t.name+suffixZeros, t.groups, t.zeroWords)
 	if err != nil {
 		return nil, err
 	}
@@ -233,7 +233,7 @@ func (r *gptqReader) zeros(t gptqTensors) ([]uint8, error) {
 	return zeros, nil
 }
 
-func (r *gptqReader) weight(t gptqTensors, s quant.Scheme, index []int32) (*quant.Weight, error) {
+func (r *layerFinder) weight(t layerTensors, s quant.Scheme, index []int32) (*quant.Weight, error) {
 	words, err := layout.ReadWords(r.src, t.qweight.Name, t.rows, t.out)
 	if err != nil {
 		return nil, err

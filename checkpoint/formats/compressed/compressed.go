@@ -1,3 +1,5 @@
+// Package compressed is the checkpoint format of compressed-tensors and
+// llm-compressor.
 package compressed
 
 import (
@@ -10,7 +12,7 @@ import (
 	"github.com/golowbit/lowbit/safetensors"
 )
 
-// CompressedTensors is the pack-quantized format of compressed-tensors and
+// Format is the pack-quantized format of compressed-tensors and
 // llm-compressor: 2 to 8 bits, groups of inputs that divide them evenly.
 //
 // For a linear X of shape [out, in] with G groups:
@@ -31,11 +33,11 @@ import (
 type Format struct{}
 
 const (
-	suffixCTPacked = ".weight_packed"
-	suffixCTScale  = ".weight_scale"
-	suffixCTZero   = ".weight_zero_point"
-	suffixCTShape  = ".weight_shape"
-	suffixCTGIdx   = ".weight_g_idx"
+	suffixPacked = ".weight_packed"
+	suffixScale  = ".weight_scale"
+	suffixZero   = ".weight_zero_point"
+	suffixShape  = ".weight_shape"
+	suffixIndex  = ".weight_g_idx"
 )
 
 // Name returns "compressed-tensors".
@@ -52,8 +54,8 @@ func (f Format) Check(l layout.Layer) error {
 	return layout.CheckWholeGroups(f.Name(), l)
 }
 
-// ctScaleType is the type in which the scales of a layer are stored.
-func ctScaleType(l layout.Layer) safetensors.DType {
+// scaleType is the type in which the scales of a layer are stored.
+func scaleType(l layout.Layer) safetensors.DType {
 	if l.DType == safetensors.BF16 && l.Scheme.ScaleType == quant.F16Short {
 		return safetensors.BF16
 	}
@@ -68,15 +70,15 @@ func (f Format) Plan(l layout.Layer) ([]layout.Spec, error) {
 	}
 	groups, b := l.Scheme.Groups(l.In), l.Scheme.Bits
 	specs := []layout.Spec{
-		{Name: l.Name + suffixCTPacked, DType: safetensors.I32, Shape: []int{l.Out, layout.PackedWords(l.In, b)}},
-		{Name: l.Name + suffixCTScale, DType: ctScaleType(l), Shape: []int{l.Out, groups}},
+		{Name: l.Name + suffixPacked, DType: safetensors.I32, Shape: []int{l.Out, layout.PackedWords(l.In, b)}},
+		{Name: l.Name + suffixScale, DType: scaleType(l), Shape: []int{l.Out, groups}},
 	}
 	if !l.Scheme.Symmetric {
-		specs = append(specs, layout.Spec{Name: l.Name + suffixCTZero, DType: safetensors.I32, Shape: []int{layout.PackedWords(l.Out, b), groups}})
+		specs = append(specs, layout.Spec{Name: l.Name + suffixZero, DType: safetensors.I32, Shape: []int{layout.PackedWords(l.Out, b), groups}})
 	}
-	specs = append(specs, layout.Spec{Name: l.Name + suffixCTShape, DType: safetensors.I64, Shape: []int{2}})
+	specs = append(specs, layout.Spec{Name: l.Name + suffixShape, DType: safetensors.I64, Shape: []int{2}})
 	if l.GroupIndex {
-		specs = append(specs, layout.Spec{Name: l.Name + suffixCTGIdx, DType: safetensors.I32, Shape: []int{l.In}})
+		specs = append(specs, layout.Spec{Name: l.Name + suffixIndex, DType: safetensors.I32, Shape: []int{l.In}})
 	}
 	return specs, nil
 }
@@ -88,17 +90,17 @@ func (f Format) Encode(l layout.Layer, w *quant.Weight) ([]layout.Tensor, error)
 		return nil, err
 	}
 	groups, b := w.Groups(), w.Scheme.Bits
-	scales, err := layout.FloatTensor(l.Name+suffixCTScale, ctScaleType(l), w.Scales, w.Out, groups)
+	scales, err := layout.FloatTensor(l.Name+suffixScale, scaleType(l), w.Scales, w.Out, groups)
 	if err != nil {
 		return nil, err
 	}
-	out := []layout.Tensor{layout.Int32Tensor(l.Name+suffixCTPacked, w.Codes, w.Out, w.WordsPerLine()), scales}
+	out := []layout.Tensor{layout.Int32Tensor(l.Name+suffixPacked, w.Codes, w.Out, w.WordsPerLine()), scales}
 	if !w.Scheme.Symmetric {
 		words := layout.PackedWords(w.Out, b)
 		packed := layout.PackRows(layout.Transposed(w.Zeros, w.Out, groups), groups, w.Out, b)
-		out = append(out, layout.Int32Tensor(l.Name+suffixCTZero, layout.Transposed(packed, groups, words), words, groups))
+		out = append(out, layout.Int32Tensor(l.Name+suffixZero, layout.Transposed(packed, groups, words), words, groups))
 	}
-	shape := layout.Tensor{Spec: layout.Spec{Name: l.Name + suffixCTShape, DType: safetensors.I64, Shape: []int{2}}}
+	shape := layout.Tensor{Spec: layout.Spec{Name: l.Name + suffixShape, DType: safetensors.I64, Shape: []int{2}}}
 	shape.Data = binary.LittleEndian.AppendUint64(shape.Data, uint64(w.Out))
 	shape.Data = binary.LittleEndian.AppendUint64(shape.Data, uint64(w.In))
 	out = append(out, shape)
@@ -107,7 +109,7 @@ func (f Format) Encode(l layout.Layer, w *quant.Weight) ([]layout.Tensor, error)
 			return nil, fmt.Errorf("layer %q: group %d has %d inputs: %w", l.Name, g, n,
 				layout.Unsupported("%s needs a group index with %d inputs in each group", f.Name(), w.In/groups))
 		}
-		out = append(out, layout.Int32Tensor(l.Name+suffixCTGIdx, w.GroupIndex, w.In))
+		out = append(out, layout.Int32Tensor(l.Name+suffixIndex, w.GroupIndex, w.In))
 	}
 	return out, nil
 }
@@ -131,6 +133,6 @@ func (f Format) Detect(quantization json.RawMessage) bool {
 	if m := layout.QuantMethod(quantization); m != "" {
 		return m == f.Name()
 	}
-	var c ctConfig
-	return json.Unmarshal(quantization, &c) == nil && c.Format == ctFormat
+	var c quantConfig
+	return json.Unmarshal(quantization, &c) == nil && c.Format == packFormat
 }

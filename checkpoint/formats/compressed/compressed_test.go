@@ -185,7 +185,7 @@ func TestCompressedTensorsConfig(t *testing.T) {
 	got, err = Format{}.Config(c)
 	require.NoError(t, err)
 	var q struct {
-		Groups map[string]ctScheme `json:"config_groups"`
+		Groups map[string]configGroup `json:"config_groups"`
 		Ignore []string
 	}
 	require.NoError(t, json.Unmarshal(got.Quantization, &q))
@@ -248,7 +248,7 @@ func TestCompressedTensorsDamage(t *testing.T) {
 	require.NoError(t, formattest.OpenAll(Format{}, json.RawMessage(config("", "")), formattest.NewMemory(tensors...)))
 }
 
-func FuzzCompressedTensors(f *testing.F) {
+func FuzzRead(f *testing.F) {
 	formattest.FuzzFormat(f, Format{},
 		formattest.RandomWeight(1, 9, 30, quant.Scheme{Bits: 5, GroupSize: 10}, false, false),
 		formattest.RandomWeight(2, 8, 32, quant.Scheme{Bits: 4, GroupSize: 16, Symmetric: true}, false, false))

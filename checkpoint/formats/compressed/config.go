@@ -13,12 +13,12 @@ import (
 	"github.com/golowbit/lowbit/quant"
 )
 
-const ctFormat = "pack-quantized"
+const packFormat = "pack-quantized"
 
-// ctConfig is the quantization_config. The library refuses keys it does not
+// quantConfig is the quantization_config. The library refuses keys it does not
 // know in the schemes, so the set written is the smallest that every version
 // since 0.9 reads.
-type ctConfig struct {
+type quantConfig struct {
 	QuantMethod      string          `json:"quant_method"`
 	Format           string          `json:"format"`
 	Status           string          `json:"quantization_status"`
@@ -28,16 +28,16 @@ type ctConfig struct {
 	CompressionRatio json.RawMessage `json:"global_compression_ratio"`
 }
 
-// ctScheme is an entry of config_groups.
-type ctScheme struct {
+// configGroup is an entry of config_groups.
+type configGroup struct {
 	Targets []string        `json:"targets"`
 	Format  string          `json:"format,omitempty"`
 	Inputs  json.RawMessage `json:"input_activations"`
 	Outputs json.RawMessage `json:"output_activations"`
-	Weights *ctWeights      `json:"weights"`
+	Weights *weightArgs     `json:"weights"`
 }
 
-type ctWeights struct {
+type weightArgs struct {
 	Bits      int             `json:"num_bits"`
 	Type      string          `json:"type"`
 	Symmetric bool            `json:"symmetric"`
@@ -48,22 +48,22 @@ type ctWeights struct {
 }
 
 // UnmarshalJSON sets what the library assumes where a key is absent.
-func (w *ctWeights) UnmarshalJSON(data []byte) error {
-	type plain ctWeights
+func (w *weightArgs) UnmarshalJSON(data []byte) error {
+	type plain weightArgs
 	p := plain{Bits: 8, Type: "int", Symmetric: true}
 	err := json.Unmarshal(data, &p)
-	*w = ctWeights(p)
+	*w = weightArgs(p)
 	return err
 }
 
-// ctKind is what distinguishes config groups.
-type ctKind struct {
+// layerKind is what distinguishes config groups.
+type layerKind struct {
 	bits, group    int
 	symmetric, act bool
 }
 
-func (k ctKind) weights() *ctWeights {
-	w := &ctWeights{
+func (k layerKind) weights() *weightArgs {
+	w := &weightArgs{
 		Bits: k.bits, Type: "int", Symmetric: k.symmetric, Strategy: "channel",
 		Dynamic: json.RawMessage("false"), ActOrder: json.RawMessage("null"),
 	}
@@ -79,11 +79,11 @@ func (k ctKind) weights() *ctWeights {
 // Config writes one config group for "Linear" if all layers are alike, else
 // one for each kind of layer, with an exact regular expression for each layer.
 func (f Format) Config(c layout.Contents) (layout.Config, error) {
-	var kinds []ctKind
-	targets := map[ctKind][]string{}
+	var kinds []layerKind
+	targets := map[layerKind][]string{}
 	for _, l := range c.Layers {
 		s := l.Scheme
-		k := ctKind{s.Bits, s.GroupSize, s.Symmetric, l.GroupIndex}
+		k := layerKind{s.Bits, s.GroupSize, s.Symmetric, l.GroupIndex}
 		if targets[k] == nil {
 			kinds = append(kinds, k)
 		}
@@ -94,44 +94,44 @@ func (f Format) Config(c layout.Contents) (layout.Config, error) {
 	}
 	groups := &layout.Object{}
 	for i, k := range kinds {
-		data, err := json.Marshal(ctScheme{Targets: targets[k], Format: ctFormat, Weights: k.weights()})
+		data, err := json.Marshal(configGroup{Targets: targets[k], Format: packFormat, Weights: k.weights()})
 		if err != nil {
 			return layout.Config{}, err
 		}
 		groups.Set(fmt.Sprintf("group_%d", i), data)
 	}
-	data, err := json.Marshal(ctConfig{
-		QuantMethod: f.Name(), Format: ctFormat, Status: "compressed", Groups: groups.Bytes(), Ignore: layout.SkippedLinears(c),
+	data, err := json.Marshal(quantConfig{
+		QuantMethod: f.Name(), Format: packFormat, Status: "compressed", Groups: groups.Bytes(), Ignore: layout.SkippedLinears(c),
 	})
 	return layout.Config{Quantization: data, Set: layout.HalfModel(c)}, err
 }
 
-// parseCT reads a quantization_config and refuses what the reader cannot read.
-func parseCT(quantization json.RawMessage) ([]ctScheme, error) {
-	fail := func(format string, args ...any) ([]ctScheme, error) {
+// parseConfig reads a quantization_config and refuses what the reader cannot read.
+func parseConfig(quantization json.RawMessage) ([]configGroup, error) {
+	fail := func(format string, args ...any) ([]configGroup, error) {
 		return nil, fmt.Errorf("%s: %s", layout.QuantizationKey, fmt.Sprintf(format, args...))
 	}
-	var c ctConfig
+	var c quantConfig
 	if err := json.Unmarshal(quantization, &c); err != nil {
 		return fail("%v", err)
 	}
-	if c.Format != ctFormat && c.Format != "mixed-precision" {
-		return fail("compressed-tensors format %q cannot be read: want %s", c.Format, ctFormat)
+	if c.Format != packFormat && c.Format != "mixed-precision" {
+		return fail("compressed-tensors format %q cannot be read: want %s", c.Format, packFormat)
 	}
 	groups, err := layout.ParseObject(c.Groups)
 	if err != nil {
 		return fail("config_groups: %v", err)
 	}
-	var schemes []ctScheme
+	var schemes []configGroup
 	for i, key := range groups.Keys {
-		var s ctScheme
+		var s configGroup
 		if err := json.Unmarshal(groups.Values[i], &s); err != nil {
 			return fail("config_groups.%s: %v", key, err)
 		}
 		isSet := func(v json.RawMessage) bool { return len(v) > 0 && string(v) != "null" }
 		switch {
-		case s.Format != "" && s.Format != ctFormat:
-			return fail("config_groups.%s: format %q cannot be read: want %s", key, s.Format, ctFormat)
+		case s.Format != "" && s.Format != packFormat:
+			return fail("config_groups.%s: format %q cannot be read: want %s", key, s.Format, packFormat)
 		case isSet(s.Inputs) || isSet(s.Outputs):
 			return fail("config_groups.%s: activations are quantized, which is not supported: want weights only", key)
 		case s.Weights == nil:
@@ -150,7 +150,7 @@ func parseCT(quantization json.RawMessage) ([]ctScheme, error) {
 }
 
 // groupSize interprets strategy and group_size, of which either may be absent.
-func (w *ctWeights) groupSize() (int, error) {
+func (w *weightArgs) groupSize() (int, error) {
 	size := 0
 	if w.GroupSize != nil {
 		size = *w.GroupSize
@@ -168,9 +168,9 @@ func (w *ctWeights) groupSize() (int, error) {
 	return 0, fmt.Errorf("strategy %q with group_size %d, want group or channel", w.Strategy, size)
 }
 
-// matchCT finds the scheme of a layer: exact names first, then regular
+// matchTarget finds the scheme of a layer: exact names first, then regular
 // expressions, then class names, as the library does.
-func matchCT(schemes []ctScheme, name string) (*ctWeights, error) {
+func matchTarget(schemes []configGroup, name string) (*weightArgs, error) {
 	if len(schemes) == 1 {
 		return schemes[0].Weights, nil
 	}

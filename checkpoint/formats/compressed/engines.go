@@ -12,7 +12,7 @@ import (
 // Engines says which engines load the layers.
 func (Format) Engines(layers []layout.Layer) []layout.Note {
 	return []layout.Note{
-		vllm.Judge(layers, vllmCT),
+		vllm.Judge(layers, vllmTakes),
 		layout.Judge(layout.EngineTransformers, layers, func(l layout.Layer) (bool, string) {
 			if b := l.Scheme.Bits; 32%b != 0 {
 				return true, fmt.Sprintf("%d bits need the package compressed-tensors of May 2026 or later", b)
@@ -23,7 +23,7 @@ func (Format) Engines(layers []layout.Layer) []layout.Note {
 	}
 }
 
-func vllmCT(l layout.Layer) (bool, string) {
+func vllmTakes(l layout.Layer) (bool, string) {
 	s := l.Scheme
 	plain := s.Bits == 4 || s.Bits == 8
 	switch {

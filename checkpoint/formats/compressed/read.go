@@ -13,8 +13,8 @@ import (
 	"github.com/golowbit/lowbit/safetensors"
 )
 
-// ctTensors is one layer of a compressed-tensors checkpoint.
-type ctTensors struct {
+// layerTensors is one layer of a compressed-tensors checkpoint.
+type layerTensors struct {
 	name            string
 	out, in         int
 	bits, groups    int
@@ -28,21 +28,21 @@ type ctTensors struct {
 
 // Open reads pack-quantized files of llm-compressor, old and new.
 func (f Format) Open(quantization json.RawMessage, src layout.Source) (layout.Decoder, error) {
-	schemes, err := parseCT(quantization)
+	schemes, err := parseConfig(quantization)
 	if err != nil {
 		return nil, err
 	}
 	d := &layout.PackedDecoder{}
 	for _, tensor := range src.Names() {
-		name, ok := strings.CutSuffix(tensor, suffixCTPacked)
+		name, ok := strings.CutSuffix(tensor, suffixPacked)
 		if !ok {
 			continue
 		}
-		weights, err := matchCT(schemes, name)
+		weights, err := matchTarget(schemes, name)
 		if err != nil {
 			return nil, layout.TensorError(src, tensor, "%w", err)
 		}
-		l, err := ctLayer(src, name, weights)
+		l, err := openLayer(src, name, weights)
 		if err != nil {
 			return nil, err
 		}
@@ -51,10 +51,10 @@ func (f Format) Open(quantization json.RawMessage, src layout.Source) (layout.De
 	return d, nil
 }
 
-// ctLayer checks the tensors of a layer and works out its scheme.
-func ctLayer(src layout.Source, name string, c *ctWeights) (layout.PackedLayer, error) {
+// openLayer checks the tensors of a layer and works out its scheme.
+func openLayer(src layout.Source, name string, c *weightArgs) (layout.PackedLayer, error) {
 	none := layout.PackedLayer{}
-	t := ctTensors{name: name, bits: c.Bits, symmetric: c.Symmetric}
+	t := layerTensors{name: name, bits: c.Bits, symmetric: c.Symmetric}
 	if err := t.shapes(src); err != nil {
 		return none, err
 	}
@@ -86,17 +86,17 @@ func ctLayer(src layout.Source, name string, c *ctWeights) (layout.PackedLayer, 
 	if t.zero.Name != "" {
 		l.Parts = append(l.Parts, t.zero.Name)
 	}
-	l.Parts = append(l.Parts, name+suffixCTShape)
+	l.Parts = append(l.Parts, name+suffixShape)
 	if index != nil || t.groupIndexSpare {
-		l.Parts = append(l.Parts, name+suffixCTGIdx)
+		l.Parts = append(l.Parts, name+suffixIndex)
 	}
 	l.Read = func() (*quant.Weight, error) { return t.weight(src, s, index) }
 	return l, nil
 }
 
 // shapes checks that the tensors fit together.
-func (t *ctTensors) shapes(src layout.Source) (err error) {
-	shape, data, err := layout.ReadBytes(src, t.name+suffixCTShape, []int{2}, safetensors.I64, safetensors.I32)
+func (t *layerTensors) shapes(src layout.Source) (err error) {
+	shape, data, err := layout.ReadBytes(src, t.name+suffixShape, []int{2}, safetensors.I64, safetensors.I32)
 	if err != nil {
 		return err
 	}
@@ -115,7 +115,7 @@ func (t *ctTensors) shapes(src layout.Source) (err error) {
 	t.out, t.in = int(dims[0]), int(dims[1])
 	perWord := 32 / t.bits
 	dense, padded := layout.PackedWords(t.in, t.bits), (t.in+perWord-1)/perWord
-	if t.packed, err = layout.Want(src, t.name+suffixCTPacked, []int{t.out, layout.AnyDim}, safetensors.I32); err != nil {
+	if t.packed, err = layout.Want(src, t.name+suffixPacked, []int{t.out, layout.AnyDim}, safetensors.I32); err != nil {
 		return err
 	}
 	switch t.packed.Shape[1] {
@@ -125,7 +125,7 @@ func (t *ctTensors) shapes(src layout.Source) (err error) {
 	default:
 		return layout.TensorError(src, t.packed.Name, "shape %v, want [%d %d] for %d inputs of %d bits (%s)", t.packed.Shape, t.out, dense, t.in, t.bits, layout.QuantizationKey)
 	}
-	if t.scale, err = layout.Want(src, t.name+suffixCTScale, []int{t.out, layout.AnyDim}, layout.FloatTypes()...); err != nil {
+	if t.scale, err = layout.Want(src, t.name+suffixScale, []int{t.out, layout.AnyDim}, layout.FloatTypes()...); err != nil {
 		return err
 	}
 	if t.groups = t.scale.Shape[1]; t.groups < 1 || t.groups > t.in {
@@ -135,8 +135,8 @@ func (t *ctTensors) shapes(src layout.Source) (err error) {
 }
 
 // zeroShape finds the zero-points, which were not packed in the oldest files.
-func (t *ctTensors) zeroShape(src layout.Source) error {
-	spec, ok := src.Spec(t.name + suffixCTZero)
+func (t *layerTensors) zeroShape(src layout.Source) error {
+	spec, ok := src.Spec(t.name + suffixZero)
 	if t.symmetric {
 		if ok {
 			t.zero = spec // written by some versions, all the middle
@@ -144,7 +144,7 @@ func (t *ctTensors) zeroShape(src layout.Source) error {
 		return nil
 	}
 	if !ok {
-		return fmt.Errorf("%s: no tensor %q, but %s says that weights are asymmetric", src.File(t.packed.Name), t.name+suffixCTZero, layout.QuantizationKey)
+		return fmt.Errorf("%s: no tensor %q, but %s says that weights are asymmetric", src.File(t.packed.Name), t.name+suffixZero, layout.QuantizationKey)
 	}
 	shape := []int{layout.PackedWords(t.out, t.bits), t.groups}
 	switch {
@@ -155,12 +155,12 @@ func (t *ctTensors) zeroShape(src layout.Source) error {
 		shape[0] = (t.out + perWord - 1) / perWord
 	}
 	var err error
-	t.zero, err = layout.Want(src, t.name+suffixCTZero, shape, safetensors.I32, safetensors.I8)
+	t.zero, err = layout.Want(src, t.name+suffixZero, shape, safetensors.I32, safetensors.I8)
 	return err
 }
 
 // zeros reads the zero-points, [out, groups].
-func (t *ctTensors) zeros(src layout.Source) ([]uint8, error) {
+func (t *layerTensors) zeros(src layout.Source) ([]uint8, error) {
 	mid := layout.SymmetricZero(t.bits)
 	if t.symmetric {
 		return slices.Repeat([]uint8{mid}, t.out*t.groups), nil
@@ -186,7 +186,7 @@ func (t *ctTensors) zeros(src layout.Source) ([]uint8, error) {
 }
 
 // unpack unpacks rows of n codes.
-func (t *ctTensors) unpack(words []uint32, rows, n int, padded bool) []uint8 {
+func (t *layerTensors) unpack(words []uint32, rows, n int, padded bool) []uint8 {
 	if !padded {
 		return layout.UnpackRows(words, rows, n, t.bits)
 	}
@@ -204,8 +204,8 @@ func (t *ctTensors) unpack(words []uint32, rows, n int, padded bool) []uint8 {
 
 // groupIndex reads weight_g_idx: nil if there is none, or if it says nothing
 // because it follows from the group size or was never filled in (-1).
-func (t *ctTensors) groupIndex(src layout.Source, size int) ([]int32, error) {
-	name := t.name + suffixCTGIdx
+func (t *layerTensors) groupIndex(src layout.Source, size int) ([]int32, error) {
+	name := t.name + suffixIndex
 	if _, ok := src.Spec(name); !ok {
 		return nil, nil
 	}
@@ -228,7 +228,7 @@ func (t *ctTensors) groupIndex(src layout.Source, size int) ([]int32, error) {
 	return index, nil
 }
 
-func (t *ctTensors) weight(src layout.Source, s quant.Scheme, index []int32) (*quant.Weight, error) {
+func (t *layerTensors) weight(src layout.Source, s quant.Scheme, index []int32) (*quant.Weight, error) {
 	words, err := layout.ReadWords(src, t.packed.Name, t.packed.Shape...)
 	if err != nil {
 		return nil, err

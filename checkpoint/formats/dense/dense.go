@@ -1,3 +1,4 @@
+// Package dense writes dequantized weights.
 package dense
 
 import (
@@ -6,7 +7,7 @@ import (
 	"github.com/golowbit/lowbit/safetensors"
 )
 
-// Dense stores dequantized weights in the type of the weights they came
+// Format stores dequantized weights in the type of the weights they came
 // from. Every engine loads it, at full size; the rounding to F16 or BF16 is
 // the only difference from the quantized weight.
 type Format struct{}

@@ -17,9 +17,9 @@ import (
 
 // Architectures as general.architecture names them.
 const (
-	ggufLlama = "llama"
-	ggufQwen2 = "qwen2"
-	ggufQwen3 = "qwen3"
+	archLlama = "llama"
+	archQwen2 = "qwen2"
+	archQwen3 = "qwen3"
 )
 
 // Hugging Face's names of the tensors outside the blocks.
@@ -29,14 +29,14 @@ const (
 	headName      = llama.HeadName
 )
 
-// ggufClasses are Hugging Face's classes of the architectures that are read.
-var ggufClasses = map[string]string{ggufLlama: "LlamaForCausalLM", ggufQwen2: "Qwen2ForCausalLM", ggufQwen3: "Qwen3ForCausalLM"}
+// classes are Hugging Face's classes of the architectures that are read.
+var classes = map[string]string{archLlama: "LlamaForCausalLM", archQwen2: "Qwen2ForCausalLM", archQwen3: "Qwen3ForCausalLM"}
 
-// ggufLinear matches the linears that have a name in GGUF.
-var ggufLinear = regexp.MustCompile(`^(model\.layers\.(0|[1-9][0-9]{0,4})\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)|lm_head)$`)
+// namedLinear matches the linears that have a name in GGUF.
+var namedLinear = regexp.MustCompile(`^(model\.layers\.(0|[1-9][0-9]{0,4})\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)|lm_head)$`)
 
-// ggufShape is what a config.json says of a model.
-type ggufShape struct {
+// modelShape is what a config.json says of a model.
+type modelShape struct {
 	arch                                string
 	layers, vocab, hidden, intermediate int
 	heads, kvHeads, headDim             int
@@ -56,7 +56,7 @@ type ropeScaling struct {
 
 // readShape reads a config.json and refuses what llama.cpp does not run the
 // way Hugging Face does.
-func readShape(config json.RawMessage) (*ggufShape, error) {
+func readShape(config json.RawMessage) (*modelShape, error) {
 	c, err := llama.ParseConfig(config)
 	if errors.Is(err, llama.ErrUnsupported) {
 		return nil, fmt.Errorf("%s: %w", layout.ConfigFile, errors.Join(err, layout.Unsupported("GGUF is written for llama, mistral, qwen2 and qwen3; use format lowbit or dense")))
@@ -70,14 +70,14 @@ func readShape(config json.RawMessage) (*ggufShape, error) {
 	case c.ModelType == "qwen3" && c.OBias:
 		return nil, layout.Unsupported("llama.cpp's qwen3 has no bias in o_proj")
 	}
-	m := &ggufShape{
+	m := &modelShape{
 		arch: c.ModelType, layers: c.Layers, vocab: c.Vocab, hidden: c.Hidden, intermediate: c.Intermediate,
 		heads: c.Heads, kvHeads: c.KVHeads, headDim: c.HeadDim, context: c.MaxPosition,
 		normEps: c.NormEps, ropeTheta: c.RopeTheta, tied: c.Tied,
 		scaling: ropeScaling{c.Rope.Type, c.Rope.Factor, c.Rope.LowFreqFactor, c.Rope.HighFreqFactor, c.Rope.OriginalMaxPosition},
 	}
 	if m.arch == "mistral" {
-		m.arch = ggufLlama
+		m.arch = archLlama
 	}
 	for _, w := range c.Windows {
 		if w > 0 {
@@ -113,7 +113,7 @@ func (s shapesOnly) Matrix(string) (*tensor.Matrix, error) {
 
 // Tensor names of a block: Hugging Face's and llama.cpp's
 // (gguf-py/gguf/tensor_mapping.py).
-var ggufBlockNames = [][2]string{
+var blockNames = [][2]string{
 	{"input_layernorm.weight", "attn_norm.weight"},
 	{"self_attn.q_proj.weight", "attn_q.weight"},
 	{"self_attn.q_proj.bias", "attn_q.bias"},
@@ -135,36 +135,36 @@ var ggufBlockNames = [][2]string{
 }
 
 const (
-	ggufEmbedding = "token_embd.weight"
-	ggufFinalNorm = "output_norm.weight"
-	ggufHead      = "output.weight"
-	ggufRopeFreqs = "rope_freqs.weight"
+	nameEmbedding = "token_embd.weight"
+	nameFinalNorm = "output_norm.weight"
+	nameHead      = "output.weight"
+	nameRopeFreqs = "rope_freqs.weight"
 )
 
 // blockPrefix begins the names of the tensors of block i.
 func blockPrefix(i int) string { return llama.BlockPrefix(i) }
 
-// ggufTensorNames lists a model's possible tensors in the order of the file, as
+// tensorNames lists a model's possible tensors in the order of the file, as
 // pairs of the Hugging Face name and the name in GGUF.
-func ggufTensorNames(layers int) [][2]string {
-	names := [][2]string{{embeddingName, ggufEmbedding}}
+func tensorNames(layers int) [][2]string {
+	names := [][2]string{{embeddingName, nameEmbedding}}
 	for i := range layers {
-		for _, n := range ggufBlockNames {
+		for _, n := range blockNames {
 			names = append(names, [2]string{blockPrefix(i) + n[0], fmt.Sprintf("blk.%d.%s", i, n[1])})
 		}
 	}
-	return append(names, [2]string{finalNormName, ggufFinalNorm}, [2]string{headName, ggufHead})
+	return append(names, [2]string{finalNormName, nameFinalNorm}, [2]string{headName, nameHead})
 }
 
 // huggingFaceName translates a name of a GGUF file; ok is false if there is
 // no such tensor in the models that are read.
 func huggingFaceName(name string, layers int) (string, bool) {
 	switch name {
-	case ggufEmbedding:
+	case nameEmbedding:
 		return embeddingName, true
-	case ggufFinalNorm:
+	case nameFinalNorm:
 		return finalNormName, true
-	case ggufHead:
+	case nameHead:
 		return headName, true
 	}
 	rest, ok := strings.CutPrefix(name, "blk.")
@@ -173,7 +173,7 @@ func huggingFaceName(name string, layers int) (string, bool) {
 	if !ok || !found || err != nil || i < 0 || i >= layers || number != strconv.Itoa(i) {
 		return "", false
 	}
-	for _, n := range ggufBlockNames {
+	for _, n := range blockNames {
 		if n[1] == rest {
 			return blockPrefix(i) + n[0], true
 		}
@@ -189,7 +189,7 @@ func huggingFaceName(name string, layers int) (string, bool) {
 // (conversion/llama.py, permute). Groups run along the inputs, so rows move
 // whole. qwen2 and qwen3 keep Hugging Face's order.
 func rotaryRows(architecture, name string, heads, kvHeads int) int {
-	if architecture != ggufLlama {
+	if architecture != archLlama {
 		return 0
 	}
 	switch {
@@ -209,7 +209,7 @@ func interleaved(r, dim int) int {
 }
 
 // halved is the inverse of interleaved.
-func halved(r, dim int) int {
+func deinterleaved(r, dim int) int {
 	head, i := r/dim, r%dim
 	return head*dim + i%2*(dim/2) + i/2
 }

@@ -1,3 +1,4 @@
+// Package ggufmodel reads and writes models in GGUF files, llama.cpp's format.
 package ggufmodel
 
 import (
@@ -12,7 +13,7 @@ import (
 	"github.com/golowbit/lowbit/safetensors"
 )
 
-// GGUF is llama.cpp's one-file format, for the architectures llama (Mistral
+// Format is llama.cpp's one-file format, for the architectures llama (Mistral
 // too), qwen2 and qwen3. What is quantized is stored bit by bit: no scale and
 // no code is changed, so that the engine's weights are those of
 // quant.Weight.Dequantize.
@@ -50,7 +51,7 @@ func (g Format) Check(l layout.Layer) error {
 	}
 	s := l.Scheme
 	switch {
-	case !ggufLinear.MatchString(l.Name):
+	case !namedLinear.MatchString(l.Name):
 		return layout.Unsupported("the name %q is of no linear of llama, qwen2 or qwen3; use format lowbit or dense", l.Name)
 	case s.Axis != quant.OC:
 		return layout.Unsupported("groups lie along the input dimension in GGUF; use axis oc, or format hqq or lowbit")
@@ -75,8 +76,8 @@ func (Format) Engines([]layout.Layer) []layout.Note {
 	return []layout.Note{{Engine: layout.EngineLlamaCPP, Accepted: true}, {Engine: layout.EngineOllama, Accepted: true}}
 }
 
-// ggufBlock is the block type that holds a scheme exactly.
-func ggufBlock(s quant.Scheme) gguf.Type {
+// blockType is the block type that holds a scheme exactly.
+func blockType(s quant.Scheme) gguf.Type {
 	switch {
 	case s.Bits <= 3, s.Bits == 4 && s.Symmetric:
 		return gguf.Q4_0
@@ -88,13 +89,13 @@ func ggufBlock(s quant.Scheme) gguf.Type {
 	return gguf.Q8_0
 }
 
-// packGGUF returns the blocks of a weight. row, if not nil, gives the place
+// packRows returns the blocks of a weight. row, if not nil, gives the place
 // of each row. A weight the type cannot hold exactly is an error.
-func packGGUF(w *quant.Weight, t gguf.Type, row func(r int) int) ([]byte, error) {
+func packRows(w *quant.Weight, t gguf.Type, row func(r int) int) ([]byte, error) {
 	if err := w.Validate(); err != nil {
 		return nil, err
 	}
-	p := ggufPacker{t: t, w: w, codes: make([]uint8, w.In)}
+	p := packer{t: t, w: w, codes: make([]uint8, w.In)}
 	n := t.RowBytes(w.In)
 	data := make([]byte, n*w.Out)
 	for r := range w.Out {
@@ -109,13 +110,13 @@ func packGGUF(w *quant.Weight, t gguf.Type, row func(r int) int) ([]byte, error)
 	return data, nil
 }
 
-type ggufPacker struct {
+type packer struct {
 	t     gguf.Type
 	w     *quant.Weight
 	codes []uint8
 }
 
-func (p *ggufPacker) row(dst []byte, r int) error {
+func (p *packer) row(dst []byte, r int) error {
 	w, t := p.w, p.t
 	w.Line(p.codes, r)
 	size, limit := t.BlockBytes(), 1<<t.Bits()-1
@@ -176,7 +177,7 @@ func (g Format) denseType(name string, cols int) gguf.Type {
 // reads from rope_freqs.weight: "llama3" scaling of transformers'
 // modeling_rope_utils, by the turns a frequency makes in the context of the
 // first training. nil where the scaling is no "llama3".
-func ropeFactors(m *ggufShape) []float32 {
+func ropeFactors(m *modelShape) []float32 {
 	if m.scaling.kind != "llama3" {
 		return nil
 	}

@@ -16,10 +16,10 @@ import (
 	"github.com/golowbit/lowbit/tensor"
 )
 
-// ggufListings are the schemes of testdata/gguf. The bytes there were written
+// listings are the schemes of testdata/gguf. The bytes there were written
 // from the definition of the blocks by a script of its own, and dequantized by
 // llama.cpp's gguf-py to the weights that are meant.
-var ggufListings = []struct {
+var listings = []struct {
 	file string
 	s    quant.Scheme
 }{
@@ -40,7 +40,7 @@ var ggufListings = []struct {
 }
 
 func TestGGUFListings(t *testing.T) {
-	for _, c := range ggufListings {
+	for _, c := range listings {
 		t.Run(c.file, func(t *testing.T) {
 			c.s.GroupSize = 32
 			w := formattest.ListingWeight(3, 64, c.s)
@@ -51,8 +51,8 @@ func TestGGUFListings(t *testing.T) {
 			}
 			l := layout.LayerOf("lm_head", w)
 			require.NoError(t, Format{}.Check(l))
-			typ := ggufBlock(c.s)
-			data, err := packGGUF(w, typ, nil)
+			typ := blockType(c.s)
+			data, err := packRows(w, typ, nil)
 			require.NoError(t, err)
 			require.Equal(t, formattest.ReadListing(t, c.file+".txt")[0].Data, data)
 
@@ -102,20 +102,20 @@ func TestGGUFRefuses(t *testing.T) {
 	s := quant.Scheme{Bits: 4, GroupSize: 32}
 	w := formattest.RandomWeight(1, 4, 64, s, false, false)
 	w.Scales[3] = 0.1
-	_, err := packGGUF(w, ggufBlock(w.Scheme), nil)
+	_, err := packRows(w, blockType(w.Scheme), nil)
 	require.ErrorIs(t, err, layout.ErrUnsupported)
 	require.ErrorContains(t, err, "row 1: scale 0.1")
 	s.ScaleType = quant.F16Short
 	w = formattest.RandomWeight(1, 4, 64, s, false, false)
 	w.Scales[2], w.Zeros[2] = 127.0/128+1.0/256, 7 // 8 significant bits
-	_, err = packGGUF(w, ggufBlock(w.Scheme), nil)
+	_, err = packRows(w, blockType(w.Scheme), nil)
 	require.NoError(t, err)
 	w.Scales[2] = tensor.RoundF16(0.1)
-	_, err = packGGUF(w, ggufBlock(w.Scheme), nil)
+	_, err = packRows(w, blockType(w.Scheme), nil)
 	require.ErrorContains(t, err, "f16short")
 	w = formattest.RandomWeight(1, 4, 64, quant.Scheme{Bits: 4, GroupSize: 32, Symmetric: true}, false, false)
 	w.Zeros[0] = 0 // codes up to 15 above it
-	_, err = packGGUF(w, ggufBlock(w.Scheme), nil)
+	_, err = packRows(w, blockType(w.Scheme), nil)
 	require.ErrorContains(t, err, "does not fit Q4_0")
 }
 
@@ -164,7 +164,7 @@ func SmallConfig(modelType string, more map[string]any) map[string]any {
 // ggufSchemes are all kinds of grid that the format holds.
 func Schemes() []quant.Scheme {
 	var list []quant.Scheme
-	for i, c := range ggufListings {
+	for i, c := range listings {
 		s := c.s
 		s.GroupSize = []int{32, 64, quant.WholeLine}[i%3]
 		list = append(list, s)
@@ -177,8 +177,8 @@ func TestRotaryRows(t *testing.T) {
 	var got []int
 	for r := range 16 {
 		got = append(got, interleaved(r, 8))
-		require.Equal(t, r, halved(interleaved(r, 8), 8))
-		require.Equal(t, r, interleaved(halved(r, 8), 8))
+		require.Equal(t, r, deinterleaved(interleaved(r, 8), 8))
+		require.Equal(t, r, interleaved(deinterleaved(r, 8), 8))
 	}
 	require.Equal(t, []int{0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15}, got)
 	require.Equal(t, 4, rotaryRows("llama", "model.layers.0.self_attn.q_proj.weight", 4, 2))
@@ -188,7 +188,7 @@ func TestRotaryRows(t *testing.T) {
 }
 
 func TestGGUFNames(t *testing.T) {
-	for _, n := range ggufTensorNames(12) {
+	for _, n := range tensorNames(12) {
 		got, ok := huggingFaceName(n[1], 12)
 		require.True(t, ok, n[1])
 		require.Equal(t, n[0], got)
@@ -238,7 +238,7 @@ func BenchmarkGGUFEncode(b *testing.B) {
 			w := formattest.RandomWeight(1, 1024, 1024, quant.Scheme{Bits: bits, GroupSize: 128, Symmetric: true}, false, false)
 			b.SetBytes(1024 * 1024)
 			for b.Loop() {
-				if _, err := packGGUF(w, ggufBlock(w.Scheme), nil); err != nil {
+				if _, err := packRows(w, blockType(w.Scheme), nil); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -17,20 +17,20 @@ import (
 	"github.com/golowbit/lowbit/tensor"
 )
 
-// ggufFile is a Source over a GGUF file. Tensors have Hugging Face's names,
+// modelFile is a Source over a GGUF file. Tensors have Hugging Face's names,
 // shapes and order of rows. Blocks are bytes, [rows, bytes of a row], except
 // in the embedding, which is given as F32: formats that are folders have no
 // packed embeddings.
-type ggufFile struct {
+type modelFile struct {
 	f       *gguf.File
 	path    string
 	names   []string
-	tensors map[string]ggufEntry
+	tensors map[string]fileTensor
 	layers  []layout.Layer
 }
 
-// ggufEntry is a tensor under its Hugging Face name.
-type ggufEntry struct {
+// fileTensor is a tensor under its Hugging Face name.
+type fileTensor struct {
 	info gguf.Tensor
 	spec layout.Spec
 	// rows and rowBytes are the shape in the file, in bytes; head is the
@@ -51,7 +51,7 @@ func (g Format) Read(path string) (*layout.Opened, error) {
 	if err != nil {
 		return nil, err
 	}
-	config, src, err := openGGUF(f, path)
+	config, src, err := openFile(f, path)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), f.Close())
 	}
@@ -74,14 +74,14 @@ func isGGUF(path string) (bool, error) {
 	return string(magic) == gguf.Magic, nil
 }
 
-func openGGUF(f *gguf.File, path string) (json.RawMessage, *ggufFile, error) {
-	m, err := readGGUFModel(f)
+func openFile(f *gguf.File, path string) (json.RawMessage, *modelFile, error) {
+	m, err := readFileShape(f)
 	if err != nil {
 		return nil, nil, err
 	}
-	src := &ggufFile{f: f, path: path, tensors: map[string]ggufEntry{}}
+	src := &modelFile{f: f, path: path, tensors: map[string]fileTensor{}}
 	for _, t := range f.Tensors() {
-		if t.Name == ggufRopeFreqs {
+		if t.Name == nameRopeFreqs {
 			continue // part of the configuration
 		}
 		name, ok := huggingFaceName(t.Name, m.layers)
@@ -94,7 +94,7 @@ func openGGUF(f *gguf.File, path string) (json.RawMessage, *ggufFile, error) {
 	}
 	embedding, ok := src.tensors[embeddingName]
 	if !ok {
-		return nil, nil, fmt.Errorf("no tensor %q", ggufEmbedding)
+		return nil, nil, fmt.Errorf("no tensor %q", nameEmbedding)
 	}
 	config, err := m.config(f, src, embedding)
 	if err != nil {
@@ -107,7 +107,7 @@ func openGGUF(f *gguf.File, path string) (json.RawMessage, *ggufFile, error) {
 }
 
 // add registers a tensor.
-func (g *ggufFile) add(name string, t gguf.Tensor, m *ggufModel) error {
+func (g *modelFile) add(name string, t gguf.Tensor, m *fileShape) error {
 	if !t.Type.Readable() {
 		return layout.Unsupported("values of type %v are not read, only "+gguf.ReadableTypes, t.Type)
 	}
@@ -116,7 +116,7 @@ func (g *ggufFile) add(name string, t gguf.Tensor, m *ggufModel) error {
 	if !matrix && len(t.Dims) != 1 {
 		return fmt.Errorf("dimensions %v, want a vector or matrix", t.Dims)
 	}
-	e := ggufEntry{info: t, rows: t.Dims[len(t.Dims)-1]}
+	e := fileTensor{info: t, rows: t.Dims[len(t.Dims)-1]}
 	e.rowBytes = int(t.Bytes() / int64(e.rows))
 	e.spec = layout.Spec{Name: name, Shape: append([]int(nil), e.rows)}
 	if matrix {
@@ -141,7 +141,7 @@ func (g *ggufFile) add(name string, t gguf.Tensor, m *ggufModel) error {
 		base, _ := layout.CutWeight(name)
 		g.layers = append(g.layers, layout.Layer{
 			Name: base, Out: e.rows, In: t.Dims[0],
-			Scheme: quant.Scheme{Bits: t.Type.CodeBits(), GroupSize: t.Type.Group(), Symmetric: symmetric(t.Type)},
+			Scheme: quant.Scheme{Bits: t.Type.CodeBits(), GroupSize: t.Type.Group(), Symmetric: symmetricType(t.Type)},
 		})
 	}
 	if heads := rotaryRows(m.arch, name, m.heads, m.kvHeads); heads > 0 {
@@ -155,19 +155,19 @@ func (g *ggufFile) add(name string, t gguf.Tensor, m *ggufModel) error {
 	return nil
 }
 
-func (g *ggufFile) Names() []string { return g.names }
+func (g *modelFile) Names() []string { return g.names }
 
-func (g *ggufFile) Spec(name string) (layout.Spec, bool) {
+func (g *modelFile) Spec(name string) (layout.Spec, bool) {
 	e, ok := g.tensors[name]
 	return e.spec, ok
 }
 
-func (g *ggufFile) File(string) string { return g.path }
+func (g *modelFile) File(string) string { return g.path }
 
-func (g *ggufFile) Close() error { return g.f.Close() }
+func (g *modelFile) Close() error { return g.f.Close() }
 
 // ReadAt reads bytes of the tensor as Spec describes it.
-func (g *ggufFile) ReadAt(name string, p []byte, off int64) error {
+func (g *modelFile) ReadAt(name string, p []byte, off int64) error {
 	e, ok := g.tensors[name]
 	if !ok {
 		return fmt.Errorf("%s: no tensor %q", g.path, name)
@@ -195,7 +195,7 @@ func (g *ggufFile) ReadAt(name string, p []byte, off int64) error {
 	return nil
 }
 
-func (g *ggufFile) readFile(e ggufEntry, p []byte, off int64) error {
+func (g *modelFile) readFile(e fileTensor, p []byte, off int64) error {
 	if err := g.f.ReadAt(e.info.Name, p, off); err != nil {
 		return fmt.Errorf("%s: %w", g.path, err)
 	}
@@ -203,7 +203,7 @@ func (g *ggufFile) readFile(e ggufEntry, p []byte, off int64) error {
 }
 
 // readRow reads Hugging Face's row r.
-func (g *ggufFile) readRow(e ggufEntry, dst []byte, r int) error {
+func (g *modelFile) readRow(e fileTensor, dst []byte, r int) error {
 	if e.head > 0 {
 		r = interleaved(r, e.head)
 	}
@@ -222,13 +222,13 @@ func (g *ggufFile) readRow(e ggufEntry, dst []byte, r int) error {
 }
 
 // Layers lists the linears stored in blocks.
-func (g *ggufFile) Layers() []layout.Layer { return append([]layout.Layer(nil), g.layers...) }
+func (g *modelFile) Layers() []layout.Layer { return append([]layout.Layer(nil), g.layers...) }
 
 // Tensors names the one tensor of a layer.
-func (g *ggufFile) Tensors(name string) []string { return []string{name + layout.WeightSuffix} }
+func (g *modelFile) Tensors(name string) []string { return []string{name + layout.WeightSuffix} }
 
 // blocks reads the blocks of a layer.
-func (g *ggufFile) blocks(name string) (ggufEntry, []byte, error) {
+func (g *modelFile) blocks(name string) (fileTensor, []byte, error) {
 	e, ok := g.tensors[name+layout.WeightSuffix]
 	if !ok || e.spec.DType != safetensors.U8 {
 		return e, nil, fmt.Errorf("%s: no quantized layer %q", g.path, name)
@@ -238,14 +238,14 @@ func (g *ggufFile) blocks(name string) (ggufEntry, []byte, error) {
 }
 
 // symmetric reports whether a type has no minimum.
-func symmetric(t gguf.Type) bool {
+func symmetricType(t gguf.Type) bool {
 	return !t.HasMin() && t != gguf.Q2_K && t != gguf.Q4_K && t != gguf.Q5_K
 }
 
 // Weight gives the blocks as groups of 32. Types with a minimum are a weight
 // only if every minimum is a whole multiple of its scale, and those of 256
 // values never.
-func (g *ggufFile) Weight(name string) (*quant.Weight, error) {
+func (g *modelFile) Weight(name string) (*quant.Weight, error) {
 	e, data, err := g.blocks(name)
 	if err != nil {
 		return nil, err
@@ -285,7 +285,7 @@ func (g *ggufFile) Weight(name string) (*quant.Weight, error) {
 }
 
 // Matrix dequantizes a layer as the engine does.
-func (g *ggufFile) Matrix(name string) (*tensor.Matrix, error) {
+func (g *modelFile) Matrix(name string) (*tensor.Matrix, error) {
 	e, data, err := g.blocks(name)
 	if err != nil {
 		return nil, err
@@ -311,21 +311,21 @@ func wholeZero(d, m float32, limit int) (z uint8, ok bool) {
 	return uint8(q), true
 }
 
-// ggufModel is what the metadata says of the model's shape.
-type ggufModel struct {
+// fileShape is what the metadata says of the model's shape.
+type fileShape struct {
 	arch           string
 	layers         int
 	heads, kvHeads int
 }
 
-func readGGUFModel(f *gguf.File) (*ggufModel, error) {
+func readFileShape(f *gguf.File) (*fileShape, error) {
 	v, _ := f.Value("general.architecture")
 	arch, _ := v.(string)
-	if _, ok := ggufClasses[arch]; !ok {
+	if _, ok := classes[arch]; !ok {
 		return nil, layout.Unsupported("general.architecture %q is not read, only llama, qwen2 and qwen3", arch)
 	}
-	m := &ggufModel{arch: arch}
-	r := ggufReader{f: f, prefix: arch + "."}
+	m := &fileShape{arch: arch}
+	r := metadata{f: f, prefix: arch + "."}
 	m.layers = r.need("block_count")
 	m.heads = r.need("attention.head_count")
 	m.kvHeads = r.int("attention.head_count_kv", m.heads)
@@ -336,8 +336,8 @@ func readGGUFModel(f *gguf.File) (*ggufModel, error) {
 }
 
 // config makes a config.json.
-func (m *ggufModel) config(f *gguf.File, src *ggufFile, embedding ggufEntry) (json.RawMessage, error) {
-	r := ggufReader{f: f, prefix: m.arch + "."}
+func (m *fileShape) config(f *gguf.File, src *modelFile, embedding fileTensor) (json.RawMessage, error) {
+	r := metadata{f: f, prefix: m.arch + "."}
 	hidden := r.need("embedding_length")
 	headDim := r.int("attention.key_length", 0)
 	if headDim == 0 {
@@ -360,7 +360,7 @@ func (m *ggufModel) config(f *gguf.File, src *ggufFile, embedding ggufEntry) (js
 		}
 		o.Set(key, data)
 	}
-	set("architectures", []string{ggufClasses[m.arch]})
+	set("architectures", []string{classes[m.arch]})
 	set("model_type", m.arch)
 	set("vocab_size", embedding.rows)
 	set("hidden_size", hidden)
@@ -378,10 +378,10 @@ func (m *ggufModel) config(f *gguf.File, src *ggufFile, embedding ggufEntry) (js
 		r.err = err
 	}
 	set("rope_scaling", scaling)
-	if m.arch != ggufQwen2 {
+	if m.arch != archQwen2 {
 		set("attention_bias", has("self_attn.o_proj.bias") || has("self_attn.q_proj.bias"))
 	}
-	if m.arch == ggufLlama {
+	if m.arch == archLlama {
 		set("mlp_bias", has("mlp.down_proj.bias") || has("mlp.up_proj.bias"))
 	}
 	set("tie_word_embeddings", !head)
@@ -401,15 +401,15 @@ func (m *ggufModel) config(f *gguf.File, src *ggufFile, embedding ggufEntry) (js
 	return o.Bytes(), nil
 }
 
-// ggufReader reads metadata and keeps the first error.
-type ggufReader struct {
+// metadata reads metadata and keeps the first error.
+type metadata struct {
 	f      *gguf.File
 	prefix string
 	err    error
 }
 
 // ropeScaling gives rope_scaling of a config.json, nil if there is none.
-func (r *ggufReader) ropeScaling(headDim int, theta json.Number) (map[string]any, error) {
+func (r *metadata) ropeScaling(headDim int, theta json.Number) (map[string]any, error) {
 	kind := ""
 	if v, ok := r.f.Value(r.prefix + "rope.scaling.type"); ok {
 		kind, _ = v.(string)
@@ -420,7 +420,7 @@ func (r *ggufReader) ropeScaling(headDim int, theta json.Number) (map[string]any
 	default:
 		return nil, layout.Unsupported("%srope.scaling.type %q is not read, only none and linear", r.prefix, kind)
 	}
-	t, ok := r.f.Tensor(ggufRopeFreqs)
+	t, ok := r.f.Tensor(nameRopeFreqs)
 	if !ok {
 		if kind == "none" || factor == "1" || factor == "0" {
 			return nil, nil
@@ -428,7 +428,7 @@ func (r *ggufReader) ropeScaling(headDim int, theta json.Number) (map[string]any
 		return map[string]any{"rope_type": "linear", "factor": factor}, nil
 	}
 	if kind == "linear" && factor != "1" {
-		return nil, layout.Unsupported("both %q and a linear scaling", ggufRopeFreqs)
+		return nil, layout.Unsupported("both %q and a linear scaling", nameRopeFreqs)
 	}
 	if t.Type != gguf.F32 || len(t.Dims) != 1 || t.Dims[0] != headDim/2 {
 		return nil, fmt.Errorf("tensor %q: %v %v, want %d F32", t.Name, t.Type, t.Dims, headDim/2)
@@ -459,7 +459,7 @@ func (r *ggufReader) ropeScaling(headDim int, theta json.Number) (map[string]any
 // an int of 64 bits, and no model comes near.
 const maxCount = 1 << 30
 
-func (r *ggufReader) need(key string) int {
+func (r *metadata) need(key string) int {
 	if _, ok := r.f.Value(r.prefix + key); !ok && r.err == nil {
 		r.err = fmt.Errorf("no key %q", r.prefix+key)
 	}
@@ -470,11 +470,11 @@ func (r *ggufReader) need(key string) int {
 	return max(n, 1)
 }
 
-func (r *ggufReader) int(key string, missing int) int { return r.absolute(r.prefix+key, missing) }
+func (r *metadata) int(key string, missing int) int { return r.absolute(r.prefix+key, missing) }
 
 // absolute reads an unsigned number, or an array with one entry for each
 // layer if they are all the same.
-func (r *ggufReader) absolute(key string, missing int) int {
+func (r *metadata) absolute(key string, missing int) int {
 	v, ok := r.f.Value(key)
 	if !ok {
 		return missing
@@ -535,7 +535,7 @@ func countOf(v any) (int, bool) {
 // float reads a number as the shortest decimal that gives it, so that 1e-05
 // does not become 9.999999747378752e-06. An empty default is an error if the
 // key is not there.
-func (r *ggufReader) float(key string, missing json.Number) json.Number {
+func (r *metadata) float(key string, missing json.Number) json.Number {
 	v, ok := r.f.Value(r.prefix + key)
 	var s string
 	switch v := v.(type) {

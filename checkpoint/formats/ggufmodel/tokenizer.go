@@ -15,42 +15,42 @@ import (
 )
 
 const (
-	ggufTokenizerPrefix = "tokenizer."
-	ggufKeyModel        = "tokenizer.ggml.model"
-	ggufKeyPre          = "tokenizer.ggml.pre"
-	ggufKeyTokens       = "tokenizer.ggml.tokens"
-	ggufKeyTypes        = "tokenizer.ggml.token_type"
-	ggufKeyScores       = "tokenizer.ggml.scores"
-	ggufKeyMerges       = "tokenizer.ggml.merges"
-	ggufKeyAddBOS       = "tokenizer.ggml.add_bos_token"
-	ggufKeyAddEOS       = "tokenizer.ggml.add_eos_token"
-	ggufKeyPrefixSpace  = "tokenizer.ggml.add_space_prefix"
-	ggufKeyTemplate     = "tokenizer.chat_template"
+	tokenizerPrefix = "tokenizer."
+	keyModel        = "tokenizer.ggml.model"
+	keyPre          = "tokenizer.ggml.pre"
+	keyTokens       = "tokenizer.ggml.tokens"
+	keyTypes        = "tokenizer.ggml.token_type"
+	keyScores       = "tokenizer.ggml.scores"
+	keyMerges       = "tokenizer.ggml.merges"
+	keyAddBOS       = "tokenizer.ggml.add_bos_token"
+	keyAddEOS       = "tokenizer.ggml.add_eos_token"
+	keyPrefixSpace  = "tokenizer.ggml.add_space_prefix"
+	keyTemplate     = "tokenizer.chat_template"
 
-	ggufModelBPE = "gpt2"
-	ggufModelSPM = "llama"
+	modelBPE = "gpt2"
+	modelSPM = "llama"
 
 	tokenizerFile = "tokenizer.json"
 )
 
 // The values of token_type.
 const (
-	ggufNormal      int32 = 1
-	ggufUnknown     int32 = 2
-	ggufControl     int32 = 3
-	ggufUserDefined int32 = 4
-	ggufUnused      int32 = 5
-	ggufByte        int32 = 6
+	typeNormal      int32 = 1
+	typeUnknown     int32 = 2
+	typeControl     int32 = 3
+	typeUserDefined int32 = 4
+	typeUnused      int32 = 5
+	typeByte        int32 = 6
 )
 
-var ggufTypes = map[tokenizer.TokenType]int32{
-	tokenizer.Normal: ggufNormal, tokenizer.Unknown: ggufUnknown, tokenizer.Control: ggufControl,
-	tokenizer.UserDefined: ggufUserDefined, tokenizer.Unused: ggufUnused, tokenizer.Byte: ggufByte,
+var tokenTypes = map[tokenizer.TokenType]int32{
+	tokenizer.Normal: typeNormal, tokenizer.Unknown: typeUnknown, tokenizer.Control: typeControl,
+	tokenizer.UserDefined: typeUserDefined, tokenizer.Unused: typeUnused, tokenizer.Byte: typeByte,
 }
 
-// ggufMerges writes each merge as two tokens with a space between, and a space
+// mergesText writes each merge as two tokens with a space between, and a space
 // inside a token as "Ġ".
-func ggufMerges(t *tokenizer.Tokenizer) []string {
+func mergesText(t *tokenizer.Tokenizer) []string {
 	merges := t.Merges()
 	out := make([]string, len(merges))
 	for i, m := range merges {
@@ -59,14 +59,14 @@ func ggufMerges(t *tokenizer.Tokenizer) []string {
 	return out
 }
 
-// ggufTokenizer returns the tokenizer's metadata for a vocabulary of the
+// tokenizerKV returns the tokenizer's metadata for a vocabulary of the
 // given size: that of the source file if it is GGUF, else made from the
 // source folder's tokenizer.json.
-func ggufTokenizer(src layout.Origin, vocab int) ([]gguf.KV, error) {
-	if f, ok := src.Source().(*ggufFile); ok {
+func tokenizerKV(src layout.Origin, vocab int) ([]gguf.KV, error) {
+	if f, ok := src.Source().(*modelFile); ok {
 		var kv []gguf.KV
 		for _, e := range f.f.KV() {
-			if strings.HasPrefix(e.Key, ggufTokenizerPrefix) {
+			if strings.HasPrefix(e.Key, tokenizerPrefix) {
 				kv = append(kv, e)
 			}
 		}
@@ -96,40 +96,40 @@ func tokenizerMetadata(t *tokenizer.Tokenizer, files fs.FS, vocab int) ([]gguf.K
 		if err != nil {
 			return nil, err
 		}
-		add(ggufKeyModel, ggufModelBPE)
-		add(ggufKeyPre, pre)
-		add(ggufKeyTokens, tokens)
-		add(ggufKeyTypes, types)
-		add(ggufKeyMerges, ggufMerges(t))
+		add(keyModel, modelBPE)
+		add(keyPre, pre)
+		add(keyTokens, tokens)
+		add(keyTypes, types)
+		add(keyMerges, mergesText(t))
 	case tokenizer.SentencePiece:
 		scores, err := spmScores(t, vocab)
 		if err != nil {
 			return nil, err
 		}
-		add(ggufKeyModel, ggufModelSPM)
-		add(ggufKeyPre, "default")
-		add(ggufKeyTokens, tokens)
-		add(ggufKeyScores, scores)
-		add(ggufKeyTypes, types)
-		add(ggufKeyPrefixSpace, prefixesSpace(t))
+		add(keyModel, modelSPM)
+		add(keyPre, "default")
+		add(keyTokens, tokens)
+		add(keyScores, scores)
+		add(keyTypes, types)
+		add(keyPrefixSpace, prefixesSpace(t))
 	default:
 		return nil, layout.Unsupported("a %v tokenizer, want byte-level or SentencePiece BPE", t.Kind())
 	}
-	for _, role := range ggufRoles {
+	for _, role := range tokenRoles {
 		if id, ok := role.get(t); ok && int(id) < vocab {
 			add(role.key, uint32(id))
 		}
 	}
-	add(ggufKeyAddBOS, t.AddsBOS())
-	add(ggufKeyAddEOS, t.AddsEOS())
+	add(keyAddBOS, t.AddsBOS())
+	add(keyAddEOS, t.AddsEOS())
 	if s := t.ChatTemplate(); s != "" {
-		add(ggufKeyTemplate, s)
+		add(keyTemplate, s)
 	}
 	return kv, nil
 }
 
-// ggufRoles are the special tokens GGUF names.
-var ggufRoles = []struct {
+// tokenRoles are the special tokens GGUF names.
+var tokenRoles = []struct {
 	key, role string
 	get       func(*tokenizer.Tokenizer) (int32, bool)
 }{
@@ -153,13 +153,13 @@ func paddedVocab(t *tokenizer.Tokenizer, vocab int) ([]string, []int32, error) {
 		if k == tokenizer.UserDefined && strings.HasPrefix(tokens[i], "<|") && strings.HasSuffix(tokens[i], "|>") {
 			k = tokenizer.Control // as llama.cpp's converter has it; the engine would override it
 		}
-		types[i] = ggufTypes[k]
+		types[i] = tokenTypes[k]
 		if k != tokenizer.Unused {
 			seen[tokens[i]] = true
 		}
 	}
 	for i := range vocab {
-		if i < len(tokens) && types[i] != ggufUnused {
+		if i < len(tokens) && types[i] != typeUnused {
 			continue
 		}
 		name := fmt.Sprintf("[PAD%d]", i)
@@ -172,7 +172,7 @@ func paddedVocab(t *tokenizer.Tokenizer, vocab int) ([]string, []int32, error) {
 		} else {
 			tokens = append(tokens, name)
 		}
-		types[i] = ggufUnused
+		types[i] = typeUnused
 	}
 	return tokens, types, nil
 }

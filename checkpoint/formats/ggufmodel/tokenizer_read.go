@@ -16,7 +16,7 @@ import (
 
 // tokenizerFS holds tokenizer.json and tokenizer_config.json, made from a
 // file's metadata when the first is opened.
-func tokenizerFS(f *ggufFile) fs.FS {
+func tokenizerFS(f *modelFile) fs.FS {
 	return memFS(sync.OnceValues(func() (map[string][]byte, error) {
 		files, err := tokenizerFiles(f.f)
 		if err != nil {
@@ -58,9 +58,9 @@ func prePatterns() []prePattern {
 	}
 }
 
-// ggufVocab is the vocabulary as the metadata has it.
-type ggufVocab struct {
-	r      *ggufReader
+// vocabulary is the vocabulary as the metadata has it.
+type vocabulary struct {
+	r      *metadata
 	model  string
 	tokens []string
 	types  []int32
@@ -79,8 +79,8 @@ func tokenizerFiles(f *gguf.File) (map[string][]byte, error) {
 	}
 	added := []jsonObject{}
 	for id, s := range v.tokens {
-		special := v.types[id] == ggufControl || v.types[id] == ggufUnknown
-		if special || v.types[id] == ggufUserDefined {
+		special := v.types[id] == typeControl || v.types[id] == typeUnknown
+		if special || v.types[id] == typeUserDefined {
 			added = append(added, jsonObject{
 				"id": id, "content": s, "special": special,
 				"single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
@@ -91,18 +91,18 @@ func tokenizerFiles(f *gguf.File) (map[string][]byte, error) {
 	out["added_tokens"] = added
 	config := jsonObject{"tokenizer_class": "PreTrainedTokenizerFast", "added_tokens_decoder": jsonObject{}}
 	roles := map[string]string{}
-	for _, role := range ggufRoles {
+	for _, role := range tokenRoles {
 		id := v.r.absolute(role.key, -1)
 		if id >= 0 && id < len(v.tokens) {
 			roles[role.role] = v.tokens[id]
 			config[role.role] = v.tokens[id]
 		}
 	}
-	addBOS := v.flag(ggufKeyAddBOS, v.model == ggufModelSPM || pre.addBOS)
-	addEOS := v.flag(ggufKeyAddEOS, false)
+	addBOS := v.flag(keyAddBOS, v.model == modelSPM || pre.addBOS)
+	addEOS := v.flag(keyAddEOS, false)
 	config["add_bos_token"], config["add_eos_token"] = addBOS, addEOS
-	out["post_processor"] = template(roles, v.tokens, addBOS, addEOS)
-	if s, ok := f.Value(ggufKeyTemplate); ok {
+	out["post_processor"] = postProcessor(roles, v.tokens, addBOS, addEOS)
+	if s, ok := f.Value(keyTemplate); ok {
 		config["chat_template"] = s
 	}
 	if v.r.err != nil {
@@ -117,8 +117,8 @@ func tokenizerFiles(f *gguf.File) (map[string][]byte, error) {
 	return files, nil
 }
 
-func readVocab(f *gguf.File) (*ggufVocab, error) {
-	v := &ggufVocab{r: &ggufReader{f: f}}
+func readVocab(f *gguf.File) (*vocabulary, error) {
+	v := &vocabulary{r: &metadata{f: f}}
 	value := func(key string, dst any) error {
 		found, ok := f.Value(key)
 		if !ok {
@@ -142,19 +142,19 @@ func readVocab(f *gguf.File) (*ggufVocab, error) {
 	for _, e := range []struct {
 		key string
 		dst any
-	}{{ggufKeyModel, &v.model}, {ggufKeyTokens, &v.tokens}, {ggufKeyTypes, &v.types}, {ggufKeyScores, &v.scores}, {ggufKeyMerges, &v.merges}} {
+	}{{keyModel, &v.model}, {keyTokens, &v.tokens}, {keyTypes, &v.types}, {keyScores, &v.scores}, {keyMerges, &v.merges}} {
 		if err := value(e.key, e.dst); err != nil {
 			return nil, err
 		}
 	}
 	if len(v.tokens) == 0 {
-		return nil, fmt.Errorf("no key %q", ggufKeyTokens)
+		return nil, fmt.Errorf("no key %q", keyTokens)
 	}
 	if v.types == nil {
-		v.types = slices.Repeat([]int32{ggufNormal}, len(v.tokens))
+		v.types = slices.Repeat([]int32{typeNormal}, len(v.tokens))
 	}
 	if len(v.types) != len(v.tokens) {
-		return nil, fmt.Errorf("key %q: %d entries for %d tokens", ggufKeyTypes, len(v.types), len(v.tokens))
+		return nil, fmt.Errorf("key %q: %d entries for %d tokens", keyTypes, len(v.types), len(v.tokens))
 	}
 	for i, s := range v.tokens {
 		if !utf8.ValidString(s) {
@@ -164,7 +164,7 @@ func readVocab(f *gguf.File) (*ggufVocab, error) {
 	return v, nil
 }
 
-func (v *ggufVocab) flag(key string, missing bool) bool {
+func (v *vocabulary) flag(key string, missing bool) bool {
 	found, ok := v.r.f.Value(key)
 	if !ok {
 		return missing
@@ -177,10 +177,10 @@ func (v *ggufVocab) flag(key string, missing bool) bool {
 }
 
 // vocab returns the tokens of the model by string; gaps are left out.
-func (v *ggufVocab) vocab() (map[string]int, error) {
+func (v *vocabulary) vocab() (map[string]int, error) {
 	ids := make(map[string]int, len(v.tokens))
 	for id, s := range v.tokens {
-		if v.types[id] == ggufUnused {
+		if v.types[id] == typeUnused {
 			continue
 		}
 		if _, twice := ids[s]; twice {
@@ -192,7 +192,7 @@ func (v *ggufVocab) vocab() (map[string]int, error) {
 }
 
 // components makes everything of tokenizer.json that depends on the kind.
-func (v *ggufVocab) components() (prePattern, jsonObject, error) {
+func (v *vocabulary) components() (prePattern, jsonObject, error) {
 	ids, err := v.vocab()
 	if err != nil {
 		return prePattern{}, nil, err
@@ -202,7 +202,7 @@ func (v *ggufVocab) components() (prePattern, jsonObject, error) {
 		"fuse_unk": false, "byte_fallback": false, "ignore_merges": false, "vocab": ids,
 	}
 	switch v.model {
-	case ggufModelBPE:
+	case modelBPE:
 		pre, err := v.prePattern()
 		if err != nil {
 			return pre, nil, err
@@ -219,9 +219,9 @@ func (v *ggufVocab) components() (prePattern, jsonObject, error) {
 			out["normalizer"] = jsonObject{"type": "NFC"}
 		}
 		return pre, out, nil
-	case ggufModelSPM:
+	case modelSPM:
 		if len(v.scores) != len(v.tokens) {
-			return prePattern{}, nil, fmt.Errorf("key %q: %d entries for %d tokens", ggufKeyScores, len(v.scores), len(v.tokens))
+			return prePattern{}, nil, fmt.Errorf("key %q: %d entries for %d tokens", keyScores, len(v.scores), len(v.tokens))
 		}
 		unk := v.r.absolute("tokenizer.ggml.unknown_token_id", 0)
 		if unk >= len(v.tokens) {
@@ -231,11 +231,11 @@ func (v *ggufVocab) components() (prePattern, jsonObject, error) {
 		model["merges"] = v.spmMerges(ids)
 		return prePattern{}, v.sentencePiece(model), nil
 	}
-	return prePattern{}, nil, layout.Unsupported("a tokenizer of model %q is not read, only %q and %q", v.model, ggufModelBPE, ggufModelSPM)
+	return prePattern{}, nil, layout.Unsupported("a tokenizer of model %q is not read, only %q and %q", v.model, modelBPE, modelSPM)
 }
 
-func (v *ggufVocab) prePattern() (prePattern, error) {
-	found, _ := v.r.f.Value(ggufKeyPre)
+func (v *vocabulary) prePattern() (prePattern, error) {
+	found, _ := v.r.f.Value(keyPre)
 	name, _ := found.(string)
 	var known []string
 	for _, p := range prePatterns() {
@@ -266,14 +266,14 @@ func (p prePattern) json() jsonObject {
 }
 
 // sentencePiece is Llama 2's form of tokenizer.json.
-func (v *ggufVocab) sentencePiece(model jsonObject) jsonObject {
+func (v *vocabulary) sentencePiece(model jsonObject) jsonObject {
 	space := jsonObject{"type": "Replace", "pattern": jsonObject{"String": " "}, "content": "▁"}
 	normalizers := []jsonObject{space}
 	decoders := []jsonObject{
 		{"type": "Replace", "pattern": jsonObject{"String": "▁"}, "content": " "},
 		{"type": "ByteFallback"}, {"type": "Fuse"},
 	}
-	if v.flag(ggufKeyPrefixSpace, true) {
+	if v.flag(keyPrefixSpace, true) {
 		normalizers = []jsonObject{{"type": "Prepend", "prepend": "▁"}, space}
 		decoders = append(decoders, jsonObject{"type": "Strip", "content": " ", "start": 1, "stop": 0})
 	}
@@ -286,15 +286,15 @@ func (v *ggufVocab) sentencePiece(model jsonObject) jsonObject {
 
 // spmMerges lists every pair of tokens that makes a token, best score first:
 // merging by rank is then merging by score.
-func (v *ggufVocab) spmMerges(ids map[string]int) []string {
+func (v *vocabulary) spmMerges(ids map[string]int) []string {
 	type merge struct{ left, right, whole int }
 	normal := func(s string) (int, bool) {
 		id, ok := ids[s]
-		return id, ok && v.types[id] == ggufNormal
+		return id, ok && v.types[id] == typeNormal
 	}
 	var merges []merge
 	for id, s := range v.tokens {
-		if v.types[id] != ggufNormal {
+		if v.types[id] != typeNormal {
 			continue
 		}
 		for i := range s {
@@ -320,7 +320,7 @@ func (v *ggufVocab) spmMerges(ids map[string]int) []string {
 }
 
 // template puts BOS and EOS around a text.
-func template(roles map[string]string, tokens []string, addBOS, addEOS bool) any {
+func postProcessor(roles map[string]string, tokens []string, addBOS, addEOS bool) any {
 	single := []jsonObject{}
 	used := jsonObject{}
 	special := func(add bool, role string) {

@@ -17,17 +17,17 @@ import (
 	"github.com/golowbit/lowbit/internal/tokenizer"
 )
 
-// ggufWithTokenizer writes a file that holds the tokenizer of a folder, and
+// fileWithTokenizer writes a file that holds the tokenizer of a folder, and
 // nothing of a model.
-func ggufWithTokenizer(t *testing.T, dir string, padding int) *gguf.File {
+func fileWithTokenizer(t *testing.T, dir string, padding int) *gguf.File {
 	tok, err := tokenizer.Open(dir)
 	require.NoError(t, err)
 	kv, err := tokenizerMetadata(tok, os.DirFS(dir), tok.VocabSize()+padding)
 	require.NoError(t, err)
-	return ggufOf(t, kv)
+	return fileOf(t, kv)
 }
 
-func ggufOf(t testing.TB, kv []gguf.KV, tensors ...gguf.Tensor) *gguf.File {
+func fileOf(t testing.TB, kv []gguf.KV, tensors ...gguf.Tensor) *gguf.File {
 	path := filepath.Join(t.TempDir(), "x.gguf")
 	w, err := gguf.Create(path, kv, tensors)
 	require.NoError(t, err)
@@ -60,7 +60,7 @@ func TestGGUFTokenizerRoundTrip(t *testing.T) {
 					t.Skipf("needs the tokenizer of %s: run the tests of internal/tokenizer with LOWBIT_NPM=1 before", name)
 				}
 			}
-			files, err := tokenizerFiles(ggufWithTokenizer(t, dir, 3))
+			files, err := tokenizerFiles(fileWithTokenizer(t, dir, 3))
 			require.NoError(t, err)
 			out := t.TempDir()
 			for name, data := range files {
@@ -93,7 +93,7 @@ func TestGGUFTokenizerRoundTrip(t *testing.T) {
 			require.Equal(t, was.AddsBOS(), is.AddsBOS())
 			require.Equal(t, was.AddsEOS(), is.AddsEOS())
 			require.Equal(t, was.ChatTemplate(), is.ChatTemplate())
-			for _, role := range ggufRoles {
+			for _, role := range tokenRoles {
 				id, ok := role.get(was)
 				again, okAgain := role.get(is)
 				require.Equal(t, ok, okAgain, role.role)
@@ -116,7 +116,7 @@ func TestPreTokenizerNames(t *testing.T) {
 	with := `{"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true}`
 	without := `{"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false}`
 	split := func(pattern string) string {
-		return `{"type": "Split", "pattern": {"Regex": ` + ggufJSON(t, pattern) + `}, "behavior": "Isolated", "invert": false}`
+		return `{"type": "Split", "pattern": {"Regex": ` + jsonText(t, pattern) + `}, "behavior": "Isolated", "invert": false}`
 	}
 	digits := func(individual string) string {
 		return `{"type": "Digits", "individual_digits": ` + individual + `}`
@@ -145,7 +145,7 @@ func TestPreTokenizerNames(t *testing.T) {
 			dir := t.TempDir()
 			vocab := map[string]int{"a": 0, "b": 1, "ab": 2}
 			file := `{"version": "1.0", "pre_tokenizer": ` + c.pre + `, "decoder": ` + with +
-				`, "model": {"type": "BPE", "vocab": ` + ggufJSON(t, vocab) + `, "merges": ["a b"]}}`
+				`, "model": {"type": "BPE", "vocab": ` + jsonText(t, vocab) + `, "merges": ["a b"]}}`
 			require.NoError(t, os.WriteFile(filepath.Join(dir, tokenizerFile), []byte(file), 0o600))
 			tok, err := tokenizer.Open(dir)
 			require.NoError(t, err)
@@ -155,7 +155,7 @@ func TestPreTokenizerNames(t *testing.T) {
 				return
 			}
 			require.NoError(t, err)
-			require.Contains(t, kv, gguf.KV{Key: ggufKeyPre, Value: c.want})
+			require.Contains(t, kv, gguf.KV{Key: keyPre, Value: c.want})
 		})
 	}
 }
@@ -200,20 +200,20 @@ func TestScoresNeedOrder(t *testing.T) {
 			continue
 		}
 		require.NoError(t, err)
-		require.Contains(t, kv, gguf.KV{Key: ggufKeyPrefixSpace, Value: true})
-		require.Contains(t, kv, gguf.KV{Key: ggufKeyModel, Value: ggufModelSPM})
+		require.Contains(t, kv, gguf.KV{Key: keyPrefixSpace, Value: true})
+		require.Contains(t, kv, gguf.KV{Key: keyModel, Value: modelSPM})
 	}
 }
 
 // Metadata from strangers.
 func TestHostileTokenizer(t *testing.T) {
 	good := map[string]any{
-		ggufKeyModel: "gpt2", ggufKeyPre: "gpt-2", ggufKeyTokens: []string{"a", "b", "ab"},
-		ggufKeyTypes: []int32{1, 1, 1}, ggufKeyMerges: []string{"a b"},
+		keyModel: "gpt2", keyPre: "gpt-2", keyTokens: []string{"a", "b", "ab"},
+		keyTypes: []int32{1, 1, 1}, keyMerges: []string{"a b"},
 	}
 	spm := map[string]any{
-		ggufKeyModel: "llama", ggufKeyTokens: []string{"<unk>", "a", "b", "ab"}, ggufKeyTypes: []int32{2, 1, 1, 1},
-		ggufKeyScores: []float32{0, 0, 0, 1},
+		keyModel: "llama", keyTokens: []string{"<unk>", "a", "b", "ab"}, keyTypes: []int32{2, 1, 1, 1},
+		keyScores: []float32{0, 0, 0, 1},
 	}
 	for _, c := range []struct {
 		name  string
@@ -224,21 +224,21 @@ func TestHostileTokenizer(t *testing.T) {
 	}{
 		{"good", good, "", nil, ""},
 		{"good spm", spm, "", nil, ""},
-		{"no types", good, ggufKeyTypes, nil, ""},
-		{"model", good, ggufKeyModel, "bert", "bert"},
-		{"model type", good, ggufKeyModel, uint32(1), "a uint32"},
-		{"pre", good, ggufKeyPre, "viking", "viking"},
-		{"tokens", good, ggufKeyTokens, []int32{1}, "a []int32"},
-		{"no tokens", good, ggufKeyTokens, nil, "no key"},
-		{"types", good, ggufKeyTypes, []int32{1}, "1 entries for 3 tokens"},
-		{"UTF-8", good, ggufKeyTokens, []string{"a", "b", "\xff"}, "not UTF-8"},
-		{"twice", good, ggufKeyTokens, []string{"a", "a", "ab"}, "has the ids 0 and 1"},
-		{"merge", good, ggufKeyMerges, []string{"ab"}, "merge 0"},
-		{"merge of nothing", good, ggufKeyMerges, []string{"b a"}, "merge 0"},
+		{"no types", good, keyTypes, nil, ""},
+		{"model", good, keyModel, "bert", "bert"},
+		{"model type", good, keyModel, uint32(1), "a uint32"},
+		{"pre", good, keyPre, "viking", "viking"},
+		{"tokens", good, keyTokens, []int32{1}, "a []int32"},
+		{"no tokens", good, keyTokens, nil, "no key"},
+		{"types", good, keyTypes, []int32{1}, "1 entries for 3 tokens"},
+		{"UTF-8", good, keyTokens, []string{"a", "b", "\xff"}, "not UTF-8"},
+		{"twice", good, keyTokens, []string{"a", "a", "ab"}, "has the ids 0 and 1"},
+		{"merge", good, keyMerges, []string{"ab"}, "merge 0"},
+		{"merge of nothing", good, keyMerges, []string{"b a"}, "merge 0"},
 		{"bos", good, "tokenizer.ggml.bos_token_id", "x", "a string"},
 		{"bos outside", good, "tokenizer.ggml.bos_token_id", uint32(9), ""},
-		{"add", good, ggufKeyAddBOS, uint8(1), "want a bool"},
-		{"scores", spm, ggufKeyScores, []float32{1}, "1 entries for 4 tokens"},
+		{"add", good, keyAddBOS, uint8(1), "want a bool"},
+		{"scores", spm, keyScores, []float32{1}, "1 entries for 4 tokens"},
 		{"unknown", spm, "tokenizer.ggml.unknown_token_id", uint32(4), "unknown token 4"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -251,7 +251,7 @@ func TestHostileTokenizer(t *testing.T) {
 			if c.value != nil {
 				kv = append(kv, gguf.KV{Key: c.key, Value: c.value})
 			}
-			files, err := tokenizerFiles(ggufOf(t, kv))
+			files, err := tokenizerFiles(fileOf(t, kv))
 			if c.want != "" {
 				require.ErrorContains(t, err, c.want)
 				return
@@ -268,7 +268,7 @@ func TestHostileTokenizer(t *testing.T) {
 	}
 }
 
-func ggufJSON(t testing.TB, v any) string {
+func jsonText(t testing.TB, v any) string {
 	t.Helper()
 	data, err := json.Marshal(v)
 	require.NoError(t, err)

@@ -13,18 +13,18 @@ import (
 	"github.com/golowbit/lowbit/quant"
 )
 
-// ggufTensor is a tensor to be written.
-type ggufTensor struct {
+// plannedTensor is a tensor to be written.
+type plannedTensor struct {
 	info gguf.Tensor
 	name string // in Hugging Face's spelling
 	// write appends the data.
-	write func(w *gguf.Writer, t ggufTensor) error
+	write func(w *gguf.Writer, t plannedTensor) error
 }
 
-// ggufAssembly is what the tensors of one file are made from.
-type ggufAssembly struct {
+// assembly is what the tensors of one file are made from.
+type assembly struct {
 	g      Format
-	shape  *ggufShape
+	shape  *modelShape
 	src    layout.Origin
 	layers map[string]layout.Layer
 	weight func(name string) (*quant.Weight, error)
@@ -42,7 +42,7 @@ func (g Format) Write(ctx context.Context, path string, src layout.Origin, layer
 	if err := checkTensors(src); err != nil {
 		return fmt.Errorf("%s: %w", src.Path(), err)
 	}
-	a := &ggufAssembly{g: g, shape: shape, src: src, layers: map[string]layout.Layer{}, weight: weight}
+	a := &assembly{g: g, shape: shape, src: src, layers: map[string]layout.Layer{}, weight: weight}
 	for _, l := range layers {
 		if err := g.Check(l); err != nil {
 			return fmt.Errorf("layer %s: %w", l.Name, err)
@@ -53,7 +53,7 @@ func (g Format) Write(ctx context.Context, path string, src layout.Origin, layer
 	if err != nil {
 		return fmt.Errorf("%s: %w", src.Path(), err)
 	}
-	tokens, err := ggufTokenizer(src, shape.vocab)
+	tokens, err := tokenizerKV(src, shape.vocab)
 	if err != nil {
 		return err
 	}
@@ -78,16 +78,16 @@ func (g Format) Write(ctx context.Context, path string, src layout.Origin, layer
 }
 
 // plan lists the tensors in file order.
-func (a *ggufAssembly) plan() ([]ggufTensor, error) {
-	var tensors []ggufTensor
+func (a *assembly) plan() ([]plannedTensor, error) {
+	var tensors []plannedTensor
 	if f := ropeFactors(a.shape); f != nil {
-		tensors = append(tensors, ggufTensor{
-			info: gguf.Tensor{Name: ggufRopeFreqs, Type: gguf.F32, Dims: []int{len(f)}}, name: ggufRopeFreqs,
-			write: func(w *gguf.Writer, t ggufTensor) error { return appendFloats(w, t, f) },
+		tensors = append(tensors, plannedTensor{
+			info: gguf.Tensor{Name: nameRopeFreqs, Type: gguf.F32, Dims: []int{len(f)}}, name: nameRopeFreqs,
+			write: func(w *gguf.Writer, t plannedTensor) error { return appendFloats(w, t, f) },
 		})
 	}
 	used := map[string]bool{}
-	for _, n := range ggufTensorNames(a.shape.layers) {
+	for _, n := range tensorNames(a.shape.layers) {
 		shape, ok := a.src.Shape(n[0])
 		if !ok {
 			continue
@@ -96,7 +96,7 @@ func (a *ggufAssembly) plan() ([]ggufTensor, error) {
 		if _, packed := a.layerOf(n[0]); n[0] == headName && a.shape.tied && !packed {
 			continue // the engine takes the embedding, as Hugging Face does
 		}
-		t := ggufTensor{info: gguf.Tensor{Name: n[1]}, name: n[0]}
+		t := plannedTensor{info: gguf.Tensor{Name: n[1]}, name: n[0]}
 		for i := len(shape) - 1; i >= 0; i-- {
 			t.info.Dims = append(t.info.Dims, shape[i])
 		}
@@ -107,7 +107,7 @@ func (a *ggufAssembly) plan() ([]ggufTensor, error) {
 }
 
 // checkRest refuses tensors that would be lost.
-func (a *ggufAssembly) checkRest(used map[string]bool) error {
+func (a *assembly) checkRest(used map[string]bool) error {
 	for name := range a.layers {
 		if !used[name+layout.WeightSuffix] {
 			return fmt.Errorf("layer %q has no place in a model of %d layers", name, a.shape.layers)
@@ -122,7 +122,7 @@ func (a *ggufAssembly) checkRest(used map[string]bool) error {
 	return nil
 }
 
-func (a *ggufAssembly) layerOf(tensor string) (layout.Layer, bool) {
+func (a *assembly) layerOf(tensor string) (layout.Layer, bool) {
 	base, ok := layout.CutWeight(tensor)
 	if !ok {
 		return layout.Layer{}, false
@@ -132,17 +132,17 @@ func (a *ggufAssembly) layerOf(tensor string) (layout.Layer, bool) {
 }
 
 // typeOf chooses the type of a tensor and how it is written.
-func (a *ggufAssembly) typeOf(name string, shape []int) (gguf.Type, func(*gguf.Writer, ggufTensor) error) {
+func (a *assembly) typeOf(name string, shape []int) (gguf.Type, func(*gguf.Writer, plannedTensor) error) {
 	if l, ok := a.layerOf(name); ok {
-		return ggufBlock(l.Scheme), func(w *gguf.Writer, t ggufTensor) error { return a.writePacked(w, t, l) }
+		return blockType(l.Scheme), func(w *gguf.Writer, t plannedTensor) error { return a.writePacked(w, t, l) }
 	}
 	if len(shape) == 1 {
 		return gguf.F32, a.writeVector
 	}
-	if f, ok := a.src.Source().(*ggufFile); ok && a.g == (Format{}) {
+	if f, ok := a.src.Source().(*modelFile); ok && a.g == (Format{}) {
 		// What is read from a GGUF keeps its type, so that rewriting changes nothing.
 		if e := f.tensors[name]; e.decoded {
-			return e.info.Type, func(w *gguf.Writer, t ggufTensor) error { return copyBlocks(w, t, f, e) }
+			return e.info.Type, func(w *gguf.Writer, t plannedTensor) error { return copyBlocks(w, t, f, e) }
 		} else if e.info.Type.Writable() {
 			return e.info.Type, a.writeMatrix
 		}
@@ -150,7 +150,7 @@ func (a *ggufAssembly) typeOf(name string, shape []int) (gguf.Type, func(*gguf.W
 	return a.g.denseType(name, shape[len(shape)-1]), a.writeMatrix
 }
 
-func (a *ggufAssembly) writePacked(w *gguf.Writer, t ggufTensor, l layout.Layer) error {
+func (a *assembly) writePacked(w *gguf.Writer, t plannedTensor, l layout.Layer) error {
 	q, err := a.weight(l.Name)
 	if err != nil {
 		return err
@@ -162,7 +162,7 @@ func (a *ggufAssembly) writePacked(w *gguf.Writer, t ggufTensor, l layout.Layer)
 	if dim := a.headDim(t.name, q.Out); dim > 0 {
 		row = func(r int) int { return interleaved(r, dim) }
 	}
-	data, err := packGGUF(q, t.info.Type, row)
+	data, err := packRows(q, t.info.Type, row)
 	if err != nil {
 		return err
 	}
@@ -170,7 +170,7 @@ func (a *ggufAssembly) writePacked(w *gguf.Writer, t ggufTensor, l layout.Layer)
 }
 
 // headDim is the number of rows of a head where rows change places, else 0.
-func (a *ggufAssembly) headDim(name string, rows int) int {
+func (a *assembly) headDim(name string, rows int) int {
 	heads := rotaryRows(a.shape.arch, name, a.shape.heads, a.shape.kvHeads)
 	if heads == 0 {
 		return 0
@@ -178,7 +178,7 @@ func (a *ggufAssembly) headDim(name string, rows int) int {
 	return rows / heads
 }
 
-func (a *ggufAssembly) writeVector(w *gguf.Writer, t ggufTensor) error {
+func (a *assembly) writeVector(w *gguf.Writer, t plannedTensor) error {
 	v, err := a.src.Vector(t.name)
 	if err != nil {
 		return err
@@ -195,7 +195,7 @@ func (a *ggufAssembly) writeVector(w *gguf.Writer, t ggufTensor) error {
 
 // writeMatrix writes a dense matrix some rows at a time, so that a large
 // embedding is never in memory as a whole.
-func (a *ggufAssembly) writeMatrix(w *gguf.Writer, t ggufTensor) error {
+func (a *assembly) writeMatrix(w *gguf.Writer, t plannedTensor) error {
 	rows, cols := t.info.Dims[1], t.info.Dims[0]
 	dim := a.headDim(t.name, rows)
 	step := max(1, (1<<20)/cols)
@@ -208,7 +208,7 @@ func (a *ggufAssembly) writeMatrix(w *gguf.Writer, t ggufTensor) error {
 		n := min(step, rows-r)
 		from := r
 		if dim > 0 {
-			from = halved(r, dim)
+			from = deinterleaved(r, dim)
 		}
 		v, err := a.src.Rows(t.name, from, from+n, values)
 		if err != nil {
@@ -226,7 +226,7 @@ func (a *ggufAssembly) writeMatrix(w *gguf.Writer, t ggufTensor) error {
 }
 
 // copyBlocks copies a matrix whose rows stay where they are.
-func copyBlocks(w *gguf.Writer, t ggufTensor, f *ggufFile, e ggufEntry) error {
+func copyBlocks(w *gguf.Writer, t plannedTensor, f *modelFile, e fileTensor) error {
 	const piece = 1 << 20
 	buf := make([]byte, min(piece, e.info.Bytes()))
 	for off := int64(0); off < e.info.Bytes(); off += piece {
@@ -241,7 +241,7 @@ func copyBlocks(w *gguf.Writer, t ggufTensor, f *ggufFile, e ggufEntry) error {
 	return nil
 }
 
-func appendFloats(w *gguf.Writer, t ggufTensor, v []float32) error {
+func appendFloats(w *gguf.Writer, t plannedTensor, v []float32) error {
 	data := make([]byte, t.info.Type.RowBytes(len(v)))
 	if err := t.info.Type.Encode(data, v); err != nil {
 		return err
@@ -250,7 +250,7 @@ func appendFloats(w *gguf.Writer, t ggufTensor, v []float32) error {
 }
 
 // metadata describes the model (ggml's docs/gguf.md, llama-arch.cpp).
-func (a *ggufAssembly) metadata(tensors []gguf.Tensor) []gguf.KV {
+func (a *assembly) metadata(tensors []gguf.Tensor) []gguf.KV {
 	m, p := a.shape, a.shape.arch+"."
 	kv := []gguf.KV{
 		{Key: "general.architecture", Value: m.arch},
@@ -269,7 +269,7 @@ func (a *ggufAssembly) metadata(tensors []gguf.Tensor) []gguf.KV {
 		{Key: p + "rope.dimension_count", Value: uint32(m.headDim)},
 		{Key: p + "rope.freq_base", Value: float32(m.ropeTheta)},
 	}
-	if m.headDim*m.heads != m.hidden || m.arch == ggufQwen3 {
+	if m.headDim*m.heads != m.hidden || m.arch == archQwen3 {
 		kv = append(kv,
 			gguf.KV{Key: p + "attention.key_length", Value: uint32(m.headDim)},
 			gguf.KV{Key: p + "attention.value_length", Value: uint32(m.headDim)})

@@ -1,3 +1,4 @@
+// Package hqq is the checkpoint format of hqq.
 package hqq
 
 import (
@@ -11,7 +12,7 @@ import (
 	"github.com/golowbit/lowbit/safetensors"
 )
 
-// HQQ is the format of hqq, as transformers saves and loads it: 2, 3, 4 or 8
+// Format is the format of hqq, as transformers saves and loads it: 2, 3, 4 or 8
 // bits, and an axis for each layer. It is the one format of other projects
 // that holds groups of outputs (axis ic), and so a mix of axes.
 //
@@ -22,7 +23,7 @@ import (
 // bands: its rows are cut into equal bands, and byte or word j holds element
 // j of every band, the first band in the highest bits.
 //
-//	X.W_q          U8, or I32 for 3 bits [rows/bands, columns]; see hqqPackings
+//	X.W_q          U8, or I32 for 3 bits [rows/bands, columns]; see bitPackings
 //	X.scale        F16 [1, columns] or [rows, 1]
 //	X.zero         F16, the same shape
 //	X.shape        I64 [2]: out, in
@@ -34,13 +35,13 @@ import (
 type Format struct{}
 
 const (
-	suffixHQQWeight = ".W_q"
-	suffixHQQScale  = ".scale"
-	suffixHQQZero   = ".zero"
+	suffixWeight = ".W_q"
+	suffixScale  = ".scale"
+	suffixZero   = ".zero"
 )
 
-// hqqPacking is a way to pack R.
-type hqqPacking struct {
+// bitPacking is a way to pack R.
+type bitPacking struct {
 	name  string
 	bits  int // of a field; narrower codes may be stored in wider fields
 	bands int
@@ -48,21 +49,21 @@ type hqqPacking struct {
 	view  string
 }
 
-var hqqPackings = []hqqPacking{
+var bitPackings = []bitPacking{
 	{"8bit_u8", 8, 1, safetensors.U8, "torch.uint8"},
 	{"4bit_u8", 4, 2, safetensors.U8, "torch.uint8"},
 	{"3bit_32", 3, 10, safetensors.I32, "torch.int32"},
 	{"2bit_u8", 2, 4, safetensors.U8, "torch.uint8"},
 }
 
-func hqqPackingOf(bits int) hqqPacking {
-	i := slices.IndexFunc(hqqPackings, func(p hqqPacking) bool { return p.bits == bits })
-	return hqqPackings[i]
+func packingOf(bits int) bitPacking {
+	i := slices.IndexFunc(bitPackings, func(p bitPacking) bool { return p.bits == bits })
+	return bitPackings[i]
 }
 
 // step is the number of rows that the packed matrix has for rows of R. Only
 // 3 bits allow rows that do not divide into bands; zeros follow them.
-func (p hqqPacking) step(rows int) int { return (rows + p.bands - 1) / p.bands }
+func (p bitPacking) step(rows int) int { return (rows + p.bands - 1) / p.bands }
 
 // Name returns "hqq".
 func (Format) Name() string { return "hqq" }
@@ -94,16 +95,16 @@ func (f Format) Check(l layout.Layer) error {
 	case s.Groups(length) > 1 && !s.Strided:
 		return layout.Unsupported("hqq holds groups of outputs r, r+n, r+2n, … only, not consecutive ones; quantize with strided groups, or use format lowbit")
 	}
-	rows := hqqRows(l.Out, l.In, s)
-	if p := hqqPackingOf(s.Bits); p.bits != 3 && rows%p.bands != 0 {
+	rows := rowsOf(l.Out, l.In, s)
+	if p := packingOf(s.Bits); p.bits != 3 && rows%p.bands != 0 {
 		return layout.Unsupported("hqq packs %d bits in %d bands, which do not divide %d rows (%d lines, groups of %d); use 8 bits or another group size, or format lowbit",
 			s.Bits, p.bands, rows, lines, l.Out*l.In/(lines*s.Groups(length)))
 	}
 	return nil
 }
 
-// hqqRows is the number of rows of R.
-func hqqRows(out, in int, s quant.Scheme) int {
+// rowsOf is the number of rows of R.
+func rowsOf(out, in int, s quant.Scheme) int {
 	lines, length := s.Lines(out, in)
 	if s.Axis == quant.IC {
 		return length / s.Groups(length)
@@ -117,25 +118,25 @@ func (f Format) Plan(l layout.Layer) ([]layout.Spec, error) {
 		return nil, err
 	}
 	s := l.Scheme
-	rows, p := hqqRows(l.Out, l.In, s), hqqPackingOf(s.Bits)
+	rows, p := rowsOf(l.Out, l.In, s), packingOf(s.Bits)
 	columns := l.Out * l.In / rows
 	meta := []int{rows, 1}
 	if s.Axis == quant.IC {
 		meta = []int{1, columns}
 	}
 	specs := []layout.Spec{
-		{Name: l.Name + suffixHQQWeight, DType: p.dtype, Shape: []int{p.step(rows), columns}},
-		{Name: l.Name + suffixHQQScale, DType: safetensors.F16, Shape: meta},
-		{Name: l.Name + suffixHQQZero, DType: safetensors.F16, Shape: meta},
+		{Name: l.Name + suffixWeight, DType: p.dtype, Shape: []int{p.step(rows), columns}},
+		{Name: l.Name + suffixScale, DType: safetensors.F16, Shape: meta},
+		{Name: l.Name + suffixZero, DType: safetensors.F16, Shape: meta},
 	}
-	for _, t := range hqqState(l) {
+	for _, t := range storedState(l) {
 		specs = append(specs, t.Spec)
 	}
 	return specs, nil
 }
 
-// hqqState returns the tensors that describe a layer.
-func hqqState(l layout.Layer) []layout.Tensor {
+// storedState returns the tensors that describe a layer.
+func storedState(l layout.Layer) []layout.Tensor {
 	var out []layout.Tensor
 	add := func(name string, t safetensors.DType, shape []int, data []byte) {
 		out = append(out, layout.Tensor{Spec: layout.Spec{Name: l.Name + "." + name, DType: t, Shape: shape}, Data: data})
@@ -148,7 +149,7 @@ func hqqState(l layout.Layer) []layout.Tensor {
 
 	s := l.Scheme
 	_, length := s.Lines(l.Out, l.In)
-	p, axis := hqqPackingOf(s.Bits), 1
+	p, axis := packingOf(s.Bits), 1
 	if s.Axis == quant.IC {
 		axis = 0
 	}
@@ -200,7 +201,7 @@ func (f Format) Encode(l layout.Layer, w *quant.Weight) ([]layout.Tensor, error)
 		flat = layout.Transposed(flat, w.In, w.Out)
 		scales, zeros = layout.Transposed(scales, w.In, w.Groups()), layout.Transposed(zeros, w.In, w.Groups())
 	}
-	out := []layout.Tensor{{Spec: specs[0], Data: hqqPackingOf(w.Scheme.Bits).pack(flat, hqqRows(w.Out, w.In, w.Scheme))}}
+	out := []layout.Tensor{{Spec: specs[0], Data: packingOf(w.Scheme.Bits).pack(flat, rowsOf(w.Out, w.In, w.Scheme))}}
 	for i, v := range [][]float32{scales, zeros} {
 		t, err := layout.FloatTensor(specs[1+i].Name, safetensors.F16, v, specs[1+i].Shape...)
 		if err != nil {
@@ -208,11 +209,11 @@ func (f Format) Encode(l layout.Layer, w *quant.Weight) ([]layout.Tensor, error)
 		}
 		out = append(out, t)
 	}
-	return append(out, hqqState(l)...), nil
+	return append(out, storedState(l)...), nil
 }
 
 // pack packs R, given by rows.
-func (p hqqPacking) pack(r []uint8, rows int) []byte {
+func (p bitPacking) pack(r []uint8, rows int) []byte {
 	n := p.step(rows) * (len(r) / rows)
 	if p.dtype == safetensors.I32 {
 		words := make([]uint32, n)
@@ -233,7 +234,7 @@ func (p hqqPacking) pack(r []uint8, rows int) []byte {
 }
 
 // unpack undoes pack for elements of R.
-func (p hqqPacking) unpack(packed []byte, elements int) []uint8 {
+func (p bitPacking) unpack(packed []byte, elements int) []uint8 {
 	r := make([]uint8, elements)
 	if p.dtype == safetensors.I32 {
 		words := wire.Words(packed)
@@ -255,15 +256,15 @@ func (p hqqPacking) unpack(packed []byte, elements int) []uint8 {
 
 // eachBand calls f with each band of n elements of R, of which the last may
 // be short, and where its codes lie in a byte or word.
-func (p hqqPacking) eachBand(r []uint8, n int, f func(band []uint8, shift int)) {
+func (p bitPacking) eachBand(r []uint8, n int, f func(band []uint8, shift int)) {
 	for k := 0; k*n < len(r); k++ {
 		f(r[k*n:min((k+1)*n, len(r))], (p.bands-1-k)*p.bits)
 	}
 }
 
-// hqqParams is quant_config.weight_quant_params. The stored state of each
+// weightParams is quant_config.weight_quant_params. The stored state of each
 // layer goes before it; it is what most layers have.
-type hqqParams struct {
+type weightParams struct {
 	Bits        int  `json:"nbits"`
 	GroupSize   *int `json:"group_size"`
 	Axis        int  `json:"axis"`
@@ -287,7 +288,7 @@ func (f Format) Config(c layout.Contents) (layout.Config, error) {
 	if len(kinds) > 0 {
 		k = layout.MostFrequent(kinds)
 	}
-	params := hqqParams{Bits: k.bits, ChannelWise: true, RoundZero: true, Axis: 1}
+	params := weightParams{Bits: k.bits, ChannelWise: true, RoundZero: true, Axis: 1}
 	if k.group != quant.WholeLine {
 		params.GroupSize = &k.group
 	}
@@ -295,10 +296,10 @@ func (f Format) Config(c layout.Contents) (layout.Config, error) {
 		params.Axis = 0
 	}
 	type quantConfig struct {
-		Weight      hqqParams `json:"weight_quant_params"`
-		Scale       *struct{} `json:"scale_quant_params"`
-		Zero        *struct{} `json:"zero_quant_params"`
-		OffloadMeta bool      `json:"offload_meta"`
+		Weight      weightParams `json:"weight_quant_params"`
+		Scale       *struct{}    `json:"scale_quant_params"`
+		Zero        *struct{}    `json:"zero_quant_params"`
+		OffloadMeta bool         `json:"offload_meta"`
 	}
 	data, err := json.Marshal(struct {
 		Method string      `json:"quant_method"`

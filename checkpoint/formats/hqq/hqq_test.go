@@ -80,10 +80,10 @@ func TestHQQConfig(t *testing.T) {
 	require.Contains(t, string(got.Quantization), `"group_size":null,"axis":1`)
 }
 
-const hqqQuantization = `{"quant_method":"hqq"}`
+const anyConfig = `{"quant_method":"hqq"}`
 
-// hqqTensorsOf encodes a weight and lets the test change the tensors by name.
-func hqqTensorsOf(t testing.TB, w *quant.Weight, edits ...func(*formattest.Memory)) *formattest.Memory {
+// tensorsOf encodes a weight and lets the test change the tensors by name.
+func tensorsOf(t testing.TB, w *quant.Weight, edits ...func(*formattest.Memory)) *formattest.Memory {
 	t.Helper()
 	tensors, err := Format{}.Encode(layout.LayerOf("x", w), w)
 	require.NoError(t, err)
@@ -96,13 +96,13 @@ func hqqTensorsOf(t testing.TB, w *quant.Weight, edits ...func(*formattest.Memor
 
 func TestHQQStrangers(t *testing.T) {
 	w := formattest.RandomWeight(5, 16, 32, quant.Scheme{Bits: 8, GroupSize: 8, Axis: quant.IC, Strided: true}, false, false)
-	open := func(t *testing.T, m *formattest.Memory) *hqqDecoder {
-		d, err := Format{}.Open(json.RawMessage(hqqQuantization), m)
+	open := func(t *testing.T, m *formattest.Memory) *decoder {
+		d, err := Format{}.Open(json.RawMessage(anyConfig), m)
 		require.NoError(t, err)
-		return d.(*hqqDecoder)
+		return d.(*decoder)
 	}
 	t.Run("zero-points that are no integers", func(t *testing.T) {
-		d := open(t, hqqTensorsOf(t, w, formattest.SetBytes("x.zero", 2, 0x00, 0x41))) // 2.5
+		d := open(t, tensorsOf(t, w, formattest.SetBytes("x.zero", 2, 0x00, 0x41))) // 2.5
 		_, err := d.Weight("x")
 		require.ErrorIs(t, err, layout.ErrNotWeight)
 		require.ErrorContains(t, err, `layer "x": zero-point 2.5 at 1`)
@@ -122,10 +122,10 @@ func TestHQQStrangers(t *testing.T) {
 		}
 	})
 	t.Run("zero-points beyond the codes", func(t *testing.T) {
-		d := open(t, hqqTensorsOf(t, w, formattest.SetBytes("x.zero", 0, 0x00, 0x5c))) // 256
+		d := open(t, tensorsOf(t, w, formattest.SetBytes("x.zero", 0, 0x00, 0x5c))) // 256
 		_, err := d.Weight("x")
 		require.ErrorIs(t, err, layout.ErrNotWeight)
-		require.NoError(t, formattest.OpenAll(Format{}, json.RawMessage(hqqQuantization), hqqTensorsOf(t, w, formattest.SetBytes("x.zero", 0, 0x00, 0xbc))), "-1")
+		require.NoError(t, formattest.OpenAll(Format{}, json.RawMessage(anyConfig), tensorsOf(t, w, formattest.SetBytes("x.zero", 0, 0x00, 0xbc))), "-1")
 	})
 	t.Run("5 and 6 bits in bytes", func(t *testing.T) {
 		for _, b := range []byte{5, 6} {
@@ -138,22 +138,22 @@ func TestHQQStrangers(t *testing.T) {
 				narrow.Line(codes, l)
 				bytes.SetLine(l, codes)
 			}
-			d := open(t, hqqTensorsOf(t, &bytes, formattest.SetBytes("x.nbits", 0, b)))
+			d := open(t, tensorsOf(t, &bytes, formattest.SetBytes("x.nbits", 0, b)))
 			got, err := d.Weight("x")
 			require.NoError(t, err)
 			formattest.RequireSame(t, narrow, got)
-			err = formattest.OpenAll(Format{}, json.RawMessage(hqqQuantization), hqqTensorsOf(t, &bytes, formattest.SetBytes("x.nbits", 0, b), formattest.SetBytes("x.W_q", 9, 200)))
+			err = formattest.OpenAll(Format{}, json.RawMessage(anyConfig), tensorsOf(t, &bytes, formattest.SetBytes("x.nbits", 0, b), formattest.SetBytes("x.W_q", 9, 200)))
 			require.ErrorContains(t, err, fmt.Sprintf(`tensor "x.W_q": code 200 at 9, want at most %d`, 1<<b-1))
 		}
 	})
 	t.Run("viewed as floats", func(t *testing.T) {
-		d := open(t, hqqTensorsOf(t, w, formattest.SetSpec("x.W_q", safetensors.F16, 8, 32), formattest.SetBytes("x.view_as_float", 0, 1)))
+		d := open(t, tensorsOf(t, w, formattest.SetSpec("x.W_q", safetensors.F16, 8, 32), formattest.SetBytes("x.view_as_float", 0, 1)))
 		got, err := d.Weight("x")
 		require.NoError(t, err)
 		formattest.RequireSame(t, w, got)
 	})
 	t.Run("without what older versions did not store", func(t *testing.T) {
-		d := open(t, hqqTensorsOf(t, w, formattest.DropTensor("x.quant_scale"), formattest.DropTensor("x.quant_zero"), formattest.DropTensor("x.optimize"), formattest.DropTensor("x.view_as_float")))
+		d := open(t, tensorsOf(t, w, formattest.DropTensor("x.quant_scale"), formattest.DropTensor("x.quant_zero"), formattest.DropTensor("x.optimize"), formattest.DropTensor("x.view_as_float")))
 		got, err := d.Weight("x")
 		require.NoError(t, err)
 		formattest.RequireSame(t, w, got)
@@ -166,7 +166,7 @@ func TestHQQStrangers(t *testing.T) {
 			if axis == 1 {
 				packed = []int{8, 64}
 			}
-			d := open(t, hqqTensorsOf(t, w, formattest.SetBytes("x.group_size", 0, 64), formattest.SetBytes("x.axis", 0, byte(axis)), formattest.SetSpec("x.W_q", safetensors.U8, packed...),
+			d := open(t, tensorsOf(t, w, formattest.SetBytes("x.group_size", 0, 64), formattest.SetBytes("x.axis", 0, byte(axis)), formattest.SetSpec("x.W_q", safetensors.U8, packed...),
 				formattest.SetSpec("x.scale", safetensors.F16, shape...), formattest.SetSpec("x.zero", safetensors.F16, shape...)))
 			_, err := d.Weight("x")
 			require.ErrorIs(t, err, layout.ErrNotWeight)
@@ -183,7 +183,7 @@ func TestHQQDamage(t *testing.T) {
 	w := formattest.RandomWeight(5, 20, 32, quant.Scheme{Bits: 3, GroupSize: 10, Axis: quant.IC, Strided: true}, false, false)
 	tensors, err := Format{}.Encode(layout.LayerOf("x", w), w)
 	require.NoError(t, err)
-	formattest.CheckDamage(t, Format{}, json.RawMessage(hqqQuantization), tensors, []formattest.Damage{
+	formattest.CheckDamage(t, Format{}, json.RawMessage(anyConfig), tensors, []formattest.Damage{
 		{Name: "not JSON", Config: `[`, Want: "quantization_config"},
 		{Name: "no nbits", Edit: formattest.DropTensor("x.nbits"), Want: `no tensor "x.nbits"`},
 		{Name: "no scale", Edit: formattest.DropTensor("x.scale"), Want: `no tensor "x.scale"`},
@@ -216,7 +216,7 @@ func TestHQQDamage(t *testing.T) {
 	bands := slices.Clone(tensors)
 	i := slices.IndexFunc(bands, func(tn layout.Tensor) bool { return tn.Name == "x.packing" })
 	bands[i].Data = []byte(strings.Replace(string(bands[i].Data), "3bit_32", "2bit_u8", 1))
-	err = formattest.OpenAll(Format{}, json.RawMessage(hqqQuantization), func() layout.Source {
+	err = formattest.OpenAll(Format{}, json.RawMessage(anyConfig), func() layout.Source {
 		m := formattest.NewMemory(bands...)
 		formattest.SetBytes("x.nbits", 0, 2)(m)
 		return m
@@ -224,7 +224,7 @@ func TestHQQDamage(t *testing.T) {
 	require.ErrorContains(t, err, "10 rows of groups do not divide into the 4 bands of 2bit_u8")
 }
 
-func FuzzHQQ(f *testing.F) {
+func FuzzRead(f *testing.F) {
 	formattest.FuzzFormat(f, Format{},
 		formattest.RandomWeight(1, 20, 6, quant.Scheme{Bits: 3, GroupSize: 10, Axis: quant.IC, Strided: true}, false, false),
 		formattest.RandomWeight(2, 8, 16, quant.Scheme{Bits: 4, GroupSize: 8}, false, false))

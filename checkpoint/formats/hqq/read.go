@@ -14,27 +14,27 @@ import (
 	"github.com/golowbit/lowbit/tensor"
 )
 
-// hqqTensors is one layer of an hqq checkpoint.
-type hqqTensors struct {
+// layerTensors is one layer of an hqq checkpoint.
+type layerTensors struct {
 	name          string
 	out, in       int
 	bits, g, axis int
-	packing       hqqPacking
+	packing       bitPacking
 	rows, columns int // of R
 	weight        layout.Spec
 	scale         layout.Spec
 	notWeight     string // why no quant.Weight holds the layer, or ""
 }
 
-// hqqDecoder also dequantizes layers whose zero-points are not integers,
+// decoder also dequantizes layers whose zero-points are not integers,
 // which is what hqq's own quantizer makes by default.
-type hqqDecoder struct {
+type decoder struct {
 	layout.PackedDecoder
 	src   layout.Source
-	state map[string]*hqqTensors
+	state map[string]*layerTensors
 }
 
-var _ layout.DenseDecoder = (*hqqDecoder)(nil)
+var _ layout.DenseDecoder = (*decoder)(nil)
 
 // Open reads checkpoints that transformers saved with hqq. Everything is in
 // the stored state of the layers; 5- and 6-bit layers, which hqq stores as
@@ -50,13 +50,13 @@ func (Format) Open(quantization json.RawMessage, src layout.Source) (layout.Deco
 	if err := json.Unmarshal(quantization, &config); err != nil {
 		return nil, fmt.Errorf("%s: %w", layout.QuantizationKey, err)
 	}
-	d := &hqqDecoder{src: src, state: map[string]*hqqTensors{}}
+	d := &decoder{src: src, state: map[string]*layerTensors{}}
 	for _, name := range src.Names() {
-		base, ok := strings.CutSuffix(name, suffixHQQWeight)
+		base, ok := strings.CutSuffix(name, suffixWeight)
 		if !ok {
 			continue
 		}
-		t, err := openHQQ(src, base)
+		t, err := openLayer(src, base)
 		if err != nil {
 			return nil, err
 		}
@@ -70,14 +70,14 @@ func (Format) Open(quantization json.RawMessage, src layout.Source) (layout.Deco
 	return d, nil
 }
 
-// hqqReader reads the small tensors of a layer, keeping the first error.
-type hqqReader struct {
+// stateReader reads the small tensors of a layer, keeping the first error.
+type stateReader struct {
 	src  layout.Source
 	name string
 	err  error
 }
 
-func (r *hqqReader) bytes(key string, required bool, shape []int, types ...safetensors.DType) (layout.Spec, []byte) {
+func (r *stateReader) bytes(key string, required bool, shape []int, types ...safetensors.DType) (layout.Spec, []byte) {
 	name := r.name + "." + key
 	if _, ok := r.src.Spec(name); r.err != nil || !ok && !required {
 		return layout.Spec{}, nil
@@ -95,7 +95,7 @@ func (r *hqqReader) bytes(key string, required bool, shape []int, types ...safet
 	return spec, data
 }
 
-func (r *hqqReader) number(key string) int {
+func (r *stateReader) number(key string) int {
 	_, data := r.bytes(key, true, []int{}, safetensors.I32)
 	if r.err != nil {
 		return 0
@@ -103,7 +103,7 @@ func (r *hqqReader) number(key string) int {
 	return int(int32(binary.LittleEndian.Uint32(data)))
 }
 
-func (r *hqqReader) flag(key string, absent bool) bool {
+func (r *stateReader) flag(key string, absent bool) bool {
 	_, data := r.bytes(key, false, []int{}, safetensors.U8)
 	if data == nil {
 		return absent
@@ -111,24 +111,24 @@ func (r *hqqReader) flag(key string, absent bool) bool {
 	return data[0] != 0
 }
 
-func (r *hqqReader) fail(key, format string, args ...any) {
+func (r *stateReader) fail(key, format string, args ...any) {
 	if r.err == nil {
 		r.err = layout.TensorError(r.src, r.name+"."+key, format, args...)
 	}
 }
 
-// openHQQ reads the state of a layer and checks its tensors.
-func openHQQ(src layout.Source, name string) (*hqqTensors, error) {
-	r := &hqqReader{src: src, name: name}
-	t := &hqqTensors{name: name, bits: r.number("nbits"), g: r.number("group_size"), axis: r.number("axis")}
+// openLayer reads the state of a layer and checks its tensors.
+func openLayer(src layout.Source, name string) (*layerTensors, error) {
+	r := &stateReader{src: src, name: name}
+	t := &layerTensors{name: name, bits: r.number("nbits"), g: r.number("group_size"), axis: r.number("axis")}
 	_, text := r.bytes("packing", true, []int{layout.AnyDim}, safetensors.U8)
 	viewed := r.flag("view_as_float", false)
-	switch i := slices.IndexFunc(hqqPackings, func(p hqqPacking) bool { return p.name == string(text) }); {
+	switch i := slices.IndexFunc(bitPackings, func(p bitPacking) bool { return p.name == string(text) }); {
 	case r.err != nil:
 	case i < 0:
 		r.fail("packing", "packing %q, want 2bit_u8, 3bit_32, 4bit_u8 or 8bit_u8", text)
 	default:
-		t.packing = hqqPackings[i]
+		t.packing = bitPackings[i]
 	}
 	spec, data := r.bytes("shape", true, []int{2}, safetensors.I64, safetensors.I32)
 	for i, d := range []*int{&t.out, &t.in} {
@@ -167,7 +167,7 @@ func openHQQ(src layout.Source, name string) (*hqqTensors, error) {
 
 // checkShapes checks the three large tensors. view_as_float is another type
 // for the same bytes.
-func (t *hqqTensors) checkShapes(src layout.Source, viewed bool) (err error) {
+func (t *layerTensors) checkShapes(src layout.Source, viewed bool) (err error) {
 	n := t.out * t.in
 	t.rows, t.columns = n/t.g, t.g
 	meta := []int{t.rows, 1}
@@ -176,32 +176,32 @@ func (t *hqqTensors) checkShapes(src layout.Source, viewed bool) (err error) {
 		meta = []int{1, t.columns}
 	}
 	if p := t.packing; p.bits != 3 && t.rows%p.bands != 0 {
-		return layout.TensorError(src, t.name+suffixHQQWeight, "%d rows of groups do not divide into the %d bands of %s", t.rows, p.bands, p.name)
+		return layout.TensorError(src, t.name+suffixWeight, "%d rows of groups do not divide into the %d bands of %s", t.rows, p.bands, p.name)
 	}
 	shape := []int{t.packing.step(t.rows), t.columns}
 	if viewed {
-		t.weight, err = layout.Want(src, t.name+suffixHQQWeight, nil, layout.FloatTypes()...)
+		t.weight, err = layout.Want(src, t.name+suffixWeight, nil, layout.FloatTypes()...)
 		packed := layout.Spec{DType: t.packing.dtype, Shape: shape}
 		if err == nil && t.weight.Bytes() != packed.Bytes() {
 			err = layout.TensorError(src, t.weight.Name, "%d bytes, want %d", t.weight.Bytes(), packed.Bytes())
 		}
 	} else {
-		t.weight, err = layout.Want(src, t.name+suffixHQQWeight, shape, t.packing.dtype)
+		t.weight, err = layout.Want(src, t.name+suffixWeight, shape, t.packing.dtype)
 	}
 	if err != nil {
 		return err
 	}
-	if t.scale, err = layout.Want(src, t.name+suffixHQQScale, meta, layout.FloatTypes()...); err != nil {
+	if t.scale, err = layout.Want(src, t.name+suffixScale, meta, layout.FloatTypes()...); err != nil {
 		return err
 	}
-	_, err = layout.Want(src, t.name+suffixHQQZero, meta, layout.FloatTypes()...)
+	_, err = layout.Want(src, t.name+suffixZero, meta, layout.FloatTypes()...)
 	return err
 }
 
 // layer describes the layer. Whether the zero-points are integers, and which,
 // decides what can hold it. usual is the config's group size: a group of
 // another size that is as long as its line stands for whole lines.
-func (t *hqqTensors) layer(src layout.Source, usual *int) (layout.PackedLayer, error) {
+func (t *layerTensors) layer(src layout.Source, usual *int) (layout.PackedLayer, error) {
 	s := quant.Scheme{Bits: t.bits, GroupSize: t.g, Axis: quant.OC}
 	if t.axis == 0 {
 		s.Axis, s.Strided = quant.IC, t.g < t.out
@@ -217,7 +217,7 @@ func (t *hqqTensors) layer(src layout.Source, usual *int) (layout.PackedLayer, e
 	if s.ScaleType, err = layout.ScaleTypeOf(src, t.scale); err != nil {
 		return layout.PackedLayer{}, err
 	}
-	zeros, err := t.floats(src, suffixHQQZero)
+	zeros, err := t.floats(src, suffixZero)
 	if err != nil {
 		return layout.PackedLayer{}, err
 	}
@@ -225,7 +225,7 @@ func (t *hqqTensors) layer(src layout.Source, usual *int) (layout.PackedLayer, e
 	for i, z := range zeros {
 		switch {
 		case z-z != 0:
-			return layout.PackedLayer{}, layout.TensorError(src, t.name+suffixHQQZero, "zero-point %g at %d is not finite", z, i)
+			return layout.PackedLayer{}, layout.TensorError(src, t.name+suffixZero, "zero-point %g at %d is not finite", z, i)
 		case z < 0 || z > float32(s.MaxCode()) || z != float32(math.Trunc(float64(z))):
 			if t.notWeight == "" {
 				t.notWeight = fmt.Sprintf("zero-point %g at %d, want an integer from 0 to %d", z, i, s.MaxCode())
@@ -239,8 +239,8 @@ func (t *hqqTensors) layer(src layout.Source, usual *int) (layout.PackedLayer, e
 		s.MinZero = 1
 	}
 	l := layout.PackedLayer{Layer: layout.Layer{Name: t.name, Out: t.out, In: t.in, Scheme: s}, File: src.File(t.weight.Name)}
-	l.Parts = []string{t.name + suffixHQQWeight, t.name + suffixHQQScale, t.name + suffixHQQZero}
-	for _, tn := range hqqState(layout.Layer{Name: t.name, Out: t.out, In: t.in, Scheme: quant.Scheme{Bits: t.packing.bits, GroupSize: quant.WholeLine}}) {
+	l.Parts = []string{t.name + suffixWeight, t.name + suffixScale, t.name + suffixZero}
+	for _, tn := range storedState(layout.Layer{Name: t.name, Out: t.out, In: t.in, Scheme: quant.Scheme{Bits: t.packing.bits, GroupSize: quant.WholeLine}}) {
 		if _, ok := src.Spec(tn.Name); ok {
 			l.Parts = append(l.Parts, tn.Name)
 		}
@@ -249,7 +249,7 @@ func (t *hqqTensors) layer(src layout.Source, usual *int) (layout.PackedLayer, e
 	return l, nil
 }
 
-func (t *hqqTensors) floats(src layout.Source, suffix string) ([]float32, error) {
+func (t *layerTensors) floats(src layout.Source, suffix string) ([]float32, error) {
 	spec, err := layout.Want(src, t.name+suffix, t.scale.Shape, layout.FloatTypes()...)
 	if err != nil {
 		return nil, err
@@ -258,7 +258,7 @@ func (t *hqqTensors) floats(src layout.Source, suffix string) ([]float32, error)
 }
 
 // codes reads the codes by rows of the weight, [out, in].
-func (t *hqqTensors) codes(src layout.Source) ([]uint8, error) {
+func (t *layerTensors) codes(src layout.Source) ([]uint8, error) {
 	_, data, err := layout.ReadBytes(src, t.weight.Name, t.weight.Shape, t.weight.DType)
 	if err != nil {
 		return nil, err
@@ -274,7 +274,7 @@ func (t *hqqTensors) codes(src layout.Source) ([]uint8, error) {
 	return codes, nil
 }
 
-func (t *hqqTensors) readWeight(src layout.Source, s quant.Scheme) (*quant.Weight, error) {
+func (t *layerTensors) readWeight(src layout.Source, s quant.Scheme) (*quant.Weight, error) {
 	if t.notWeight != "" {
 		return nil, fmt.Errorf("%s: layer %q: %s: %w", src.File(t.weight.Name), t.name, t.notWeight, layout.ErrNotWeight)
 	}
@@ -282,11 +282,11 @@ func (t *hqqTensors) readWeight(src layout.Source, s quant.Scheme) (*quant.Weigh
 	if err != nil {
 		return nil, err
 	}
-	scales, err := t.floats(src, suffixHQQScale)
+	scales, err := t.floats(src, suffixScale)
 	if err != nil {
 		return nil, err
 	}
-	zeros, err := t.floats(src, suffixHQQZero)
+	zeros, err := t.floats(src, suffixZero)
 	if err != nil {
 		return nil, err
 	}
@@ -306,7 +306,7 @@ func (t *hqqTensors) readWeight(src layout.Source, s quant.Scheme) (*quant.Weigh
 }
 
 // Matrix dequantizes in float32; hqq itself does it in the compute type.
-func (d *hqqDecoder) Matrix(name string) (*tensor.Matrix, error) {
+func (d *decoder) Matrix(name string) (*tensor.Matrix, error) {
 	t, ok := d.state[name]
 	if !ok {
 		return nil, fmt.Errorf("no quantized layer %q", name)
@@ -315,11 +315,11 @@ func (d *hqqDecoder) Matrix(name string) (*tensor.Matrix, error) {
 	if err != nil {
 		return nil, err
 	}
-	scales, err := t.floats(d.src, suffixHQQScale)
+	scales, err := t.floats(d.src, suffixScale)
 	if err != nil {
 		return nil, err
 	}
-	zeros, err := t.floats(d.src, suffixHQQZero)
+	zeros, err := t.floats(d.src, suffixZero)
 	if err != nil {
 		return nil, err
 	}

@@ -1,3 +1,4 @@
+// Package native is the project's own checkpoint format, lowbit.
 package native
 
 import (
@@ -16,7 +17,7 @@ import (
 	"github.com/golowbit/lowbit/safetensors"
 )
 
-// Lowbit is the project's own format. It holds everything a quant.Weight
+// Format is the project's own format. It holds everything a quant.Weight
 // can be, and each layer describes itself in a small header tensor, so that
 // resharding, merging and renaming files lose nothing. docs/format.md
 // specifies it byte by byte; the names here follow it.
@@ -54,8 +55,8 @@ const (
 //	40  4  CRC-32C of the layer's other tensors
 //	44  4  CRC-32C of the bytes 0 to 43
 const (
-	lowbitMagic     = "LBQW"
-	lowbitHeaderLen = 48
+	magic     = "LBQW"
+	headerLen = 48
 
 	flagSymmetric  = 1 << 0
 	flagStrided    = 1 << 1
@@ -99,7 +100,7 @@ func (f Format) Plan(l layout.Layer) ([]layout.Spec, error) {
 	groups := s.Groups(length)
 	float := scaleDType(s.ScaleType)
 	specs := []layout.Spec{
-		{Name: l.Name + suffixHeader, DType: safetensors.U8, Shape: []int{lowbitHeaderLen}},
+		{Name: l.Name + suffixHeader, DType: safetensors.U8, Shape: []int{headerLen}},
 		{Name: l.Name + suffixCodes, DType: safetensors.I32, Shape: []int{lines, layout.PackedWords(length, s.Bits)}},
 		{Name: l.Name + suffixScales, DType: float, Shape: []int{groups, lines}},
 	}
@@ -174,18 +175,18 @@ func (f Format) Encode(l layout.Layer, w *quant.Weight) ([]layout.Tensor, error)
 		sum = crc32.Update(sum, castagnoli, t.Data)
 	}
 	out[0] = layout.Tensor{
-		Spec: layout.Spec{Name: l.Name + suffixHeader, DType: safetensors.U8, Shape: []int{lowbitHeaderLen}},
-		Data: lowbitHeader(layout.LayerOf(l.Name, w), sum),
+		Spec: layout.Spec{Name: l.Name + suffixHeader, DType: safetensors.U8, Shape: []int{headerLen}},
+		Data: encodeHeader(layout.LayerOf(l.Name, w), sum),
 	}
 	return out, nil
 }
 
-func lowbitHeader(l layout.Layer, sum uint32) []byte {
-	h := make([]byte, lowbitHeaderLen)
+func encodeHeader(l layout.Layer, sum uint32) []byte {
+	h := make([]byte, headerLen)
 	le := binary.LittleEndian
-	copy(h, lowbitMagic)
+	copy(h, magic)
 	le.PutUint16(h[4:], Version)
-	le.PutUint16(h[6:], lowbitHeaderLen)
+	le.PutUint16(h[6:], headerLen)
 	s := l.Scheme
 	h[8], h[9], h[11], h[12], h[13] = byte(s.Bits), byte(s.Axis), byte(s.ScaleType), byte(s.Range), byte(s.MinZero)
 	for _, f := range []struct {
@@ -207,17 +208,17 @@ func lowbitHeader(l layout.Layer, sum uint32) []byte {
 	return h
 }
 
-// parseLowbitHeader reads a header; sum is the checksum of the payload.
-func parseLowbitHeader(h []byte) (l layout.Layer, sum uint32, err error) {
+// parseHeader reads a header; sum is the checksum of the payload.
+func parseHeader(h []byte) (l layout.Layer, sum uint32, err error) {
 	le := binary.LittleEndian
-	if len(h) < 8 || string(h[:4]) != lowbitMagic {
-		return l, 0, fmt.Errorf("header does not start with %q", lowbitMagic)
+	if len(h) < 8 || string(h[:4]) != magic {
+		return l, 0, fmt.Errorf("header does not start with %q", magic)
 	}
 	if v := le.Uint16(h[4:]); v != Version {
 		return l, 0, fmt.Errorf("header version %d, want %d: the file was written by a newer lowbit", v, Version)
 	}
-	if n := le.Uint16(h[6:]); n != lowbitHeaderLen || len(h) != lowbitHeaderLen {
-		return l, 0, fmt.Errorf("header of %d bytes says it has %d, want %d", len(h), n, lowbitHeaderLen)
+	if n := le.Uint16(h[6:]); n != headerLen || len(h) != headerLen {
+		return l, 0, fmt.Errorf("header of %d bytes says it has %d, want %d", len(h), n, headerLen)
 	}
 	if got, sum := crc32.Checksum(h[:44], castagnoli), le.Uint32(h[44:]); got != sum {
 		return l, 0, fmt.Errorf("header checksum %08x, want %08x: the file is damaged", got, sum)
@@ -245,9 +246,9 @@ func parseLowbitHeader(h []byte) (l layout.Layer, sum uint32, err error) {
 	return l, le.Uint32(h[40:]), nil
 }
 
-// lowbitConfig is the summary in config.json. It is for people: reading
+// summary is the summary in config.json. It is for people: reading
 // depends on the headers alone.
-type lowbitConfig struct {
+type summary struct {
 	QuantMethod string          `json:"quant_method"`
 	Version     int             `json:"version"`
 	Bits        []int           `json:"bits"`
@@ -260,7 +261,7 @@ type lowbitConfig struct {
 // Config summarizes the layers: the values of each option that occur, and
 // the number of layers of each axis.
 func (Format) Config(c layout.Contents) (layout.Config, error) {
-	q := lowbitConfig{
+	q := summary{
 		QuantMethod: "lowbit", Version: Version, Method: c.Method,
 		Bits: []int{}, GroupSize: []int{}, Symmetric: []bool{}, Axes: map[string]int{},
 	}
@@ -305,11 +306,11 @@ func (f Format) Open(quantization json.RawMessage, src layout.Source) (layout.De
 		if !ok {
 			continue
 		}
-		_, h, err := layout.ReadBytes(src, name, []int{lowbitHeaderLen}, safetensors.U8)
+		_, h, err := layout.ReadBytes(src, name, []int{headerLen}, safetensors.U8)
 		if err != nil {
 			return nil, err
 		}
-		l, sum, err := parseLowbitHeader(h)
+		l, sum, err := parseHeader(h)
 		if err != nil {
 			return nil, layout.TensorError(src, name, "%w", err)
 		}
@@ -325,22 +326,22 @@ func (f Format) Open(quantization json.RawMessage, src layout.Source) (layout.De
 			}
 			p.Parts = append(p.Parts, s.Name)
 		}
-		r := lowbitReader{src: src, layer: l, specs: specs, want: sum}
+		r := layerReader{src: src, layer: l, specs: specs, want: sum}
 		p.Read = r.weight
 		d.Add(p)
 	}
 	return d, nil
 }
 
-// lowbitReader reads one layer.
-type lowbitReader struct {
+// layerReader reads one layer.
+type layerReader struct {
 	src   layout.Source
 	layer layout.Layer
 	specs []layout.Spec
 	want  uint32 // checksum of the payload
 }
 
-func (r lowbitReader) weight() (*quant.Weight, error) {
+func (r layerReader) weight() (*quant.Weight, error) {
 	l := r.layer
 	w := &quant.Weight{Out: l.Out, In: l.In, Scheme: l.Scheme}
 	lines, groups := w.Lines(), w.Groups()

@@ -21,17 +21,17 @@ import (
 	"github.com/golowbit/lowbit/safetensors"
 )
 
-var lowbitQuantization = json.RawMessage(`{"quant_method":"lowbit","version":1}`)
+var anyConfig = json.RawMessage(`{"quant_method":"lowbit","version":1}`)
 
 func decodeLowbit(src layout.Source, name string) (*quant.Weight, error) {
-	d, err := Format{}.Open(lowbitQuantization, src)
+	d, err := Format{}.Open(anyConfig, src)
 	if err != nil {
 		return nil, err
 	}
 	return d.Weight(name)
 }
 
-func TestLowbitRoundTrip(t *testing.T) {
+func TestRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := formattest.DrawWeight(t)
 		l := layout.LayerOf("model.layers.0.x", w)
@@ -40,7 +40,7 @@ func TestLowbitRoundTrip(t *testing.T) {
 		formattest.CheckPlan(t, Format{}, l, tensors)
 
 		src := formattest.NewMemory(tensors...)
-		d, err := Format{}.Open(lowbitQuantization, src)
+		d, err := Format{}.Open(anyConfig, src)
 		require.NoError(t, err)
 		require.Equal(t, []layout.Layer{l}, d.Layers())
 		require.Len(t, d.Tensors(l.Name), len(tensors))
@@ -52,7 +52,7 @@ func TestLowbitRoundTrip(t *testing.T) {
 
 // Every width, axis and kind of scale in a fixed table, so that none depends
 // on what the property test happens to draw.
-func TestLowbitEveryScheme(t *testing.T) {
+func TestEveryScheme(t *testing.T) {
 	for bits := 2; bits <= 8; bits++ {
 		for _, axis := range []quant.Axis{quant.OC, quant.IC} {
 			for _, sym := range []bool{false, true} {
@@ -86,7 +86,7 @@ func exampleWeight() *quant.Weight {
 
 // The bytes are written out in docs/format.md; the test reads them from
 // there, so that the document and the code cannot part.
-func TestLowbitExample(t *testing.T) {
+func TestExample(t *testing.T) {
 	doc, err := os.ReadFile("../../../docs/format.md")
 	require.NoError(t, err)
 	want := documentedTensors(t, string(doc))
@@ -140,13 +140,13 @@ func reseal(src *formattest.Memory, name string) {
 			sum = crc32.Update(sum, castagnoli, t.Data)
 		}
 	}
-	if len(h) >= lowbitHeaderLen {
+	if len(h) >= headerLen {
 		binary.LittleEndian.PutUint32(h[40:], sum)
 		binary.LittleEndian.PutUint32(h[44:], crc32.Checksum(h[:44], castagnoli))
 	}
 }
 
-func TestLowbitHostile(t *testing.T) {
+func TestHostile(t *testing.T) {
 	header := func(f func(h []byte)) func(m *formattest.Memory) {
 		return func(m *formattest.Memory) {
 			f(m.Tensors["x"+suffixHeader].Data)
@@ -218,7 +218,7 @@ func TestLowbitHostile(t *testing.T) {
 	}
 }
 
-func TestLowbitEncodeRefuses(t *testing.T) {
+func TestEncodeRefuses(t *testing.T) {
 	s := quant.Scheme{Bits: 4, GroupSize: 8}
 	for name, c := range map[string]struct {
 		change func(w *quant.Weight)
@@ -243,7 +243,7 @@ func TestLowbitEncodeRefuses(t *testing.T) {
 	}
 }
 
-func TestLowbitConfig(t *testing.T) {
+func TestConfig(t *testing.T) {
 	c, err := Format{}.Config(layout.Contents{Layers: []layout.Layer{
 		{Scheme: quant.Scheme{Bits: 4, GroupSize: 128}},
 		{Scheme: quant.Scheme{Bits: 3, GroupSize: 128, Axis: quant.IC}},
@@ -258,10 +258,10 @@ func TestLowbitConfig(t *testing.T) {
 	require.ErrorContains(t, err, "lowbit version 2, want 1")
 }
 
-// FuzzLowbit feeds a header and payloads that fit it in size: no panic, no
+// FuzzRead feeds a header and payloads that fit it in size: no panic, no
 // large allocation, and what decodes encodes to the same bytes where it is
 // canonical (padding bits zero).
-func FuzzLowbit(f *testing.F) {
+func FuzzRead(f *testing.F) {
 	for i, w := range []*quant.Weight{
 		exampleWeight(),
 		formattest.RandomWeight(1, 5, 33, quant.Scheme{Bits: 5, GroupSize: 7, Symmetric: true}, true, true),
@@ -282,7 +282,7 @@ func FuzzLowbit(f *testing.F) {
 		if fixed {
 			reseal(src, "x") // past the header's own checksum
 		}
-		if l, _, err := parseLowbitHeader(head); err == nil {
+		if l, _, err := parseHeader(head); err == nil {
 			l.Name = "x"
 			specs, err := Format{}.Plan(l)
 			require.NoError(t, err)
@@ -313,7 +313,7 @@ func FuzzLowbit(f *testing.F) {
 	})
 }
 
-func BenchmarkLowbitEncode(b *testing.B) {
+func BenchmarkEncode(b *testing.B) {
 	w := formattest.RandomWeight(1, 4096, 4096, quant.Scheme{Bits: 4, GroupSize: 128}, false, false)
 	l := layout.LayerOf("x", w)
 	b.SetBytes(int64(4 * len(w.Codes)))
@@ -324,11 +324,11 @@ func BenchmarkLowbitEncode(b *testing.B) {
 	}
 }
 
-func BenchmarkLowbitDecode(b *testing.B) {
+func BenchmarkDecode(b *testing.B) {
 	w := formattest.RandomWeight(1, 4096, 4096, quant.Scheme{Bits: 4, GroupSize: 128}, false, false)
 	tensors, err := Format{}.Encode(layout.LayerOf("x", w), w)
 	require.NoError(b, err)
-	d, err := Format{}.Open(lowbitQuantization, formattest.NewMemory(tensors...))
+	d, err := Format{}.Open(anyConfig, formattest.NewMemory(tensors...))
 	require.NoError(b, err)
 	b.SetBytes(int64(4 * len(w.Codes)))
 	for b.Loop() {

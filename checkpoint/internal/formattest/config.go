@@ -1,5 +1,6 @@
 package formattest
 
+// ModelConfig is a config.json with keys in an order of its own.
 const ModelConfig = `{
   "architectures": ["LlamaForCausalLM"],
   "rms_norm_eps": 1e-05,

@@ -14,7 +14,7 @@ import (
 	"github.com/golowbit/lowbit/safetensors"
 )
 
-// goldenPacked is what AutoGPTQ's and GPTQModel's own packers made.
+// Golden is what AutoGPTQ's and GPTQModel's own packers made.
 func Golden(t testing.TB, testdata string) (*safetensors.File, []GoldenCase) {
 	t.Helper()
 	file, err := safetensors.Open(filepath.Join(testdata, "golden", "packed.safetensors"))
@@ -28,6 +28,7 @@ func Golden(t testing.TB, testdata string) (*safetensors.File, []GoldenCase) {
 	return file, cases
 }
 
+// GoldenCase is one weight that they packed.
 type GoldenCase struct {
 	Prefix  string `json:"prefix"`
 	Out     int    `json:"out"`
@@ -39,7 +40,7 @@ type GoldenCase struct {
 	ZeroMin int    `json:"zero_min"`
 }
 
-// weight builds the weight of a case from its codes, scales and zero-points.
+// Weight builds the weight of a case from its codes, scales and zero-points.
 func (c GoldenCase) Weight(t testing.TB, file *safetensors.File) *quant.Weight {
 	t.Helper()
 	read := func(name string) []byte {

@@ -12,12 +12,13 @@ import (
 	"github.com/golowbit/lowbit/tensor"
 )
 
-// memory is a Source of tensors in memory.
+// Memory is a Source of tensors in memory.
 type Memory struct {
 	names   []string
 	Tensors map[string]layout.Tensor
 }
 
+// NewMemory is a Source of the tensors, in their order.
 func NewMemory(tensors ...layout.Tensor) *Memory {
 	m := &Memory{Tensors: map[string]layout.Tensor{}}
 	for _, t := range tensors {
@@ -26,6 +27,7 @@ func NewMemory(tensors ...layout.Tensor) *Memory {
 	return m
 }
 
+// Put adds a tensor or replaces it.
 func (m *Memory) Put(t layout.Tensor) {
 	if _, ok := m.Tensors[t.Name]; !ok {
 		m.names = append(m.names, t.Name)
@@ -33,6 +35,7 @@ func (m *Memory) Put(t layout.Tensor) {
 	m.Tensors[t.Name] = t
 }
 
+// Drop takes a tensor away.
 func (m *Memory) Drop(name string) {
 	delete(m.Tensors, name)
 	m.names = slices.DeleteFunc(m.names, func(n string) bool { return n == name })

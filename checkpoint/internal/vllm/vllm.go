@@ -1,3 +1,4 @@
+// Package vllm has what vLLM asks of layers whatever the format.
 package vllm
 
 import (
@@ -10,8 +11,8 @@ import (
 	"github.com/golowbit/lowbit/safetensors"
 )
 
-// Judge is Judge for vLLM, which loads some linears as one and so wants
-// them alike. One layer alone is not a checkpoint and passes.
+// Judge is layout.Judge for vLLM, which loads some linears as one and so
+// wants them alike. One layer alone is not a checkpoint and passes.
 func Judge(layers []layout.Layer, rule layout.EngineRule) layout.Note {
 	n := layout.Judge(layout.EngineVLLM, layers, rule)
 	if !n.Accepted || len(layers) < 2 {
