@@ -5,7 +5,6 @@ import (
 	"slices"
 
 	"github.com/golowbit/lowbit/adadim"
-	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/gptq"
 	"github.com/golowbit/lowbit/internal/enum"
@@ -29,7 +28,8 @@ type Options struct {
 	// Format is that of the output; nil means the target's, or native.Format.
 	Format layout.Format
 	// MaxShardBytes splits the output into files of at most this many bytes
-	// of tensors, where the format has several; 0 means that of package safetensors.
+	// of tensors; 0 means that of package safetensors. It is an error for a
+	// format of one file.
 	MaxShardBytes int64
 	// Target names an engine (see checkpoint.EngineNames). What it would not
 	// load is refused before work starts, with an error that wraps ErrTarget.
@@ -246,8 +246,6 @@ func (o *Options) Validate() error {
 		return badOptions("no model given")
 	case o.Output == "":
 		return badOptions("no output given")
-	case o.MaxShardBytes < 0:
-		return badOptions("files of at most %d bytes", o.MaxShardBytes)
 	}
 	if err := checkWorkers(o.Workers); err != nil {
 		return err
@@ -269,7 +267,21 @@ func (o *Options) Validate() error {
 	if err != nil {
 		return err
 	}
+	if err := checkShards(s.format, o.MaxShardBytes); err != nil {
+		return err
+	}
 	return s.validate()
+}
+
+// checkShards reports whether files of a format can be limited to n bytes.
+func checkShards(f layout.Format, n int64) error {
+	if n < 0 {
+		return badOptions("files of at most %d bytes", n)
+	}
+	if _, file := f.(layout.File); file && n > 0 {
+		return badOptions("format %s is one file and cannot be split", f.Name())
+	}
+	return nil
 }
 
 // validate checks what the options have led to.
@@ -321,9 +333,11 @@ func (o *ConvertOptions) Validate() error {
 		return badOptions("no model given")
 	case o.Output == "":
 		return badOptions("no output given")
+	case o.Format == nil:
+		return badOptions("no format given")
 	}
-	if _, err := checkpoint.Lookup(o.Format); err != nil {
-		return badOptions("%w", err)
+	if err := checkShards(o.Format, o.MaxShardBytes); err != nil {
+		return err
 	}
 	return checkWorkers(o.Workers)
 }

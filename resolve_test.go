@@ -14,6 +14,8 @@ import (
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/checkpoint/formats/autogptq"
+	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel"
+	"github.com/golowbit/lowbit/checkpoint/formats/native"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/gptq"
 	"github.com/golowbit/lowbit/internal/golden"
@@ -39,6 +41,7 @@ func TestValidate(t *testing.T) {
 		"a nil pattern":                         func(o *Options) { o.Skip = []*regexp.Regexp{nil} },
 		"-3 workers":                            func(o *Options) { o.Workers = -3 },
 		"files of at most -1 bytes":             func(o *Options) { o.MaxShardBytes = -1 },
+		"gguf is one file and cannot be split":  func(o *Options) { o.MaxShardBytes, o.Format = 1e9, ggufmodel.Format{} },
 		"unknown preset 9":                      func(o *Options) { o.Preset = 9 },
 		"unknown axis 9":                        func(o *Options) { o.Axis = 9 },
 		"unknown fold 9":                        func(o *Options) { o.Fold = 9 },
@@ -71,10 +74,11 @@ func TestValidate(t *testing.T) {
 		require.ErrorIs(t, err, ErrOptions)
 	}
 	for want, o := range map[string]ConvertOptions{
-		"no model given":            {Output: "o", Format: "hqq"},
-		"no output given":           {Model: "m", Format: "hqq"},
-		"unknown checkpoint format": {Model: "m", Output: "o"},
-		"-1 workers":                {Model: "m", Output: "o", Format: "hqq", Workers: -1},
+		"no model given":   {Output: "o", Format: native.Format{}},
+		"no output given":  {Model: "m", Format: native.Format{}},
+		"no format given":  {Model: "m", Output: "o"},
+		"-1 workers":       {Model: "m", Output: "o", Format: native.Format{}, Workers: -1},
+		"at most -5 bytes": {Model: "m", Output: "o", Format: native.Format{}, MaxShardBytes: -5},
 	} {
 		require.ErrorIs(t, o.Validate(), ErrOptions)
 		require.ErrorContains(t, o.Validate(), want)
