@@ -47,7 +47,9 @@ type Options struct {
 	Clip      *bool // see quant.Scheme
 	ClipInput *bool // see quant.Scheme; implies Clip
 
-	// Method quantizes each layer. nil means GPTQ, as the preset has it.
+	// Method quantizes each layer. nil means GPTQ, as the preset has it. What
+	// it can tell of itself beyond quant.Quantizer (quant.DataFree,
+	// quant.Parametric, quant.Drafter, …) is asked.
 	Method quant.Quantizer
 	// GPTQ changes single parameters of the preset's GPTQ. It must be zero
 	// where Method is given.
@@ -84,7 +86,9 @@ type Options struct {
 	// and on other models.
 	BF16 bool
 
-	Workers int  // goroutines; 0 means GOMAXPROCS
+	// Workers limits goroutines, those of a Method that is quant.Parallel
+	// too; 0 means GOMAXPROCS.
+	Workers int
 	Resume  bool // go on with what an interrupted run left behind
 
 	// Events, if not nil, is told of progress, from one goroutine at a time.

@@ -110,6 +110,11 @@ func (j *job) openModel() error {
 // planModel plans the layers. For a target whose group size does not suit
 // the model, and where none was asked for, it takes the largest that does.
 func (j *job) planModel(o Options) error {
+	if f, ok := j.set.format.(layout.File); ok {
+		if err := f.CheckModel(j.src.Config()); err != nil {
+			return fmt.Errorf("%s: format %s: %w", j.path, f.Name(), err)
+		}
+	}
 	err := j.planLayers()
 	if err == nil || o.Target == "" || o.GroupSize != 0 || errors.Is(err, ErrOptions) {
 		return err

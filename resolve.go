@@ -182,6 +182,9 @@ func (o *Options) resolveMethod(s *settings) error {
 		if o.GPTQ != (GPTQ{}) {
 			return badOptions("parameters of GPTQ are given beside method %T: set them in the method", o.Method)
 		}
+		if o.Workers > 0 {
+			s.method = quant.WithWorkers(o.Method, o.Workers)
+		}
 	} else {
 		from = by
 		g := gptq.Quantizer{Refine: b.refine, Workers: o.Workers}

@@ -340,6 +340,16 @@ func TestDraft(t *testing.T) {
 	require.Positive(t, drafts)
 }
 
+// TestWorkersOfMethod: the limit on goroutines is the method's too.
+func TestWorkersOfMethod(t *testing.T) {
+	for workers, want := range map[int]int{0: 5, 2: 2} {
+		o := Options{Method: gptq.Quantizer{Workers: 5}, Workers: workers}
+		s, err := o.resolve()
+		require.NoError(t, err)
+		require.Equal(t, gptq.Quantizer{Workers: want}, s.method)
+	}
+}
+
 // TestShards: a limit on the size of files is kept.
 func TestShards(t *testing.T) {
 	o := Options{Model: embedded, Output: filepath.Join(t.TempDir(), "out"), Method: quant.RTN{}, Axis: AxisOC, MaxShardBytes: 600_000}

@@ -144,7 +144,7 @@ func (f *quantizeFlags) options(c *cobra.Command, model string, stdin io.Reader)
 				return o, fmt.Errorf("--%s is for --method gptq", name)
 			}
 		}
-		o.Method = quant.RTN{Workers: o.Workers}
+		o.Method = quant.RTN{}
 	case "gptq":
 		if o.Preset == lowbit.PresetDefault {
 			o.Preset = lowbit.Plain
