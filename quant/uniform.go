@@ -193,8 +193,8 @@ func (u *uniform) Store(scale []float32, want []float64) {
 // Round implements Grid.
 func (u *uniform) Round(codes []uint8, values, x, scale, shift []float32, size int) {
 	top := u.top()
-	if size == 1 {
-		kernel.QuantCols(codes, values, nil, x, scale, shift, top)
+	if size == 1 && values != nil {
+		kernel.QuantCols(codes, values, x, scale, shift, top)
 		return
 	}
 	for k, a := 0, 0; a < len(x); k, a = k+1, a+size {

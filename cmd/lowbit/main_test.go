@@ -152,7 +152,7 @@ func TestHelp(t *testing.T) {
 		require.Contains(t, o.stdout, "lowbit")
 		require.Empty(t, o.stderr)
 	}
-	require.Regexp(t, `^lowbit \S+.* go\d\S* \w+/\w+\n$`, succeed(t, "version").stdout)
+	require.Regexp(t, `^lowbit \S+.* go\d\S* \w+/\w+ \w+\n$`, succeed(t, "version").stdout)
 }
 
 func TestOneLine(t *testing.T) {

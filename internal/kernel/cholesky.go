@@ -1,6 +1,10 @@
 package kernel
 
-import "math"
+import (
+	"math"
+
+	"github.com/golowbit/lowbit/internal/parallel"
+)
 
 // diagBlock is the size of the diagonal blocks that are factored and
 // inverted directly, in float64. Everything else is products.
@@ -23,7 +27,7 @@ func Cholesky(n int, a []float32, lda int, workers int) int {
 	}
 	inv := getScratch(roundUp(n, diagBlock) * diagBlock)
 	defer putScratch(inv)
-	return cholesky(n, a, lda, inv.buf, workersFor(workers))
+	return cholesky(n, a, lda, inv.buf, parallel.Workers(workers))
 }
 
 // cholesky also leaves the inverses of the diagonal blocks in inv.
@@ -45,37 +49,6 @@ func cholesky(n int, a []float32, lda int, inv []float32, workers int) int {
 	return -1
 }
 
-// TrsmRight solves X op(L) = B for X in place of B; X is m x n, L is n x n
-// and lower triangular, op(L) is Lᵀ if trans is set. The upper triangle of L
-// is not read; its diagonal must not be 0.
-func TrsmRight(trans bool, m, n int, l []float32, ldl int, x []float32, ldx int, workers int) {
-	if m <= 0 || n <= 0 {
-		return
-	}
-	if ldl < n || ldx < n || len(l) < (n-1)*ldl+n || len(x) < (m-1)*ldx+n {
-		panic("kernel: matrix shorter than its shape")
-	}
-	workers = workersFor(workers)
-	inv := getScratch(roundUp(n, diagBlock) * diagBlock)
-	defer putScratch(inv)
-	parallel(workers, (n+diagBlock-1)/diagBlock, func(t int) {
-		i := t * diagBlock
-		nb := min(diagBlock, n-i)
-		var block [diagBlock * diagBlock]float64
-		for r := range nb {
-			for c, v := range l[(i+r)*ldl+i : (i+r)*ldl+i+r+1] {
-				block[r*diagBlock+c] = float64(v)
-			}
-		}
-		invertBlock(nb, &block, inv.buf[i*diagBlock:])
-	})
-	if trans {
-		solveRightT(m, n, l, ldl, inv.buf, x, ldx, workers)
-	} else {
-		solveRight(m, n, l, ldl, inv.buf, x, ldx, workers)
-	}
-}
-
 // Below this many columns a triangular solve is cut by rows among the
 // workers, above it each of its products is.
 const solveByRows = 256
@@ -86,14 +59,14 @@ const rowTask = 192
 // solveRightT sets X to X L⁻ᵀ, given the inverted diagonal blocks of L.
 func solveRightT(m, n int, l []float32, ldl int, inv []float32, x []float32, ldx int, workers int) {
 	if workers > 1 && n <= solveByRows {
-		parallel(workers, (m+rowTask-1)/rowTask, func(t int) {
+		parallel.Each(workers, (m+rowTask-1)/rowTask, func(_, t int) {
 			i := t * rowTask
 			solveRightT(min(rowTask, m-i), n, l, ldl, inv, x[i*ldx:], ldx, 1)
 		})
 		return
 	}
 	if n <= diagBlock {
-		timesBlock(true, m, n, inv, x, ldx)
+		timesBlock(m, n, inv, x, ldx)
 		return
 	}
 	n1 := roundUp(n/2, diagBlock)
@@ -102,27 +75,8 @@ func solveRightT(m, n int, l []float32, ldl int, inv []float32, x []float32, ldx
 	solveRightT(m, n-n1, l[n1*ldl+n1:], ldl, inv[n1*diagBlock:], x[n1:], ldx, workers)
 }
 
-// solveRight sets X to X L⁻¹.
-func solveRight(m, n int, l []float32, ldl int, inv []float32, x []float32, ldx int, workers int) {
-	if workers > 1 && n <= solveByRows {
-		parallel(workers, (m+rowTask-1)/rowTask, func(t int) {
-			i := t * rowTask
-			solveRight(min(rowTask, m-i), n, l, ldl, inv, x[i*ldx:], ldx, 1)
-		})
-		return
-	}
-	if n <= diagBlock {
-		timesBlock(false, m, n, inv, x, ldx)
-		return
-	}
-	n1 := roundUp(n/2, diagBlock)
-	solveRight(m, n-n1, l[n1*ldl+n1:], ldl, inv[n1*diagBlock:], x[n1:], ldx, workers)
-	Gemm(false, false, m, n1, n-n1, -1, x[n1:], ldx, l[n1*ldl:], ldl, 1, x, ldx, workers)
-	solveRight(m, n1, l, ldl, inv, x, ldx, workers)
-}
-
-// timesBlock sets the n ≤ diagBlock columns of X to X·op(inv).
-func timesBlock(trans bool, m, n int, inv []float32, x []float32, ldx int) {
+// timesBlock sets the n ≤ diagBlock columns of X to X·invᵀ.
+func timesBlock(m, n int, inv []float32, x []float32, ldx int) {
 	old := getScratch(min(m, rowTask) * n)
 	defer putScratch(old)
 	for i := 0; i < m; i += rowTask {
@@ -130,7 +84,7 @@ func timesBlock(trans bool, m, n int, inv []float32, x []float32, ldx int) {
 		for r := range mb {
 			copy(old.buf[r*n:(r+1)*n], x[(i+r)*ldx:(i+r)*ldx+n])
 		}
-		Gemm(false, trans, mb, n, n, 1, old.buf, n, inv, diagBlock, 0, x[i*ldx:], ldx, 1)
+		Gemm(false, true, mb, n, n, 1, old.buf, n, inv, diagBlock, 0, x[i*ldx:], ldx, 1)
 	}
 }
 

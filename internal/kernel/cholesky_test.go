@@ -6,7 +6,6 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	"gonum.org/v1/gonum/mat"
 )
 
 // positive returns a well-conditioned symmetric matrix, both triangles.
@@ -69,50 +68,6 @@ func TestCholeskyPivot(t *testing.T) {
 			}
 		}
 	}
-}
-
-func TestTrsmRight(t *testing.T) {
-	eachLevel(t, func(t *testing.T) {
-		for _, trans := range []bool{false, true} {
-			for _, s := range [][2]int{{0, 3}, {1, 1}, {5, 40}, {70, 64}, {13, 130}, {400, 300}} {
-				m, n := s[0], s[1]
-				l, x, b := positive(n, n), randoms(m*(n+2), 3), []float32(nil)
-				require.Equal(t, -1, Cholesky(n, l, n, 0))
-				b = append(b, x...)
-				TrsmRight(trans, m, n, l, n, x, n+2, 1)
-				if m == 0 {
-					continue
-				}
-				L := mat.NewTriDense(n, mat.Lower, nil)
-				for i := range n {
-					for j := range i + 1 {
-						L.SetTri(i, j, float64(l[i*n+j]))
-					}
-				}
-				X := mat.NewDense(m, n, nil)
-				for i := range m {
-					for j := range n {
-						X.Set(i, j, float64(x[i*(n+2)+j]))
-					}
-				}
-				var B mat.Dense
-				if trans {
-					B.Mul(X, L.T())
-				} else {
-					B.Mul(X, L)
-				}
-				for i := range m {
-					for j := range n {
-						require.InDelta(t, b[i*(n+2)+j], B.At(i, j), 2e-5, "%v %d x %d", trans, m, n)
-					}
-					require.Equal(t, b[i*(n+2)+n:(i+1)*(n+2)], x[i*(n+2)+n:(i+1)*(n+2)], "outside")
-				}
-				y := append([]float32(nil), b...)
-				TrsmRight(trans, m, n, l, n, y, n+2, 3)
-				require.Equal(t, x, y, "workers")
-			}
-		}
-	})
 }
 
 func BenchmarkCholesky(b *testing.B) {

@@ -3,6 +3,8 @@ package kernel
 import (
 	"sync"
 	"unsafe"
+
+	"github.com/golowbit/lowbit/internal/parallel"
 )
 
 // The engine is the one of Goto and van de Geijn, "Anatomy of
@@ -26,7 +28,6 @@ type blocking struct {
 // op(B), in a row-major matrix.
 type operand struct {
 	f32   []float32
-	bf16  []uint16 // instead of f32
 	ld    int
 	trans bool
 }
@@ -92,9 +93,9 @@ func (p *product) run(beta float32, workers int) {
 		}
 		return
 	}
-	bl := blockingFor(p.half)
+	bl := blockingFor()
 	const small = 1 << 21 // multiply-adds that are not worth a second goroutine
-	workers = workersFor(workers)
+	workers = parallel.Workers(workers)
 	if p.m*p.n < small/p.k {
 		workers = 1
 	}
@@ -122,7 +123,7 @@ func (p *product) check() {
 		if o.trans {
 			rows, cols = cols, rows
 		}
-		return rows > 0 && cols > 0 && (o.ld < cols || len(o.f32)+len(o.bf16) < (rows-1)*o.ld+cols)
+		return rows > 0 && cols > 0 && (o.ld < cols || len(o.f32) < (rows-1)*o.ld+cols)
 	}
 	if short(p.a, p.m, p.k) || short(p.b, p.k, p.n) || short(operand{f32: p.c, ld: p.ldc}, p.m, p.n) {
 		panic("kernel: matrix shorter than its shape")
@@ -158,13 +159,7 @@ func (p *product) scaleRows(beta float32) {
 func (p *product) packedB(bl blocking, dst []float32, jc, nb, pc, kb, workers int) {
 	const group = 8 // panels in a task
 	panels := (nb + bl.nr - 1) / bl.nr
-	if workers == 1 {
-		for t := range panels {
-			p.packB(bl, dst[t*bl.nr*kb:(t+1)*bl.nr*kb], jc+t*bl.nr, pc, kb)
-		}
-		return
-	}
-	parallel(workers, (panels+group-1)/group, func(g int) {
+	parallel.Each(workers, (panels+group-1)/group, func(_, g int) {
 		for t := g * group; t < min((g+1)*group, panels); t++ {
 			p.packB(bl, dst[t*bl.nr*kb:(t+1)*bl.nr*kb], jc+t*bl.nr, pc, kb)
 		}
@@ -184,7 +179,7 @@ func (p *product) blocks(bl blocking, bp []float32, jc, nb, pc, kb int, add bool
 	}
 	cols := (nb + nt - 1) / nt
 	rows := (p.m + mc - 1) / mc
-	task := func(t int) {
+	parallel.Each(workers, rows*cols, func(_, t int) {
 		// The last rows first: of a triangle they are the longest.
 		i0, j0 := (rows-1-t/cols)*mc, t%cols*nt
 		mb, jn := min(mc, p.m-i0), min(nt, nb-j0)
@@ -192,14 +187,7 @@ func (p *product) blocks(bl blocking, bp []float32, jc, nb, pc, kb int, add bool
 			return
 		}
 		p.block(bl, bp[j0*kb:], i0, mb, jc+j0, jn, pc, kb, add)
-	}
-	if workers == 1 {
-		for t := range rows * cols {
-			task(t)
-		}
-		return
-	}
-	parallel(workers, rows*cols, task)
+	})
 }
 
 // block packs op(A)[i0:i0+mb, pc:pc+kb] and multiplies it with the panels of

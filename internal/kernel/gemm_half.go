@@ -19,19 +19,6 @@ func GemmBF16(transA, transB bool, m, n, k int, alpha float32, a []float32, lda 
 	p.run(beta, workers)
 }
 
-// GemmBF16B is a product whose B is stored in bfloat16. With round, and
-// where HasBF16 is true, A is rounded to bfloat16 too, as in GemmBF16;
-// otherwise B is widened and the product is that of Gemm.
-func GemmBF16B(round, transA, transB bool, m, n, k int, alpha float32, a []float32, lda int, b []uint16, ldb int, beta float32, c []float32, ldc int, workers int) {
-	p := product{
-		m: m, n: n, k: k, alpha: alpha,
-		a: operand{f32: a, ld: lda, trans: transA},
-		b: operand{bf16: b, ld: ldb, trans: transB},
-		c: c, ldc: ldc, half: round && HasBF16(),
-	}
-	p.run(beta, workers)
-}
-
 // SyrkTBF16 is SyrkT with A rounded to bfloat16, where HasBF16 is true.
 func SyrkTBF16(n, k int, alpha float32, a []float32, lda int, beta float32, c []float32, ldc int, workers int) {
 	p := product{
@@ -86,33 +73,8 @@ func (p *product) packBHalf(bl blocking, dst []float32, j0, pc, kb int) {
 	for j := range cols {
 		d := words(rows.buf[j*kb : (j+1)*kb])
 		o := (j0+j)*p.b.ld + 2*pc
-		if p.b.bf16 != nil {
-			copy(d, p.b.bf16[o:o+n])
-		} else {
-			F32ToBF16(d[:n], p.b.f32[o:o+n])
-		}
+		F32ToBF16(d[:n], p.b.f32[o:o+n])
 		clear(d[n:])
-	}
-	packTransposed(dst, rows.buf, kb, kb, cols, bl.nr)
-}
-
-// packWidened is packB for a B in bfloat16 that is multiplied in float32.
-func (p *product) packWidened(bl blocking, dst []float32, j0, pc, kb int) {
-	cols := min(bl.nr, p.n-j0)
-	if !p.b.trans {
-		for r := range kb {
-			o := (pc+r)*p.b.ld + j0
-			d := dst[r*bl.nr : (r+1)*bl.nr]
-			BF16ToF32(d[:cols], p.b.bf16[o:o+cols])
-			clear(d[cols:])
-		}
-		return
-	}
-	rows := getScratch(cols * kb)
-	defer putScratch(rows)
-	for j := range cols {
-		o := (j0+j)*p.b.ld + pc
-		BF16ToF32(rows.buf[j*kb:(j+1)*kb], p.b.bf16[o:o+kb])
 	}
 	packTransposed(dst, rows.buf, kb, kb, cols, bl.nr)
 }
@@ -120,31 +82,28 @@ func (p *product) packWidened(bl blocking, dst []float32, j0, pc, kb int) {
 // packPairs packs rows p0 … p0+kb-1, columns j0 … j0+n-1 of an operand that
 // is stored by k, two rows at a time, to rows of w pairs.
 func packPairs(dst []float32, o operand, j0, p0, kb, n, w int) {
-	pairs := 0
-	if o.f32 != nil {
-		pairs = kb / 2
-		pairRows(dst, o.f32[p0*o.ld+j0:], o.ld, pairs, n, w)
+	pairs := kb / 2
+	pairRows(dst, o.f32[p0*o.ld+j0:], o.ld, pairs, n, w)
+	if kb%2 == 0 {
+		return
 	}
-	low, high := make([]uint16, w), make([]uint16, w)
-	for r := pairs; 2*r < kb; r++ {
-		o.row(low[:n], p0+2*r, j0)
-		clear(high)
-		if 2*r+1 < kb {
-			o.row(high[:n], p0+2*r+1, j0)
-		}
-		d := words(dst[r*w : (r+1)*w])
-		for j := range w {
-			d[2*j], d[2*j+1] = low[j], high[j]
-		}
+	last := getScratch((w + 1) / 2)
+	defer putScratch(last)
+	row := words(last.buf)[:n]
+	at := (p0+kb-1)*o.ld + j0
+	F32ToBF16(row, o.f32[at:at+n])
+	d := words(dst[pairs*w : (pairs+1)*w])
+	clear(d)
+	for j, v := range row {
+		d[2*j] = v
 	}
 }
 
-// row reads part of row p in bfloat16.
-func (o operand) row(dst []uint16, p, j0 int) {
-	a := p*o.ld + j0
-	if o.bf16 != nil {
-		copy(dst, o.bf16[a:a+len(dst)])
+// pairRows is packPairs for an even number of rows.
+func pairRows(dst, src []float32, ld, pairs, n, w int) {
+	if pairs == 0 || n == 0 {
 		return
 	}
-	F32ToBF16(dst, o.f32[a:a+len(dst)])
+	_, _ = dst[pairs*w-1], src[(2*pairs-1)*ld+n-1]
+	pairRowsAVX512(&dst[0], w, &src[0], ld, pairs, uint32(1<<n-1), uint32(1<<w-1))
 }

@@ -182,7 +182,6 @@ func TestGemmBF16(t *testing.T) {
 			k := rapid.OneOf(dim, rapid.SampledFrom([]int{1025, 1200})).Draw(t, "k")
 			ta, tb := rapid.Bool().Draw(t, "ta"), rapid.Bool().Draw(t, "tb")
 			beta := rapid.SampledFrom([]float32{0, 1}).Draw(t, "beta")
-			stored, round := rapid.Bool().Draw(t, "stored"), rapid.Bool().Draw(t, "round")
 			pad := rapid.IntRange(0, 3).Draw(t, "pad")
 			ra, ca, rb, cb := m, k, k, n
 			if ta {
@@ -193,24 +192,9 @@ func TestGemmBF16(t *testing.T) {
 			}
 			lda, ldb, ldc := ca+pad, cb+pad, n+pad
 			a, b, c0 := randoms(ra*lda, 1), randoms(rb*ldb, 2), randoms(m*ldc, 3)
-			h := make([]uint16, len(b))
-			F32ToBF16(h, b)
-			run := func(c []float32, workers int) {
-				if stored {
-					GemmBF16B(round, ta, tb, m, n, k, -1, a, lda, h, ldb, beta, c, ldc, workers)
-				} else {
-					GemmBF16(ta, tb, m, n, k, -1, a, lda, b, ldb, beta, c, ldc, workers)
-				}
-			}
 			c := append([]float32(nil), c0...)
-			run(c, 1)
-			x, y := a, rounded(b)
-			if round || !stored {
-				x = rounded(a)
-			}
-			if stored {
-				BF16ToF32(y[:len(h):len(h)], h)
-			}
+			GemmBF16(ta, tb, m, n, k, -1, a, lda, b, ldb, beta, c, ldc, 1)
+			x, y := rounded(a), rounded(b)
 			for i := range m {
 				for j := range ldc {
 					if j >= n {
@@ -228,7 +212,7 @@ func TestGemmBF16(t *testing.T) {
 				}
 			}
 			d := append([]float32(nil), c0...)
-			run(d, 3)
+			GemmBF16(ta, tb, m, n, k, -1, a, lda, b, ldb, beta, d, ldc, 3)
 			require.Equal(t, c, d, "workers")
 		})
 	})
@@ -262,13 +246,9 @@ func TestSyrkTBF16(t *testing.T) {
 func BenchmarkGemmBF16(b *testing.B) {
 	for _, n := range []int{1024, 2048} {
 		x, y, z := randoms(n*n, 1), randoms(n*n, 2), make([]float32, n*n)
-		h := make([]uint16, n*n)
-		F32ToBF16(h, y)
 		for name, f := range map[string]func(w int){
 			"float32": func(w int) { Gemm(false, true, n, n, n, 1, x, n, y, n, 0, z, n, w) },
 			"rounded": func(w int) { GemmBF16(false, true, n, n, n, 1, x, n, y, n, 0, z, n, w) },
-			"stored":  func(w int) { GemmBF16B(true, false, true, n, n, n, 1, x, n, h, n, 0, z, n, w) },
-			"widened": func(w int) { GemmBF16B(false, false, true, n, n, n, 1, x, n, h, n, 0, z, n, w) },
 		} {
 			for _, w := range []int{1, 2} {
 				b.Run(fmt.Sprintf("n=%d/workers=%d/%s", n, w, name), func(b *testing.B) {

@@ -7,17 +7,61 @@ import (
 )
 
 // F16ToF32 widens IEEE half floats. A signalling NaN becomes quiet.
-func F16ToF32(dst []float32, src []uint16) { f16ToF32(dst[:len(src)], src) }
+func F16ToF32(dst []float32, src []uint16) {
+	dst = dst[:len(src)]
+	n := whole(len(src))
+	switch {
+	case n == 0:
+	case level >= AVX512:
+		f16ToF32AVX512(&dst[0], &src[0], n)
+	default:
+		f16ToF32AVX2(&dst[0], &src[0], n)
+	}
+	f16ToF32Go(dst[n:], src[n:])
+}
 
 // F32ToF16 rounds to nearest, ties to even. What is too large becomes an
 // infinity; NaN stays NaN.
-func F32ToF16(dst []uint16, src []float32) { f32ToF16(dst[:len(src)], src) }
+func F32ToF16(dst []uint16, src []float32) {
+	dst = dst[:len(src)]
+	n := whole(len(src))
+	switch {
+	case n == 0:
+	case level >= AVX512:
+		f32ToF16AVX512(&dst[0], &src[0], n)
+	default:
+		f32ToF16AVX2(&dst[0], &src[0], n)
+	}
+	f32ToF16Go(dst[n:], src[n:])
+}
 
 // BF16ToF32 widens bfloat16.
-func BF16ToF32(dst []float32, src []uint16) { bf16ToF32(dst[:len(src)], src) }
+func BF16ToF32(dst []float32, src []uint16) {
+	dst = dst[:len(src)]
+	n := whole(len(src))
+	switch {
+	case n == 0:
+	case level >= AVX512:
+		bf16ToF32AVX512(&dst[0], &src[0], n)
+	default:
+		bf16ToF32AVX2(&dst[0], &src[0], n)
+	}
+	bf16ToF32Go(dst[n:], src[n:])
+}
 
 // F32ToBF16 rounds to nearest, ties to even; NaN stays NaN.
-func F32ToBF16(dst []uint16, src []float32) { f32ToBF16(dst[:len(src)], src) }
+func F32ToBF16(dst []uint16, src []float32) {
+	dst = dst[:len(src)]
+	n := whole(len(src))
+	switch {
+	case n == 0:
+	case level >= AVX512:
+		f32ToBF16AVX512(&dst[0], &src[0], n)
+	default:
+		f32ToBF16AVX2(&dst[0], &src[0], n)
+	}
+	f32ToBF16Go(dst[n:], src[n:])
+}
 
 func f16ToF32Go(dst []float32, src []uint16) {
 	for i, v := range src {

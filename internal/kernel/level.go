@@ -28,6 +28,9 @@ func Active() Level { return level }
 // HasBF16 tells whether products of bfloat16 run on dot-product instructions.
 func HasBF16() bool { return level >= AVX512BF16 }
 
+// noAssembly is the panic of a function whose assembly is not in this build.
+const noAssembly = "kernel: no assembly for this level on this platform"
+
 func capLevel(have Level, name string) Level {
 	for l, s := range levelNames {
 		if s == name && Level(l) < have {
@@ -35,4 +38,16 @@ func capLevel(have Level, name string) Level {
 		}
 	}
 	return have
+}
+
+// whole returns how many of n elements make whole vectors at this level.
+// Vector code takes these; the rest of a row goes to the twin.
+func whole(n int) int {
+	switch {
+	case level >= AVX512:
+		return n &^ 15
+	case level == AVX2:
+		return n &^ 7
+	}
+	return 0
 }

@@ -20,6 +20,34 @@ func UnpackBits(dst []uint8, words []uint32, bits, n int) {
 	unpackBitsGo(dst[done:], words[done*bits/32:], bits)
 }
 
+// packEights packs as many codes as it can, a multiple of 32, and returns
+// their number.
+func packEights(dst []uint32, codes []uint8, bits int) int {
+	n := eights(len(codes), len(dst), bits)
+	if n > 0 {
+		packBitsBMI2(&dst[0], &codes[0], n, bits, (1<<bits-1)*0x0101010101010101)
+	}
+	return 8 * n
+}
+
+// unpackEights unpacks as many codes as it can, a multiple of 32.
+func unpackEights(dst []uint8, words []uint32, bits int) int {
+	n := eights(len(dst), len(words), bits)
+	if n > 0 {
+		unpackBitsBMI2(&dst[0], &words[0], n, bits, (1<<bits-1)*0x0101010101010101)
+	}
+	return 8 * n
+}
+
+// eights is how many times eight of n codes can be moved 8 bytes at a time
+// without leaving the words, a multiple of 4.
+func eights(n, words, bits int) int {
+	if level < AVX2 || words < 2 {
+		return 0
+	}
+	return min(n/8, (4*words-8)/bits+1) &^ 3
+}
+
 func packBitsGo(dst []uint32, codes []uint8, bits int) {
 	b := uint(bits)
 	var acc uint64

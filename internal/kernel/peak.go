@@ -7,7 +7,18 @@ func Peak(rounds int) (flops float64) {
 	if rounds <= 0 {
 		return 0
 	}
-	return peak(rounds)
+	switch {
+	case level >= AVX512:
+		peakAVX512(rounds)
+		return 2 * 16 * 24 * float64(rounds)
+	case level == AVX2:
+		peakAVX2(rounds)
+		return 2 * 8 * 12 * float64(rounds)
+	case level == NEON:
+		peakNEON(rounds)
+		return 2 * 4 * 24 * float64(rounds)
+	}
+	return peakGo(rounds)
 }
 
 // peakGo keeps as many sums as the plain-Go microkernel.

@@ -33,20 +33,20 @@ var exp2Poly = [7]float32{
 // those of QuantRow: 16 sums in float32, element i in sum i%16, added as a
 // tree.
 func PowErr(w []float32, scale, zero, maxq float32) float64 {
-	return float64(powErr(w, scale, zero, maxq))
-}
-
-// PowErrCols adds |scale·(u-zero) - w|^2.4 to acc, elementwise, each element
-// on its own grid.
-func PowErrCols(acc, w, scale, zero []float32, maxq float32) {
-	n := len(w)
-	powErrCols(acc[:n], w, scale[:n], zero[:n], maxq)
-}
-
-func powErrGo(w []float32, scale, zero, maxq float32) float32 {
 	var s [16]float32
-	powErrTerms(&s, w, scale, zero, maxq)
-	return sumTree(&s)
+	n := 0
+	if level >= AVX2 {
+		n = len(w) &^ 15
+	}
+	switch {
+	case n == 0:
+	case level >= AVX512:
+		powErrAVX512(&s[0], &w[0], n, scale, zero, maxq)
+	default:
+		powErrAVX2(&s[0], &w[0], n, scale, zero, maxq)
+	}
+	powErrTerms(&s, w[n:], scale, zero, maxq)
+	return float64(sumTree(&s))
 }
 
 func powErrTerms(s *[16]float32, w []float32, scale, zero, maxq float32) {
@@ -61,13 +61,6 @@ func sumTree(s *[16]float32) float32 {
 	e, f, g, h := s[4]+s[12], s[5]+s[13], s[6]+s[14], s[7]+s[15]
 	a, b, c, d = a+e, b+f, c+g, d+h
 	return (a + c) + (b + d)
-}
-
-func powErrColsGo(acc, w, scale, zero []float32, maxq float32) {
-	for i, v := range w {
-		u := level32(v, scale[i], zero[i], maxq)
-		acc[i] += pow24(float32(scale[i]*(u-zero[i])) - v)
-	}
 }
 
 // pow24 returns |d|^2.4.

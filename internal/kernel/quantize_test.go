@@ -9,64 +9,6 @@ import (
 	"pgregory.net/rapid"
 )
 
-// anyFloats draws floats of all kinds; NaN only if asked for.
-func anyFloats(nan bool) *rapid.Generator[float32] {
-	special := []float32{0, float32(math.Copysign(0, -1)), 0.5, -0.5, 1.5, 2.5, 1e-40, -1e-40, 1 << 22, 1<<22 + 0.5, -(1<<23 - 0.5), 1e30, -1e30, math.MaxFloat32, float32(math.Inf(1)), float32(math.Inf(-1))}
-	if nan {
-		special = append(special, float32(math.NaN()))
-	}
-	return rapid.OneOf(
-		rapid.Float32Range(-1, 1),
-		rapid.Map(rapid.IntRange(-40, 40), func(i int) float32 { return float32(i) / 2 }),
-		rapid.SampledFrom(special),
-		rapid.Map(rapid.Uint32(), func(u uint32) float32 {
-			if v := math.Float32frombits(u); nan || v == v {
-				return v
-			}
-			return 3
-		}),
-	)
-}
-
-func floats(t *rapid.T, name string, n int, nan bool) []float32 {
-	return rapid.SliceOfN(anyFloats(nan), n, n).Draw(t, name)
-}
-
-func bitsOf(x []float32) []uint32 {
-	out := make([]uint32, len(x))
-	for i, v := range x {
-		out[i] = math.Float32bits(v)
-		if v != v {
-			out[i] = 0x7fc00000 // which NaN does not matter
-		}
-	}
-	return out
-}
-
-var sizes = rapid.OneOf(rapid.IntRange(0, 40), rapid.SampledFrom([]int{63, 64, 65, 128, 257}))
-
-var grids = rapid.OneOf(rapid.Float32Range(1e-4, 2), rapid.SampledFrom([]float32{1, 0.5, 0.1, 1e-8, 1e30}))
-
-func TestMinMaxTwin(t *testing.T) {
-	eachLevel(t, func(t *testing.T) {
-		rapid.Check(t, func(t *rapid.T) {
-			n := sizes.Draw(t, "n")
-			x := floats(t, "x", n, rapid.Bool().Draw(t, "nan"))
-			lo, hi := MinMax(x)
-			wlo, whi := minMaxGo(x)
-			require.Equal(t, bitsOf([]float32{wlo, whi}), bitsOf([]float32{lo, hi}))
-			require.Equal(t, allFiniteGo(x), AllFinite(x))
-
-			l, h := floats(t, "lo", n+1, false), floats(t, "hi", n+1, false)
-			wl, wh := append([]float32(nil), l...), append([]float32(nil), h...)
-			MinMaxAcc(l, h, x)
-			minMaxAccGo(wl, wh, x)
-			require.Equal(t, bitsOf(wl), bitsOf(l))
-			require.Equal(t, bitsOf(wh), bitsOf(h))
-		})
-	})
-}
-
 func TestMinMax(t *testing.T) {
 	lo, hi := MinMax([]float32{3, -2, 7})
 	require.Equal(t, []float32{-2, 7}, []float32{lo, hi})
@@ -76,49 +18,6 @@ func TestMinMax(t *testing.T) {
 	require.True(t, lo != lo && hi != hi)
 	require.False(t, AllFinite([]float32{1, float32(math.Inf(-1))}))
 	require.True(t, AllFinite([]float32{1, math.MaxFloat32}))
-}
-
-func TestQuantTwin(t *testing.T) {
-	eachLevel(t, func(t *testing.T) {
-		rapid.Check(t, func(t *rapid.T) {
-			n := sizes.Draw(t, "n")
-			w := floats(t, "w", n, rapid.Bool().Draw(t, "nan"))
-			maxq := float32(int(1)<<rapid.IntRange(1, 8).Draw(t, "bits") - 1)
-			scale, zero := grids.Draw(t, "scale"), float32(rapid.IntRange(0, int(maxq)).Draw(t, "zero"))
-			got, want := make([]uint8, n+1), make([]uint8, n+1)
-			QuantRow(got, w, scale, zero, maxq)
-			quantRowGo(want, w, scale, zero, maxq)
-			require.Equal(t, want, got)
-
-			d, dw := make([]float32, n+1), make([]float32, n+1)
-			Dequant(d, got[:n], scale, zero)
-			dequantGo(dw, want[:n], scale, zero)
-			require.Equal(t, bitsOf(dw), bitsOf(d))
-
-			scales := rapid.SliceOfN(grids, n, n).Draw(t, "scales")
-			zeros := make([]float32, n)
-			for i := range zeros {
-				zeros[i] = float32(i % (int(maxq) + 1))
-			}
-			e, ew := make([]float32, n+1), make([]float32, n+1)
-			QuantCols(got, d, e, w, scales, zeros, maxq)
-			quantColsGo(want, dw, ew, w, scales, zeros, maxq)
-			require.Equal(t, want, got)
-			require.Equal(t, bitsOf(dw), bitsOf(d))
-			require.Equal(t, bitsOf(ew), bitsOf(e))
-			clear(e)
-			QuantCols(got, nil, e, w, scales, zeros, maxq)
-			require.Equal(t, bitsOf(ew), bitsOf(e))
-			clear(d)
-			QuantCols(got, d, nil, w, scales, zeros, maxq)
-			require.Equal(t, bitsOf(dw), bitsOf(d))
-			clear(got)
-			QuantCols(got, nil, nil, w, scales, zeros, maxq)
-			require.Equal(t, want, got)
-			DequantCols(d, got[:n], scales, zeros)
-			require.Equal(t, bitsOf(dw), bitsOf(d))
-		})
-	})
 }
 
 // The definition, element by element in float64.
@@ -195,28 +94,6 @@ func TestPow24(t *testing.T) {
 	require.InEpsilon(t, 0x1p120, pow24(float32(math.Inf(1))), 1e-6)
 }
 
-func TestPowErrTwin(t *testing.T) {
-	eachLevel(t, func(t *testing.T) {
-		rapid.Check(t, func(t *rapid.T) {
-			n := sizes.Draw(t, "n")
-			w := floats(t, "w", n, true)
-			maxq := float32(int(1)<<rapid.IntRange(1, 8).Draw(t, "bits") - 1)
-			scale, zero := grids.Draw(t, "scale"), float32(rapid.IntRange(0, int(maxq)).Draw(t, "zero"))
-			require.Equal(t, float64(powErrGo(w, scale, zero, maxq)), PowErr(w, scale, zero, maxq))
-			scales := rapid.SliceOfN(grids, n, n).Draw(t, "scales")
-			zeros := make([]float32, n)
-			for i := range zeros {
-				zeros[i] = float32(i % (int(maxq) + 1))
-			}
-			acc := randoms(n+1, 1)
-			want := append([]float32(nil), acc...)
-			PowErrCols(acc, w, scales, zeros, maxq)
-			powErrColsGo(want, w, scales, zeros, maxq)
-			require.Equal(t, bitsOf(want), bitsOf(acc))
-		})
-	})
-}
-
 func TestPowErr(t *testing.T) {
 	eachLevel(t, func(t *testing.T) {
 		w := randoms(128, 4)
@@ -231,7 +108,7 @@ func TestPowErr(t *testing.T) {
 
 func BenchmarkQuantize(b *testing.B) {
 	const n = 4096
-	w, q, d, e := randoms(n, 1), make([]uint8, n), make([]float32, n), make([]float32, n)
+	w, q, d := randoms(n, 1), make([]uint8, n), make([]float32, n)
 	scale, zero := make([]float32, n), make([]float32, n)
 	for i := range scale {
 		scale[i], zero[i] = 0.3, 7
@@ -246,14 +123,11 @@ func BenchmarkQuantize(b *testing.B) {
 		})
 	}
 	run("MinMax", func() { MinMax(w) })
-	run("MinMaxAcc", func() { MinMaxAcc(d, e, w) })
 	run("AllFinite", func() { AllFinite(w) })
 	run("QuantRow", func() { QuantRow(q, w, 0.3, 7, 15) })
-	run("QuantCols", func() { QuantCols(q, d, e, w, scale, zero, 15) })
+	run("QuantCols", func() { QuantCols(q, d, w, scale, zero, 15) })
 	run("Dequant", func() { Dequant(d, q, 0.3, 7) })
-	run("DequantCols", func() { DequantCols(d, q, scale, zero) })
 	run("PowErr", func() { PowErr(w, 0.3, 7, 15) })
-	run("PowErrCols", func() { PowErrCols(d, w, scale, zero, 15) })
 	for _, bits := range []int{2, 3, 4, 8} {
 		run("Pack/bits="+string(rune('0'+bits)), func() { PackBits(words, q, bits) })
 		run("Unpack/bits="+string(rune('0'+bits)), func() { UnpackBits(q, words, bits, n) })

@@ -5,28 +5,57 @@ import "math"
 // Row operations of a transformer. Between levels they differ by rounding.
 
 // Axpy adds alpha*x to y, fused where the level has it.
-func Axpy(alpha float32, x, y []float32) { axpy(alpha, x, y[:len(x)]) }
-
-// Dot returns Σ a·b.
-func Dot(a, b []float32) float32 { return dot(a, b[:len(a)]) }
-
-// Softmax sets x to exp(scale·x) / Σ exp(scale·x), with the maximum taken
-// out first. scale is positive.
-func Softmax(x []float32, scale float32) {
-	if len(x) == 0 {
-		return
+func Axpy(alpha float32, x, y []float32) {
+	y = y[:len(x)]
+	switch {
+	case len(x) == 0:
+	case level >= AVX512:
+		axpyAVX512(alpha, &x[0], &y[0], len(x))
+	case level == AVX2:
+		axpyAVX2(alpha, &x[0], &y[0], len(x))
+	default:
+		axpyGo(alpha, x, y)
 	}
-	_, hi := MinMax(x)
-	scaleBy(x, 1/expShift(x, scale, hi))
+}
+
+// dot returns Σ a·b.
+func dot(a, b []float32) float32 {
+	n := whole(len(a))
+	switch {
+	case n == 0:
+		return dotGo(a, b)
+	case level >= AVX512:
+		return dotAVX512(&a[0], &b[0], n) + dotGo(a[n:], b[n:])
+	}
+	return dotAVX2(&a[0], &b[0], n) + dotGo(a[n:], b[n:])
 }
 
 // ExpShift sets x to exp(scale·(x-hi)) and returns the sum; hi is at least the
 // largest element and scale is positive. It errs by a few units in the last
 // place; what should be less than exp(-87) becomes 0.
-func ExpShift(x []float32, scale, hi float32) float32 { return expShift(x, scale, hi) }
+func ExpShift(x []float32, scale, hi float32) float32 {
+	n := whole(len(x))
+	switch {
+	case n == 0:
+		return expShiftGo(x, scale, hi)
+	case level >= AVX512:
+		return expShiftAVX512(&x[0], n, scale, hi) + expShiftGo(x[n:], scale, hi)
+	}
+	return expShiftAVX2(&x[0], n, scale, hi) + expShiftGo(x[n:], scale, hi)
+}
 
 // Scale multiplies x by f.
-func Scale(x []float32, f float32) { scaleBy(x, f) }
+func Scale(x []float32, f float32) {
+	n := whole(len(x))
+	switch {
+	case n == 0:
+	case level >= AVX512:
+		scaleByAVX512(&x[0], n, f)
+	default:
+		scaleByAVX2(&x[0], n, f)
+	}
+	scaleByGo(x[n:], f)
+}
 
 // LogSumExp returns log Σ exp(x), -Inf for no elements.
 func LogSumExp(x []float32) float64 {
@@ -40,10 +69,34 @@ func LogSumExp(x []float32) float64 {
 	return float64(hi) + math.Log(sumExp(x, hi))
 }
 
+// sumExp returns Σ exp(x-hi).
+func sumExp(x []float32, hi float32) float64 {
+	const run = 512 // elements summed in float32
+	var sum float64
+	for len(x) >= 16 && level >= AVX2 {
+		n := whole(min(len(x), run))
+		if level >= AVX512 {
+			sum += float64(sumExpAVX512(&x[0], n, hi))
+		} else {
+			sum += float64(sumExpAVX2(&x[0], n, hi))
+		}
+		x = x[n:]
+	}
+	return sum + sumExpGo(x, hi)
+}
+
 // SiLUMul sets dst to gate/(1+exp(-gate))·up.
 func SiLUMul(dst, gate, up []float32) {
-	n := len(dst)
-	siluMul(dst, gate[:n], up[:n])
+	gate, up = gate[:len(dst)], up[:len(dst)]
+	n := whole(len(dst))
+	switch {
+	case n == 0:
+	case level >= AVX512:
+		siluMulAVX512(&dst[0], &gate[0], &up[0], n)
+	default:
+		siluMulAVX2(&dst[0], &gate[0], &up[0], n)
+	}
+	siluMulGo(dst[n:], gate[n:], up[n:])
 }
 
 // RMSNorm sets dst to gain·x/√(mean(x²)+eps). dst may be x.
@@ -56,11 +109,33 @@ func RMSNorm(dst, x, gain []float32, eps float32) {
 	normScale(dst[:n], x, gain[:n], float32(1/math.Sqrt(mean+float64(eps))))
 }
 
+// normScale sets dst to x·f·gain.
+func normScale(dst, x, gain []float32, f float32) {
+	n := whole(len(dst))
+	switch {
+	case n == 0:
+	case level >= AVX512:
+		normScaleAVX512(&dst[0], &x[0], &gain[0], n, f)
+	default:
+		normScaleAVX2(&dst[0], &x[0], &gain[0], n, f)
+	}
+	normScaleGo(dst[n:], x[n:], gain[n:], f)
+}
+
 // Rope rotates the pairs (x[i], x[i+n/2]) of a head of n elements by angles
 // whose cosines and sines are cos[:n/2] and sin[:n/2] (rotate_half).
 func Rope(x, cos, sin []float32) {
 	h := len(x) / 2
-	rope(x[:h], x[h:2*h], cos[:h], sin[:h])
+	a, b, cos, sin := x[:h], x[h:2*h], cos[:h], sin[:h]
+	n := whole(h)
+	switch {
+	case n == 0:
+	case level >= AVX512:
+		ropeAVX512(&a[0], &b[0], &cos[0], &sin[0], n)
+	default:
+		ropeAVX2(&a[0], &b[0], &cos[0], &sin[0], n)
+	}
+	ropeGo(a[n:], b[n:], cos[n:], sin[n:])
 }
 
 func axpyGo(alpha float32, x, y []float32) {

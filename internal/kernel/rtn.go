@@ -40,6 +40,21 @@ func rtn4(bf16 bool, codes []uint32, scales []float32, zeros []uint8, src []uint
 	return rtn4Go(bf16, codes[done*group/8:], scales[done:], zeros[done:], src[done*group:], group)
 }
 
+// rtn4Fused does the whole groups of a line, if they are made of chunks of 32.
+func rtn4Fused(bf16 bool, codes []uint32, scales []float32, zeros []uint8, src []uint16, group int) (done int, ok bool) {
+	const chunk = 32
+	n := len(src) / group
+	if level < AVX512 || group%chunk != 0 || n == 0 {
+		return 0, true
+	}
+	if bf16 {
+		ok = rtn4BF16AVX512(&codes[0], &scales[0], &zeros[0], &src[0], n, group/chunk)
+	} else {
+		ok = rtn4F16AVX512(&codes[0], &scales[0], &zeros[0], &src[0], n, group/chunk)
+	}
+	return n, ok
+}
+
 func rtn4Go(bf16 bool, codes []uint32, scales []float32, zeros []uint8, src []uint16, group int) bool {
 	ws := getScratch(len(src) + (len(src)+3)/4)
 	defer putScratch(ws)

@@ -1,27 +1,26 @@
 package kernel
 
 import (
-	"math/rand/v2"
+	"math"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 )
 
-func TestSquareErrLevels(t *testing.T) {
-	r := rand.New(rand.NewPCG(1, 2))
-	for _, n := range []int{0, 1, 7, 16, 17, 31, 64, 172, 1000} {
-		w, weight := make([]float32, n), make([]float32, n)
-		for i := range w {
-			w[i], weight[i] = float32(r.NormFloat64()), r.Float32()
+// The definition in float64.
+func TestSquareErr(t *testing.T) {
+	eachLevel(t, func(t *testing.T) {
+		w, weight := randoms(172, 1), randoms(172, 2)
+		var want float64
+		for i, v := range w {
+			weight[i] *= weight[i]
+			u := min(max(math.RoundToEven(float64(v*(1/float32(0.3))))+7, 0), 15)
+			d := float64(float32(0.3))*(u-7) - float64(v)
+			want += float64(weight[i]) * d * d
 		}
-		for range 20 {
-			scale, zero := 0.01+r.Float32(), float32(r.IntN(16))
-			var s [16]float32
-			squareErrTerms(&s, w, weight, 1/scale, scale, zero, 15)
-			require.Equal(t, float64(sumTree(&s)), SquareErr(w, weight, scale, zero, 15), "length %d", n)
-		}
-	}
-	require.InDelta(t, 2*0.25, SquareErr([]float32{1.5}, []float32{2}, 1, 0, 1), 1e-7, "the code is clamped at 1")
+		require.InEpsilon(t, want, SquareErr(w, weight, 0.3, 7, 15), 2e-6)
+		require.InDelta(t, 2*0.25, SquareErr([]float32{1.5}, []float32{2}, 1, 0, 1), 1e-7, "the code is clamped at 1")
+	})
 }
 
 func BenchmarkSquareErr(b *testing.B) {

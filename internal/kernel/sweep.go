@@ -4,10 +4,16 @@ package kernel
 // corrected for the errors of others, it sets e to e-deq, and adds
 // d·(t-deq)² - lambda·e² to loss, in float64.
 func ErrorCols(e []float32, loss []float64, t, deq []float32, d, lambda float64) {
-	n := len(e)
-	loss, t, deq = loss[:n], t[:n], deq[:n]
-	done := errorCols(e, loss, t, deq, d, lambda)
-	errorColsGo(e[done:], loss[done:], t[done:], deq[done:], d, lambda)
+	loss, t, deq = loss[:len(e)], t[:len(e)], deq[:len(e)]
+	n := whole(len(e))
+	switch {
+	case n == 0:
+	case level >= AVX512:
+		errorColsAVX512(&e[0], &loss[0], &t[0], &deq[0], n, d, lambda)
+	default:
+		errorColsAVX2(&e[0], &loss[0], &t[0], &deq[0], n, d, lambda)
+	}
+	errorColsGo(e[n:], loss[n:], t[n:], deq[n:], d, lambda)
 }
 
 func errorColsGo(e []float32, loss []float64, t, deq []float32, d, lambda float64) {

@@ -82,6 +82,7 @@ TEXT ·gemmAVX512(SB), NOSPLIT, $0-61
 	SUBQ $4, CX
 	JLT rest
 
+	PCALIGN $64
 loop:
 	VMOVUPS 0(BX), Z0
 	VMOVUPS 64(BX), Z1
@@ -255,6 +256,7 @@ rest:
 	ADDQ $4, CX
 	JLE done
 
+	PCALIGN $64
 one:
 	VMOVUPS 0(BX), Z0
 	VMOVUPS 64(BX), Z1
@@ -534,6 +536,7 @@ TEXT ·gemmBF16(SB), NOSPLIT, $0-61
 	SUBQ $4, CX
 	JLT rest
 
+	PCALIGN $64
 loop:
 	VMOVUPS 0(BX), Z0
 	VMOVUPS 64(BX), Z1
@@ -707,6 +710,7 @@ rest:
 	ADDQ $4, CX
 	JLE done
 
+	PCALIGN $64
 one:
 	VMOVUPS 0(BX), Z0
 	VMOVUPS 64(BX), Z1
@@ -949,6 +953,7 @@ TEXT ·gemmAVX2(SB), NOSPLIT, $0-61
 	SUBQ $4, CX
 	JLT rest
 
+	PCALIGN $64
 loop:
 	VMOVUPS 0(BX), Y0
 	VMOVUPS 32(BX), Y1
@@ -1046,6 +1051,7 @@ rest:
 	ADDQ $4, CX
 	JLE done
 
+	PCALIGN $64
 one:
 	VMOVUPS 0(BX), Y0
 	VMOVUPS 32(BX), Y1

@@ -40,6 +40,7 @@ TEXT ·copyRowsAVX512(SB), NOSPLIT, $0-48
 	TESTL AX, AX
 	JZ narrow
 
+	PCALIGN $64
 wide:
 	VMOVUPS.Z (SI), K1, Z0
 	VMOVUPS.Z 64(SI), K2, Z1
@@ -52,6 +53,7 @@ wide:
 	VZEROUPPER
 	RET
 
+	PCALIGN $64
 narrow:
 	VMOVUPS.Z (SI), K1, Z0
 	VMOVUPS Z0, K3, (DI)
@@ -80,6 +82,7 @@ TEXT ·pairRowsAVX512(SB), NOSPLIT, $0-48
 	SHRL $16, AX
 	KMOVW AX, K5
 
+	PCALIGN $64
 pair:
 	VMOVUPS.Z 0(SI), K2, Z0
 	VPSRLD $16, Z0, Z1
@@ -138,6 +141,7 @@ TEXT ·transpose16AVX512(SB), NOSPLIT, $0-40
 	SHLQ $2, R9
 	MOVQ blocks+32(FP), CX
 
+	PCALIGN $64
 block:
 	MOVQ SI, AX
 	VMOVUPS (AX), Z0
@@ -283,6 +287,7 @@ TEXT ·transpose8AVX2(SB), NOSPLIT, $0-40
 	SHLQ $2, R9
 	MOVQ blocks+32(FP), CX
 
+	PCALIGN $64
 block:
 	MOVQ SI, AX
 	VMOVUPS (AX), Y0

@@ -4,22 +4,12 @@
 
 package kernel
 
-// powErrAVX512 adds the terms of powErrGo to its 16 sums s; n is a multiple of 16.
+// powErrAVX512 adds the terms of powErrTerms to its 16 sums s; n is a multiple of 16.
 //
 //go:noescape
 func powErrAVX512(s *float32, w *float32, n int, scale float32, zero float32, maxq float32)
 
-// powErrColsAVX512 is powErrColsGo.
-//
-//go:noescape
-func powErrColsAVX512(acc *float32, w *float32, scale *float32, zero *float32, n int, maxq float32)
-
-// powErrAVX2 adds the terms of powErrGo to its 16 sums s; n is a multiple of 16.
+// powErrAVX2 adds the terms of powErrTerms to its 16 sums s; n is a multiple of 16.
 //
 //go:noescape
 func powErrAVX2(s *float32, w *float32, n int, scale float32, zero float32, maxq float32)
-
-// powErrColsAVX2 is powErrColsGo.
-//
-//go:noescape
-func powErrColsAVX2(acc *float32, w *float32, scale *float32, zero *float32, n int, maxq float32)

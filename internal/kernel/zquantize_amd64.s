@@ -37,6 +37,7 @@ TEXT ·minMaxAVX512(SB), NOSPLIT, $0-25
 	CMPQ CX, $0
 	JLE done
 
+	PCALIGN $64
 loop:
 	VMOVUPS (SI)(AX*4), Z3
 	VMINPS Z0, Z3, Z0
@@ -72,30 +73,6 @@ done:
 	VZEROUPPER
 	RET
 
-// func minMaxAccAVX512(lo *float32, hi *float32, x *float32, n int)
-TEXT ·minMaxAccAVX512(SB), NOSPLIT, $0-32
-	MOVQ n+24(FP), CX
-	XORQ AX, AX
-	MOVQ lo+0(FP), DI
-	MOVQ hi+8(FP), DX
-	MOVQ x+16(FP), SI
-	CMPQ CX, $0
-	JLE done
-
-loop:
-	VMOVUPS (SI)(AX*4), Z0
-	VMINPS (DI)(AX*4), Z0, Z1
-	VMAXPS (DX)(AX*4), Z0, Z2
-	VMOVUPS Z1, (DI)(AX*4)
-	VMOVUPS Z2, (DX)(AX*4)
-	ADDQ $16, AX
-	CMPQ AX, CX
-	JLT loop
-
-done:
-	VZEROUPPER
-	RET
-
 // func allFiniteAVX512(x *float32, n int) (ok bool)
 TEXT ·allFiniteAVX512(SB), NOSPLIT, $0-17
 	MOVQ n+8(FP), CX
@@ -108,6 +85,7 @@ TEXT ·allFiniteAVX512(SB), NOSPLIT, $0-17
 	CMPQ CX, $0
 	JLE done
 
+	PCALIGN $64
 loop:
 	VANDPS (SI)(AX*4), Z2, Z0
 	VCMPPS $6, Z3, Z0, K2
@@ -136,6 +114,7 @@ TEXT ·quantRowAVX512(SB), NOSPLIT, $0-36
 	CMPQ CX, $0
 	JLE done
 
+	PCALIGN $64
 loop:
 	VMOVUPS (SI)(AX*4), Z0
 	VDIVPS Z4, Z0, Z0
@@ -153,26 +132,25 @@ done:
 	VZEROUPPER
 	RET
 
-// func quantColsAVX512(q *uint8, deq *float32, err *float32, t *float32, scale *float32, zero *float32, n int, maxq float32)
-TEXT ·quantColsAVX512(SB), NOSPLIT, $0-60
-	MOVQ n+48(FP), CX
+// func quantColsAVX512(q *uint8, deq *float32, t *float32, scale *float32, zero *float32, n int, maxq float32)
+TEXT ·quantColsAVX512(SB), NOSPLIT, $0-52
+	MOVQ n+40(FP), CX
 	XORQ AX, AX
 	MOVQ q+0(FP), DI
 	MOVQ deq+8(FP), R8
-	MOVQ err+16(FP), R9
-	MOVQ t+24(FP), SI
-	MOVQ scale+32(FP), R10
-	MOVQ zero+40(FP), R11
-	VBROADCASTSS maxq+56(FP), Z6
+	MOVQ t+16(FP), SI
+	MOVQ scale+24(FP), R10
+	MOVQ zero+32(FP), R11
+	VBROADCASTSS maxq+48(FP), Z6
 	VPXORD Z7, Z7, Z7
 	CMPQ CX, $0
 	JLE done
 
+	PCALIGN $64
 loop:
 	VMOVUPS (SI)(AX*4), Z0
 	VMOVUPS (R10)(AX*4), Z4
 	VMOVUPS (R11)(AX*4), Z5
-	VMOVAPS Z0, Z1
 	VDIVPS Z4, Z0, Z0
 	VRNDSCALEPS $8, Z0, Z0
 	VADDPS Z5, Z0, Z0
@@ -180,19 +158,9 @@ loop:
 	VMINPS Z6, Z0, Z0
 	VSUBPS Z5, Z0, Z2
 	VMULPS Z4, Z2, Z2
-	VSUBPS Z2, Z1, Z1
 	VCVTTPS2DQ Z0, Z0
 	VPMOVDB Z0, (DI)(AX*1)
-	TESTQ R8, R8
-	JZ noDeq
 	VMOVUPS Z2, (R8)(AX*4)
-
-noDeq:
-	TESTQ R9, R9
-	JZ noErr
-	VMOVUPS Z1, (R9)(AX*4)
-
-noErr:
 	ADDQ $16, AX
 	CMPQ AX, CX
 	JLT loop
@@ -212,36 +180,10 @@ TEXT ·dequantAVX512(SB), NOSPLIT, $0-32
 	CMPQ CX, $0
 	JLE done
 
+	PCALIGN $64
 loop:
 	VPMOVZXBD (SI)(AX*1), Z0
 	VCVTDQ2PS Z0, Z0
-	VSUBPS Z5, Z0, Z0
-	VMULPS Z0, Z4, Z0
-	VMOVUPS Z0, (DI)(AX*4)
-	ADDQ $16, AX
-	CMPQ AX, CX
-	JLT loop
-
-done:
-	VZEROUPPER
-	RET
-
-// func dequantColsAVX512(dst *float32, q *uint8, scale *float32, zero *float32, n int)
-TEXT ·dequantColsAVX512(SB), NOSPLIT, $0-40
-	MOVQ n+32(FP), CX
-	XORQ AX, AX
-	MOVQ dst+0(FP), DI
-	MOVQ q+8(FP), SI
-	MOVQ scale+16(FP), R10
-	MOVQ zero+24(FP), R11
-	CMPQ CX, $0
-	JLE done
-
-loop:
-	VPMOVZXBD (SI)(AX*1), Z0
-	VCVTDQ2PS Z0, Z0
-	VMOVUPS (R10)(AX*4), Z4
-	VMOVUPS (R11)(AX*4), Z5
 	VSUBPS Z5, Z0, Z0
 	VMULPS Z0, Z4, Z0
 	VMOVUPS Z0, (DI)(AX*4)
@@ -264,6 +206,7 @@ TEXT ·minMaxAVX2(SB), NOSPLIT, $0-25
 	CMPQ CX, $0
 	JLE done
 
+	PCALIGN $64
 loop:
 	VMOVUPS (SI)(AX*4), Y3
 	VMINPS Y0, Y3, Y0
@@ -295,30 +238,6 @@ done:
 	VZEROUPPER
 	RET
 
-// func minMaxAccAVX2(lo *float32, hi *float32, x *float32, n int)
-TEXT ·minMaxAccAVX2(SB), NOSPLIT, $0-32
-	MOVQ n+24(FP), CX
-	XORQ AX, AX
-	MOVQ lo+0(FP), DI
-	MOVQ hi+8(FP), DX
-	MOVQ x+16(FP), SI
-	CMPQ CX, $0
-	JLE done
-
-loop:
-	VMOVUPS (SI)(AX*4), Y0
-	VMINPS (DI)(AX*4), Y0, Y1
-	VMAXPS (DX)(AX*4), Y0, Y2
-	VMOVUPS Y1, (DI)(AX*4)
-	VMOVUPS Y2, (DX)(AX*4)
-	ADDQ $8, AX
-	CMPQ AX, CX
-	JLT loop
-
-done:
-	VZEROUPPER
-	RET
-
 // func allFiniteAVX2(x *float32, n int) (ok bool)
 TEXT ·allFiniteAVX2(SB), NOSPLIT, $0-17
 	MOVQ n+8(FP), CX
@@ -330,6 +249,7 @@ TEXT ·allFiniteAVX2(SB), NOSPLIT, $0-17
 	CMPQ CX, $0
 	JLE done
 
+	PCALIGN $64
 loop:
 	VANDPS (SI)(AX*4), Y2, Y0
 	VCMPPS $6, Y3, Y0, Y0
@@ -358,6 +278,7 @@ TEXT ·quantRowAVX2(SB), NOSPLIT, $0-36
 	CMPQ CX, $0
 	JLE done
 
+	PCALIGN $64
 loop:
 	VMOVUPS (SI)(AX*4), Y0
 	VDIVPS Y4, Y0, Y0
@@ -378,26 +299,25 @@ done:
 	VZEROUPPER
 	RET
 
-// func quantColsAVX2(q *uint8, deq *float32, err *float32, t *float32, scale *float32, zero *float32, n int, maxq float32)
-TEXT ·quantColsAVX2(SB), NOSPLIT, $0-60
-	MOVQ n+48(FP), CX
+// func quantColsAVX2(q *uint8, deq *float32, t *float32, scale *float32, zero *float32, n int, maxq float32)
+TEXT ·quantColsAVX2(SB), NOSPLIT, $0-52
+	MOVQ n+40(FP), CX
 	XORQ AX, AX
 	MOVQ q+0(FP), DI
 	MOVQ deq+8(FP), R8
-	MOVQ err+16(FP), R9
-	MOVQ t+24(FP), SI
-	MOVQ scale+32(FP), R10
-	MOVQ zero+40(FP), R11
-	VBROADCASTSS maxq+56(FP), Y6
+	MOVQ t+16(FP), SI
+	MOVQ scale+24(FP), R10
+	MOVQ zero+32(FP), R11
+	VBROADCASTSS maxq+48(FP), Y6
 	VXORPS Y7, Y7, Y7
 	CMPQ CX, $0
 	JLE done
 
+	PCALIGN $64
 loop:
 	VMOVUPS (SI)(AX*4), Y0
 	VMOVUPS (R10)(AX*4), Y4
 	VMOVUPS (R11)(AX*4), Y5
-	VMOVAPS Y0, Y1
 	VDIVPS Y4, Y0, Y0
 	VROUNDPS $8, Y0, Y0
 	VADDPS Y5, Y0, Y0
@@ -405,22 +325,12 @@ loop:
 	VMINPS Y6, Y0, Y0
 	VSUBPS Y5, Y0, Y2
 	VMULPS Y4, Y2, Y2
-	VSUBPS Y2, Y1, Y1
 	VCVTTPS2DQ Y0, Y0
 	VEXTRACTI128 $1, Y0, X3
 	VPACKUSDW X3, X0, X0
 	VPACKUSWB X0, X0, X0
 	VMOVQ X0, (DI)(AX*1)
-	TESTQ R8, R8
-	JZ noDeq
 	VMOVUPS Y2, (R8)(AX*4)
-
-noDeq:
-	TESTQ R9, R9
-	JZ noErr
-	VMOVUPS Y1, (R9)(AX*4)
-
-noErr:
 	ADDQ $8, AX
 	CMPQ AX, CX
 	JLT loop
@@ -440,36 +350,10 @@ TEXT ·dequantAVX2(SB), NOSPLIT, $0-32
 	CMPQ CX, $0
 	JLE done
 
+	PCALIGN $64
 loop:
 	VPMOVZXBD (SI)(AX*1), Y0
 	VCVTDQ2PS Y0, Y0
-	VSUBPS Y5, Y0, Y0
-	VMULPS Y0, Y4, Y0
-	VMOVUPS Y0, (DI)(AX*4)
-	ADDQ $8, AX
-	CMPQ AX, CX
-	JLT loop
-
-done:
-	VZEROUPPER
-	RET
-
-// func dequantColsAVX2(dst *float32, q *uint8, scale *float32, zero *float32, n int)
-TEXT ·dequantColsAVX2(SB), NOSPLIT, $0-40
-	MOVQ n+32(FP), CX
-	XORQ AX, AX
-	MOVQ dst+0(FP), DI
-	MOVQ q+8(FP), SI
-	MOVQ scale+16(FP), R10
-	MOVQ zero+24(FP), R11
-	CMPQ CX, $0
-	JLE done
-
-loop:
-	VPMOVZXBD (SI)(AX*1), Y0
-	VCVTDQ2PS Y0, Y0
-	VMOVUPS (R10)(AX*4), Y4
-	VMOVUPS (R11)(AX*4), Y5
 	VSUBPS Y5, Y0, Y0
 	VMULPS Y0, Y4, Y0
 	VMOVUPS Y0, (DI)(AX*4)

@@ -9,11 +9,6 @@ package kernel
 //go:noescape
 func minMaxAVX512(x *float32, n int) (lo float32, hi float32, nan bool)
 
-// minMaxAccAVX512 is minMaxAccGo.
-//
-//go:noescape
-func minMaxAccAVX512(lo *float32, hi *float32, x *float32, n int)
-
 // allFiniteAVX512 is allFiniteGo.
 //
 //go:noescape
@@ -24,30 +19,20 @@ func allFiniteAVX512(x *float32, n int) (ok bool)
 //go:noescape
 func quantRowAVX512(q *uint8, w *float32, n int, scale float32, zero float32, maxq float32)
 
-// quantColsAVX512 is quantColsGo; deq and err may be nil.
+// quantColsAVX512 is quantColsGo.
 //
 //go:noescape
-func quantColsAVX512(q *uint8, deq *float32, err *float32, t *float32, scale *float32, zero *float32, n int, maxq float32)
+func quantColsAVX512(q *uint8, deq *float32, t *float32, scale *float32, zero *float32, n int, maxq float32)
 
 // dequantAVX512 is dequantGo.
 //
 //go:noescape
 func dequantAVX512(dst *float32, q *uint8, n int, scale float32, zero float32)
 
-// dequantColsAVX512 is dequantColsGo.
-//
-//go:noescape
-func dequantColsAVX512(dst *float32, q *uint8, scale *float32, zero *float32, n int)
-
 // minMaxAVX2 returns the extremes of the elements that are not NaN and whether any is.
 //
 //go:noescape
 func minMaxAVX2(x *float32, n int) (lo float32, hi float32, nan bool)
-
-// minMaxAccAVX2 is minMaxAccGo.
-//
-//go:noescape
-func minMaxAccAVX2(lo *float32, hi *float32, x *float32, n int)
 
 // allFiniteAVX2 is allFiniteGo.
 //
@@ -59,17 +44,12 @@ func allFiniteAVX2(x *float32, n int) (ok bool)
 //go:noescape
 func quantRowAVX2(q *uint8, w *float32, n int, scale float32, zero float32, maxq float32)
 
-// quantColsAVX2 is quantColsGo; deq and err may be nil.
+// quantColsAVX2 is quantColsGo.
 //
 //go:noescape
-func quantColsAVX2(q *uint8, deq *float32, err *float32, t *float32, scale *float32, zero *float32, n int, maxq float32)
+func quantColsAVX2(q *uint8, deq *float32, t *float32, scale *float32, zero *float32, n int, maxq float32)
 
 // dequantAVX2 is dequantGo.
 //
 //go:noescape
 func dequantAVX2(dst *float32, q *uint8, n int, scale float32, zero float32)
-
-// dequantColsAVX2 is dequantColsGo.
-//
-//go:noescape
-func dequantColsAVX2(dst *float32, q *uint8, scale *float32, zero *float32, n int)

@@ -53,6 +53,7 @@ TEXT ·packBitsBMI2(SB), NOSPLIT, $0-40
 	MOVQ bits+24(FP), R8
 	MOVQ mask+32(FP), R9
 
+	PCALIGN $64
 loop:
 	MOVQ (SI), AX
 	PEXTQ R9, AX, AX
@@ -71,6 +72,7 @@ TEXT ·unpackBitsBMI2(SB), NOSPLIT, $0-40
 	MOVQ bits+24(FP), R8
 	MOVQ mask+32(FP), R9
 
+	PCALIGN $64
 loop:
 	MOVQ (SI), AX
 	PDEPQ R9, AX, AX
@@ -104,6 +106,7 @@ group:
 	MOVQ SI, AX
 	MOVQ R11, CX
 
+	PCALIGN $64
 range:
 	VMOVDQU64 (AX), Z2
 	VPSRAW $15, Z2, Z3
@@ -177,6 +180,7 @@ scale:
 	VBROADCASTSS X4, Z11
 	MOVQ R11, CX
 
+	PCALIGN $64
 codes:
 	VPMOVZXWD (SI), Z2
 	VPSLLD $16, Z2, Z2
@@ -241,6 +245,7 @@ group:
 	MOVQ SI, AX
 	MOVQ R11, CX
 
+	PCALIGN $64
 range:
 	VMOVDQU64 (AX), Z2
 	VPSRAW $15, Z2, Z3
@@ -314,6 +319,7 @@ scale:
 	VBROADCASTSS X4, Z11
 	MOVQ R11, CX
 
+	PCALIGN $64
 codes:
 	VCVTPH2PS (SI), Z2
 	VMULPS Z11, Z2, Z4

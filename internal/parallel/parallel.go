@@ -4,9 +4,8 @@ package parallel
 import (
 	"context"
 	"runtime"
+	"sync"
 	"sync/atomic"
-
-	"golang.org/x/sync/errgroup"
 )
 
 // Workers returns n, or GOMAXPROCS if n is not positive.
@@ -17,39 +16,69 @@ func Workers(n int) int {
 	return runtime.GOMAXPROCS(0)
 }
 
-// For calls fn(i) for every i in [0, n), on at most workers goroutines
-// (0 means GOMAXPROCS), and returns the first error. It stops handing out
-// indices once an error occurred or ctx is done.
-func For(ctx context.Context, workers, n int, fn func(i int) error) error {
+// Each calls fn(worker, i) for every i in [0, n), in ascending order of their
+// starts, on at most workers goroutines (0 means GOMAXPROCS), the caller's
+// among them, and returns when all are done. worker numbers the goroutine,
+// from 0 to Workers(workers)-1: calls with the same number never overlap.
+func Each(workers, n int, fn func(worker, i int)) {
 	workers = min(Workers(workers), n)
 	if workers <= 1 {
 		for i := range n {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			if err := fn(i); err != nil {
-				return err
-			}
+			fn(0, i)
 		}
-		return nil
+		return
 	}
 	var next atomic.Int64
-	g, ctx := errgroup.WithContext(ctx)
-	for range workers {
-		g.Go(func() error {
-			for {
-				i := int(next.Add(1)) - 1
-				if i >= n {
-					return nil
-				}
-				if err := ctx.Err(); err != nil {
-					return err
-				}
-				if err := fn(i); err != nil {
-					return err
-				}
+	run := func(worker int) {
+		for {
+			i := int(next.Add(1)) - 1
+			if i >= n {
+				return
 			}
-		})
+			fn(worker, i)
+		}
 	}
-	return g.Wait()
+	var wg sync.WaitGroup
+	for w := 1; w < workers; w++ {
+		wg.Go(func() { run(w) })
+	}
+	run(0)
+	wg.Wait()
+}
+
+// For calls fn(i) for every i in [0, n) as Each does. Once an error occurred
+// or ctx is done no further calls are begun. It returns the error of the
+// lowest i, whatever the number of workers; ctx's if that came first.
+func For(ctx context.Context, workers, n int, fn func(i int) error) error {
+	var (
+		stop   atomic.Bool
+		mu     sync.Mutex
+		lowest = n
+		first  error
+	)
+	Each(workers, n, func(_, i int) {
+		// An index that was begun before an error elsewhere still runs, so
+		// none below the one that failed is left out.
+		if stop.Load() {
+			mu.Lock()
+			later := i > lowest
+			mu.Unlock()
+			if later {
+				return
+			}
+		}
+		err := ctx.Err()
+		if err == nil {
+			err = fn(i)
+		}
+		if err != nil {
+			mu.Lock()
+			if i < lowest {
+				lowest, first = i, err
+			}
+			mu.Unlock()
+			stop.Store(true)
+		}
+	})
+	return first
 }

@@ -14,20 +14,14 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/golowbit/lowbit/internal/golden"
 )
 
 // shared is a file of the data folder beside the project, or skips.
 func shared(t testing.TB, elem ...string) string {
 	t.Helper()
-	root := os.Getenv("LOWBIT_SHARED")
-	if root == "" {
-		root = filepath.Join("..", "..", "..", "shared")
-	}
-	p := filepath.Join(append([]string{root}, elem...)...)
-	if _, err := os.Stat(p); err != nil {
-		t.Skipf("needs %s (set LOWBIT_SHARED to the folder with the shared data)", p)
-	}
-	return p
+	return golden.Shared(t, filepath.Join(elem...))
 }
 
 // goldenCase is one line of what Hugging Face's tokenizers 0.23.2 gave.

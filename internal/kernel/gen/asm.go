@@ -78,6 +78,12 @@ func (g *fn) op(format string, a ...any) {
 
 func (g *fn) label(name string) { fmt.Fprintf(&g.body, "\n%s:\n", name) }
 
+// loopHead is a label that begins an amd64 loop. Loops begin on a cache line,
+// so that their speed does not depend on where the linker puts them.
+func (g *fn) loopHead(name string) {
+	fmt.Fprintf(&g.body, "\n\tPCALIGN $64\n%s:\n", name)
+}
+
 // arg is the operand of an argument or result.
 func (g *fn) arg(name string) string {
 	for _, a := range append(g.args, g.results...) {
@@ -117,6 +123,25 @@ func (f *file) assembly(constraint string) []byte {
 		fmt.Fprintf(&b, "\n// func %s%s\nTEXT ·%s(SB), NOSPLIT, $0-%d\n%s", g.name, g.signature(), g.name, g.size, g.body.String())
 	}
 	return b.Bytes()
+}
+
+// stubs are the functions as Go that panics, for builds without the assembly:
+// what calls them there is behind a level that they never have.
+func stubs(constraint string, files []*file) []byte {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, header, constraint)
+	b.WriteString("package kernel\n")
+	for _, f := range files {
+		b.WriteString("\n")
+		for _, g := range f.funcs {
+			fmt.Fprintf(&b, "func %s%s { panic(noAssembly) }\n", g.name, g.signature())
+		}
+	}
+	out, err := format.Source(b.Bytes())
+	if err != nil {
+		panic(err)
+	}
+	return out
 }
 
 func (g *fn) signature() string {

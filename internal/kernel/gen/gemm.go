@@ -93,7 +93,7 @@ func gemm(f *file, name string, t tile) {
 	const unroll = 4
 	g.op("SUBQ $%d, CX", unroll)
 	g.op("JLT rest")
-	g.label("loop")
+	g.loopHead("loop")
 	for u := range unroll {
 		step(u)
 	}
@@ -103,7 +103,7 @@ func gemm(f *file, name string, t tile) {
 	g.label("rest")
 	g.op("ADDQ $%d, CX", unroll)
 	g.op("JLE done")
-	g.label("one")
+	g.loopHead("one")
 	step(0)
 	g.op("ADDQ $%d, BX", t.vecs*t.size)
 	g.op("DECQ CX")

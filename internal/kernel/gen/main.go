@@ -22,28 +22,51 @@ func main() {
 	}
 }
 
+// platforms lists the families of functions by architecture. Each becomes
+// z<family>_<arch>.s and z<family>_<arch>_decl.go; zstub_no<arch>.go is for
+// builds that have none of them.
+var platforms = []struct {
+	arch     string
+	families []family
+}{
+	{"amd64", []family{
+		{"gemm", gemmAMD64},
+		{"pack", packAMD64},
+		{"quantize", quantizeAMD64},
+		{"powerr", powErrAMD64},
+		{"squareerr", squareErrAMD64},
+		{"rows", rowsAMD64},
+		{"half", halfAMD64},
+		{"rtn", rtnAMD64},
+		{"sweep", sweepAMD64},
+		{"peak", peakAMD64},
+	}},
+	{"arm64", []family{
+		{"gemm", gemmARM64},
+		{"peak", peakARM64},
+	}},
+}
+
+type family struct {
+	name  string
+	write func(*file)
+}
+
 // generate returns the content of every generated file by name.
 func generate() map[string][]byte {
-	files := map[string][]byte{}
-	add := func(name, constraint string, family func(*file)) {
-		f := &file{}
-		family(f)
-		files[name+".s"] = f.assembly(constraint)
-		files[name+"_decl.go"] = f.declarations(constraint)
+	out := map[string][]byte{}
+	for _, p := range platforms {
+		constraint := p.arch + " && !purego"
+		var files []*file
+		for _, fam := range p.families {
+			f := &file{}
+			fam.write(f)
+			name := "z" + fam.name + "_" + p.arch
+			out[name+".s"] = f.assembly(constraint)
+			out[name+"_decl.go"] = f.declarations(constraint)
+			files = append(files, f)
+		}
+		out["zstub_no"+p.arch+".go"] = stubs("!"+p.arch+" || purego", files)
 	}
-	const amd64 = "amd64 && !purego"
-	add("zgemm_amd64", amd64, gemmAMD64)
-	add("zpack_amd64", amd64, packAMD64)
-	add("zquantize_amd64", amd64, quantizeAMD64)
-	add("zpowerr_amd64", amd64, powErrAMD64)
-	add("zsquareerr_amd64", amd64, squareErrAMD64)
-	add("zrows_amd64", amd64, rowsAMD64)
-	add("zhalf_amd64", amd64, halfAMD64)
-	add("zrtn_amd64", amd64, rtnAMD64)
-	add("zsweep_amd64", amd64, sweepAMD64)
-	add("zpeak_amd64", amd64, peakAMD64)
-	const arm64 = "arm64 && !purego"
-	add("zgemm_arm64", arm64, gemmARM64)
-	add("zpeak_arm64", arm64, peakARM64)
-	return files
+	return out
 }

@@ -28,7 +28,7 @@ func copyRows(f *file) {
 	}
 	g.op("TESTL AX, AX")
 	g.op("JZ narrow")
-	g.label("wide")
+	g.loopHead("wide")
 	g.op("VMOVUPS.Z (SI), K1, Z0")
 	g.op("VMOVUPS.Z 64(SI), K2, Z1")
 	g.op("VMOVUPS Z0, K3, (DI)")
@@ -39,7 +39,7 @@ func copyRows(f *file) {
 	g.op("JNZ wide")
 	g.op("VZEROUPPER")
 	g.op("RET")
-	g.label("narrow")
+	g.loopHead("narrow")
 	g.op("VMOVUPS.Z (SI), K1, Z0")
 	g.op("VMOVUPS Z0, K3, (DI)")
 	g.op("ADDQ R9, SI")
@@ -70,7 +70,7 @@ func pairRows(f *file) {
 		g.op("SHRL $16, AX")
 		g.op("KMOVW AX, K%d", 2*i+3)
 	}
-	g.label("pair")
+	g.loopHead("pair")
 	for half, off := range []int{0, 64} {
 		g.op("VMOVUPS.Z %d(SI), K%d, Z0", off, 2+half)
 		g.roundBF16()
@@ -105,7 +105,7 @@ func transpose16(f *file) {
 		"writes the transpose of 16 rows of 16*blocks floats; blocks is positive.")
 	transposeArgs(g)
 	z := func(i int) string { return fmt.Sprintf("Z%d", i) }
-	g.label("block")
+	g.loopHead("block")
 	g.op("MOVQ SI, AX")
 	for i := range 16 {
 		g.op("VMOVUPS (AX), %s", z(i))
@@ -152,7 +152,7 @@ func transpose8(f *file) {
 		"writes the transpose of 8 rows of 8*blocks floats; blocks is positive.")
 	transposeArgs(g)
 	y := func(i int) string { return fmt.Sprintf("Y%d", i) }
-	g.label("block")
+	g.loopHead("block")
 	g.op("MOVQ SI, AX")
 	for i := range 8 {
 		g.op("VMOVUPS (AX), %s", y(i))

@@ -18,7 +18,7 @@ func peak(f *file, name, reg string, sums int) {
 		g.op("%[1]s %[2]s%[3]d, %[2]s%[3]d, %[2]s%[3]d", clear, reg, i)
 	}
 	g.op("MOVQ %s, CX", g.arg("rounds"))
-	g.label("loop")
+	g.loopHead("loop")
 	for i := range sums {
 		g.op("VFMADD231PS %[1]s%[2]d, %[1]s%[3]d, %[1]s%[4]d", reg, sums, sums+1, i)
 	}

@@ -42,7 +42,6 @@ func powErrAMD64(f *file) {
 	float("powMax", 0x1p50)
 	for _, v := range []vec{avx512, avx2} {
 		powErr(f, v)
-		powErrCols(f, v)
 	}
 }
 
@@ -99,7 +98,7 @@ func (g *loop) pow24() {
 
 func powErr(f *file, v vec) {
 	g := f.loop(v, "powErr", "s *float32, w *float32, n int, scale float32, zero float32, maxq float32", "",
-		"adds the terms of powErrGo to its 16 sums s; n is a multiple of 16.")
+		"adds the terms of powErrTerms to its 16 sums s; n is a multiple of 16.")
 	g.pointers("s", "DI", "w", "SI")
 	g.broadcast("scale", 8)
 	g.broadcast("zero", 9)
@@ -121,7 +120,7 @@ func powErr(f *file, v vec) {
 	}
 	g.op("CMPQ CX, $0")
 	g.op("JLE done")
-	g.label("loop")
+	g.loopHead("loop")
 	for i, s := range sums {
 		term(i*v.lanes*4, s)
 	}
@@ -132,26 +131,5 @@ func powErr(f *file, v vec) {
 	for i, s := range sums {
 		g.op("VMOVUPS %s, %d(DI)", g.r(s), i*v.lanes*4)
 	}
-	g.end()
-}
-
-func powErrCols(f *file, v vec) {
-	g := f.loop(v, "powErrCols", "acc *float32, w *float32, scale *float32, zero *float32, n int, maxq float32", "", "is powErrColsGo.")
-	g.pointers("acc", "DI", "w", "SI", "scale", "R10", "zero", "R11")
-	g.broadcast("maxq", 10)
-	g.zero(11)
-	g.each(func() {
-		g.load("SI", 7)
-		g.load("R10", 8)
-		g.load("R11", 9)
-		g.op("VMOVAPS %s, %s", g.r(7), g.r(0))
-		g.level(0, 8, 9, 10, 11)
-		g.o("VSUBPS", 9, 0, 0)
-		g.o("VMULPS", 8, 0, 0)
-		g.o("VSUBPS", 7, 0, 0)
-		g.pow24()
-		g.op("VADDPS (DI)(AX*4), %s, %s", g.r(0), g.r(0))
-		g.store(0, "DI")
-	})
 	g.end()
 }

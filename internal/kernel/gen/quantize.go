@@ -5,12 +5,10 @@ import "math"
 func quantizeAMD64(f *file) {
 	for _, v := range []vec{avx512, avx2} {
 		minMax(f, v)
-		minMaxAcc(f, v)
 		allFinite(f, v)
 		quantRow(f, v)
 		quantCols(f, v)
 		dequant(f, v)
-		dequantCols(f, v)
 	}
 }
 
@@ -49,19 +47,6 @@ func minMax(f *file, v vec) {
 	g.op("SETNE %s", g.arg("nan"))
 	g.op("VMOVSS X0, %s", g.arg("lo"))
 	g.op("VMOVSS X1, %s", g.arg("hi"))
-	g.end()
-}
-
-func minMaxAcc(f *file, v vec) {
-	g := f.loop(v, "minMaxAcc", "lo *float32, hi *float32, x *float32, n int", "", "is minMaxAccGo.")
-	g.pointers("lo", "DI", "hi", "DX", "x", "SI")
-	g.each(func() {
-		g.load("SI", 0)
-		g.op("VMINPS (DI)(AX*4), %s, %s", g.r(0), g.r(1))
-		g.op("VMAXPS (DX)(AX*4), %s, %s", g.r(0), g.r(2))
-		g.store(1, "DI")
-		g.store(2, "DX")
-	})
 	g.end()
 }
 
@@ -122,29 +107,20 @@ func quantRow(f *file, v vec) {
 }
 
 func quantCols(f *file, v vec) {
-	g := f.loop(v, "quantCols", "q *uint8, deq *float32, err *float32, t *float32, scale *float32, zero *float32, n int, maxq float32", "",
-		"is quantColsGo; deq and err may be nil.")
-	g.pointers("q", "DI", "deq", "R8", "err", "R9", "t", "SI", "scale", "R10", "zero", "R11")
+	g := f.loop(v, "quantCols", "q *uint8, deq *float32, t *float32, scale *float32, zero *float32, n int, maxq float32", "",
+		"is quantColsGo.")
+	g.pointers("q", "DI", "deq", "R8", "t", "SI", "scale", "R10", "zero", "R11")
 	g.broadcast("maxq", 6)
 	g.zero(7)
 	g.each(func() {
 		g.load("SI", 0)
 		g.load("R10", 4)
 		g.load("R11", 5)
-		g.op("VMOVAPS %s, %s", g.r(0), g.r(1))
 		g.level(0, 4, 5, 6, 7)
 		g.o("VSUBPS", 5, 0, 2)
 		g.o("VMULPS", 4, 2, 2) // what the code stands for
-		g.o("VSUBPS", 2, 1, 1)
 		g.storeBytes(0, 3, "DI")
-		g.op("TESTQ R8, R8")
-		g.op("JZ noDeq")
 		g.store(2, "R8")
-		g.label("noDeq")
-		g.op("TESTQ R9, R9")
-		g.op("JZ noErr")
-		g.store(1, "R9")
-		g.label("noErr")
 	})
 	g.end()
 }
@@ -156,20 +132,6 @@ func dequant(f *file, v vec) {
 	g.broadcast("zero", 5)
 	g.each(func() {
 		g.loadBytes("SI", 0)
-		g.o("VSUBPS", 5, 0, 0)
-		g.o("VMULPS", 0, 4, 0)
-		g.store(0, "DI")
-	})
-	g.end()
-}
-
-func dequantCols(f *file, v vec) {
-	g := f.loop(v, "dequantCols", "dst *float32, q *uint8, scale *float32, zero *float32, n int", "", "is dequantColsGo.")
-	g.pointers("dst", "DI", "q", "SI", "scale", "R10", "zero", "R11")
-	g.each(func() {
-		g.loadBytes("SI", 0)
-		g.load("R10", 4)
-		g.load("R11", 5)
 		g.o("VSUBPS", 5, 0, 0)
 		g.o("VMULPS", 0, 4, 0)
 		g.store(0, "DI")

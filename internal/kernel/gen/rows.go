@@ -48,7 +48,7 @@ func axpy(f *file, v vec) {
 		l := []string{"four", "vector"}[i]
 		g.op("SUBQ $%d, CX", vectors*v.lanes)
 		g.op("JLT %sEnd", l)
-		g.label(l)
+		g.loopHead(l)
 		step(vectors)
 		g.op("SUBQ $%d, CX", vectors*v.lanes)
 		g.op("JGE %s", l)
@@ -77,7 +77,7 @@ func dot(f *file, v vec) {
 		l := []string{"four", "vector"}[i]
 		g.op("SUBQ $%d, CX", vectors*v.lanes)
 		g.op("JLT %sEnd", l)
-		g.label(l)
+		g.loopHead(l)
 		for i := range vectors {
 			g.op("VMOVUPS %d(SI)(AX*4), %s", i*v.lanes*4, g.r(4+i))
 			g.op("VFMADD231PS %d(DI)(AX*4), %s, %s", i*v.lanes*4, g.r(4+i), g.r(i))

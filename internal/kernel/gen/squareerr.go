@@ -21,7 +21,7 @@ func squareErr(f *file, v vec) {
 	}
 	g.op("CMPQ CX, $0")
 	g.op("JLE done")
-	g.label("loop")
+	g.loopHead("loop")
 	for i, s := range sums {
 		off := i * v.lanes * 4
 		g.op("VMOVUPS %d(SI)(AX*4), %s", off, g.r(6))

@@ -33,7 +33,7 @@ func (f *file) loop(v vec, name, params, results, doc string) *loop {
 func (g *loop) each(body func()) {
 	g.op("CMPQ CX, $0")
 	g.op("JLE done")
-	g.label("loop")
+	g.loopHead("loop")
 	body()
 	g.op("ADDQ $%d, AX", g.v.lanes)
 	g.op("CMPQ AX, CX")

@@ -1,5 +1,41 @@
 package kernel
 
+var (
+	avx512Blocking = blocking{mr: 12, nr: 32, kc: 512, mc: 96, nc: 2048}
+	avx2Blocking   = blocking{mr: 6, nr: 16, kc: 512, mc: 96, nc: 2048}
+	neonBlocking   = blocking{mr: 6, nr: 16, kc: 512, mc: 96, nc: 2048}
+)
+
+func blockingFor() blocking {
+	switch {
+	case level >= AVX512:
+		return avx512Blocking
+	case level == AVX2:
+		return avx2Blocking
+	case level == NEON:
+		return neonBlocking
+	}
+	return genericBlocking
+}
+
+// microkernel computes a tile of mr x nr: c = alpha*Σ_p a_ip·b_pj over k
+// terms, added to c if add is set. Element (i, p) of a is a[i*rs+p*cs], and b
+// holds rows of nr; with half both hold pairs of bfloat16.
+func microkernel(half bool, k int, a []float32, rs, cs int, b []float32, c []float32, ldc int, alpha float32, add bool) {
+	switch {
+	case half:
+		gemmBF16(k, &a[0], rs, cs, &b[0], &c[0], ldc, alpha, add)
+	case level >= AVX512:
+		gemmAVX512(k, &a[0], rs, cs, &b[0], &c[0], ldc, alpha, add)
+	case level == AVX2:
+		gemmAVX2(k, &a[0], rs, cs, &b[0], &c[0], ldc, alpha, add)
+	case level == NEON:
+		gemmNEON(k, &a[0], rs, cs, &b[0], &c[0], ldc, alpha, add)
+	default:
+		microkernelGo(k, a, b, c, ldc, alpha, add)
+	}
+}
+
 // genericBlocking is for microkernelGo: eight sums are as many as stay in
 // registers beside their operands.
 var genericBlocking = blocking{mr: 4, nr: 2, kc: 256, mc: 64, nc: 1024, columns: true}

@@ -1,7 +1,7 @@
 // Command accuracy measures what the methods do to small real models and
 // writes docs/accuracy.md.
 //
-//	go run ./internal/accuracy -models DIR -text DIR
+//	go run ./internal/cmd/accuracy -models DIR -text DIR
 //
 // Measurements are kept in docs/accuracy.jsonl; remove a line to repeat it.
 package main
@@ -51,6 +51,7 @@ func main() {
 	only := flag.String("model", ".", "models to measure (regular expression)")
 	method := flag.String("method", ".", "methods to measure (regular expression)")
 	cells := flag.String("cells", ".", "bits/group cells to measure (regular expression)")
+	references := flag.String("references", "testdata/golden/perplexity.json", "what the published code makes of the models")
 	rows := flag.String("rows", "docs/accuracy.jsonl", "measurements: those that are there are kept, new ones are added")
 	doc := flag.String("o", "docs/accuracy.md", `page to write; "" writes none`)
 	workers := flag.Int("workers", 0, "goroutines")
@@ -59,20 +60,41 @@ func main() {
 	defer stop()
 	r := runner{dir: *dir, text: *text, workers: *workers}
 	for pattern, re := range map[*string]**regexp.Regexp{only: &r.model, method: &r.method, cells: &r.cells} {
-		*re = regexp.MustCompile(*pattern)
+		var err error
+		if *re, err = regexp.Compile(*pattern); err != nil {
+			fmt.Fprintln(os.Stderr, "accuracy:", err)
+			os.Exit(2)
+		}
 	}
-	err := r.run(ctx, *rows)
-	if err == nil && *doc != "" {
-		err = render(*rows, *doc)
-	}
-	if err != nil {
+	if err := r.all(ctx, *references, *rows, *doc); err != nil {
 		fmt.Fprintln(os.Stderr, "accuracy:", err)
 		os.Exit(1)
 	}
 }
 
+// all measures what is missing and writes the page.
+func (r *runner) all(ctx context.Context, references, rows, doc string) error {
+	var err error
+	if r.references, err = readReferences(references); err != nil {
+		return err
+	}
+	if err := r.run(ctx, rows); err != nil || doc == "" {
+		return err
+	}
+	have, err := readRows(rows)
+	if err != nil {
+		return err
+	}
+	page, err := render(have, r.references)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(doc, page, 0o644)
+}
+
 // runner measures what is selected and not yet measured.
 type runner struct {
+	references           referenceSet
 	dir, text            string
 	model, method, cells *regexp.Regexp
 	workers              int
@@ -98,7 +120,7 @@ func (r *runner) run(ctx context.Context, path string) error {
 			for _, m := range models {
 				for _, v := range methods {
 					cell := fmt.Sprintf("%d/%d", bits, group)
-					if !r.model.MatchString(m.name) || !r.method.MatchString(v.name) || !r.cells.MatchString(cell) || !v.wants(m.name, bits, group) {
+					if !r.model.MatchString(m.name) || !r.method.MatchString(v.name) || !r.cells.MatchString(cell) || !v.wants(r.references, m.name, bits, group) {
 						continue
 					}
 					if _, ok := have[key{m.name, v.name, bits, group}]; ok {

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/golowbit/lowbit/gptq"
@@ -11,28 +12,28 @@ import (
 )
 
 // products measures C = A B and the lower triangle of AᵀA.
-func (s *suite) products() error {
+func (s *suite) products(ctx context.Context) error {
 	for _, name := range []int{2048, 4096} {
 		n := s.size(name)
-		a, b, c := s.noise(n*n), s.noise(n*n), make([]float32, n*n)
-		t, err := s.do(func() { kernel.Gemm(false, false, n, n, n, 1, a, n, b, n, 0, c, n, s.threads) })
+		a, b, c := tensor.FromSlice(n, n, s.noise(n*n)), tensor.FromSlice(n, n, s.noise(n*n)), tensor.New(n, n)
+		t, err := s.do(ctx, func() { tensor.Gemm(false, false, 1, a, b, 0, c, s.threads) })
 		if err != nil {
 			return err
 		}
 		f := float64(n)
 		s.gemm = 2 * f * f * f / t / 1e9
-		if err := s.report(Result{fmt.Sprintf("gemm/%d", name), s.gemm, GFLOPS, s.fma, "fma"}); err != nil {
+		if err := s.result(fmt.Sprintf("gemm/%d", name), s.gemm, GFLOPS, s.fma, "fma"); err != nil {
 			return err
 		}
 	}
 	tokens, n := s.size(16384), s.size(4096)
-	x, h := s.noise(tokens*n), make([]float32, n*n)
-	t, err := s.do(func() { kernel.SyrkT(n, tokens, 1, x, n, 0, h, n, s.threads) })
+	x, h := tensor.FromSlice(tokens, n, s.noise(tokens*n)), tensor.New(n, n)
+	t, err := s.do(ctx, func() { tensor.SyrkT(x, h, s.threads) })
 	if err != nil {
 		return err
 	}
 	flops := float64(n) * float64(n+1) * float64(tokens)
-	return s.report(Result{"syrk/16384x4096", flops / t / 1e9, GFLOPS, s.fma, "fma"})
+	return s.result("syrk/16384x4096", flops/t/1e9, GFLOPS, s.fma, "fma")
 }
 
 // secondMoments returns H of inputs that differ in size.
@@ -47,7 +48,7 @@ func (s *suite) secondMoments(n int) *tensor.Matrix {
 	return quant.NewCalibration(x, s.threads).H
 }
 
-func (s *suite) cholesky() error {
+func (s *suite) cholesky(ctx context.Context) error {
 	n := s.size(4096)
 	h := s.secondMoments(n)
 	for i := range n {
@@ -59,7 +60,7 @@ func (s *suite) cholesky() error {
 		l.CopyFrom(h)
 		bad = max(bad, tensor.Cholesky(l, s.threads))
 	}
-	t, err := s.do(factor)
+	t, err := s.do(ctx, factor)
 	if err != nil {
 		return err
 	}
@@ -67,17 +68,17 @@ func (s *suite) cholesky() error {
 		return fmt.Errorf("cholesky: pivot %d of a positive definite matrix", bad)
 	}
 	// The copy is no part of it.
-	copying, err := s.do(func() { l.CopyFrom(h) })
+	copying, err := s.do(ctx, func() { l.CopyFrom(h) })
 	if err != nil {
 		return err
 	}
 	f := float64(n)
 	rate := f * f * f / 3 / max(t-copying, 1e-9) / 1e9
-	return s.report(Result{"cholesky/4096", rate, GFLOPS, s.fma, "fma"})
+	return s.result("cholesky/4096", rate, GFLOPS, s.fma, "fma")
 }
 
 // solves measures GPTQ, 4 bits in groups of 128, factorization included.
-func (s *suite) solves() error {
+func (s *suite) solves(ctx context.Context) error {
 	in := s.size(4096)
 	h := s.secondMoments(in)
 	for _, c := range []struct {
@@ -87,9 +88,9 @@ func (s *suite) solves() error {
 		out := s.size(c.out)
 		w := tensor.FromSlice(out, in, s.noise(out*in))
 		scheme := quant.Scheme{Bits: 4, GroupSize: 128, Axis: c.axis}
-		t, err := s.time(func() error {
+		t, err := s.time(ctx, func() error {
 			// A Calibration of its own remembers no factorization.
-			_, err := gptq.Quantizer{Workers: s.threads}.Quantize(s.ctx, w, scheme, &quant.Calibration{H: h, Tokens: in})
+			_, err := gptq.Quantizer{Workers: s.threads}.Quantize(ctx, w, scheme, &quant.Calibration{H: h, Tokens: in})
 			return err
 		})
 		if err != nil {
@@ -97,7 +98,7 @@ func (s *suite) solves() error {
 		}
 		n, m := float64(in), float64(out)
 		floor := (m*n*n + n*n*n/3) / s.gemm / 1e9
-		if err := s.report(Result{fmt.Sprintf("solve/%v/%dx4096", c.axis, c.out), t, Seconds, floor, "gemm"}); err != nil {
+		if err := s.result(fmt.Sprintf("solve/%v/%dx4096", c.axis, c.out), t, Seconds, floor, "gemm"); err != nil {
 			return err
 		}
 	}
@@ -106,7 +107,7 @@ func (s *suite) solves() error {
 
 // rtn measures rounding to 4 bits in groups of 128, and packing, of bfloat16
 // weights in memory, on one core.
-func (s *suite) rtn() error {
+func (s *suite) rtn(ctx context.Context) error {
 	lines, in := s.size(32768), s.size(4096)
 	src := make([]uint16, lines*in)
 	row := s.noise(in)
@@ -114,16 +115,16 @@ func (s *suite) rtn() error {
 		kernel.F32ToBF16(src[i*in:(i+1)*in], row)
 	}
 	w := quant.NewWeight(lines, in, quant.Scheme{Bits: 4, GroupSize: 128})
-	t, err := s.time(func() error { return w.RoundBF16(0, src) })
+	t, err := s.time(ctx, func() error { return w.RoundBF16(0, src) })
 	if err != nil {
 		return err
 	}
-	return s.report(Result{"rtn/bf16", float64(2*len(src)) / t / 1e9, GBS, s.copyRate, "memory"})
+	return s.result("rtn/bf16", float64(2*len(src))/t/1e9, GBS, s.copyRate, "memory")
 }
 
 // forward measures a block of the shape of a Llama of 1.1 B parameters (22
 // such blocks) on windows of 2048 tokens, attention included.
-func (s *suite) forward() error {
+func (s *suite) forward(ctx context.Context) error {
 	const blocks = 22
 	c := llama.Config{
 		ModelType: "llama", Hidden: 64 * max(32/s.o.Shrink, 1), Intermediate: 64 * max(88/s.o.Shrink, 1), Layers: 1,
@@ -145,14 +146,14 @@ func (s *suite) forward() error {
 	}
 	x := tensor.FromSlice(tokens, c.Hidden, s.noise(tokens*c.Hidden))
 	y := tensor.New(tokens, c.Hidden)
-	t, err := s.time(func() error {
+	t, err := s.time(ctx, func() error {
 		y.CopyFrom(x)
 		return r.Forward(b, y, tokens, nil)
 	})
 	if err != nil {
 		return err
 	}
-	return s.report(Result{"forward", float64(tokens) / (blocks * t), TokensSec, s.gemm * 1e9 / (blocks * flops), "gemm"})
+	return s.result("forward", float64(tokens)/(blocks*t), TokensSec, s.gemm*1e9/(blocks*flops), "gemm")
 }
 
 func ones(n int) []float32 {

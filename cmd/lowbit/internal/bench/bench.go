@@ -26,6 +26,8 @@ type Result struct {
 	// by what that was measured to do just before.
 	Floor   float64 `json:"floor"`
 	BoundBy string  `json:"bound_by"`
+	// Level is the instruction set of the kernels, as LOWBIT_CPU names it.
+	Level string `json:"level"`
 }
 
 // Share is how much of the best possible Value is.
@@ -57,7 +59,6 @@ type Options struct {
 
 // suite is one call of Run.
 type suite struct {
-	ctx     context.Context
 	o       Options
 	threads int
 	rnd     *rand.Rand
@@ -77,29 +78,36 @@ func Run(ctx context.Context, o Options, report func(Result) error) error {
 	if o.Shrink <= 0 {
 		o.Shrink = 1
 	}
-	s := &suite{ctx: ctx, o: o, threads: parallel.Workers(o.Threads), rnd: rand.New(rand.NewPCG(1, 2)), report: report}
-	for _, part := range []func() error{s.machine, s.products, s.cholesky, s.solves, s.rtn, s.forward} {
+	s := &suite{o: o, threads: parallel.Workers(o.Threads), rnd: rand.New(rand.NewPCG(1, 2)), report: report}
+	for _, part := range []func(context.Context) error{s.machine, s.products, s.cholesky, s.solves, s.rtn, s.forward} {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := part(); err != nil {
+		if err := part(ctx); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+func (s *suite) result(name string, value float64, unit string, floor float64, boundBy string) error {
+	return s.report(Result{Name: name, Value: value, Unit: unit, Floor: floor, BoundBy: boundBy, Level: Level()})
+}
+
+// Level is the instruction set that the kernels use, as LOWBIT_CPU names it.
+func Level() string { return kernel.Active().String() }
+
 // size is n, or less in a test.
 func (s *suite) size(n int) int { return max(n/s.o.Shrink, 16) }
 
 // time returns the median seconds of f.
-func (s *suite) time(f func() error) (float64, error) {
+func (s *suite) time(ctx context.Context, f func() error) (float64, error) {
 	if err := f(); err != nil {
 		return 0, err
 	}
 	var seconds []float64
 	for range s.o.Runs {
-		if err := s.ctx.Err(); err != nil {
+		if err := ctx.Err(); err != nil {
 			return 0, err
 		}
 		start := time.Now()
@@ -114,8 +122,8 @@ func (s *suite) time(f func() error) (float64, error) {
 }
 
 // do is time for what cannot fail.
-func (s *suite) do(f func()) (float64, error) {
-	return s.time(func() error { f(); return nil })
+func (s *suite) do(ctx context.Context, f func()) (float64, error) {
+	return s.time(ctx, func() error { f(); return nil })
 }
 
 // each calls f on every thread.
@@ -137,10 +145,10 @@ func (s *suite) noise(n int) []float32 {
 }
 
 // machine measures the ceilings.
-func (s *suite) machine() error {
+func (s *suite) machine(ctx context.Context) error {
 	rounds := s.size(16 << 20) // a tenth of a second
 	var flops float64
-	t, err := s.do(func() {
+	t, err := s.do(ctx, func() {
 		done := make([]float64, s.threads)
 		s.each(func(i int) { done[i] = kernel.Peak(rounds) })
 		flops = 0
@@ -152,7 +160,7 @@ func (s *suite) machine() error {
 		return err
 	}
 	s.fma = flops / t / 1e9
-	if err := s.report(Result{"fma", s.fma, GFLOPS, s.fma, "clock"}); err != nil {
+	if err := s.result("fma", s.fma, GFLOPS, s.fma, "clock"); err != nil {
 		return err
 	}
 
@@ -162,12 +170,12 @@ func (s *suite) machine() error {
 	for i := range src {
 		src[i] = byte(i)
 	}
-	if t, err = s.do(func() { copy(dst, src) }); err != nil {
+	if t, err = s.do(ctx, func() { copy(dst, src) }); err != nil {
 		return err
 	}
 	s.copyRate = float64(n) / t / 1e9
 	part := (n + s.threads - 1) / s.threads
-	if t, err = s.do(func() {
+	if t, err = s.do(ctx, func() {
 		s.each(func(i int) {
 			a, b := min(i*part, n), min((i+1)*part, n)
 			copy(dst[a:b], src[a:b])
@@ -176,5 +184,5 @@ func (s *suite) machine() error {
 		return err
 	}
 	rate := float64(n) / t / 1e9
-	return s.report(Result{"memcpy", rate, GBS, rate, "memory"})
+	return s.result("memcpy", rate, GBS, rate, "memory")
 }

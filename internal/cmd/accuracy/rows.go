@@ -15,8 +15,8 @@ type key struct {
 	bits, group   int
 }
 
-func readRows(path string) (map[key]row, error) {
-	rows := map[key]row{}
+func readRows(path string) (rowSet, error) {
+	rows := rowSet{}
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return rows, nil
@@ -47,26 +47,24 @@ type reference struct {
 	Source     string  `json:"source"`
 }
 
-// references are what the published code makes of the same models and texts.
-var references = func() map[key]reference {
-	data, err := os.ReadFile("testdata/golden/perplexity.json")
+// rowSet is measurements by what they are of.
+type rowSet map[key]row
+
+// referenceSet is what the published code makes of the same models and texts.
+type referenceSet map[key]reference
+
+func readReferences(path string) (referenceSet, error) {
+	data, err := os.ReadFile(path)
 	if err != nil {
-		panic(fmt.Errorf("run this from the project's root: %w", err))
+		return nil, err
 	}
 	var file struct{ Rows []reference }
 	if err := json.Unmarshal(data, &file); err != nil {
-		panic(err)
+		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	m := map[key]reference{}
+	set := referenceSet{}
 	for _, r := range file.Rows {
-		m[key{r.Model, r.Method, r.Bits, r.Group}] = r
+		set[key{r.Model, r.Method, r.Bits, r.Group}] = r
 	}
-	return m
-}()
-
-func hasReference(method string) func(string, int, int) bool {
-	return func(model string, bits, group int) bool {
-		r, ok := references[key{model, method, bits, group}]
-		return ok && r.Source == "reference"
-	}
+	return set, nil
 }

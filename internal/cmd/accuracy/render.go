@@ -1,10 +1,10 @@
 package main
 
 import (
+	"bytes"
 	_ "embed"
 	"fmt"
 	"math"
-	"os"
 	"slices"
 	"strings"
 	"text/template"
@@ -13,28 +13,27 @@ import (
 //go:embed accuracy.md.tmpl
 var page string
 
-// render writes the page from the measurements.
-func render(rows, doc string) error {
-	have, err := readRows(rows)
-	if err != nil {
-		return err
-	}
-	t := tables{have}
+// render returns the page.
+func render(rows rowSet, references referenceSet) ([]byte, error) {
+	t := tables{rows, references}
 	tmpl, err := template.New("accuracy").Funcs(template.FuncMap{
 		"reproduced": t.reproduced, "grid": t.grid, "ablation": t.ablation, "arms": t.arms, "against": t.against, "gaps": t.gaps,
 	}).Parse(page)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	var b strings.Builder
+	var b bytes.Buffer
 	if err := tmpl.Execute(&b, nil); err != nil {
-		return err
+		return nil, err
 	}
-	return os.WriteFile(doc, []byte(b.String()), 0o644)
+	return b.Bytes(), nil
 }
 
 // tables draws tables from measurements.
-type tables struct{ rows map[key]row }
+type tables struct {
+	rows       rowSet
+	references referenceSet
+}
 
 func table(head []string, body [][]string) string {
 	var b strings.Builder
@@ -80,14 +79,14 @@ func (t tables) reproduced(names ...string) string {
 	var body [][]string
 	eachCell(func(bits, group int) {
 		for _, v := range methods {
-			method, ok := strings.CutPrefix(v.name, "ref/")
+			method, ok := v.reference()
 			if !ok {
 				continue
 			}
 			cells := []string{fmt.Sprintf("%d / %d", bits, group), method}
 			found := false
 			for _, n := range names {
-				r, haveRef := references[key{n, method, bits, group}]
+				r, haveRef := t.references[key{n, method, bits, group}]
 				o, haveOwn := t.rows[key{n, v.name, bits, group}]
 				if !haveRef || !haveOwn {
 					cells = append(cells, "", "", "")
@@ -198,9 +197,9 @@ func (t tables) gaps(list ...string) string {
 	}
 	var body [][]string
 	for _, m := range models {
-		base := references[key{m.name, "FP32", 32, 0}].Perplexity
+		base := t.references[key{m.name, "FP32", 32, 0}].Perplexity
 		eachCell(func(bits, group int) {
-			ref, ok := references[key{m.name, "GPTQ-ada(paper)", bits, group}]
+			ref, ok := t.references[key{m.name, "GPTQ-ada(paper)", bits, group}]
 			if !ok {
 				return
 			}

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"strings"
+
 	"github.com/golowbit/lowbit"
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/gptq"
@@ -11,15 +13,26 @@ import (
 type variant struct {
 	name  string
 	set   func(o *lowbit.Options)
-	where func(model string, bits, group int) bool // nil is everywhere
+	where func(bits, group int) bool // nil is everywhere
 }
 
-func (v variant) wants(model string, bits, group int) bool {
-	return v.where == nil || v.where(model, bits, group)
+// reference is the name of a published method that the variant repeats.
+func (v variant) reference() (method string, ok bool) {
+	return strings.CutPrefix(v.name, "ref/")
+}
+
+// wants tells whether a cell is to be measured: of a published method, those
+// for which there is a reference.
+func (v variant) wants(refs referenceSet, model string, bits, group int) bool {
+	if method, ok := v.reference(); ok {
+		r, ok := refs[key{model, method, bits, group}]
+		return ok && r.Source == "reference"
+	}
+	return v.where == nil || v.where(bits, group)
 }
 
 // ablation is for what is measured at one cell only.
-func ablation(_ string, bits, group int) bool { return bits == 3 && group == 64 }
+func ablation(bits, group int) bool { return bits == 3 && group == 64 }
 
 var (
 	oc = []adadim.Arm{adadim.ArmOC()}
@@ -65,15 +78,15 @@ func refine(r gptq.Refine) func(o *lowbit.Options) {
 }
 
 var methods = []variant{
-	{"ref/RTN-oc", paper(oc, quant.RTN{}), hasReference("RTN-oc")},
-	{"ref/RTN-ic", paper(ic, quant.RTN{}), hasReference("RTN-ic")},
-	{"ref/GPTQ-oc(dyn,no act)", paper(oc, gptq.Quantizer{Order: gptq.OrderNatural}), hasReference("GPTQ-oc(dyn,no act)")},
-	{"ref/GPTQ-oc(static,act)", paper(oc, gptq.Quantizer{}), hasReference("GPTQ-oc(static,act)")},
-	{"ref/GPTQ-ic(act)", paper(ic, gptq.Quantizer{}), hasReference("GPTQ-ic(act)")},
-	{"ref/RTN-ada(paper)", paper(nil, quant.RTN{}), hasReference("RTN-ada(paper)")},
-	{"ref/GPTQ-ada(paper)", paper(nil, gptq.Quantizer{}), hasReference("GPTQ-ada(paper)")},
-	{"ref/RTN-ada(code)", block(paper(nil, quant.RTN{})), hasReference("RTN-ada(code)")},
-	{"ref/GPTQ-ada(code,o/down ref fixed)", block(paper(nil, gptq.Quantizer{})), hasReference("GPTQ-ada(code,o/down ref fixed)")},
+	{"ref/RTN-oc", paper(oc, quant.RTN{}), nil},
+	{"ref/RTN-ic", paper(ic, quant.RTN{}), nil},
+	{"ref/GPTQ-oc(dyn,no act)", paper(oc, gptq.Quantizer{Order: gptq.OrderNatural}), nil},
+	{"ref/GPTQ-oc(static,act)", paper(oc, gptq.Quantizer{}), nil},
+	{"ref/GPTQ-ic(act)", paper(ic, gptq.Quantizer{}), nil},
+	{"ref/RTN-ada(paper)", paper(nil, quant.RTN{}), nil},
+	{"ref/GPTQ-ada(paper)", paper(nil, gptq.Quantizer{}), nil},
+	{"ref/RTN-ada(code)", block(paper(nil, quant.RTN{})), nil},
+	{"ref/GPTQ-ada(code,o/down ref fixed)", block(paper(nil, gptq.Quantizer{})), nil},
 
 	{"RTN oc", plain(oc, quant.RTN{}, false), nil},
 	{"RTN ic", plain(ic, quant.RTN{}, false), ablation},
@@ -87,9 +100,9 @@ var methods = []variant{
 	{"paper", preset(lowbit.Paper, nil, nil), nil},
 	{"fast", preset(lowbit.Fast, nil, nil), nil},
 	{"best", preset(lowbit.Best, nil, nil), nil},
-	{"best, --axis oc", preset(lowbit.Best, []adadim.Arm{adadim.ArmOC(), adadim.ArmOCInputScale()}, func(o *lowbit.Options) { o.Fold = lowbit.FoldOn }), nil},
+	{"best, --axis oc", preset(lowbit.Best, nil, func(o *lowbit.Options) { o.Axis = lowbit.AxisOC }), nil},
 	{"best, no extra bits", preset(lowbit.Best, adadim.PaperArms(), nil), ablation},
-	{"fast, --axis oc", preset(lowbit.Fast, []adadim.Arm{adadim.ArmOC(), adadim.ArmOCInputScale()}, func(o *lowbit.Options) { o.Fold = lowbit.FoldOn }), ablation},
+	{"fast, --axis oc", preset(lowbit.Fast, nil, func(o *lowbit.Options) { o.Axis = lowbit.AxisOC }), nil},
 
 	{"best, no clip", preset(lowbit.Best, nil, func(o *lowbit.Options) { o.Clip, o.ClipInput = new(false), new(false) }), ablation},
 	{"best, no refinement", preset(lowbit.Best, nil, refine(gptq.Refine{})), ablation},
