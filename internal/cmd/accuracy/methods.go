@@ -100,9 +100,9 @@ var methods = []variant{
 	{"paper", preset(lowbit.Paper, nil, nil), nil},
 	{"fast", preset(lowbit.Fast, nil, nil), nil},
 	{"best", preset(lowbit.Best, nil, nil), nil},
-	{"best, --axis oc", preset(lowbit.Best, []adadim.Arm{adadim.ArmOC(), adadim.ArmOCInputScale()}, func(o *lowbit.Options) { o.Fold = lowbit.FoldOn }), nil},
+	{"best, --axis oc", preset(lowbit.Best, nil, func(o *lowbit.Options) { o.Axis = lowbit.AxisOC }), nil},
 	{"best, no extra bits", preset(lowbit.Best, adadim.PaperArms(), nil), ablation},
-	{"fast, --axis oc", preset(lowbit.Fast, []adadim.Arm{adadim.ArmOC(), adadim.ArmOCInputScale()}, func(o *lowbit.Options) { o.Fold = lowbit.FoldOn }), nil},
+	{"fast, --axis oc", preset(lowbit.Fast, nil, func(o *lowbit.Options) { o.Axis = lowbit.AxisOC }), nil},
 
 	{"best, no clip", preset(lowbit.Best, nil, func(o *lowbit.Options) { o.Clip, o.ClipInput = new(false), new(false) }), ablation},
 	{"best, no refinement", preset(lowbit.Best, nil, refine(gptq.Refine{})), ablation},
