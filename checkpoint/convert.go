@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/golowbit/lowbit/checkpoint/formats/dense"
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/parallel"
 )
 
@@ -12,13 +14,39 @@ import (
 // code, scale or zero-point. Out, Source and Format of the options are
 // required; Layers, Direct and Resume are ignored. It fails with an error
 // that wraps ErrUnsupported, before anything is written, if the format cannot
-// hold every layer.
+// hold every layer. Format dense holds also those that no quant.Weight does
+// (layout.ErrNotWeight).
 func Convert(ctx context.Context, o WriterOptions) error {
 	o.Layers = o.Source.Layers()
 	o.Direct, o.Resume = true, false
 	if len(o.Layers) == 0 {
 		return fmt.Errorf("%s: nothing in the model is quantized", o.Source.Path())
 	}
+	err := convertPacked(ctx, o)
+	if _, ok := o.Format.(dense.Format); ok && errors.Is(err, layout.ErrNotWeight) {
+		return convertDense(ctx, o)
+	}
+	if errors.Is(err, layout.ErrNotWeight) {
+		return fmt.Errorf("%w; format dense holds it", err)
+	}
+	return err
+}
+
+// convertDense passes the model on with its weights dequantized.
+func convertDense(ctx context.Context, o WriterOptions) error {
+	source, err := o.Source.Dequantized()
+	if err != nil {
+		return err
+	}
+	o.Source, o.Layers = source, nil
+	w, err := Create(o)
+	if err != nil {
+		return err
+	}
+	return errors.Join(w.finish(ctx), w.Discard())
+}
+
+func convertPacked(ctx context.Context, o WriterOptions) error {
 	for _, l := range o.Layers {
 		if err := o.Format.Check(l); err != nil {
 			return fmt.Errorf("format %s: layer %s: %w", o.Format.Name(), l.Name, err)

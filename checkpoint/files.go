@@ -4,11 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/golowbit/lowbit/checkpoint/layout"
+	"github.com/golowbit/lowbit/internal/consolidated"
+	"github.com/golowbit/lowbit/internal/lora"
 )
 
 // isWeightFile says whether a file of a model folder holds tensors, or the
@@ -25,26 +28,32 @@ func isWeightFile(name string) bool {
 	return false
 }
 
+func isFile(path string) bool {
+	st, err := os.Stat(path)
+	return err == nil && st.Mode().IsRegular()
+}
+
 // copyFiles copies the files of the source folder that are no tensors, and
 // not those in replaced: tokenizer, generation settings, templates, code,
 // licence, model card. Sub-folders and hidden files stay behind. If the source
 // is a single file there is nothing to copy.
-func copyFiles(dir, source string, replaced map[string][]byte, formats []layout.Format) error {
-	info, err := os.Stat(source)
+func copyFiles(dir string, source *Model, replaced map[string][]byte, formats []layout.Format) error {
+	info, err := os.Stat(source.Path())
 	if err != nil {
 		return err
 	}
 	if !info.IsDir() {
 		return nil
 	}
-	// Some files describe the source's own quantization.
-	own := map[string]bool{}
+	// Some files describe the source's own quantization, or another layout
+	// that it has no more: readers would look for its files.
+	own := map[string]bool{lora.ConfigName: true, consolidated.ParamsName: true}
 	for _, f := range formats {
 		if s, ok := f.(layout.Sidecar); ok {
 			own[s.Sidecar()] = true
 		}
 	}
-	entries, err := os.ReadDir(source)
+	entries, err := fs.ReadDir(source.Files(), ".")
 	if err != nil {
 		return err
 	}
@@ -54,22 +63,22 @@ func copyFiles(dir, source string, replaced map[string][]byte, formats []layout.
 			continue
 		}
 		// Stat, because the hub's cache is a folder of links.
-		info, err := os.Stat(filepath.Join(source, name))
+		info, err := fs.Stat(source.Files(), name)
 		if err != nil {
 			return err
 		}
 		if !info.Mode().IsRegular() {
 			continue
 		}
-		if err := copyFile(filepath.Join(dir, name), filepath.Join(source, name)); err != nil {
+		if err := copyFile(filepath.Join(dir, name), source.Files(), name); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func copyFile(to, from string) error {
-	r, err := os.Open(from)
+func copyFile(to string, from fs.FS, name string) error {
+	r, err := from.Open(name)
 	if err != nil {
 		return err
 	}

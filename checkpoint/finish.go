@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/golowbit/lowbit/checkpoint/formats/mlx"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/disk"
 	"github.com/golowbit/lowbit/internal/parallel"
@@ -249,7 +250,7 @@ func (w *Writer) writeFiles(dir string, layers []layout.Layer, dense []layout.Sp
 	if files[layout.ConfigFile], err = rewriteConfig(contents.Config, config); err != nil {
 		return err
 	}
-	if err := copyFiles(dir, w.o.Source.Path(), files, Formats()); err != nil {
+	if err := copyFiles(dir, w.o.Source, files, Formats()); err != nil {
 		return err
 	}
 	for _, name := range slices.Sorted(maps.Keys(files)) {
@@ -271,6 +272,9 @@ func rewriteConfig(source json.RawMessage, c layout.Config) ([]byte, error) {
 		return nil, fmt.Errorf("%s: %w", layout.ConfigFile, err)
 	}
 	o.Remove(olderQuantKey)
+	if v, ok := o.Get(mlxQuantKey); ok && (mlx.Format{}).Detect(v) {
+		o.Remove(mlxQuantKey)
+	}
 	if c.Quantization == nil {
 		o.Remove(layout.QuantizationKey)
 	} else {

@@ -1,6 +1,7 @@
 package checkpoint
 
 import (
+	"bytes"
 	"embed"
 	"encoding/json"
 	"errors"
@@ -12,8 +13,9 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/golowbit/lowbit/checkpoint/formats/dense"
+	"github.com/golowbit/lowbit/checkpoint/formats/mlx"
 	"github.com/golowbit/lowbit/checkpoint/layout"
+	"github.com/golowbit/lowbit/internal/hubcache"
 	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
@@ -46,13 +48,26 @@ const (
 	biasSuffix = ".bias"
 )
 
-// olderQuantKey is what compressed-tensors first called it.
-const olderQuantKey = "compression_config"
+// Other keys than layout.QuantizationKey: what compressed-tensors first called
+// it, and mlx-lm's.
+const (
+	olderQuantKey = "compression_config"
+	mlxQuantKey   = "quantization"
+)
 
-// Open opens a model folder, or a model file of a format that is one file.
+// Open opens a model folder, or a model file of a format that is one file. A
+// folder may hold safetensors files, PyTorch's (pytorch_model.bin), Mistral's or
+// Meta's own (consolidated.*) or a LoRA adapter (see OpenAdapter); a model's
+// folder in the cache of Hugging Face's hub stands for its newest snapshot, and
+// so does its name (ORG/NAME) where there is no such path.
 // Formats that Formats does not list are recognized if they are given.
 func Open(path string, extra ...layout.Format) (*Model, error) {
 	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) && hubcache.IsName(path) {
+		if cached, cacheErr := hubcache.Find(hubcache.Dir(os.Getenv), path, ""); cacheErr == nil {
+			return openModelFolder(cached, withExtra(extra))
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -60,32 +75,15 @@ func Open(path string, extra ...layout.Format) (*Model, error) {
 	if !info.IsDir() {
 		return openFile(path, formats)
 	}
-	config, err := readConfig(filepath.Join(path, layout.ConfigFile))
-	if err != nil {
+	if snapshot, ok, err := hubcache.Resolve(path); err != nil {
 		return nil, err
+	} else if ok {
+		path = snapshot
 	}
-	quantization, err := quantizationConfig(path, config, formats)
-	if err != nil {
-		return nil, err
+	if isAdapter(path) {
+		return OpenAdapter(path, "", extra...)
 	}
-	var reader layout.Reader
-	if quantization != nil {
-		if reader, err = detect(quantization, formats); err != nil {
-			return nil, fmt.Errorf("%s: %w", filepath.Join(path, layout.ConfigFile), err)
-		}
-	}
-	src, err := openFolder(path)
-	if err != nil {
-		return nil, err
-	}
-	m := &Model{path: path, config: config, src: src, format: dense.Format{}, files: os.DirFS(path)}
-	if reader != nil {
-		m.format = reader
-		if m.dec, err = reader.Open(quantization, src); err != nil {
-			return nil, errors.Join(err, src.Close())
-		}
-	}
-	return m.indexed()
+	return openModelFolder(path, formats)
 }
 
 func openFile(path string, formats []layout.Format) (*Model, error) {
@@ -106,6 +104,9 @@ func openFile(path string, formats []layout.Format) (*Model, error) {
 			return m.indexed()
 		}
 	}
+	if dir := filepath.Dir(path); isWeightFile(path) && isFile(filepath.Join(dir, layout.ConfigFile)) {
+		return nil, fmt.Errorf("%s: one file of a model: give the folder that holds it, %s", path, dir)
+	}
 	return nil, fmt.Errorf("%s: neither a model folder nor a model file of a known format", path)
 }
 
@@ -114,6 +115,8 @@ func readConfig(path string) (json.RawMessage, error) {
 	if err != nil {
 		return nil, err
 	}
+	// Editors on Windows put a byte order mark before the text.
+	data = bytes.TrimPrefix(data, []byte("\ufeff"))
 	if _, err := layout.ParseObject(data); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
@@ -148,6 +151,10 @@ func quantizationConfig(dir string, config json.RawMessage, formats []layout.For
 			return v, nil
 		}
 	}
+	// mlx-lm's own key. What it writes under Hugging Face's has no quant_method.
+	if v, ok := o.Get(mlxQuantKey); ok && (mlx.Format{}).Detect(v) {
+		return v, nil
+	}
 	for _, f := range formats {
 		s, ok := f.(layout.Sidecar)
 		if !ok {
@@ -172,7 +179,7 @@ func quantizationConfig(dir string, config json.RawMessage, formats []layout.For
 
 func detect(quantization json.RawMessage, formats []layout.Format) (layout.Reader, error) {
 	var names []string
-	for _, f := range formats {
+	for _, f := range readable(formats) {
 		if r, ok := f.(layout.Reader); ok && r.Detect(quantization) {
 			return r, nil
 		}

@@ -35,7 +35,7 @@ func TestOpenRefuses(t *testing.T) {
 		"config lies":      {config(`{"quantization_config": {"quant_method": "lowbit", "version": "x"}}`), "quantization_config"},
 		"no tensors": {func(t *testing.T, dir string) {
 			require.NoError(t, os.Remove(filepath.Join(dir, "model.safetensors")))
-		}, "model.safetensors"},
+		}, "pytorch_model.bin: not a PyTorch checkpoint"},
 		"truncated": {func(t *testing.T, dir string) {
 			require.NoError(t, os.Truncate(filepath.Join(dir, "model.safetensors"), 3000))
 		}, "model.safetensors"},

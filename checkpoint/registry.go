@@ -2,6 +2,7 @@ package checkpoint
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/golowbit/lowbit/checkpoint/formats/autoawq"
 	"github.com/golowbit/lowbit/checkpoint/formats/autogptq"
@@ -9,6 +10,7 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/formats/dense"
 	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel"
 	"github.com/golowbit/lowbit/checkpoint/formats/hqq"
+	"github.com/golowbit/lowbit/checkpoint/formats/mlx"
 	"github.com/golowbit/lowbit/checkpoint/formats/native"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 )
@@ -40,6 +42,11 @@ func Lookup(name string, extra ...layout.Format) (layout.Format, error) {
 		names = append(names, f.Name())
 	}
 	return nil, fmt.Errorf("unknown checkpoint format %q: want one of %v", name, names)
+}
+
+// readable adds the formats that are read and not written.
+func readable(formats []layout.Format) []layout.Format {
+	return append(slices.Clone(formats), mlx.Format{})
 }
 
 // withExtra lists formats in the order in which they are tried: the caller's

@@ -67,12 +67,29 @@ func (m *Model) Columns(name string, c0, c1 int, dst *tensor.Matrix) error {
 	rows, cols, n := spec.Shape[0], spec.Shape[1], c1-c0
 	dst.Rows, dst.Cols, dst.Stride, dst.Data = n, rows, rows, sized(dst.Data, n*rows)
 	part := make([]float32, band*n)
+	var halves []uint16
+	if spec.DType != safetensors.F32 {
+		halves = make([]uint16, band*n)
+	}
+	file := layout.ReaderOf(m.src, spec)
 	for r0 := 0; r0 < rows; r0 += band {
 		r1 := min(r0+band, rows)
 		for r := r0; r < r1; r++ {
-			if err := layout.ReadFloatsAt(m.src, spec, r*cols+c0, part[(r-r0)*n:(r-r0+1)*n]); err != nil {
+			from, to, at := (r-r0)*n, (r-r0+1)*n, int64(r)*int64(cols)+int64(c0)
+			if halves == nil {
+				err = wire.ReadNumbers(file, 4*at, part[from:to])
+			} else {
+				err = wire.ReadNumbers(file, 2*at, halves[from:to])
+			}
+			if err != nil {
 				return err
 			}
+		}
+		switch used := (r1 - r0) * n; spec.DType {
+		case safetensors.F16:
+			tensor.F16ToF32(part[:used], halves[:used])
+		case safetensors.BF16:
+			tensor.BF16ToF32(part[:used], halves[:used])
 		}
 		kernel.Transpose(dst.Data[r0:], rows, part, n, r1-r0, n, 1)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/formats/native"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/disk"
+	"github.com/golowbit/lowbit/internal/weights"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 )
@@ -73,9 +74,9 @@ func (w *Writer) openSpooled(name string) (layout.Decoder, *safetensors.Folder, 
 	if err != nil {
 		return nil, nil, err
 	}
-	dec, err := native.Format{}.Open(json.RawMessage("{}"), &tensorFiles{r, dir})
+	dec, err := native.Format{}.Open(json.RawMessage("{}"), source{weights.Safetensors(r, dir)})
 	if err == nil && (len(dec.Layers()) != 1 || dec.Layers()[0].Name != name) {
-		err = layout.TensorError(&tensorFiles{r, dir}, name, "want this layer alone")
+		err = layout.TensorError(source{weights.Safetensors(r, dir)}, name, "want this layer alone")
 	}
 	if err != nil {
 		return nil, nil, errors.Join(err, r.Close())

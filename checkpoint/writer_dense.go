@@ -14,6 +14,7 @@ import (
 
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/disk"
+	"github.com/golowbit/lowbit/internal/weights"
 	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/safetensors"
 )
@@ -142,7 +143,7 @@ func readSpooledDense(dir, name string) ([]float32, error) {
 	if err != nil {
 		return nil, err
 	}
-	values, err := readChecked(&tensorFiles{r, dir}, name, r.Metadata()[checksumKey])
+	values, err := readChecked(source{weights.Safetensors(r, dir)}, name, r.Metadata()[checksumKey])
 	return values, errors.Join(err, r.Close())
 }
 

@@ -142,7 +142,8 @@ func readIndex(path string) (map[string]string, error) {
 }
 
 func parseIndex(text []byte, path string) (map[string]string, error) {
-	dec, err := openObject([]byte(strings.TrimSpace(string(text))))
+	// Editors on Windows put a byte order mark before the text.
+	dec, err := openObject([]byte(strings.TrimSpace(strings.TrimPrefix(string(text), "\ufeff"))))
 	if err != nil {
 		return nil, fileErrorf(ErrInvalid, path, "index %v", err)
 	}

@@ -191,3 +191,10 @@ func TestFolderMergesShards(t *testing.T) {
 	_, err = d.ReadBytes("x", nil)
 	require.ErrorIs(t, err, fs.ErrClosed)
 }
+
+// An index may have a byte order mark before its text.
+func TestIndexByteOrderMark(t *testing.T) {
+	weights, err := parseIndex([]byte("\ufeff"+`{"weight_map":{"a":"s1"}}`), "index")
+	require.NoError(t, err)
+	require.Equal(t, map[string]string{"a": "s1"}, weights)
+}

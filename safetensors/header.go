@@ -36,6 +36,9 @@ func readHeader(r io.ReaderAt, size int64, file string) (*header, error) {
 		return nil, fileErrorf(err, file, "reading the header length: %v", err)
 	}
 	n := binary.LittleEndian.Uint64(length[:])
+	if string(length[:]) == "version " && size < 1024 {
+		return nil, fileErrorf(ErrInvalid, file, "a Git LFS pointer, not the file itself: fetch it with git lfs pull")
+	}
 	if n > maxHeader {
 		return nil, fileErrorf(ErrInvalid, file, "header too large: %d bytes, at most %d are allowed", n, maxHeader)
 	}

@@ -40,6 +40,7 @@ var badFiles = []struct {
 	{"empty", nil, "truncated: 0 bytes, a header length alone takes 8"},
 	{"seven bytes", make([]byte, 7), "truncated: 7 bytes, a header length alone takes 8"},
 	{"no header", make([]byte, 8), "header is not a JSON object: it does not start with '{'"},
+	{"Git LFS", []byte("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"), "a Git LFS pointer, not the file itself: fetch it with git lfs pull"},
 	{"header too large", binary.LittleEndian.AppendUint64(nil, 100_000_001), "header too large: 100000001 bytes, at most 100000000 are allowed"},
 	{"header length negative", binary.LittleEndian.AppendUint64(nil, 1<<63), "header too large: 9223372036854775808 bytes"},
 	{"header past the end", fileOf("{}", 0)[:9], "truncated: header of 2 bytes in a file of 9"},
