@@ -11,6 +11,7 @@ type ConvertOptions struct {
 	Model   string // a quantized model, folder or file, in any format that can be read
 	Output  string // folder (or file, as the format has it) to make; must not exist
 	Format  string // a checkpoint format
+	Base    string // as in Options
 	Workers int    // goroutines; 0 means GOMAXPROCS
 	Events  func(Event)
 }
@@ -27,7 +28,7 @@ func Convert(ctx context.Context, o ConvertOptions) error {
 	if err != nil {
 		return err
 	}
-	src, err := checkpoint.Open(o.Model)
+	src, err := openModel(o.Model, o.Base)
 	if err != nil {
 		return err
 	}
