@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/formats/dense"
 	"github.com/golowbit/lowbit/quant"
 )
 
@@ -46,7 +47,7 @@ func TestAdapter(t *testing.T) {
 	require.Equal(t, 4, info.Blocks)
 
 	merged := filepath.Join(t.TempDir(), "merged")
-	require.NoError(t, Convert(ctx, ConvertOptions{Model: adapter, Base: embedded, Output: merged, Format: "dense"}))
+	require.NoError(t, Convert(ctx, ConvertOptions{Model: adapter, Base: embedded, Output: merged, Format: dense.Format{}}))
 	of := func(path, base string) float32 {
 		m, err := openModel(path, base)
 		require.NoError(t, err)

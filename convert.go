@@ -4,16 +4,19 @@ import (
 	"context"
 
 	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/layout"
 )
 
 // ConvertOptions describe a conversion. Model, Output and Format must be given.
 type ConvertOptions struct {
 	Model   string // a quantized model, folder or file, in any format that can be read
 	Output  string // folder (or file, as the format has it) to make; must not exist
-	Format  string // a checkpoint format
+	Format  layout.Format
 	Base    string // as in Options
 	Workers int    // goroutines; 0 means GOMAXPROCS
 	Events  func(Event)
+	// MaxShardBytes is as in Options.
+	MaxShardBytes int64
 }
 
 // Convert rewrites a quantized model in another format. No code, scale or
@@ -24,17 +27,13 @@ func Convert(ctx context.Context, o ConvertOptions) error {
 	if err := o.Validate(); err != nil {
 		return err
 	}
-	f, err := checkpoint.Lookup(o.Format)
-	if err != nil {
-		return err
-	}
 	src, err := openModel(o.Model, o.Base)
 	if err != nil {
 		return err
 	}
 	defer src.Close()
 	return checkpoint.Convert(ctx, checkpoint.WriterOptions{
-		Out: o.Output, Source: src, Format: f, Workers: o.Workers,
+		Out: o.Output, Source: src, Format: o.Format, MaxShardBytes: o.MaxShardBytes, Workers: o.Workers,
 		Progress: func(done, total int64) {
 			if o.Events != nil {
 				o.Events(Event{Kind: EventWrite, Done: int(done), Total: int(total)})

@@ -22,6 +22,7 @@ type Info struct {
 	Tied         bool `json:"tied_embeddings"`
 
 	Bytes         int64            `json:"bytes"`      // all tensors
+	FileBytes     int64            `json:"file_bytes"` // the files of weights
 	Parameters    int64            `json:"parameters"` // quantized weights count as one each
 	BitsPerWeight float64          `json:"bits_per_weight,omitempty"`
 	Tensors       []TensorInfo     `json:"tensors"`
@@ -67,6 +68,9 @@ func InspectAdapter(path, base string) (*Info, error) {
 		info.Blocks, info.Hidden, info.Intermediate = c.Layers, c.Hidden, c.Intermediate
 		info.Heads, info.KVHeads, info.HeadDim = c.Heads, c.KVHeads, c.HeadDim
 		info.Vocab, info.Context, info.Tied = c.Vocab, c.MaxPosition, c.Tied
+	}
+	if info.FileBytes, err = weightBytes(path); err != nil {
+		return nil, err
 	}
 	for _, s := range m.Dense() {
 		t := TensorInfo{Name: s.Name, DType: string(s.DType), Shape: s.Shape, Bytes: s.Bytes()}

@@ -5,7 +5,6 @@ import (
 	"slices"
 
 	"github.com/golowbit/lowbit/adadim"
-	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/gptq"
 	"github.com/golowbit/lowbit/internal/enum"
@@ -32,7 +31,8 @@ type Options struct {
 	// Format is that of the output; nil means the target's, or native.Format.
 	Format layout.Format
 	// MaxShardBytes splits the output into files of at most this many bytes
-	// of tensors, where the format has several; 0 means that of package safetensors.
+	// of tensors; 0 means that of package safetensors. It is an error for a
+	// format of one file.
 	MaxShardBytes int64
 	// Target names an engine (see checkpoint.EngineNames). What it would not
 	// load is refused before work starts, with an error that wraps ErrTarget.
@@ -50,7 +50,9 @@ type Options struct {
 	Clip      *bool // see quant.Scheme
 	ClipInput *bool // see quant.Scheme; implies Clip
 
-	// Method quantizes each layer. nil means GPTQ, as the preset has it.
+	// Method quantizes each layer. nil means GPTQ, as the preset has it. What
+	// it can tell of itself beyond quant.Quantizer (quant.DataFree,
+	// quant.Parametric, quant.Drafter, …) is asked.
 	Method quant.Quantizer
 	// GPTQ changes single parameters of the preset's GPTQ. It must be zero
 	// where Method is given.
@@ -87,7 +89,9 @@ type Options struct {
 	// and on other models.
 	BF16 bool
 
-	Workers int  // goroutines; 0 means GOMAXPROCS
+	// Workers limits goroutines, those of a Method that is quant.Parallel
+	// too; 0 means GOMAXPROCS.
+	Workers int
 	Resume  bool // go on with what an interrupted run left behind
 
 	// Events, if not nil, is told of progress, from one goroutine at a time.
@@ -249,8 +253,6 @@ func (o *Options) Validate() error {
 		return badOptions("no model given")
 	case o.Output == "":
 		return badOptions("no output given")
-	case o.MaxShardBytes < 0:
-		return badOptions("files of at most %d bytes", o.MaxShardBytes)
 	}
 	if err := checkWorkers(o.Workers); err != nil {
 		return err
@@ -272,7 +274,21 @@ func (o *Options) Validate() error {
 	if err != nil {
 		return err
 	}
+	if err := checkShards(s.format, o.MaxShardBytes); err != nil {
+		return err
+	}
 	return s.validate()
+}
+
+// checkShards reports whether files of a format can be limited to n bytes.
+func checkShards(f layout.Format, n int64) error {
+	if n < 0 {
+		return badOptions("files of at most %d bytes", n)
+	}
+	if _, file := f.(layout.File); file && n > 0 {
+		return badOptions("format %s is one file and cannot be split", f.Name())
+	}
+	return nil
 }
 
 // validate checks what the options have led to.
@@ -324,9 +340,11 @@ func (o *ConvertOptions) Validate() error {
 		return badOptions("no model given")
 	case o.Output == "":
 		return badOptions("no output given")
+	case o.Format == nil:
+		return badOptions("no format given")
 	}
-	if _, err := checkpoint.Lookup(o.Format); err != nil {
-		return badOptions("%w", err)
+	if err := checkShards(o.Format, o.MaxShardBytes); err != nil {
+		return err
 	}
 	return checkWorkers(o.Workers)
 }

@@ -56,7 +56,7 @@ func Resolve(o Options) (*Plan, error) {
 // explain puts the plan into words.
 func (j *job) explain() *Plan {
 	p := &Plan{
-		Model: j.path, Output: j.output, Settings: slices.Clone(j.set.told),
+		Model: j.path, Output: j.output, Settings: j.settings(),
 		Engines: checkpoint.Engines(j.set.format, j.plannedLayers()), NeedsText: j.mustHaveText(),
 	}
 	for _, l := range j.order {
@@ -68,6 +68,9 @@ func (j *job) explain() *Plan {
 	}
 	return p
 }
+
+// settings lists all settings, those of the run last.
+func (j *job) settings() []Setting { return slices.Concat(j.set.told, j.more) }
 
 // layerPlan is what will be done with one linear.
 type layerPlan struct {
@@ -113,8 +116,10 @@ func (j *job) plannedLayers() []layout.Layer {
 	return layers
 }
 
-// planLayers plans every linear of the model.
+// planLayers plans every linear of the model, and fails where the format
+// cannot hold it or the target does not load it.
 func (j *job) planLayers() error {
+	j.plan, j.order, j.folds = map[string]*layerPlan{}, nil, nil
 	var bad planErrors
 	for _, b := range j.model.Blocks {
 		infos := b.Linears
@@ -138,7 +143,10 @@ func (j *job) planLayers() error {
 	if err := bad.err(j.set.format.Name()); err != nil {
 		return err
 	}
-	return j.checkSkip()
+	if err := j.checkSkip(); err != nil {
+		return err
+	}
+	return j.checkTarget()
 }
 
 // denseAnyway are linear maps that are never quantized: to skip them is no mistake.

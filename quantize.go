@@ -3,6 +3,7 @@ package lowbit
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -44,7 +45,8 @@ func Quantize(ctx context.Context, o Options) (*Report, error) {
 // job is one call of Quantize: the settings, the model, and how far it is.
 type job struct {
 	set    *settings
-	path   string // of the model
+	more   []Setting // of the run
+	path   string    // of the model
 	output string
 	src    *checkpoint.Model
 	model  *decoder.Model
@@ -85,7 +87,7 @@ func newJob(o Options) (*job, error) {
 	}
 	j := &job{
 		set: set, path: o.Model, output: o.Output, texted: o.Calibration.given(), events: o.Events,
-		plan: map[string]*layerPlan{}, done: map[string]*LayerReport{}, made: map[string]layout.Layer{},
+		done: map[string]*LayerReport{}, made: map[string]layout.Layer{},
 	}
 	if j.src, err = openModel(o.Model, o.Base); err != nil {
 		return nil, err
@@ -94,10 +96,15 @@ func newJob(o Options) (*job, error) {
 		j.close()
 		return nil, err
 	}
+	if err := j.planModel(o); err != nil {
+		j.close()
+		return nil, err
+	}
+	j.more = o.runSettings(j.model)
 	return j, nil
 }
 
-// openModel reads the model's headers and plans its layers.
+// openModel reads the model's headers.
 func (j *job) openModel() error {
 	if len(j.src.Quantized()) > 0 {
 		return fmt.Errorf("%s: the model is quantized already (%s); what was converted to format dense can be quantized again", j.path, j.src.Format().Name())
@@ -106,10 +113,29 @@ func (j *job) openModel() error {
 	if j.model, err = decoderOf(j.src); err != nil {
 		return err
 	}
-	if err := j.planLayers(); err != nil {
+	return nil
+}
+
+// planModel plans the layers. For a target whose group size does not suit
+// the model, and where none was asked for, it takes the largest that does.
+func (j *job) planModel(o Options) error {
+	if f, ok := j.set.format.(layout.File); ok {
+		if err := f.CheckModel(j.src.Config()); err != nil {
+			return fmt.Errorf("%s: format %s: %w", j.path, f.Name(), err)
+		}
+	}
+	err := j.planLayers()
+	if err == nil || o.Target == "" || o.GroupSize != 0 || errors.Is(err, ErrOptions) {
 		return err
 	}
-	return j.checkTarget()
+	was := j.set.scheme.GroupSize
+	for g := was / 2; g >= smallestGroup; g /= 2 {
+		j.set.setGroupSize(g, fmt.Sprintf("the largest that target %s takes for every layer", o.Target))
+		if j.planLayers() == nil {
+			return nil
+		}
+	}
+	return err
 }
 
 // prepare reads the text and opens the output.
@@ -367,7 +393,7 @@ func (j *job) resumed(p *layerPlan) (*quant.Weight, error) {
 
 // report sums up.
 func (j *job) report() (*Report, error) {
-	r := &Report{Output: j.output, Format: j.set.format.Name(), Settings: j.set.told, Tokens: j.tokens}
+	r := &Report{Output: j.output, Format: j.set.format.Name(), Settings: j.settings(), Tokens: j.tokens}
 	var err error
 	if r.BytesBefore, err = weightBytes(j.path); err != nil {
 		return nil, err

@@ -13,6 +13,7 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/formats/native"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/gptq"
+	"github.com/golowbit/lowbit/internal/decoder"
 	"github.com/golowbit/lowbit/quant"
 )
 
@@ -181,6 +182,9 @@ func (o *Options) resolveMethod(s *settings) error {
 		if o.GPTQ != (GPTQ{}) {
 			return badOptions("parameters of GPTQ are given beside method %T: set them in the method", o.Method)
 		}
+		if o.Workers > 0 {
+			s.method = quant.WithWorkers(o.Method, o.Workers)
+		}
 	} else {
 		from = by
 		g := gptq.Quantizer{Refine: b.refine, Workers: o.Workers}
@@ -261,6 +265,36 @@ func (o *Options) resolveArms(s *settings) error {
 	}
 	pick(s, "bf16", given(o.BF16), otherwise(false, "default"))
 	return nil
+}
+
+// runSettings are the settings that say how much text is read and how the
+// result is written.
+func (o *Options) runSettings(cfg *decoder.Model) []Setting {
+	run := &settings{}
+	c := o.Calibration
+	pick(run, "samples", given(c.Samples), otherwise(defaultSamples, "default"))
+	pick(run, "seq_len", given(c.SeqLen), otherwise(contextLength(cfg, 0), "default: up to the model's context"))
+	pick(run, "per_document", given(c.PerDocument), otherwise(false, "default"))
+	if c.BOS != nil {
+		pick(run, "bos", pointed(c.BOS))
+	}
+	if o.MaxShardBytes > 0 {
+		pick(run, "max_shard_bytes", given(o.MaxShardBytes))
+	}
+	if o.Workers > 0 {
+		pick(run, "workers", given(o.Workers))
+	}
+	return run.told
+}
+
+// setGroupSize changes the group size, for a reason.
+func (s *settings) setGroupSize(n int, from string) {
+	s.scheme.GroupSize = n
+	for i := range s.told {
+		if s.told[i].Name == "group_size" {
+			s.told[i] = Setting{"group_size", n, from}
+		}
+	}
 }
 
 // chooser returns AdaDim over the method for the given arms.

@@ -6,6 +6,7 @@ import (
 	"math"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -13,7 +14,11 @@ import (
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/checkpoint/formats/autogptq"
+	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel"
+	"github.com/golowbit/lowbit/checkpoint/formats/native"
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/gptq"
+	"github.com/golowbit/lowbit/internal/golden"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/tensor"
 )
@@ -36,6 +41,7 @@ func TestValidate(t *testing.T) {
 		"a nil pattern":                         func(o *Options) { o.Skip = []*regexp.Regexp{nil} },
 		"-3 workers":                            func(o *Options) { o.Workers = -3 },
 		"files of at most -1 bytes":             func(o *Options) { o.MaxShardBytes = -1 },
+		"gguf is one file and cannot be split":  func(o *Options) { o.MaxShardBytes, o.Format = 1e9, ggufmodel.Format{} },
 		"unknown preset 9":                      func(o *Options) { o.Preset = 9 },
 		"unknown axis 9":                        func(o *Options) { o.Axis = 9 },
 		"unknown fold 9":                        func(o *Options) { o.Fold = 9 },
@@ -68,10 +74,11 @@ func TestValidate(t *testing.T) {
 		require.ErrorIs(t, err, ErrOptions)
 	}
 	for want, o := range map[string]ConvertOptions{
-		"no model given":            {Output: "o", Format: "hqq"},
-		"no output given":           {Model: "m", Format: "hqq"},
-		"unknown checkpoint format": {Model: "m", Output: "o"},
-		"-1 workers":                {Model: "m", Output: "o", Format: "hqq", Workers: -1},
+		"no model given":   {Output: "o", Format: native.Format{}},
+		"no output given":  {Model: "m", Format: native.Format{}},
+		"no format given":  {Model: "m", Output: "o"},
+		"-1 workers":       {Model: "m", Output: "o", Format: native.Format{}, Workers: -1},
+		"at most -5 bytes": {Model: "m", Output: "o", Format: native.Format{}, MaxShardBytes: -5},
 	} {
 		require.ErrorIs(t, o.Validate(), ErrOptions)
 		require.ErrorContains(t, o.Validate(), want)
@@ -111,6 +118,7 @@ func TestResolve(t *testing.T) {
 		"scale_type": "f16", "min_zero": "0", "clip": "false", "clip_input": "false", "method": "gptq.Quantizer",
 		"axis": "ada", "arms": "oc,ic", "objective": "linear", "search": "rtn", "fold": "auto",
 		"inputs": "full", "correction": "0", "fit": "arms", "bf16": "false",
+		"samples": "128", "seq_len": "256", "per_document": "false",
 	}
 	with := func(m map[string]string, pairs ...string) map[string]string {
 		n := map[string]string{}
@@ -219,6 +227,22 @@ func TestResolveLayers(t *testing.T) {
 	require.NoFileExists(t, o.Output+checkpoint.PartialSuffix)
 }
 
+// TestResolveTarget: a target finds a group size that the layers hold, unless
+// one is asked for.
+func TestResolveTarget(t *testing.T) {
+	o := Options{Model: golden.Shared(t, "cases/hidden-not-multiple-of-128/model"), Output: "out", Target: layout.EngineVLLM, Method: quant.RTN{}}
+	p, err := Resolve(o)
+	require.NoError(t, err)
+	require.Contains(t, p.Settings, Setting{"group_size", 64, "the largest that target vllm takes for every layer"})
+	for _, l := range p.Layers {
+		require.Equal(t, 64, l.Scheme.GroupSize)
+	}
+	require.True(t, slices.ContainsFunc(p.Engines, func(n layout.Note) bool { return n.Engine == o.Target && n.Accepted }))
+	o.GroupSize = 128
+	_, err = Resolve(o)
+	require.ErrorContains(t, err, "128")
+}
+
 // clipped is a method from outside with a parameter. It needs no data, and
 // counts how often its draft is asked.
 type clipped struct {
@@ -314,6 +338,16 @@ func TestDraft(t *testing.T) {
 	_, err := Quantize(t.Context(), o)
 	require.NoError(t, err)
 	require.Positive(t, drafts)
+}
+
+// TestWorkersOfMethod: the limit on goroutines is the method's too.
+func TestWorkersOfMethod(t *testing.T) {
+	for workers, want := range map[int]int{0: 5, 2: 2} {
+		o := Options{Method: gptq.Quantizer{Workers: 5}, Workers: workers}
+		s, err := o.resolve()
+		require.NoError(t, err)
+		require.Equal(t, gptq.Quantizer{Workers: want}, s.method)
+	}
 }
 
 // TestShards: a limit on the size of files is kept.

@@ -2,6 +2,7 @@ package adadim_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 
@@ -72,4 +73,40 @@ func ExampleQuantizer() {
 	// oc: error of the output 8.0 %
 	// ic: error of the output 1.5 %
 	// chosen: ic
+}
+
+// What was decided, and by what, is kept in JSON. What was not measured is not
+// there.
+func ExampleDecision() {
+	d := adadim.Decision{
+		Candidates: []adadim.Candidate{
+			{Arm: adadim.ArmOC(), Measured: true, Loss: 4, Relative: 0.02, Objective: 4},
+			{Arm: adadim.ArmICRowScale(), Power: 0.5, Measured: true, Loss: 1, Relative: 0.01, Objective: 1},
+		},
+		Chosen: 1, Measured: true, OutputSize: 100, Loss: 1, Relative: 0.01,
+	}
+	for _, d := range []adadim.Decision{d, {Candidates: []adadim.Candidate{{Arm: adadim.ArmOC()}}}} {
+		text, err := json.Marshal(d)
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		fmt.Println(string(text))
+	}
+	margin, ok := d.Margin()
+	fmt.Printf("margin %.2f, measured: %v\n", margin, ok)
+	// Output:
+	// {"candidates":[{"arm":"oc","loss":4,"relative":0.02,"objective":4},{"arm":"ic+row","power":0.5,"loss":1,"relative":0.01,"objective":1}],"chosen":1,"output_size":100,"loss":1,"relative":0.01}
+	// {"candidates":[{"arm":"oc"}],"chosen":0}
+	// margin -1.39, measured: true
+}
+
+func ExampleParseArms() {
+	arms, err := adadim.ParseArms("oc,ic+row")
+	fmt.Println(arms, err)
+	_, err = adadim.ParseArms("ic+in")
+	fmt.Println(err)
+	// Output:
+	// [oc ic+row] <nil>
+	// invalid adadim options: unknown arm "ic+in", want paper, all, or a list of oc, oc+in, ic, ic+row
 }

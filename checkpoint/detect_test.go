@@ -8,6 +8,7 @@ import (
 
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/quant"
+	"github.com/golowbit/lowbit/safetensors"
 )
 
 // What a format writes is recognized as that format, and as no other.
@@ -39,6 +40,29 @@ func TestDetect(t *testing.T) {
 				}
 			}
 			require.Equal(t, []string{want}, found, "%s symmetric=%v", f.Name(), symmetric)
+		}
+	}
+}
+
+// Whatever a format does not hold is ErrUnsupported, and says nothing of a
+// command's flags.
+func TestRefusalsAreUnsupported(t *testing.T) {
+	good := layout.Layer{Name: "model.layers.0.mlp.up_proj", Out: 64, In: 128, DType: safetensors.F16, Scheme: quant.Scheme{Bits: 4, GroupSize: 64, Symmetric: true}}
+	for _, f := range Formats() {
+		require.NoError(t, f.Check(good), f.Name())
+		for _, edit := range []func(l *layout.Layer){
+			func(l *layout.Layer) { l.Scheme.Bits = 9 },
+			func(l *layout.Layer) { l.Scheme.GroupSize = -2 },
+			func(l *layout.Layer) { l.Scheme.Axis, l.RowScale, l.Scheme.ScaleType = quant.IC, true, quant.F32 },
+			func(l *layout.Layer) { l.InputScale, l.GroupIndex = true, true },
+			func(l *layout.Layer) { l.Name, l.In, l.Scheme.Symmetric = "fc", 24, false },
+		} {
+			l := good
+			edit(&l)
+			if err := f.Check(l); err != nil {
+				require.ErrorIs(t, err, layout.ErrUnsupported, f.Name())
+				require.NotContains(t, err.Error(), "--", f.Name())
+			}
 		}
 	}
 }

@@ -349,6 +349,13 @@ func (m *Model) quantized(name string) (layout.Layer, bool) {
 	return m.Layer(base)
 }
 
+// QuantizedWeight reports whether a name, with ".weight", is that of a quantized
+// layer, which Matrix gives as [out, in] whatever the architecture stores.
+func (m *Model) QuantizedWeight(name string) bool {
+	_, ok := m.quantized(name)
+	return ok
+}
+
 // Matrix reads a two-dimensional tensor, or dequantizes the weight of a
 // quantized layer, as [out, in]. NaN and infinities are errors.
 func (m *Model) Matrix(name string) (*tensor.Matrix, error) {

@@ -2,6 +2,7 @@ package checkpoint
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/kernel"
@@ -13,13 +14,21 @@ import (
 // A matrix in pieces, for callers that go through it without holding it.
 
 // Rows reads the rows r0 <= r < r1 of a dense matrix, row-major, into dst's
-// memory where that suffices. NaN and infinities are errors.
+// memory where that suffices; of a tensor of other dimensions the entries of the
+// first. NaN and infinities are errors.
 func (m *Model) Rows(name string, r0, r1 int, dst []float32) ([]float32, error) {
-	spec, err := m.dense2(name, r0, r1, 0)
+	dims := 2
+	if s, ok := m.src.Spec(name); ok && len(s.Shape) > 0 {
+		dims = len(s.Shape)
+	}
+	spec, err := m.floatsOf(name, r0, r1, 0, dims)
 	if err != nil {
 		return nil, err
 	}
-	cols := spec.Shape[1]
+	cols := 1
+	for _, n := range spec.Shape[1:] {
+		cols *= n
+	}
 	dst = sized(dst, (r1-r0)*cols)
 	if err := layout.ReadFloatsAt(m.src, spec, r0*cols, dst); err != nil {
 		return nil, err
@@ -58,12 +67,29 @@ func (m *Model) Columns(name string, c0, c1 int, dst *tensor.Matrix) error {
 	rows, cols, n := spec.Shape[0], spec.Shape[1], c1-c0
 	dst.Rows, dst.Cols, dst.Stride, dst.Data = n, rows, rows, sized(dst.Data, n*rows)
 	part := make([]float32, band*n)
+	var halves []uint16
+	if spec.DType != safetensors.F32 {
+		halves = make([]uint16, band*n)
+	}
+	file := layout.ReaderOf(m.src, spec)
 	for r0 := 0; r0 < rows; r0 += band {
 		r1 := min(r0+band, rows)
 		for r := r0; r < r1; r++ {
-			if err := layout.ReadFloatsAt(m.src, spec, r*cols+c0, part[(r-r0)*n:(r-r0+1)*n]); err != nil {
+			from, to, at := (r-r0)*n, (r-r0+1)*n, int64(r)*int64(cols)+int64(c0)
+			if halves == nil {
+				err = wire.ReadNumbers(file, 4*at, part[from:to])
+			} else {
+				err = wire.ReadNumbers(file, 2*at, halves[from:to])
+			}
+			if err != nil {
 				return err
 			}
+		}
+		switch used := (r1 - r0) * n; spec.DType {
+		case safetensors.F16:
+			tensor.F16ToF32(part[:used], halves[:used])
+		case safetensors.BF16:
+			tensor.BF16ToF32(part[:used], halves[:used])
 		}
 		kernel.Transpose(dst.Data[r0:], rows, part, n, r1-r0, n, 1)
 	}
@@ -90,10 +116,14 @@ func (m *Model) CheckFinite(name string) error {
 // dense2 describes a dense matrix of floats that has the rows (dim 0) or
 // columns (dim 1) first to last.
 func (m *Model) dense2(name string, first, last, dim int) (layout.Spec, error) {
+	return m.floatsOf(name, first, last, dim, 2)
+}
+
+func (m *Model) floatsOf(name string, first, last, dim, dims int) (layout.Spec, error) {
 	if _, packed := m.part[name]; packed {
 		return layout.Spec{}, fmt.Errorf("%s: tensor %q is part of a quantized layer", m.path, name)
 	}
-	spec, err := layout.Want(m.src, name, []int{layout.AnyDim, layout.AnyDim}, layout.FloatTypes()...)
+	spec, err := layout.Want(m.src, name, slices.Repeat([]int{layout.AnyDim}, dims), layout.FloatTypes()...)
 	if err == nil && (first < 0 || first > last || last > spec.Shape[dim]) {
 		err = layout.TensorError(m.src, name, "%s %d to %d of %d asked for", []string{"rows", "columns"}[dim], first, last, spec.Shape[dim])
 	}

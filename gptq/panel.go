@@ -12,12 +12,16 @@ import (
 )
 
 const (
-	// Columns as one of which dynamic groups of axis OC see those before, as
+	// block is the number of columns between updates of the weights that
+	// dynamic groups of axis OC are fitted to: a group sees the errors of the
+	// columns before the block in which it starts, and none of later ones, as
 	// in the published code.
 	block = 128
-	// Columns that correct each other one by one.
+	// subBlock is the number of columns that correct each other one by one; the
+	// rest is done by products.
 	subBlock = block / 8
-	// Where there are no such, products are cut to whole tiles of the kernels.
+	// tiles takes the place of block for all other sweeps, whose result does
+	// not depend on it: a multiple of the height of the kernels' tiles.
 	tiles = 96
 )
 
@@ -92,8 +96,8 @@ func (p *panel) gather() {
 // e. Both matrices begin at position base.
 //
 // The positions are halved until they are few, and the second half is
-// corrected for the errors of the first by one product: of all work but a
-// hundredth is in large products.
+// corrected for the errors of the first by one product: 99 % of the work is in
+// large products.
 func (p *panel) sweep(ctx context.Context, t, e *tensor.Matrix, a0, a1, base int, column func(pos int) error) error {
 	n := a1 - a0
 	large, small := tiles, tiles/8

@@ -49,9 +49,10 @@ func (r Refine) withDefaults() Refine {
 // Improve lowers tr(E H Eᵀ), E = q - w, by changing scales and codes of q,
 // any quantized weight of w [out, in] without row or input scales, on any
 // grid. Zero-points (shifts) and groups stay; so do the scales of groups of
-// axis IC that store their parameters together. The result is never worse than q, and better
-// or equal for every output row (axis OC) or band of rows (axis IC). q is
-// not modified.
+// axis IC that store their parameters together. No output row (axis OC) and
+// no band of rows that share groups (axis IC) gets worse. H is that of cal,
+// [in, in]. q is not modified; with opt.Rounds 0 it is returned. Errors wrap
+// ErrOptions or are ctx's.
 func Improve(ctx context.Context, w *tensor.Matrix, q *quant.Weight, cal *quant.Calibration, opt Refine, workers int) (*quant.Weight, error) {
 	if q.RowScale != nil || q.InputScale != nil {
 		panic("gptq: refinement of a weight with row or input scales")
@@ -377,8 +378,8 @@ func (s *strip) rowLosses() {
 
 // sweep moves every code to the minimizer given all others, columns by
 // descending diagonal of H, and reports whether any code changed. The
-// gradient is brought up to date by one product a block and, inside it, by
-// one a sub-block.
+// gradient is brought up to date by one product for every block of columns
+// and, inside it, by one for every sub-block.
 func (s *strip) sweep() bool {
 	in, n, h := s.in, s.n, s.r.h.h
 	g := tensor.New(min(block, in), n)

@@ -14,8 +14,8 @@ import (
 // solver carries one weight through the sweep. Its matrices are transposed:
 // row p is the column at position p of the factor, and the sweep goes from
 // the last position down to the first. Outputs are in places in which groups
-// of axis IC are neighbours. Every output goes its own way (per axis IC every
-// group of outputs), so panels of them are swept independently.
+// of axis IC are neighbours. Outputs (for axis IC: spans of groups of outputs)
+// do not influence each other, so panels of them are swept independently.
 type solver struct {
 	scheme quant.Scheme
 	grid   quant.Grid
@@ -70,8 +70,8 @@ func (q Quantizer) solve(ctx context.Context, w *tensor.Matrix, s quant.Scheme, 
 	return sv.result(q.Workers), nil
 }
 
-// Memory that is fresh has to be touched, page by page, and for long sweeps
-// there is much of it: it is reused.
+// A sweep needs much memory, and the page faults of fresh memory cost more
+// than clearing old: it is reused.
 var (
 	codesPool = sync.Pool{New: func() any { return new([]uint8) }}
 	panelPool = sync.Pool{New: func() any { return new(panel) }}
@@ -80,7 +80,7 @@ var (
 // panelFor is how many outputs a worker takes through all columns at once:
 // enough for products to run well, few enough to stay small in memory, the
 // same number of panels for every worker, and a whole number of spans of
-// groups for axis IC. The result does not depend on it.
+// groups for axis IC. No code or scale depends on it.
 func panelFor(s quant.Scheme, out, in, workers int) int {
 	const unit = 32
 	most := min(max((16<<20)/in, 256), 1024)
@@ -231,8 +231,8 @@ func pack(w *quant.Weight, codes []uint8, perm []int, workers int) {
 	})
 }
 
-// transposeCodes gathers the outputs r0 to r1 of the rows at of codes, which
-// are out bytes long, as rows of dst.
+// transposeCodes writes codes, rows of out bytes, to dst, rows of stride
+// bytes: dst row r-r0, byte c is byte r of row at[c], for r from r0 to r1.
 func transposeCodes(dst []uint8, stride int, codes []uint8, out int, at []int, r0, r1 int) {
 	c := 0
 	for ; c+8 <= len(at); c += 8 {
@@ -265,7 +265,7 @@ func transposeCodes(dst []uint8, stride int, codes []uint8, out int, at []int, r
 	}
 }
 
-// transpose8 transposes 8 x 8 bytes, by quarters, then quarters of these.
+// transpose8 transposes 8 x 8 bytes: it swaps blocks of 4 x 4, of 2 x 2, of 1.
 func transpose8(x *[8]uint64) {
 	for i := range 4 {
 		swapBits(&x[i], &x[i+4], 32, 0x00000000ffffffff)
@@ -278,7 +278,7 @@ func transpose8(x *[8]uint64) {
 	}
 }
 
-// swapBits swaps the high parts of a with the low parts, by mask, of b.
+// swapBits swaps the bits mask<<shift of a with the bits mask of b.
 func swapBits(a, b *uint64, shift uint, mask uint64) {
 	t := (*a>>shift ^ *b) & mask
 	*a ^= t << shift

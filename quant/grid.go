@@ -69,7 +69,7 @@ func GridOf(s Scheme) Grid {
 	if s.Grid != nil {
 		return s.Grid
 	}
-	return uniform{s}
+	return &uniform{s}
 }
 
 // GroupParams are the parameters of one group of a Grid.
@@ -135,22 +135,19 @@ const clipSteps = 80
 const clipPatience = 16
 
 // SearchClip is the search that Grid.Fit can use to clip: it shrinks the
-// range lo … hi by p = 1, 0.99, … 0.21, and returns the parameters with the
-// least error among those that propose appends to dst for p*lo … p*hi. Of
-// equal ones the first is taken. ok is false if there are none, or the error
-// of none is a number.
-func SearchClip(clip Clip, lo, hi float32, propose func(dst []GroupParams, lo, hi float32) []GroupParams, errorOf func(GroupParams) float64) (best GroupParams, ok bool) {
+// range lo … hi by p = 1, 0.99, … 0.21, asks for the best parameters for
+// p*lo … p*hi and their error, and returns the parameters with the least
+// error; of equal ones the first. Where there are none the error is +Inf. ok
+// is false if no error is a finite number.
+func SearchClip(clip Clip, lo, hi float32, cover func(lo, hi float32) (GroupParams, float64)) (best GroupParams, ok bool) {
 	least, since := math.Inf(1), 0
-	var room [4]GroupParams
 	for i := range clipSteps {
 		if since++; clip == ClipInputs && since > clipPatience {
 			break
 		}
 		p := float32(1 - float64(i)/100)
-		for _, c := range propose(room[:0], p*lo, p*hi) {
-			if e := errorOf(c); e < least {
-				least, best, ok, since = e, c, true, 0
-			}
+		if c, e := cover(p*lo, p*hi); e < least {
+			least, best, ok, since = e, c, true, 0
 		}
 	}
 	return best, ok

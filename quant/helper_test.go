@@ -9,28 +9,12 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
+	"github.com/golowbit/lowbit/internal/testkit"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/tensor"
 )
 
-// schemes draws any scheme that fits a weight [out, in].
-func schemes(t *rapid.T, out, in int) quant.Scheme {
-	s := quant.Scheme{
-		Bits:      rapid.IntRange(2, 8).Draw(t, "bits"),
-		Axis:      rapid.SampledFrom([]quant.Axis{quant.OC, quant.IC}).Draw(t, "axis"),
-		Symmetric: rapid.Bool().Draw(t, "sym"),
-		Range:     rapid.SampledFrom([]quant.Range{quant.RangeZero, quant.RangePaper}).Draw(t, "range"),
-		ScaleType: rapid.SampledFrom([]quant.ScaleType{quant.F16, quant.F32, quant.F16Short}).Draw(t, "scale type"),
-		Clip:      rapid.Bool().Draw(t, "clip"),
-		ClipInput: rapid.Bool().Draw(t, "clip input"),
-		MinZero:   rapid.IntRange(0, 1).Draw(t, "min zero"),
-	}
-	_, length := s.Lines(out, in)
-	s.GroupSize = rapid.OneOf(rapid.Just(quant.WholeLine), rapid.IntRange(1, length+3)).Draw(t, "group")
-	s.Strided = s.Axis == quant.IC && (s.GroupSize == quant.WholeLine || out%s.GroupSize == 0) &&
-		rapid.Bool().Draw(t, "strided")
-	return s
-}
+var normal, codes, schemes = testkit.Normal, testkit.Codes, testkit.Scheme
 
 func shape(t *rapid.T) (out, in int) {
 	return rapid.IntRange(1, 40).Draw(t, "out"), rapid.IntRange(1, 40).Draw(t, "in")
@@ -60,15 +44,6 @@ func weights(t *rapid.T, out, in int) *tensor.Matrix {
 	return w
 }
 
-// normal is a matrix of independent standard normal numbers.
-func normal(rng *rand.Rand, rows, cols int) *tensor.Matrix {
-	m := tensor.New(rows, cols)
-	for i := range m.Data {
-		m.Data[i] = float32(rng.NormFloat64())
-	}
-	return m
-}
-
 func rtn(t require.TestingT, w *tensor.Matrix, s quant.Scheme, cal *quant.Calibration) *quant.Weight {
 	q, err := quant.RTN{Workers: 1}.Quantize(context.Background(), w, s, cal)
 	require.NoError(t, err)
@@ -81,23 +56,6 @@ func one(t require.TestingT, s quant.Scheme, x ...float32) (*quant.Weight, []flo
 	s.GroupSize = quant.WholeLine
 	q := rtn(t, tensor.FromSlice(1, len(x), x), s, nil)
 	return q, q.Dequantize().Data
-}
-
-// codes unpacks all codes as [out, in].
-func codes(w *quant.Weight) []uint8 {
-	out := make([]uint8, w.Out*w.In)
-	line := make([]uint8, w.LineLen())
-	for l := range w.Lines() {
-		w.Line(line, l)
-		for p, u := range line {
-			if w.Scheme.Axis == quant.IC {
-				out[p*w.In+l] = u
-			} else {
-				out[l*w.In+p] = u
-			}
-		}
-	}
-	return out
 }
 
 func workersAgree(t *testing.T, f func(workers int) *quant.Weight) {

@@ -58,8 +58,9 @@ func (w *Weight) roundHalves(first int, src []uint16, t halfType) error {
 	return nil
 }
 
-// roundFused rounds line l if the kernel does such a scheme. What it returns
-// false for, fillLine does, or has an error for.
+// roundFused rounds line l in one pass and reports whether it could: it
+// cannot if the kernel does not know the scheme or the line does not fit its
+// scales. fillLine then does it, or says what is wrong.
 func (w *Weight) roundFused(l int, line []uint16, t halfType) bool {
 	s := w.Scheme
 	if s.Grid != nil || s.Bits != 4 || s.Symmetric || s.Strided || s.Clip || s.Range != RangeZero || s.ScaleType != F16 || s.MinZero > 0 {

@@ -21,14 +21,16 @@ func (q RTN) NeedsCalibration() bool { return false }
 // WithWorkers implements Parallel.
 func (q RTN) WithWorkers(n int) Quantizer { return RTN{Workers: n} }
 
-// Quantize implements Quantizer.
+// Quantize implements Quantizer. Errors wrap ErrScheme, ErrScaleRange or
+// ErrNotFinite and name the channel and group, or are ctx's.
 func (q RTN) Quantize(ctx context.Context, w *tensor.Matrix, s Scheme, cal *Calibration) (*Weight, error) {
 	return fill(ctx, w, s, cal, q.Workers, true)
 }
 
-// Grids returns a weight for w whose scales and zero-points are those of
-// round-to-nearest and whose codes are all 0. cal may be nil; its H matters
-// to Scheme.ClipInput only.
+// Grids returns a weight for w [out, in] whose scales and zero-points are
+// those of round-to-nearest and whose codes are all 0: where methods start
+// that choose the codes themselves. cal may be nil; its H matters to
+// Scheme.ClipInput only. Errors are those of RTN.
 func Grids(ctx context.Context, w *tensor.Matrix, s Scheme, cal *Calibration, workers int) (*Weight, error) {
 	return fill(ctx, w, s, cal, workers, false)
 }
@@ -91,7 +93,7 @@ func (w *Weight) fillLine(l int, x, importance []float32, b *lineBuffers) error 
 	}
 	n := s.GroupLen(len(x))
 	scale, shift := w.Scales[l*groups:(l+1)*groups], b.shift
-	// What is fitted is rounded while it is still in the cache.
+	// Groups are rounded right after they are fitted, while still in the cache.
 	const few = 4096 // weights
 	span := b.grid.Span()
 	step := span * max(1, few/(span*n)) // groups

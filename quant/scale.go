@@ -18,8 +18,8 @@ const (
 )
 
 // round rounds a scale that is not negative to the type in which it is
-// stored. One below the smallest of the type becomes that: such weights are
-// all but zero, and a scale of 0 would lose them and divide by zero.
+// stored, but never to 0, which would divide by zero: a scale below the
+// smallest positive number of the type becomes that number.
 func (t ScaleType) round(s float32) (float32, error) {
 	if t == F32 {
 		if !finite(s) {

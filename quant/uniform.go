@@ -15,16 +15,16 @@ var ErrNotFinite = errors.New("weight is not finite")
 type uniform struct{ s Scheme }
 
 // MarshalText implements Grid.
-func (u uniform) MarshalText() ([]byte, error) { return []byte("uniform"), nil }
+func (u *uniform) MarshalText() ([]byte, error) { return []byte("uniform"), nil }
 
 // Bits implements Grid.
-func (u uniform) Bits() int { return u.s.Bits }
+func (u *uniform) Bits() int { return u.s.Bits }
 
 // Span implements Grid: every group stands alone.
-func (u uniform) Span() int { return 1 }
+func (u *uniform) Span() int { return 1 }
 
 // ParamBits implements Grid: a scale and, if asymmetric, a zero-point a group.
-func (u uniform) ParamBits(groups int) int64 {
+func (u *uniform) ParamBits(groups int) int64 {
 	bits := u.s.ScaleType.Bits()
 	if !u.s.Symmetric {
 		bits += u.s.Bits
@@ -33,7 +33,7 @@ func (u uniform) ParamBits(groups int) int64 {
 }
 
 // Fit implements Grid.
-func (u uniform) Fit(scale, shift, x, importance []float32, size int, clip Clip) (int, error) {
+func (u *uniform) Fit(scale, shift, x, importance []float32, size int, clip Clip) (int, error) {
 	for k := range scale {
 		a, b := k*size, min((k+1)*size, len(x))
 		var imp []float32
@@ -49,7 +49,7 @@ func (u uniform) Fit(scale, shift, x, importance []float32, size int, clip Clip)
 	return 0, nil
 }
 
-func (u uniform) fit(x, importance []float32, clip Clip) (GroupParams, error) {
+func (u *uniform) fit(x, importance []float32, clip Clip) (GroupParams, error) {
 	lo, hi := kernel.MinMax(x)
 	if !finite(lo) || !finite(hi) {
 		return GroupParams{}, ErrNotFinite
@@ -59,46 +59,62 @@ func (u uniform) fit(x, importance []float32, clip Clip) (GroupParams, error) {
 	if err != nil || clip == ClipNone {
 		return g, err
 	}
-	top := u.top()
-	errorOf := func(c GroupParams) float64 { return kernel.PowErr(x, c.Scale, c.Shift, top) }
+	try := u.powerError(x)
 	if clip == ClipInputs {
 		if importance == nil {
 			importance = ones(len(x))
 		}
-		errorOf = func(c GroupParams) float64 { return kernel.SquareErr(x, importance, c.Scale, c.Shift, top) }
+		try = u.inputError(x, importance)
 	}
-	if best, ok := SearchClip(clip, lo, hi, u.propose(clip), errorOf); ok {
+	if best, ok := SearchClip(clip, lo, hi, try); ok {
 		g = best
 	}
 	return g, nil
 }
 
-// propose returns what SearchClip tries for a range: the grid that covers it
-// and, for ClipInputs, those with the zero-points beside.
-func (u uniform) propose(clip Clip) func(dst []GroupParams, lo, hi float32) []GroupParams {
-	return func(dst []GroupParams, lo, hi float32) []GroupParams {
-		c, err := u.cover(lo, hi)
+// powerError is what SearchClip asks by ClipPower.
+func (u *uniform) powerError(x []float32) func(lo, hi float32) (GroupParams, float64) {
+	top := u.top()
+	return func(lo, hi float32) (GroupParams, float64) {
+		g, err := u.cover(lo, hi)
 		if err != nil {
-			return dst // only the widest ranges can overflow
+			return g, math.Inf(1) // only the widest ranges can overflow
 		}
-		dst = append(dst, c)
-		if clip != ClipInputs || u.s.Symmetric {
-			return dst
-		}
-		if c.Shift > float32(u.s.MinZero) {
-			dst = append(dst, GroupParams{c.Scale, c.Shift - 1})
-		}
-		if c.Shift < u.top() {
-			dst = append(dst, GroupParams{c.Scale, c.Shift + 1})
-		}
-		return dst
+		return g, kernel.PowErr(x, g.Scale, g.Shift, top)
 	}
 }
 
-func (u uniform) top() float32 { return float32(u.s.MaxCode()) }
+// inputError is what SearchClip asks by ClipInputs. It also tries the
+// zero-points beside the rounded one.
+func (u *uniform) inputError(x, importance []float32) func(lo, hi float32) (GroupParams, float64) {
+	low, top := float32(u.s.MinZero), u.top()
+	return func(lo, hi float32) (GroupParams, float64) {
+		g, err := u.cover(lo, hi)
+		if err != nil {
+			return g, math.Inf(1)
+		}
+		least, z := kernel.SquareErr(x, importance, g.Scale, g.Shift, top), g.Shift
+		if u.s.Symmetric {
+			return g, least
+		}
+		if z > low {
+			if e := kernel.SquareErr(x, importance, g.Scale, z-1, top); e < least {
+				least, g.Shift = e, z-1
+			}
+		}
+		if z < top {
+			if e := kernel.SquareErr(x, importance, g.Scale, z+1, top); e < least {
+				least, g.Shift = e, z+1
+			}
+		}
+		return g, least
+	}
+}
+
+func (u *uniform) top() float32 { return float32(u.s.MaxCode()) }
 
 // extend applies the range rule to a group's extremes.
-func (u uniform) extend(lo, hi float32) (float32, float32) {
+func (u *uniform) extend(lo, hi float32) (float32, float32) {
 	if u.s.Symmetric {
 		a := max(-lo, hi, 0)
 		if a == 0 {
@@ -117,7 +133,7 @@ func (u uniform) extend(lo, hi float32) (float32, float32) {
 }
 
 // cover returns the parameters of the grid that reaches from lo to hi.
-func (u uniform) cover(lo, hi float32) (GroupParams, error) {
+func (u *uniform) cover(lo, hi float32) (GroupParams, error) {
 	top := u.top()
 	width := hi - lo
 	if u.s.Range == RangePaper && !u.s.Symmetric {
@@ -163,7 +179,7 @@ func ones(n int) []float32 {
 }
 
 // Store implements Grid: every scale is rounded to the scheme's type.
-func (u uniform) Store(scale []float32, want []float64) {
+func (u *uniform) Store(scale []float32, want []float64) {
 	for k, v := range want {
 		if !(v > 0) || math.IsInf(v, 0) {
 			continue
@@ -175,9 +191,9 @@ func (u uniform) Store(scale []float32, want []float64) {
 }
 
 // Round implements Grid.
-func (u uniform) Round(codes []uint8, values, x, scale, shift []float32, size int) {
+func (u *uniform) Round(codes []uint8, values, x, scale, shift []float32, size int) {
 	top := u.top()
-	if size == 1 {
+	if size == 1 && values != nil {
 		kernel.QuantCols(codes, values, x, scale, shift, top)
 		return
 	}
@@ -191,7 +207,7 @@ func (u uniform) Round(codes []uint8, values, x, scale, shift []float32, size in
 }
 
 // Values implements Grid.
-func (u uniform) Values(dst []float32, codes []uint8, scale, shift []float32, size int) {
+func (u *uniform) Values(dst []float32, codes []uint8, scale, shift []float32, size int) {
 	if size == 1 {
 		scale, shift = scale[:len(codes)], shift[:len(codes)]
 		for i, c := range codes {
@@ -206,7 +222,14 @@ func (u uniform) Values(dst []float32, codes []uint8, scale, shift []float32, si
 }
 
 // Slopes implements Grid.
-func (u uniform) Slopes(dst []float32, codes []uint8, shift []float32, size int) {
+func (u *uniform) Slopes(dst []float32, codes []uint8, shift []float32, size int) {
+	if size == 1 {
+		shift = shift[:len(codes)]
+		for i, c := range codes {
+			dst[i] = float32(c) - shift[i]
+		}
+		return
+	}
 	for k, a := 0, 0; a < len(codes); k, a = k+1, a+size {
 		b := min(a+size, len(codes))
 		z, to := shift[k], dst[a:b]

@@ -6,7 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/golowbit/lowbit/internal/bench"
+	"github.com/golowbit/lowbit/cmd/lowbit/internal/bench"
 )
 
 func (a *app) benchCommand() *cobra.Command {
@@ -48,7 +48,7 @@ Figures are medians; on a machine that others use too, repeat and compare within
 
 func (a *app) bench(ctx context.Context, o bench.Options, asJSON bool) error {
 	if !asJSON {
-		if _, err := fmt.Fprintf(a.stdout, "%-20s %10s %-9s %10s\n", "name", "value", "", "bound"); err != nil {
+		if _, err := fmt.Fprintf(a.stdout, "kernels: %s\n%-20s %10s %-9s %10s\n", bench.Level(), "name", "value", "", "bound"); err != nil {
 			return err
 		}
 	}

@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/golowbit/lowbit/internal/kernel"
 )
 
 func TestBench(t *testing.T) {
@@ -15,7 +17,8 @@ func TestBench(t *testing.T) {
 	for line := range strings.Lines(r.stdout) {
 		var v map[string]any
 		require.NoError(t, json.Unmarshal([]byte(line), &v))
-		require.Len(t, v, 5)
+		require.Len(t, v, 6)
+		require.Equal(t, kernel.Active().String(), v["level"])
 		require.Positive(t, v["value"])
 		require.Positive(t, v["floor"])
 		require.NotEmpty(t, v["unit"])
@@ -29,6 +32,7 @@ func TestBench(t *testing.T) {
 
 	r = runCommand(t, "bench", "--quick", "--shrink", "64")
 	require.Zero(t, r.code, r.stderr)
+	require.Contains(t, r.stdout, "kernels: "+kernel.Active().String())
 	require.Contains(t, r.stdout, "gemm/4096")
 	require.Contains(t, r.stdout, "by memory")
 

@@ -11,6 +11,7 @@ import (
 
 func (a *app) convertCommand() *cobra.Command {
 	var o lowbit.ConvertOptions
+	var format formatFlags
 	var asJSON, quiet bool
 	c := &cobra.Command{
 		Use:   "convert MODEL -o OUT --format FORMAT",
@@ -25,15 +26,19 @@ into its base, come out as a folder of safetensors files.`,
 		Args: oneArg("model", ""),
 		RunE: func(c *cobra.Command, args []string) error {
 			o.Model = args[0]
+			var err error
+			if o.Format, err = format.of(""); err != nil {
+				return usageError{err}
+			}
 			switch {
 			case o.Output == "":
 				return usageError{fmt.Errorf("no output given: use -o")}
-			case o.Format == "":
+			case o.Format == nil:
 				return usageError{fmt.Errorf("no format given: use --format, one of %s", strings.Join(formatNames(), ", "))}
 			}
 			p := a.progress(quiet)
 			o.Events = p.event
-			err := lowbit.Convert(c.Context(), o)
+			err = lowbit.Convert(c.Context(), o)
 			p.close()
 			if err != nil {
 				return err
@@ -44,8 +49,8 @@ into its base, come out as a folder of safetensors files.`,
 	s := c.Flags()
 	s.SortFlags = false
 	s.StringVarP(&o.Output, "output", "o", "", "folder (or file, for gguf) to write; must not exist")
-	s.StringVar(&o.Format, "format", "", "format of the output: "+strings.Join(formatNames(), ", "))
 	s.StringVar(&o.Base, "base", "", "`model` that a LoRA adapter is merged into (default: what its configuration names)")
+	format.register(s, "", &o.MaxShardBytes)
 	s.IntVar(&o.Workers, "workers", 0, "goroutines (default: all cores)")
 	s.BoolVar(&asJSON, "json", false, "print one JSON object")
 	s.BoolVarP(&quiet, "quiet", "q", false, "no progress")
@@ -69,9 +74,9 @@ func (a *app) converted(o lowbit.ConvertOptions, asJSON bool) error {
 			BytesBefore int64  `json:"bytes_before"`
 			BytesAfter  int64  `json:"bytes_after"`
 			Layers      int    `json:"layers"`
-		}{o.Output, o.Format, before.Bytes, after.Bytes, len(before.Quantized)})
+		}{o.Output, o.Format.Name(), before.FileBytes, after.FileBytes, len(before.Quantized)})
 	}
 	_, err = fmt.Fprintf(a.stdout, "%s (%s): %d layers, %s before, %s after\n",
-		o.Output, o.Format, len(before.Quantized), size(before.Bytes), size(after.Bytes))
+		o.Output, o.Format.Name(), len(before.Quantized), size(before.FileBytes), size(after.FileBytes))
 	return err
 }

@@ -53,7 +53,7 @@ func printInfo(w io.Writer, i *lowbit.Info) error {
 		t.add("context", fmt.Sprint(i.Context))
 	}
 	t.add("parameters", fmt.Sprint(i.Parameters))
-	t.add("size", size(i.Bytes))
+	t.add("size", size(i.FileBytes))
 	if len(i.Quantized) > 0 {
 		t.add("quantized", fmt.Sprintf("%d layers, %.3f bits per weight", len(i.Quantized), i.BitsPerWeight))
 	}

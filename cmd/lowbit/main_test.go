@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -149,7 +152,7 @@ func TestHelp(t *testing.T) {
 		require.Contains(t, o.stdout, "lowbit")
 		require.Empty(t, o.stderr)
 	}
-	require.Regexp(t, `^lowbit \S+.* go\d\S* \w+/\w+\n$`, succeed(t, "version").stdout)
+	require.Regexp(t, `^lowbit \S+.* go\d\S* \w+/\w+ \w+\n$`, succeed(t, "version").stdout)
 }
 
 func TestOneLine(t *testing.T) {
@@ -193,9 +196,22 @@ func TestInterrupt(t *testing.T) {
 	require.Contains(t, log.String(), `--per-document --resume`)
 	require.Contains(t, log.String(), `o'\''ut`)
 
+	kept := regexp.MustCompile(`interrupted; (\d+) of 28 layers are finished and kept in `).FindStringSubmatch(log.String())
+	require.NotNil(t, kept, log.String())
+
 	o := runCommand(t, args...)
 	require.Equal(t, exitError, o.code)
 	requireOneLine(t, o, "an earlier run was interrupted")
+
+	// Stopped again at once: what is kept is all that there is.
+	ctx, cancel := context.WithCancel(t.Context())
+	var stderr stopper
+	stderr.stop = func() { cancel() }
+	a := &app{args: append(slices.Clone(args), "--resume"), stdout: io.Discard, stderr: &stderr}
+	require.Equal(t, exitInterrupted, a.run(ctx), stderr.String())
+	require.Contains(t, stderr.String(), kept[1]+" of them finished by an earlier run")
+	require.Contains(t, stderr.String(), kept[0])
+	require.Equal(t, 1, strings.Count(stderr.String(), "go on with: lowbit quantize"))
 
 	other := append([]string{}, args...)
 	other[5] = "4" // bits
@@ -212,6 +228,19 @@ func TestInterrupt(t *testing.T) {
 	require.Empty(t, o.stderr)
 	require.DirExists(t, out)
 	require.NoDirExists(t, out+".partial")
+}
+
+// stopper calls stop when the work begins.
+type stopper struct {
+	bytes.Buffer
+	stop func()
+}
+
+func (s *stopper) Write(p []byte) (int, error) {
+	if bytes.Contains(p, []byte("layers to quantize in")) {
+		s.stop()
+	}
+	return s.Buffer.Write(p)
 }
 
 // TestInterruptEarly stops before anything is finished.

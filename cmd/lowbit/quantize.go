@@ -88,6 +88,9 @@ func (a *app) quantize(ctx context.Context, o lowbit.Options, f *quantizeFlags) 
 		if errors.Is(err, lowbit.ErrNeedsText) {
 			return fmt.Errorf("%w: use --calib FILE", err)
 		}
+		if partial := o.Output + checkpoint.PartialSuffix; kept > 0 {
+			err = fmt.Errorf("%w (%d of %d layers are finished and kept in %s; once the cause is gone, the same command with --resume goes on)", err, kept, layers, partial)
+		}
 		return err
 	}
 	result := quantizeResult{Report: report}

@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"math"
 	"regexp"
 	"strconv"
 	"strings"
@@ -14,11 +13,8 @@ import (
 	"github.com/golowbit/lowbit"
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/checkpoint"
-	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel"
-	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/gptq"
 	"github.com/golowbit/lowbit/quant"
-	"github.com/golowbit/lowbit/safetensors"
 )
 
 // quantizeFlags are the flags of quantize. What they say about the result
@@ -26,9 +22,7 @@ import (
 type quantizeFlags struct {
 	o lowbit.Options
 
-	format      layout.Format
-	ggufDense   string
-	ggufQ8      bool
+	format      formatFlags
 	method      string
 	calib, eval textFlags
 	window      int
@@ -71,12 +65,9 @@ func (f *quantizeFlags) register(s *pflag.FlagSet) {
 }
 
 func (f *quantizeFlags) registerFormat(s *pflag.FlagSet) {
-	option(s, "format", "`format` of the output: "+strings.Join(formatNames(), ", ")+" (default lowbit, or the target's)", lookup, func(v layout.Format) { f.format = v })
+	f.format.register(s, " (default lowbit, or the target's)", &f.o.MaxShardBytes)
 	option(s, "fit", "layers the format cannot hold: on changes them to what it can; arms only leaves out arms; off refuses (default: arms where no --arms or --axis ada asks for more, else off)", lowbit.ParseFit, func(v lowbit.Fit) { f.o.Fit = v })
 	s.Lookup("fit").NoOptDefVal = lowbit.FitOn.String()
-	option(s, "max-shard-size", "split the output into files of at most this `size`, such as 5GB or 500MB", parseSize, func(n int64) { f.o.MaxShardBytes = n })
-	option(s, "gguf-dense", "`type` of what is not quantized in a GGUF file: f16, f32 or bf16 (default f16)", known([]string{"f16", "f32", "bf16"}, "type"), func(v string) { f.ggufDense = v })
-	s.BoolVar(&f.ggufQ8, "gguf-q8-embeddings", false, "store the embedding and the output head of a GGUF file as Q8_0")
 }
 
 func (f *quantizeFlags) registerGrid(s *pflag.FlagSet) {
@@ -127,16 +118,6 @@ func (f *quantizeFlags) registerText(s *pflag.FlagSet) {
 	s.IntVar(&f.window, "window", 0, "tokens a window of --eval (default 2048 or the model's context)")
 }
 
-func lookup(name string) (layout.Format, error) { return checkpoint.Lookup(name) }
-
-func formatNames() []string {
-	var names []string
-	for _, f := range checkpoint.Formats() {
-		names = append(names, f.Name())
-	}
-	return names
-}
-
 // options turns the flags into options of the library.
 func (f *quantizeFlags) options(c *cobra.Command, model string, stdin io.Reader) (lowbit.Options, error) {
 	o := f.o
@@ -153,13 +134,9 @@ func (f *quantizeFlags) options(c *cobra.Command, model string, stdin io.Reader)
 	case f.calib.stdin && f.eval.stdin:
 		return o, fmt.Errorf("standard input can be read once: --calib - or --eval -")
 	}
-	o.Format = f.format
-	if f.ggufDense != "" || f.ggufQ8 {
-		g, err := f.gguf()
-		if err != nil {
-			return o, err
-		}
-		o.Format = g
+	var err error
+	if o.Format, err = f.format.of(o.Target); err != nil {
+		return o, err
 	}
 	switch f.method {
 	case "rtn":
@@ -168,7 +145,7 @@ func (f *quantizeFlags) options(c *cobra.Command, model string, stdin io.Reader)
 				return o, fmt.Errorf("--%s is for --method gptq", name)
 			}
 		}
-		o.Method = quant.RTN{Workers: o.Workers}
+		o.Method = quant.RTN{}
 	case "gptq":
 		if o.Preset == lowbit.PresetDefault {
 			o.Preset = lowbit.Plain
@@ -176,27 +153,6 @@ func (f *quantizeFlags) options(c *cobra.Command, model string, stdin io.Reader)
 	}
 	o.Calibration.Text = f.calib.text(stdin)
 	return o, o.Validate()
-}
-
-// gguf is the format with what flags say of it.
-func (f *quantizeFlags) gguf() (layout.Format, error) {
-	named := f.format
-	if named == nil && f.o.Target != "" {
-		t, err := checkpoint.TargetFor(f.o.Target)
-		if err != nil {
-			return nil, err
-		}
-		if named, err = checkpoint.Lookup(t.Format); err != nil {
-			return nil, err
-		}
-	}
-	g, ok := named.(ggufmodel.Format)
-	if !ok {
-		return nil, fmt.Errorf("--gguf-dense and --gguf-q8-embeddings are for format gguf")
-	}
-	g.Dense = safetensors.DType(strings.ToUpper(f.ggufDense))
-	g.Q8Embeddings = f.ggufQ8
-	return g, nil
 }
 
 // setting is a flag without a default value of its own: what is not given
@@ -279,27 +235,4 @@ func parseInputs(text string) (lowbit.Inputs, error) {
 		return lowbit.InputsFull, nil
 	}
 	return lowbit.ParseInputs(text)
-}
-
-// parseSize reads a number of bytes with a decimal unit.
-func parseSize(text string) (int64, error) {
-	number, unit := strings.TrimRight(text, "kKMGTB"), int64(1)
-	switch strings.TrimSuffix(text[len(number):], "B") {
-	case "":
-	case "k", "K":
-		unit = 1e3
-	case "M":
-		unit = 1e6
-	case "G":
-		unit = 1e9
-	case "T":
-		unit = 1e12
-	default:
-		return 0, fmt.Errorf("size %q, want a number of bytes with k, M, G or T, and B", text)
-	}
-	v, err := strconv.ParseFloat(number, 64)
-	if n := v * float64(unit); err != nil || !(n >= 1 && n < math.MaxInt64) {
-		return 0, fmt.Errorf("size %q, want a number such as 5GB", text)
-	}
-	return int64(v * float64(unit)), nil
 }

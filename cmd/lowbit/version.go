@@ -7,6 +7,8 @@ import (
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
+
+	"github.com/golowbit/lowbit/internal/kernel"
 )
 
 func (a *app) versionCommand() *cobra.Command {
@@ -21,7 +23,7 @@ func (a *app) versionCommand() *cobra.Command {
 	}
 }
 
-// version is one line about the build.
+// version is one line about the build and the instruction set it uses here.
 func version() string {
 	v, revision := "(devel)", ""
 	if info, ok := debug.ReadBuildInfo(); ok {
@@ -34,5 +36,5 @@ func version() string {
 			}
 		}
 	}
-	return fmt.Sprintf("lowbit %s%s %s %s/%s\n", v, revision, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	return fmt.Sprintf("lowbit %s%s %s %s/%s %v\n", v, revision, runtime.Version(), runtime.GOOS, runtime.GOARCH, kernel.Active())
 }

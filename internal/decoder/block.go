@@ -20,7 +20,7 @@ type Weights interface {
 // Quantized is implemented by Weights that hold some layers quantized: it tells
 // whether Matrix gives a weight, name, as [Out, In] although the architecture
 // stores it otherwise (see Slice).
-type Quantized interface{ Quantized(name string) bool }
+type Quantized interface{ QuantizedWeight(name string) bool }
 
 // asOwn tells whether a layer is stored as a tensor of its own.
 func (l LinearInfo) asOwn(w Weights) bool {
@@ -28,7 +28,7 @@ func (l LinearInfo) asOwn(w Weights) bool {
 		return true
 	}
 	q, ok := w.(Quantized)
-	return ok && q.Quantized(l.WeightName()) || l.Slice.Weight != l.WeightName() && w.Has(l.WeightName())
+	return ok && q.QuantizedWeight(l.WeightName()) || l.Slice.Weight != l.WeightName() && w.Has(l.WeightName())
 }
 
 // Linear is y = x Weightᵀ + Bias.

@@ -15,7 +15,7 @@ func bloomArch() *Architecture {
 			c.NormEps = f.float("layer_norm_epsilon", 1e-5)
 			c.QKVBias, c.OBias, c.MLPBias = true, true, true
 			after := f.bool("apply_residual_connection_post_layernorm", false)
-			slopes := alibiSlopes(c.Heads)
+			slopes := alibiSlopes(min(c.Heads, maxHeads))
 			c.names = bloomNames()
 			norm := layerNorm
 			c.embed.norm = &norm

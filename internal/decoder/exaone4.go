@@ -29,9 +29,8 @@ func exaone4Arch() *Architecture {
 	}
 }
 
-// exaonePattern reads which layers have a window: all but each so-manieth, or
-// letters that repeat, L for those with one; the last layer is full either way
-// in the latter.
+// exaonePattern reads which layers have a window: all but each n-th, or those
+// with an L in letters that repeat, but for the last layer.
 func exaonePattern(f *fields, layers int) func(i int) string {
 	letters := ""
 	if v := f.values["sliding_window_pattern"]; len(v) > 0 && v[0] == '"' {

@@ -2,6 +2,7 @@ package decoder
 
 import (
 	"cmp"
+	"math"
 	"slices"
 
 	"github.com/golowbit/lowbit/internal/kernel"
@@ -14,24 +15,66 @@ type routing struct {
 	weights [][]float32 // of what the expert gives, by expert
 }
 
-// softmaxRouter takes for each token the experts with the highest scores
-// (Shazeer et al., arXiv 1701.06538; Jiang et al., Mixtral, arXiv 2401.04088).
-type softmaxRouter struct {
-	src         reg
-	id          int // of its routing in the frame
-	weight      int // parameter [experts, width]
-	experts     int
-	top         int  // experts a token goes to
-	renormalize bool // their weights sum to 1
+// routerSpec says how a router scores experts for a token, which it takes, and
+// with what weights (Shazeer et al., arXiv 1701.06538; Jiang et al., Mixtral,
+// arXiv 2401.04088; DeepSeek-V3, arXiv 2412.19437, section 2.1.2).
+type routerSpec struct {
+	experts, top int
+	bias         bool // the logits have a bias
+
+	// Scores are the softmax of the logits; with sigmoid the sigmoid of each; with
+	// ofChosen the logits themselves, and weights are the softmax over the chosen.
+	sigmoid, ofChosen bool
+	// correction is a vector that is added to scores for the choice alone, "" for
+	// none; correctionShape its shape if it is not [experts].
+	correction      string
+	correctionShape []int
+	// Of equal groups of experts only the best few are chosen from: by their best
+	// score, or with pairs by the sum of their two best. 0 means no groups.
+	groups, topGroups int
+	pairs             bool
+	// renormalize divides weights by their sum, which is taken as no less than
+	// floor; plus is added to it. Then they are multiplied by factor; 0 means 1.
+	renormalize bool
+	floor, plus float32
+	factor      float64
+	// jitter is the threshold of SparseMixer (arXiv 2409.12136), 0 for the rest.
+	jitter float64
 }
 
-// router adds a router and returns its number.
+// routerOp sends tokens to experts.
+type routerOp struct {
+	routerSpec
+	src        reg
+	id         int // of its routing in the frame
+	weight     int // parameter [experts, width]
+	shift      int // bias of the logits, or -1
+	correction int // or -1
+}
+
+// router adds a softmax router and returns its number.
 func (b *builder) router(src reg, path string, experts, top int, renormalize bool) int {
+	return b.route(src, path, routerSpec{experts: experts, top: top, renormalize: renormalize})
+}
+
+// route adds a router and returns its number. path is without ".weight".
+func (b *builder) route(src reg, path string, s routerSpec) int {
 	id := b.routers()
-	b.do(&softmaxRouter{
-		src: src, id: id, weight: b.param(path+".weight", experts, b.width(src)),
-		experts: experts, top: top, renormalize: renormalize,
-	})
+	o := &routerOp{
+		routerSpec: s, src: src, id: id, weight: b.param(path+".weight", s.experts, b.width(src)),
+		shift: -1, correction: -1,
+	}
+	if s.bias {
+		o.shift = b.param(path+".bias", s.experts)
+	}
+	if s.correction != "" {
+		shape := s.correctionShape
+		if shape == nil {
+			shape = []int{s.experts}
+		}
+		o.correction = b.param(s.correction, shape...)
+	}
+	b.do(o)
 	return id
 }
 
@@ -39,39 +82,140 @@ func (b *builder) router(src reg, path string, experts, top int, renormalize boo
 func (b *builder) routers() int {
 	n := 0
 	for _, o := range b.p.ops {
-		if _, ok := o.(interface{ routes() }); ok {
+		if _, ok := o.(*routerOp); ok {
 			n++
 		}
 	}
 	return n
 }
 
-func (o *softmaxRouter) routes()       {}
-func (o *softmaxRouter) reads() []reg  { return []reg{o.src} }
-func (o *softmaxRouter) writes() []reg { return nil }
+func (o *routerOp) reads() []reg  { return []reg{o.src} }
+func (o *routerOp) writes() []reg { return nil }
 
-func (o *softmaxRouter) run(x *exec) {
+func (o *routerOp) run(x *exec) {
 	src := x.reg(o.src)
 	scores := x.r.matrix(src.Rows, o.experts)
 	tensor.Gemm(false, true, 1, src, x.b.params[o.weight], 0, scores, x.r.workers)
 	chosen := make([]int32, src.Rows*o.top)
+	shift, correction := x.vector(o.shift), x.vector(o.correction)
 	x.rows(src.Rows, func(i int) {
 		p := scores.Row(i)
-		softmax(p)
-		best := topK(p, o.top)
-		var sum float32
-		for _, e := range best {
-			sum += p[e]
+		if shift != nil {
+			kernel.Axpy(1, shift, p)
 		}
-		copy(chosen[i*o.top:], best)
-		if o.renormalize {
-			for _, e := range best {
-				p[e] /= sum
-			}
-		}
+		copy(chosen[i*o.top:], o.choose(p, correction))
 	})
 	x.route(o.id, o.experts, o.top, chosen, scores)
 	x.r.release(scores)
+}
+
+// choose returns the experts for logits p and leaves their weights in p.
+func (o *routerOp) choose(p, correction []float32) []int32 {
+	switch {
+	case o.jitter > 0:
+		return o.sparseMixer(p)
+	case o.ofChosen:
+		best := topK(p, o.top)
+		chosen := make([]float32, len(best))
+		for j, e := range best {
+			chosen[j] = p[e]
+		}
+		softmax(chosen)
+		for j, e := range best {
+			p[e] = chosen[j]
+		}
+		return best
+	case o.sigmoid:
+		sigmoid.apply(p)
+	default:
+		softmax(p)
+	}
+	choice := p
+	if correction != nil {
+		choice = append([]float32(nil), p...)
+		kernel.Axpy(1, correction, choice)
+	}
+	if o.groups > 1 {
+		choice = o.limit(choice)
+		if !o.pairs {
+			for e, v := range choice {
+				p[e] = max(v, 0) // not of groups that are left out
+			}
+		}
+	}
+	best := topK(choice, o.top)
+	var sum float32
+	for _, e := range best {
+		sum += p[e]
+	}
+	if o.renormalize {
+		sum = max(sum, o.floor) + o.plus
+		for _, e := range best {
+			p[e] /= sum
+		}
+	}
+	if o.factor != 0 {
+		for _, e := range best {
+			p[e] *= float32(o.factor)
+		}
+	}
+	return best
+}
+
+// limit returns the scores with those of all but the best groups at -infinity.
+func (o *routerOp) limit(scores []float32) []float32 {
+	out := append([]float32(nil), scores...)
+	size := o.experts / o.groups
+	ranks := make([]float32, o.groups)
+	none := float32(math.Inf(-1))
+	for g := range ranks {
+		best, second := none, none
+		for _, v := range out[g*size : (g+1)*size] {
+			if v > best {
+				best, second = v, best
+			} else if v > second {
+				second = v
+			}
+		}
+		if ranks[g] = best; o.pairs {
+			ranks[g] += second
+		}
+	}
+	keep := topK(ranks, o.topGroups)
+	for g := range ranks {
+		if !slices.Contains(keep, int32(g)) {
+			for e := g * size; e < (g+1)*size; e++ {
+				out[e] = none
+			}
+		}
+	}
+	return out
+}
+
+// sparseMixer takes the two best. The weight of each is its share in the softmax
+// over those that come close to it: within twice the jitter relative to the larger
+// of the best logit and their own size. What was taken first is left out for the
+// second.
+func (o *routerOp) sparseMixer(p []float32) []int32 {
+	logits := append([]float32(nil), p...)
+	left := append([]float32(nil), p...)
+	chosen := make([]int32, 0, 2)
+	for range 2 {
+		first := topK(left, 1)[0]
+		top := left[first]
+		var sum float64
+		for e, v := range left {
+			size := max(float32(math.Abs(float64(logits[e]))), top)
+			if (top-logits[e])/size <= float32(2*o.jitter) {
+				sum += math.Exp(float64(v) - float64(top))
+			}
+		}
+		p[first] = float32(1 / sum)
+		left[first] = float32(math.Inf(-1))
+		chosen = append(chosen, first)
+	}
+	slices.Sort(chosen)
+	return chosen
 }
 
 // softmax sets p to exp(p)/Σ exp(p).
@@ -173,4 +317,31 @@ func (b *builder) experts(h reg, router, n, width int, act activation, names exp
 		b.scatter(y, out)
 	}
 	return y
+}
+
+// gatedOf adds a gated MLP of a width, its output added to dst.
+func (b *builder) gatedOf(dst, h reg, path string, width int, act activation, bias bool) {
+	gate := b.linear(h, path+"gate_proj", width, bias)
+	up := b.linear(h, path+"up_proj", width, bias)
+	b.addLinear(dst, b.gated(act, gate, up), path+"down_proj", bias)
+}
+
+// hubExperts are the paths of experts in most mixtures, wExperts those of Mixtral
+// and some others.
+var (
+	hubExperts = expertNames{"mlp.experts.%d.gate_proj", "mlp.experts.%d.up_proj", "mlp.experts.%d.down_proj"}
+	wExperts   = expertNames{"block_sparse_moe.experts.%d.w1", "block_sparse_moe.experts.%d.w3", "block_sparse_moe.experts.%d.w2"}
+)
+
+// sliced says where the last linear is stored. The names in s are paths.
+func (b *builder) sliced(s Slice) {
+	l := &b.p.Linears[len(b.p.Linears)-1]
+	s.Weight = b.p.prefix + s.Weight
+	if l.Bias {
+		s.Bias = b.p.prefix + s.Bias
+	}
+	if s.Step == 0 {
+		s.Step = 1
+	}
+	l.Slice = &s
 }

@@ -30,7 +30,7 @@ func falconArch() *Architecture {
 				s.parallel = true
 			}
 			if f.bool("alibi", false) {
-				s.slopes = alibiSlopes(c.Heads)
+				s.slopes = alibiSlopes(min(c.Heads, maxHeads))
 			} else {
 				c.Rope = c.readRope(f, fullAttention, 10000)
 			}

@@ -204,6 +204,15 @@ func (f *fields) object(key string) *fields {
 	return o
 }
 
+// size0 reads a number that is not negative.
+func (f *fields) size0(key string, missing int) int {
+	v := f.int(key, missing)
+	if f.err == nil && v < 0 {
+		f.fail(key, "%d, want no negative number", v)
+	}
+	return max(v, 0)
+}
+
 // size reads a positive number.
 func (f *fields) size(key string, missing int) int {
 	v := f.int(key, missing)

@@ -10,8 +10,10 @@ import (
 // model.layers.0..., without "model." by those who save the model without its
 // head, and with language_model. in front by models for images and text; with
 // tied embeddings the one matrix may be saved as the head. Fit finds out by
-// looking for the embedding and renames everything. It is called before
-// CheckShapes. An error names what was looked for and what is there.
+// looking for the embedding and renames everything. A head that is saved beside
+// the embedding and differs from it is not tied, whatever the configuration says:
+// so it is in transformers since version 5. Fit is called before CheckShapes. An
+// error names what was looked for and what is there.
 func (m *Model) Fit(w Weights) error {
 	body := m.names.body()
 	for _, p := range bodies(body) {
@@ -19,7 +21,7 @@ func (m *Model) Fit(w Weights) error {
 			return m.rename(w, body, p)
 		}
 	}
-	if m.Tied {
+	if m.Tied { // perhaps only the head was saved
 		for _, p := range bodies(body) {
 			if name := m.headBeside(w, p); name != "" && m.Blocks[0].any(w, m.names.moved(body, p).block) {
 				if err := m.rename(w, body, p); err != nil {
@@ -99,10 +101,42 @@ func (m *Model) rename(w Weights, body, prefix string) error {
 	case !m.Tied:
 		return fmt.Errorf(`tensor %q: missing, and "tie_word_embeddings" is false%s`, m.names.head, there(w))
 	}
+	if m.Tied && head != "" && w.Has(m.names.embedding) {
+		same, err := sameMatrix(w, m.names.embedding, head)
+		if err != nil {
+			return err
+		}
+		m.Tied = same
+	}
 	for _, p := range m.Blocks {
 		p.rename(fmt.Sprintf(m.names.block, p.Index))
 	}
 	return nil
+}
+
+// sameMatrix tells whether two matrices are equal. One that is quantized is not
+// equal to any.
+func sameMatrix(w Weights, a, b string) (bool, error) {
+	sa, _ := w.Shape(a)
+	sb, _ := w.Shape(b)
+	if q, ok := w.(Quantized); ok && (q.QuantizedWeight(a) || q.QuantizedWeight(b)) || !slices.Equal(sa, sb) {
+		return false, nil
+	}
+	const step = 256
+	var x, y []float32
+	for i := 0; i < sa[0]; i += step {
+		var err error
+		if x, err = w.Rows(a, i, min(i+step, sa[0]), x); err != nil {
+			return false, err
+		}
+		if y, err = w.Rows(b, i, min(i+step, sa[0]), y); err != nil {
+			return false, err
+		}
+		if !slices.Equal(x, y) {
+			return false, nil
+		}
+	}
+	return true, nil
 }
 
 // rename gives the block's tensors names with another prefix.

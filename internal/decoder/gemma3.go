@@ -9,20 +9,12 @@ func gemma3Arch() *Architecture {
 	return &Architecture{
 		Classes: []string{"Gemma3ForCausalLM"}, Type: "gemma3_text",
 		read: func(f *fields, c *Config) func(*builder) {
-			// Files of Gemma 3 for images and text leave out what is as in the
-			// smallest of them.
-			f.missing("vocab_size", 262208)
-			f.missing("hidden_size", 2304)
-			f.missing("intermediate_size", 9216)
-			f.missing("num_hidden_layers", 26)
-			f.missing("num_attention_heads", 8)
-			f.missing("max_position_embeddings", 131072)
 			c.readGemma(f, 4)
 			c.QKNorm = true
 			c.head.cap = f.float("final_logit_softcapping", 0)
 			pattern := f.size("sliding_window_pattern", f.size("_sliding_window_pattern", 6))
 			c.setWindows(f, c.layerTypes(f, slidingBut(pattern)), slidingWindow(f, 4096))
-			c.Rope = c.readRope(f, fullAttention, 1e6)
+			c.Rope = c.layerRope(f, 1e6)
 			local := c.localRope(f)
 			scale := 1 / math.Sqrt(f.float("query_pre_attn_scalar", 256))
 			cap := f.float("attn_logit_softcapping", 0)
@@ -38,9 +30,22 @@ func gemma3Arch() *Architecture {
 	}
 }
 
-// gemma3ImageArch is Gemma 3 for images and text.
+// gemma3ImageArch is Gemma 3 for images and text, whose logits transformers never
+// caps.
 func gemma3ImageArch() *Architecture {
-	return withImages("Gemma3ForConditionalGeneration", "gemma3", "gemma3_text")
+	a := withImages("Gemma3ForConditionalGeneration", "gemma3", "gemma3_text", map[string]map[string]int{
+		"gemma3_text": {
+			"vocab_size": 262208, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
+			"num_attention_heads": 8, "max_position_embeddings": 131072,
+		},
+	})
+	read := a.read
+	a.read = func(f *fields, c *Config) func(*builder) {
+		block := read(f, c)
+		c.head.cap = 0
+		return block
+	}
+	return a
 }
 
 // localRope is the rotation of layers with a window: a base of its own, no

@@ -80,7 +80,5 @@ func (b *builder) gpt2Block(scale float64, act activation) {
 // transposed says that the last linear is stored as [in, out].
 func (b *builder) transposed() {
 	l := &b.p.Linears[len(b.p.Linears)-1]
-	s := l.Stored()
-	s.Transposed = true
-	l.Slice = &s
+	b.sliced(Slice{Weight: l.Path + ".weight", Bias: l.Path + ".bias", Transposed: true, Outputs: l.Out})
 }

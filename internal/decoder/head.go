@@ -2,7 +2,6 @@ package decoder
 
 import (
 	"math"
-	"slices"
 	"strings"
 
 	"github.com/golowbit/lowbit/internal/kernel"
@@ -21,7 +20,7 @@ type Head struct {
 }
 
 // LoadHead reads the output head. In a model with tied embeddings its matrix
-// is that of the embedding, which is read if nil, unless another one is saved.
+// is that of the embedding, which is read if nil.
 func (m *Model) LoadHead(w Weights, embedding *Embedding) (*Head, error) {
 	h := &Head{spec: m.head}
 	var err error
@@ -44,9 +43,6 @@ func (m *Model) LoadHead(w Weights, embedding *Embedding) (*Head, error) {
 	default:
 		h.Weight, err = loadMatrix(w, m.names.embedding, m.Vocab, width)
 	}
-	if err == nil && m.Tied {
-		err = h.untie(w, m.names, width)
-	}
 	if err == nil && h.spec.bias {
 		h.Bias, err = loadVector(w, biasOf(m.names.head), m.Vocab)
 	}
@@ -54,25 +50,6 @@ func (m *Model) LoadHead(w Weights, embedding *Embedding) (*Head, error) {
 		return nil, err
 	}
 	return h, nil
-}
-
-// untie takes the head that is saved beside a tied embedding if it differs, as
-// transformers does since version 5.
-func (h *Head) untie(w Weights, n names, width int) error {
-	if n.head == n.embedding || !w.Has(n.head) {
-		return nil
-	}
-	own, err := loadMatrix(w, n.head, h.Weight.Rows, width)
-	if err != nil {
-		return err
-	}
-	for i := range own.Rows {
-		if !slices.Equal(own.Row(i), h.Weight.Row(i)) {
-			h.Weight = own
-			return nil
-		}
-	}
-	return nil
 }
 
 // loadNorm reads gain and bias of a norm outside the blocks.

@@ -4,8 +4,9 @@ import "encoding/json"
 
 // withImages is a model for images and text, of which only the text model is
 // run: its configuration is in "text_config", where missing is what an absent
-// "model_type" means.
-func withImages(class, modelType, missing string) *Architecture {
+// "model_type" means. What is as in transformers' config class of the text model
+// is left out there: sizes says what that is, by model type.
+func withImages(class, modelType, missing string, sizes map[string]map[string]int) *Architecture {
 	return &Architecture{
 		Classes: []string{class}, Type: modelType,
 		read: func(f *fields, c *Config) func(*builder) {
@@ -21,11 +22,15 @@ func withImages(class, modelType, missing string) *Architecture {
 				f.take(t)
 				return nil
 			}
-			for _, key := range []string{"tie_word_embeddings", "bos_token_id", "eos_token_id"} {
+			for key, v := range sizes[inner] {
+				t.missing(key, v)
+			}
+			for _, key := range []string{"bos_token_id", "eos_token_id"} {
 				if t.null(key) && !f.null(key) {
 					t.values[key] = f.values[key]
 				}
 			}
+			tied := f.bool("tie_word_embeddings", true) // the inner one has no effect
 			// The dtype of the file is that of the whole; the inner one is
 			// whatever the model was made in.
 			for _, key := range []string{"dtype", "torch_dtype"} {
@@ -36,6 +41,7 @@ func withImages(class, modelType, missing string) *Architecture {
 			}
 			block := a.read(t, c)
 			f.take(t)
+			c.Tied = tied
 			return block
 		},
 	}

@@ -188,6 +188,16 @@ func (c *Config) readPartialRope(f *fields, layerType string, theta, fraction fl
 	return r
 }
 
+// layerRope is readRope for full attention where layers with a window have a
+// rotation of their own, in whatever spelling: see readYarn.
+func (c *Config) layerRope(f *fields, theta float64) *Rope {
+	r := c.readRope(f, fullAttention, theta)
+	if r != nil && r.Scaling.Type == "yarn" {
+		r.Scaling.Truncate = true
+	}
+	return r
+}
+
 // forLayers returns the object for a type of layers, where there is one for
 // each, and o itself otherwise.
 func (o *fields) forLayers(f *fields, layerType string) *fields {

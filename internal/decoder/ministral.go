@@ -20,12 +20,6 @@ func ministral3Arch() *Architecture {
 	return &Architecture{
 		Classes: []string{"Ministral3ForCausalLM"}, Type: "ministral3",
 		read: func(f *fields, c *Config) func(*builder) {
-			f.missing("vocab_size", 131072)
-			f.missing("hidden_size", 4096)
-			f.missing("intermediate_size", 14336)
-			f.missing("num_hidden_layers", 34)
-			f.missing("num_attention_heads", 32)
-			f.missing("max_position_embeddings", 262144)
 			c.readShape(f, 8, 128)
 			c.NormEps = f.float("rms_norm_eps", 1e-5)
 			if f.null("rope_parameters") && f.null("rope_scaling") {
@@ -57,7 +51,16 @@ func ministral3Arch() *Architecture {
 
 // mistral3Arch is Mistral Small 3 and Ministral 3 for images and text.
 func mistral3Arch() *Architecture {
-	return withImages("Mistral3ForConditionalGeneration", "mistral3", "mistral")
+	return withImages("Mistral3ForConditionalGeneration", "mistral3", "mistral", map[string]map[string]int{
+		"mistral": {
+			"vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+			"num_attention_heads": 32, "max_position_embeddings": 131072,
+		},
+		"ministral3": {
+			"vocab_size": 131072, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 34,
+			"num_attention_heads": 32, "max_position_embeddings": 262144,
+		},
+	})
 }
 
 // readGrowth reads the growth of queries with the position, which is beside the

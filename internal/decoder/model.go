@@ -39,8 +39,16 @@ type Config struct {
 	// current one included; 0 is full attention. nil is full attention everywhere.
 	Windows []int
 
+	// Activation is that of the MLP, by its name in config.json, in architectures
+	// that llama.cpp has; "" in others.
+	Activation string
+
 	// Biases and norms that some architectures have or have not by configuration.
 	QKVBias, OBias, MLPBias, QKNorm bool
+
+	// beyond is how many blocks the files have after the last that is run: such
+	// that predict tokens further ahead.
+	beyond int
 
 	names names
 	embed embedSpec
@@ -94,12 +102,18 @@ func sprintf(format string, args ...any) string { return fmt.Sprintf(format, arg
 type Architecture struct {
 	Classes []string // entries of "architectures" in config.json
 	Type    string   // "model_type"
+	// OtherTypes are names that "model_type" has beside Type.
+	OtherTypes []string
 	// Read sets the configuration from config.json and returns what builds a
 	// block. It is called before the configuration is validated, the builder after.
 	read func(f *fields, c *Config) func(b *builder)
 	// GGUF is what llama.cpp calls things, nil if it does not have the
 	// architecture.
 	GGUF *GGUF
+}
+
+func (a *Architecture) isType(modelType string) bool {
+	return a.Type == modelType || slices.Contains(a.OtherTypes, modelType)
 }
 
 // architectures lists all that can be run.
@@ -113,6 +127,8 @@ func architectures() []*Architecture {
 		hunyuanArch(), cohereArch(), cohere2Arch(), starcoder2Arch(), glmArch(), glm4Arch(),
 		nemotronArch(), exaone4Arch(), ernieArch(), arceeArch(), heliumArch(), apertusArch(),
 		optArch(), neoxArch(), gpt2Arch(), phiArch(), falconArch(), bloomArch(),
+		qwen2MoEArch(), olmoeArch(), phimoeArch(), graniteMoEArch(), graniteMoESharedArch(), gptOSSArch(),
+		ernieMoEArch(), glm4MoEArch(), minimaxM2Arch(), deepseekV3Arch(), deepseekV2Arch(),
 	}
 }
 
@@ -148,6 +164,9 @@ func ParseConfig(data []byte) (*Model, error) {
 	c := &m.Config
 	c.ModelType = m.Arch.Type
 	block := m.Arch.read(f, c)
+	if m.Arch.GGUF != nil {
+		c.Activation = f.str("hidden_act", "silu")
+	}
 	if f.err != nil {
 		return nil, f.err
 	}
@@ -187,18 +206,18 @@ func architectureOf(f *fields) (*Architecture, error) {
 	}
 	all := architectures()
 	if len(list) == 1 {
-		i := slices.IndexFunc(all, func(a *Architecture) bool { return slices.Contains(a.Classes, list[0]) })
+		i := slices.IndexFunc(all, func(a *Architecture) bool { return a.is(list[0]) })
 		if i < 0 {
 			return nil, fmt.Errorf(`"architectures": %q is %w (supported: %s)`, list[0], ErrUnsupported, strings.Join(Supported(), ", "))
 		}
-		if stated != "" && stated != all[i].Type {
+		if stated != "" && !all[i].isType(stated) {
 			return nil, fmt.Errorf(`"model_type" %q contradicts "architectures" %q`, stated, list[0])
 		}
 		return all[i], nil
 	}
 	var types []string
 	for _, a := range all {
-		if a.Type == stated {
+		if a.isType(stated) {
 			return a, nil
 		}
 		types = append(types, a.Type)
@@ -206,11 +225,21 @@ func architectureOf(f *fields) (*Architecture, error) {
 	return nil, fmt.Errorf(`"model_type": %q is %w (supported: %s)`, stated, ErrUnsupported, strings.Join(types, ", "))
 }
 
+// is tells whether a class is of the architecture: one of its own, or that of its
+// model without a head, which has one if the embeddings are tied.
+func (a *Architecture) is(class string) bool {
+	return slices.ContainsFunc(a.Classes, func(c string) bool {
+		base, ok := strings.CutSuffix(c, "ForCausalLM")
+		return class == c || ok && class == base+"Model"
+	})
+}
+
 // Limits far above any model: they keep products of sizes far from overflow
 // and a wrong file from asking for absurd memory.
 const (
 	maxLayers  = 1 << 14
 	maxWidth   = 1 << 24
+	maxHeads   = 1 << 13
 	maxExperts = 1 << 12
 )
 
@@ -224,8 +253,8 @@ func (c *Config) validate() error {
 		{"hidden_size", c.Hidden, maxWidth},
 		{"intermediate_size", c.Intermediate, maxWidth},
 		{"num_hidden_layers", c.Layers, maxLayers},
-		{"num_attention_heads", c.Heads, maxWidth},
-		{"num_key_value_heads", c.KVHeads, maxWidth},
+		{"num_attention_heads", c.Heads, maxHeads},
+		{"num_key_value_heads", c.KVHeads, maxHeads},
 		{"head_dim", c.HeadDim, maxWidth},
 		{"vocab_size", c.Vocab, maxWidth},
 	} {
@@ -303,7 +332,7 @@ func (m *Model) CheckShapes(w Weights) error {
 		}
 	}
 	first := m.Blocks[0]
-	extra := c.BlockPrefix(c.Layers)
+	extra := c.BlockPrefix(c.Layers + c.beyond)
 	for _, t := range first.params {
 		if name := extra + t.path; w.Has(name) {
 			return fmt.Errorf("tensor %q: num_hidden_layers is only %d", name, c.Layers)

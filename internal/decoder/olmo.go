@@ -51,7 +51,7 @@ func olmo3Arch() *Architecture {
 		read: func(f *fields, c *Config) func(*builder) {
 			act := c.readOlmo2(f)
 			c.setWindows(f, c.layerTypes(f, slidingBut(4)), slidingWindow(f, 4096))
-			c.Rope = c.readRope(f, fullAttention, 500000)
+			c.Rope = c.layerRope(f, 500000)
 			local := c.slidingRope(f, 500000)
 			return func(b *builder) {
 				rope := c.Rope

@@ -142,6 +142,8 @@ type Program struct {
 	regs   []register
 	ops    []op
 	free   [][]reg // registers not needed after an operation
+
+	touches [][]touch // operations that touch a register, in order
 }
 
 // op is one operation.
@@ -161,14 +163,21 @@ func (p *Program) After(linear int) int {
 
 // finish finds the stages and the life of registers.
 func (p *Program) finish() error {
+	p.findTouches()
 	p.findStages()
 	p.findLives()
+	p.findRecomputed()
+	ops := make([]int, len(p.Linears))
+	for i, o := range p.ops {
+		if l, ok := o.(*linearOp); ok {
+			ops[l.linear] = i
+		}
+	}
 	for i := range p.Stages {
 		s := &p.Stages[i]
 		s.Fold = p.findFold(s)
-		s.Residual = p.isResidual(s)
-		s.added = p.findAdded(s)
-		s.recompute = p.cheaper(i)
+		s.Residual = p.isResidual(s, ops)
+		s.added = p.findAdded(s, ops)
 		for _, l := range s.Linears {
 			if p.Linears[l].In != s.Width {
 				return fmt.Errorf("%s: reads %d inputs, want %d", p.Linears[l].Name, s.Width, p.Linears[l].In)
@@ -176,16 +185,6 @@ func (p *Program) finish() error {
 		}
 	}
 	return nil
-}
-
-// lastWriter is the last operation before i that writes a register, or -1.
-func (p *Program) lastWriter(r reg, i int) int {
-	for i--; i >= 0; i-- {
-		if slices.Contains(p.ops[i].writes(), r) {
-			return i
-		}
-	}
-	return -1
 }
 
 // findStages lists what linears read: a register as one operation left it.
@@ -214,74 +213,11 @@ func (p *Program) findStages() {
 	}
 }
 
-// findLives lists for each operation what is not needed after it.
-func (p *Program) findLives() {
-	p.free = make([][]reg, len(p.ops))
-	for i, o := range p.ops {
-		for _, r := range append(o.reads(), o.writes()...) {
-			if r != stream && !p.live(r, i+1) && !slices.Contains(p.free[i], r) {
-				p.free[i] = append(p.free[i], r)
-			}
-		}
-	}
-}
-
-// live reports whether a register's content is read from operation i on.
-func (p *Program) live(r reg, i int) bool {
-	for ; i < len(p.ops); i++ {
-		if slices.Contains(p.ops[i].reads(), r) {
-			return true
-		}
-		if slices.Contains(p.ops[i].writes(), r) {
-			return false
-		}
-	}
-	return false
-}
-
-// cheaper decides whether a stage is computed again when its linears run,
-// instead of being kept for all tokens: if that needs less memory, changes
-// nothing that is kept, and costs no more than products.
-func (p *Program) cheaper(i int) bool {
-	from := 0
-	for k := i - 1; k >= 0; k-- {
-		if !p.Stages[k].recompute {
-			from = p.Stages[k].at
-			break
-		}
-	}
-	kept, wanted := 0, 0
-	for r := range p.regs[1:] {
-		r := reg(r + 1)
-		before := from > 0 && p.live(r, from) && p.lastWriter(r, from) >= 0
-		after := p.live(r, p.Stages[i].at) && p.lastWriter(r, p.Stages[i].at) >= 0
-		if before {
-			kept += p.regs[r].width
-		}
-		if after {
-			wanted += p.regs[r].width
-		}
-		for k := from; before && k < p.Stages[i].at; k++ {
-			if slices.Contains(p.ops[k].writes(), r) {
-				return false
-			}
-		}
-	}
-	for k := from; k < p.Stages[i].at; k++ {
-		if slices.Contains(p.ops[k].writes(), stream) {
-			return false
-		}
-		if h, ok := p.ops[k].(interface{ heavy() bool }); ok && h.heavy() {
-			return false
-		}
-	}
-	return wanted > kept
-}
-
-// isResidual reports whether all linears of a stage add to the stream.
-func (p *Program) isResidual(s *Stage) bool {
-	for _, o := range p.ops {
-		if l, ok := o.(*linearOp); ok && slices.Contains(s.Linears, l.linear) && (l.dst != stream || !l.add) {
+// isResidual reports whether all linears of a stage add to the stream; ops are
+// the operations of linears.
+func (p *Program) isResidual(s *Stage, ops []int) bool {
+	for _, i := range s.Linears {
+		if l := p.ops[ops[i]].(*linearOp); l.dst != stream || !l.add {
 			return false
 		}
 	}
@@ -290,16 +226,11 @@ func (p *Program) isResidual(s *Stage) bool {
 
 // findAdded is the first operation after the last of the stage's linears that
 // writes the stream, and the end of the block if there is none.
-func (p *Program) findAdded(s *Stage) int {
-	last := s.at
-	for i := s.at; i < len(p.ops); i++ {
-		if l, ok := p.ops[i].(*linearOp); ok && l.linear == s.Linears[len(s.Linears)-1] {
-			last = i
-		}
-	}
-	for i := last; i < len(p.ops); i++ {
-		if slices.Contains(p.ops[i].writes(), stream) {
-			return i + 1
+func (p *Program) findAdded(s *Stage, ops []int) int {
+	last := ops[s.Linears[len(s.Linears)-1]]
+	for _, t := range p.touches[stream][p.next(stream, last):] {
+		if t.writes {
+			return int(t.at) + 1
 		}
 	}
 	return len(p.ops)
@@ -312,13 +243,13 @@ func (p *Program) findFold(s *Stage) *Fold {
 	if writer < 0 || s.reg == stream {
 		return nil
 	}
-	for i := writer + 1; i < len(p.ops); i++ {
-		if slices.Contains(p.ops[i].reads(), s.reg) {
-			if l, ok := p.ops[i].(*linearOp); !ok || l.src != s.reg || l.dst == s.reg {
+	for _, t := range p.touches[s.reg][p.next(s.reg, writer+1):] {
+		if t.reads {
+			if l, ok := p.ops[t.at].(*linearOp); !ok || l.src != s.reg || l.dst == s.reg {
 				return nil
 			}
 		}
-		if slices.Contains(p.ops[i].writes(), s.reg) {
+		if t.writes {
 			break
 		}
 	}
@@ -337,15 +268,12 @@ type folder interface {
 // register as it is before operation at, with the row it begins at: nothing
 // but operations on other columns comes between. ok is false if there is none.
 func (p *Program) computedBy(r reg, c0, c1, at int) (linear, row int, ok bool) {
-	for i := at - 1; i >= 0; i-- {
-		o := p.ops[i]
+	for k := p.next(r, at) - 1; k >= 0; k-- {
+		o := p.ops[p.touches[r][k].at]
 		if l, isLinear := o.(*linearOp); isLinear && l.dst == r {
 			return l.linear, c0, !l.add
 		}
-		if c, isColumns := o.(columns); isColumns && c.leaves(r, c0, c1) {
-			continue
-		}
-		if slices.Contains(o.writes(), r) || slices.Contains(o.reads(), r) {
+		if c, isColumns := o.(columns); !isColumns || !c.leaves(r, c0, c1) {
 			return 0, 0, false
 		}
 	}

@@ -47,7 +47,9 @@ type RopeScaling struct {
 	Short, Long []float64
 
 	// Attention is a factor of cosines and sines (yarn, longrope); 0 means 1.
-	Attention float64
+	// LongAttention takes its place beyond the original context (longrope); 0 means
+	// the same.
+	Attention, LongAttention float64
 }
 
 // pairs is how many pairs of elements rotate.
@@ -77,7 +79,11 @@ func (r *Rope) frequencies(seqLen int) (freq []float64, factor float64) {
 			freq[j] /= d
 		}
 	}
-	if factor = r.Scaling.Attention; factor == 0 {
+	factor = r.Scaling.Attention
+	if long := r.Scaling.LongAttention; long != 0 && seqLen > r.Scaling.OriginalMaxPosition {
+		factor = long
+	}
+	if factor == 0 {
 		factor = 1
 	}
 	return freq, factor

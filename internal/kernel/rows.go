@@ -18,6 +18,9 @@ func Axpy(alpha float32, x, y []float32) {
 	}
 }
 
+// Dot returns Σ a·b of vectors of the same length.
+func Dot(a, b []float32) float32 { return dot(a, b[:len(a)]) }
+
 // dot returns Σ a·b.
 func dot(a, b []float32) float32 {
 	n := whole(len(a))

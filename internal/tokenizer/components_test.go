@@ -1,6 +1,9 @@
 package tokenizer
 
 import (
+	"bytes"
+	"encoding/base64"
+	"encoding/binary"
 	"encoding/json"
 	"maps"
 	"os"
@@ -53,6 +56,35 @@ func TestComponents(t *testing.T) {
 	require.NoError(t, json.Unmarshal(raw, &tiny))
 	f.Models["bytelevel"] = tiny.Model
 
+	f.check(t)
+}
+
+// TestKinds is TestComponents for the models of testdata/trained.
+func TestKinds(t *testing.T) {
+	data, err := os.ReadFile(filepath.Join("testdata", "kinds.json"))
+	require.NoError(t, err)
+	proto, err := os.ReadFile(filepath.Join("testdata", "trained", "sentencepiece-unigram-nmt", "tokenizer.model"))
+	require.NoError(t, err)
+	// The compiled map of characters is the field after the name of the rules.
+	_, rest, ok := bytes.Cut(proto, []byte("nmt_nfkc\x12"))
+	require.True(t, ok)
+	size, n := binary.Uvarint(rest)
+	charsmap := base64.StdEncoding.EncodeToString(rest[n : n+int(size)])
+	data = bytes.ReplaceAll(data, []byte("$charsmap"), []byte(charsmap))
+	f := componentsFile{Models: map[string]json.RawMessage{}}
+	require.NoError(t, json.Unmarshal(data, &f))
+	require.Len(t, f.Variants, 45)
+	for _, v := range f.Variants {
+		raw, err := os.ReadFile(filepath.Join("testdata", "trained", v.Base, fileName))
+		require.NoError(t, err)
+		var file fileJSON
+		require.NoError(t, json.Unmarshal(raw, &file))
+		f.Models[v.Base] = file.Model
+	}
+	f.check(t)
+}
+
+func (f *componentsFile) check(t *testing.T) {
 	for _, v := range f.Variants {
 		t.Run(v.Name, func(t *testing.T) {
 			var model map[string]json.RawMessage

@@ -2,6 +2,7 @@ package tokenizer
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 
 	"github.com/golowbit/lowbit/internal/tokenizer/sentencepiece"
@@ -15,6 +16,10 @@ var shiftedClasses = []string{
 	"XGLMTokenizer", "XLMRobertaTokenizer", "XLNetTokenizer",
 }
 
+// tiktokenLine is how the files begin that Llama 3 calls tokenizer.model: bytes in
+// base64 and their rank.
+var tiktokenLine = regexp.MustCompile(`^[A-Za-z0-9+/]+={0,2} [0-9]+\n`)
+
 // loadSentencePiece reads a SentencePiece model. Control pieces are found in text only
 // where the files beside it name them, as SentencePiece itself never reads them.
 func loadSentencePiece(dir folder, name string, side *sideFiles) (*Tokenizer, error) {
@@ -25,6 +30,9 @@ func loadSentencePiece(dir folder, name string, side *sideFiles) (*Tokenizer, er
 	data, err := dir.read(name)
 	if err != nil {
 		return nil, err
+	}
+	if tiktokenLine.Match(data) {
+		return nil, fmt.Errorf("%s: a tiktoken vocabulary, no SentencePiece model: save it with transformers as %s", dir.path(name), fileName)
 	}
 	t, err := parseSentencePiece(data)
 	if err != nil {

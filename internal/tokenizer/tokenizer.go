@@ -1,18 +1,18 @@
-// Package tokenizer reads Hugging Face's tokenizer.json and gives the ids that
-// Hugging Face's tokenizers library gives, for models of type BPE: byte-level
-// (GPT-2, Llama 3, Qwen) and SentencePiece-style with byte fallback (Llama 2,
-// Mistral).
+// Package tokenizer gives the ids that Hugging Face's tokenizers library gives for a
+// tokenizer.json of any model type, and those of SentencePiece for its models.
 //
 // A text passes these stations, each a part of tokenizer.json:
 //
 //	text ── added tokens that match as they are ── normalizer ── added tokens that
 //	match normalized text ── pre-tokenizer (pieces) ── model (ids) ── post-processor
 //
-// Truncation and padding of the file are not applied. Offsets are not kept.
-// Patterns, digits and NFC/NFD/NFKC/NFKD go by the same Unicode versions as the
-// reference (16.0 and 9.0); Punctuation and StripAccents go by Unicode 15.0, which
-// tells apart some characters of rare scripts that the reference's older tables
-// do not.
+// A SentencePiece model has its own normalizer and no pre-tokenizer.
+//
+// Truncation, padding and dropout of a file are not applied. Offsets are not kept.
+// Characters go by the Unicode versions that each component of the reference has
+// (package chars). A known difference: where a normalizer prepends text and the
+// pre-tokenizer cuts right after it, Metaspace with the scheme "first" takes only the
+// first of the two pieces for the text's start.
 package tokenizer
 
 import (

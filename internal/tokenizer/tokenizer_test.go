@@ -304,9 +304,6 @@ func TestLongWord(t *testing.T) {
 }
 
 func FuzzOpen(f *testing.F) {
-	tiny, err := os.ReadFile(filepath.Join("testdata", "tinyllama-2m", fileName))
-	require.NoError(f, err)
-	f.Add(tiny)
 	f.Add([]byte(`{"model":{"type":"BPE","unk_token":"a","byte_fallback":true,"vocab":{"a":0,"b":1,"ab":2},"merges":[["a","b"]]},
 		"added_tokens":[{"content":"<s>","lstrip":true,"single_word":true},{"content":"x","normalized":true,"rstrip":true}],
 		"normalizer":{"type":"Sequence","normalizers":[{"type":"NFKC"},{"type":"Replace","pattern":{"Regex":"\\s+"},"content":" "}]},
@@ -314,6 +311,13 @@ func FuzzOpen(f *testing.F) {
 		"decoder":{"type":"Sequence","decoders":[{"type":"ByteFallback"},{"type":"Strip","content":" ","start":1,"stop":1}]},
 		"post_processor":{"type":"RobertaProcessing","cls":["a",0],"sep":["b",1]}}`))
 	f.Add([]byte(`{"model":{"vocab":{"a":0},"merges":[]},"pre_tokenizer":{"type":"Metaspace","replacement":"▁","prepend_scheme":"first"}}`))
+	f.Add([]byte(`{"model":{"type":"Unigram","unk_id":0,"byte_fallback":true,"vocab":[["<unk>",0],["▁",-2],["a",-1.5],["ab",-1]]},
+		"pre_tokenizer":{"type":"Sequence","pretokenizers":[{"type":"UnicodeScripts"},{"type":"FixedLength","length":3}]}}`))
+	f.Add([]byte(`{"model":{"type":"WordPiece","unk_token":"u","continuing_subword_prefix":"##","max_input_chars_per_word":9,"vocab":{"u":0,"a":1,"##b":2}},
+		"normalizer":{"type":"BertNormalizer","clean_text":true,"handle_chinese_chars":true,"strip_accents":null,"lowercase":true},
+		"pre_tokenizer":{"type":"BertPreTokenizer"},"decoder":{"type":"WordPiece","prefix":"##","cleanup":true}}`))
+	f.Add([]byte(`{"model":{"type":"WordLevel","unk_token":"u","vocab":{"u":0,"a":1}},"normalizer":{"type":"Precompiled","precompiled_charsmap":""},
+		"pre_tokenizer":{"type":"Digits"},"decoder":{"type":"CTC","pad_token":"a"}}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		tk, err := Parse(data)
 		if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -73,6 +74,12 @@ func readShape(config json.RawMessage) (*modelShape, error) {
 		return nil, fmt.Errorf(`%s: no "max_position_embeddings", which GGUF needs`, layout.ConfigFile)
 	case c.ModelType == "qwen3" && c.OBias:
 		return nil, layout.Unsupported("llama.cpp's qwen3 has no bias in o_proj")
+	case c.Activation != "" && c.Activation != "silu" && c.Activation != "swish":
+		return nil, layout.Unsupported("llama.cpp's %s has no %s activation", c.Arch.GGUF.Name, c.Activation)
+	case c.Rope.Dim != c.HeadDim:
+		return nil, layout.Unsupported("rotations of a part of each head are not written to GGUF")
+	case !slices.Contains([]string{"", "linear", "llama3"}, c.Rope.Scaling.Type):
+		return nil, layout.Unsupported("%s scaling of rotations is not written to GGUF", c.Rope.Scaling.Type)
 	}
 	r := c.Rope.Scaling
 	m := &modelShape{

@@ -413,6 +413,22 @@ var posixClasses = map[string]string{
 
 var digitClass = `\p{Nd}` + rangeText(chars.Unicode16["Nd"])
 
+// posix reads [:name:] in a bracket expression.
+func (t *translator) posix() (string, error) {
+	rest := string(t.in[t.pos:])
+	end := strings.Index(rest, ":]")
+	if end < 0 {
+		return "", errors.New("[: without :]")
+	}
+	name := rest[2:end]
+	body, ok := posixClasses[name]
+	if !ok {
+		return "", fmt.Errorf("class [:%s:] is not supported", name)
+	}
+	t.pos += 4 + len([]rune(name))
+	return body, nil
+}
+
 // class copies a bracket expression.
 func (t *translator) class() error {
 	var b strings.Builder
@@ -446,18 +462,12 @@ func (t *translator) class() error {
 			t.emitAtom(b.String())
 			return nil
 		case t.peek("[:"):
-			end := strings.Index(string(t.in[t.pos:]), ":]")
-			if end < 0 {
-				return errors.New("[: without :]")
-			}
-			name := string(t.in[t.pos:])[2:end]
-			body, ok := posixClasses[name]
-			if !ok {
-				return fmt.Errorf("class [:%s:] is not supported", name)
+			body, err := t.posix()
+			if err != nil {
+				return err
 			}
 			b.WriteString(body)
 			properties++
-			t.pos += 4 + len([]rune(name))
 			pending, ranged = -1, false
 			continue
 		case c == '[':

@@ -18,6 +18,9 @@ type Charsmap struct {
 	text  string
 }
 
+// maxReplacement bounds how much longer a text can become.
+const maxReplacement = 1024
+
 // ParseCharsmap reads uint32 size of the trie in bytes, trie, text. Empty data gives
 // nil.
 func ParseCharsmap(data []byte) (*Charsmap, error) {
@@ -37,6 +40,11 @@ func ParseCharsmap(data []byte) (*Charsmap, error) {
 	}
 	if !utf8.ValidString(m.text) {
 		return nil, fmt.Errorf("replacements are not UTF-8")
+	}
+	for s := range strings.SplitSeq(m.text, "\x00") {
+		if len(s) > maxReplacement {
+			return nil, fmt.Errorf("a replacement of more than %d bytes", maxReplacement)
+		}
 	}
 	return m, nil
 }
