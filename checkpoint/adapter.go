@@ -84,7 +84,8 @@ func (m *Model) merge(path string, a *lora.Adapter) error {
 		o.Set("vocab_size", json.RawMessage(strconv.Itoa(n)))
 		m.config = o.Bytes()
 	}
-	m.path, m.src, m.files = path, source{merged}, layered{os.DirFS(path), m.files}
+	m.base, m.path = m.path, path
+	m.src, m.files = source{merged}, layered{os.DirFS(path), m.files}
 	return nil
 }
 
@@ -118,9 +119,9 @@ func (l layered) ReadDir(name string) ([]fs.DirEntry, error) {
 	return all, nil
 }
 
-// isAdapter says whether a folder holds an adapter and no model: those who
+// IsAdapter says whether a folder holds an adapter and no model: those who
 // merge one often leave its configuration beside the result.
-func isAdapter(path string) bool {
+func IsAdapter(path string) bool {
 	if !lora.IsAdapter(path) {
 		return false
 	}
