@@ -30,12 +30,13 @@ import (
 // "X.weight" in its files, but Has, Shape and Matrix answer for that name as
 // if it had.
 type Model struct {
-	path   string
-	base   string // of an adapter, else ""
-	config json.RawMessage
-	src    layout.Source
-	format layout.Format
-	dec    layout.Decoder // nil if nothing is quantized
+	path     string
+	base     string // of an adapter, else ""
+	config   json.RawMessage
+	noConfig bool // config is empty because there is no file
+	src      layout.Source
+	format   layout.Format
+	dec      layout.Decoder // nil if nothing is quantized
 
 	layers []layout.Layer
 	index  map[string]int    // layer by name
@@ -239,7 +240,11 @@ func (m *Model) Path() string { return m.path }
 // other models.
 func (m *Model) Base() string { return m.base }
 
-// Config is config.json as it was read, or as a container's metadata gives it.
+// HasConfig reports whether there is a config.json, or metadata for one.
+func (m *Model) HasConfig() bool { return !m.noConfig }
+
+// Config is config.json as it was read, or as a container's metadata gives it;
+// an empty object where there is none.
 func (m *Model) Config() json.RawMessage { return m.config }
 
 // Format is the format the model was found to be in; Dense if nothing in it
