@@ -284,10 +284,10 @@ func decoderOf(src *checkpoint.Model) (*decoder.Model, error) {
 	if err != nil {
 		return nil, &undecodable{fmt.Errorf("%s: config.json: %w", src.Path(), err)}
 	}
-	if err = m.Fit(src); err == nil {
-		err = m.CheckShapes(src)
+	if err := m.Fit(src); err != nil {
+		return nil, &undecodable{fmt.Errorf("%s: %w", src.Path(), err)}
 	}
-	if err != nil {
+	if err := m.CheckShapes(src); err != nil {
 		return nil, fmt.Errorf("%s: %w", src.Path(), err)
 	}
 	return m, nil

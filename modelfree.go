@@ -35,7 +35,8 @@ func (j *job) withoutDecoder(o Options, refused error) error {
 	return nil
 }
 
-// undecodable is an error about a config.json that no decoder takes.
+// undecodable is an error about a config.json that no decoder takes, or whose
+// tensors have other names.
 type undecodable struct{ err error }
 
 func (u *undecodable) Error() string { return u.err.Error() }

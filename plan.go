@@ -171,7 +171,7 @@ var denseAnyway = []string{"lm_head", "model.embed_tokens"}
 // checkSkip refuses expressions that match nothing, and Fit that leaves nothing.
 func (j *job) checkSkip() error {
 	if len(j.order) == 0 {
-		return fmt.Errorf("%s: no linear layer found by name and shape (include takes more)", j.path)
+		return fmt.Errorf("%s: %w: no linear layer found by name and shape (include takes more)", j.path, errNothing)
 	}
 	for _, r := range j.set.skip {
 		layer := slices.ContainsFunc(j.order, func(p *layerPlan) bool { return r.MatchString(p.name) })
@@ -184,6 +184,9 @@ func (j *job) checkSkip() error {
 	}
 	return j.checkLeft()
 }
+
+// errNothing is wrapped where no layer is left to quantize.
+var errNothing = errors.New("nothing to quantize")
 
 // checkLeft refuses a model of which nothing would be quantized although nobody
 // has asked for that.
@@ -200,7 +203,7 @@ func (j *job) checkLeft() error {
 	if first == nil {
 		return nil
 	}
-	return fmt.Errorf("%s: nothing to quantize: every layer would stay dense; %s: %s", j.path, first.name, strings.Join(first.notes, "; "))
+	return fmt.Errorf("%s: %w: every layer would stay dense; %s: %s", j.path, errNothing, first.name, strings.Join(first.notes, "; "))
 }
 
 // checkTarget refuses what the target does not load.
