@@ -61,7 +61,11 @@ func (j *job) notes() []string {
 	if j.model != nil {
 		return nil
 	}
-	return []string{fmt.Sprintf("architecture unknown: %d linears by name and shape (%v)", len(j.plannedLayers()), j.refuse)}
+	note := fmt.Sprintf("architecture unknown: %d linears by name and shape", len(j.plannedLayers()))
+	if !errors.Is(j.refuse, decoder.ErrUnsupported) {
+		note += fmt.Sprintf(" (%v)", j.refuse)
+	}
+	return []string{note}
 }
 
 // blockCount is how many blocks there are, as far as that is known.

@@ -254,9 +254,6 @@ func (j *job) describe() (fingerprint, method json.RawMessage, err error) {
 }
 
 func (j *job) run(ctx context.Context) error {
-	for _, note := range j.notes() {
-		j.event(Event{Kind: EventWarning, Message: note})
-	}
 	n := 0
 	for _, p := range j.order {
 		if !p.silent {
