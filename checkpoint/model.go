@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/golowbit/lowbit/checkpoint/formats/dense"
 	"github.com/golowbit/lowbit/checkpoint/formats/mlx"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/hubcache"
@@ -86,6 +87,26 @@ func Open(path string, extra ...layout.Format) (*Model, error) {
 		return OpenAdapter(path, "", extra...)
 	}
 	return openModelFolder(path, formats)
+}
+
+// OpenStored opens a model as it is stored: also one that is quantized in a way
+// that is not known here, whose tensors then count as dense ones. unknown says
+// why it cannot be opened otherwise; nil if it can.
+func OpenStored(path string) (m *Model, unknown, err error) {
+	m, unknown = Open(path)
+	if unknown == nil {
+		return m, nil, nil
+	}
+	config, err := readConfig(filepath.Join(path, layout.ConfigFile))
+	if err != nil {
+		return nil, nil, unknown
+	}
+	src, config, err := openFolder(path, config)
+	if err != nil {
+		return nil, nil, unknown
+	}
+	m, err = (&Model{path: path, config: config, src: src, format: dense.Format{}, files: os.DirFS(path)}).indexed()
+	return m, unknown, err
 }
 
 func openFile(path string, formats []layout.Format) (*Model, error) {

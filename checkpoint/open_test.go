@@ -69,7 +69,7 @@ func TestOpenTorch(t *testing.T) {
 	require.Equal(t, dense.Format{}, m.Format())
 
 	require.NoError(t, os.Remove(filepath.Join(dir, "pytorch_model-00002-of-00002.bin")))
-	_, err = Open(dir)
+	_, err := Open(dir)
 	require.ErrorContains(t, err, "pytorch_model-00002-of-00002.bin")
 
 	// A file of any name, if it is the only one.
