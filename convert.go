@@ -12,7 +12,8 @@ type ConvertOptions struct {
 	Model   string // a quantized model, folder or file, in any format that can be read
 	Output  string // folder (or file, as the format has it) to make; must not exist
 	Format  layout.Format
-	Workers int // goroutines; 0 means GOMAXPROCS
+	Base    string // as in Options
+	Workers int    // goroutines; 0 means GOMAXPROCS
 	Events  func(Event)
 	// MaxShardBytes is as in Options.
 	MaxShardBytes int64
@@ -26,7 +27,7 @@ func Convert(ctx context.Context, o ConvertOptions) error {
 	if err := o.Validate(); err != nil {
 		return err
 	}
-	src, err := checkpoint.Open(o.Model)
+	src, err := openModel(o.Model, o.Base)
 	if err != nil {
 		return err
 	}

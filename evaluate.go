@@ -15,6 +15,9 @@ import (
 type EvalOptions struct {
 	Model   string // folder or file, dense or quantized
 	Against string // another model, with the same vocabulary, to compare with; may be ""
+	// Base is the model that Model or Against is merged into, if they are LoRA
+	// adapters; "" means the one that their configuration names.
+	Base string
 	// Tokenizer is the folder the tokenizer is read from; "" means Model.
 	Tokenizer string
 	Text      Text
@@ -45,14 +48,22 @@ func Evaluate(ctx context.Context, o EvalOptions) (*Evaluation, error) {
 	if err := o.Validate(); err != nil {
 		return nil, err
 	}
-	main, err := openEvaluated(o.Model, o.BF16, o.Workers)
+	base, againstBase := o.Base, ""
+	if o.Against != "" && checkpoint.IsAdapter(o.Against) {
+		againstBase = o.Base
+		if !checkpoint.IsAdapter(o.Model) {
+			base = ""
+		}
+	}
+	main, err := openEvaluated(o.Model, base, o.BF16, o.Workers)
 	if err != nil {
 		return nil, err
 	}
 	defer main.close()
 	all := []*evaluated{main}
+	words, wordsDir := main.src, o.Tokenizer
 	if o.Against != "" {
-		other, err := openEvaluated(o.Against, o.BF16, o.Workers)
+		other, err := openEvaluated(o.Against, againstBase, o.BF16, o.Workers)
 		if err != nil {
 			return nil, err
 		}
@@ -61,12 +72,17 @@ func Evaluate(ctx context.Context, o EvalOptions) (*Evaluation, error) {
 			return nil, fmt.Errorf("%s has %d tokens, %s %d: they cannot be compared", o.Model, main.model.Vocab, o.Against, other.model.Vocab)
 		}
 		all = append(all, other)
+		// The other model's own, wherever its path leads: an adapter's lies with
+		// its base.
+		if o.Tokenizer == o.Against {
+			words, wordsDir = other.src, ""
+		}
 	}
 	window := contextLength(main.model, o.Window)
 	if main.model.MaxPosition > 0 && window > main.model.MaxPosition {
 		return nil, fmt.Errorf("%w: window of %d tokens, but the model's context is %d", ErrOptions, window, main.model.MaxPosition)
 	}
-	ids, err := tokens(main.src, o.Tokenizer, main.model, o.Text)
+	ids, err := tokens(words, wordsDir, main.model, o.Text)
 	if err != nil {
 		return nil, err
 	}
@@ -102,8 +118,8 @@ type evaluated struct {
 	x     *tensor.Matrix // residual stream [tokens, hidden]
 }
 
-func openEvaluated(path string, bf16 bool, workers int) (*evaluated, error) {
-	src, err := checkpoint.Open(path)
+func openEvaluated(path, base string, bf16 bool, workers int) (*evaluated, error) {
+	src, err := openModel(path, base)
 	if err != nil {
 		return nil, err
 	}

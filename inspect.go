@@ -1,7 +1,6 @@
 package lowbit
 
 import (
-	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/quant"
 )
 
@@ -52,8 +51,11 @@ type QuantizedLayer struct {
 
 // Inspect describes the model at path, a folder or a file in any format that
 // can be read. It reads headers, not weights.
-func Inspect(path string) (*Info, error) {
-	m, err := checkpoint.Open(path)
+func Inspect(path string) (*Info, error) { return InspectAdapter(path, "") }
+
+// InspectAdapter is Inspect for a LoRA adapter merged into the model at base.
+func InspectAdapter(path, base string) (*Info, error) {
+	m, err := openModel(path, base)
 	if err != nil {
 		return nil, err
 	}

@@ -25,6 +25,9 @@ import (
 type Options struct {
 	Model  string // folder of the model to quantize
 	Output string // folder (or file, as the format has it) to make; must not exist
+	// Base is the model that the LoRA adapter in Model is merged into; ""
+	// means the one that its configuration names. It must be "" for others.
+	Base string
 	// Format is that of the output; nil means the target's, or native.Format.
 	Format layout.Format
 	// MaxShardBytes splits the output into files of at most this many bytes

@@ -64,6 +64,18 @@ type job struct {
 	kept   int                     // layers that would be found by Resume
 }
 
+// openModel opens a model, or the LoRA adapter at path merged into the model
+// at base.
+func openModel(path, base string) (*checkpoint.Model, error) {
+	if base == "" {
+		return checkpoint.Open(path)
+	}
+	if !checkpoint.IsAdapter(path) {
+		return nil, fmt.Errorf("%w: base %s given, and %s is no LoRA adapter", ErrOptions, base, path)
+	}
+	return checkpoint.OpenAdapter(path, base)
+}
+
 // newJob decides everything that can be known before text is read.
 func newJob(o Options) (*job, error) {
 	if err := o.Validate(); err != nil {
@@ -77,7 +89,7 @@ func newJob(o Options) (*job, error) {
 		set: set, path: o.Model, output: o.Output, texted: o.Calibration.given(), events: o.Events,
 		done: map[string]*LayerReport{}, made: map[string]layout.Layer{},
 	}
-	if j.src, err = checkpoint.Open(o.Model); err != nil {
+	if j.src, err = openModel(o.Model, o.Base); err != nil {
 		return nil, err
 	}
 	if err := j.openModel(); err != nil {
@@ -95,7 +107,7 @@ func newJob(o Options) (*job, error) {
 // openModel reads the model's headers.
 func (j *job) openModel() error {
 	if len(j.src.Quantized()) > 0 {
-		return fmt.Errorf("%s: the model is quantized already (%s)", j.path, j.src.Format().Name())
+		return fmt.Errorf("%s: the model is quantized already (%s); what was converted to format dense can be quantized again", j.path, j.src.Format().Name())
 	}
 	var err error
 	if j.model, err = decoderOf(j.src); err != nil {
@@ -214,6 +226,9 @@ func (j *job) describe() (fingerprint, method json.RawMessage, err error) {
 		return nil, nil, err
 	}
 	info["model"], info["bytes"] = j.path, j.src.Bytes()
+	if base := j.src.Base(); base != "" {
+		info["base"] = base
+	}
 	info["fit"], info["skip"] = j.set.fit, fmt.Sprint(j.set.skip)
 	if j.text != nil {
 		info["text"] = j.text.digest()

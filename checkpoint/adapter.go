@@ -11,9 +11,9 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/golowbit/lowbit/checkpoint/internal/hubcache"
+	"github.com/golowbit/lowbit/checkpoint/internal/lora"
 	"github.com/golowbit/lowbit/checkpoint/layout"
-	"github.com/golowbit/lowbit/internal/hubcache"
-	"github.com/golowbit/lowbit/internal/lora"
 )
 
 // OpenAdapter opens the LoRA adapter in the folder path merged into its base:
@@ -84,7 +84,8 @@ func (m *Model) merge(path string, a *lora.Adapter) error {
 		o.Set("vocab_size", json.RawMessage(strconv.Itoa(n)))
 		m.config = o.Bytes()
 	}
-	m.path, m.src, m.files = path, source{merged}, layered{os.DirFS(path), m.files}
+	m.base, m.path = m.path, path
+	m.src, m.files = source{merged}, layered{os.DirFS(path), m.files}
 	return nil
 }
 
@@ -118,9 +119,9 @@ func (l layered) ReadDir(name string) ([]fs.DirEntry, error) {
 	return all, nil
 }
 
-// isAdapter says whether a folder holds an adapter and no model: those who
+// IsAdapter says whether a folder holds an adapter and no model: those who
 // merge one often leave its configuration beside the result.
-func isAdapter(path string) bool {
+func IsAdapter(path string) bool {
 	if !lora.IsAdapter(path) {
 		return false
 	}

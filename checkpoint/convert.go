@@ -15,15 +15,21 @@ import (
 // required; Layers, Direct and Resume are ignored. It fails with an error
 // that wraps ErrUnsupported, before anything is written, if the format cannot
 // hold every layer. Format dense holds also those that no quant.Weight does
-// (layout.ErrNotWeight).
+// (layout.ErrNotWeight), and takes models in which nothing is quantized: what
+// other files hold, or an adapter merged into its base, as a folder of
+// safetensors files.
 func Convert(ctx context.Context, o WriterOptions) error {
 	o.Layers = o.Source.Layers()
 	o.Direct, o.Resume = true, false
+	_, toDense := o.Format.(dense.Format)
+	if len(o.Layers) == 0 && toDense {
+		return convertDense(ctx, o)
+	}
 	if len(o.Layers) == 0 {
 		return fmt.Errorf("%s: nothing in the model is quantized", o.Source.Path())
 	}
 	err := convertPacked(ctx, o)
-	if _, ok := o.Format.(dense.Format); ok && errors.Is(err, layout.ErrNotWeight) {
+	if toDense && errors.Is(err, layout.ErrNotWeight) {
 		return convertDense(ctx, o)
 	}
 	if errors.Is(err, layout.ErrNotWeight) {

@@ -27,7 +27,7 @@ func (m *Model) Dequantized() (*Model, error) {
 			d.names = append(d.names, layer+layout.WeightSuffix)
 		}
 	}
-	return (&Model{path: m.path, config: m.config, src: d, format: dense.Format{}, files: m.files}).indexed()
+	return (&Model{path: m.path, base: m.base, config: m.config, src: d, format: dense.Format{}, files: m.files}).indexed()
 }
 
 // dequantized is a source with the weights of a model's quantized layers.

@@ -2,8 +2,11 @@
 // engines read, and reads them back.
 //
 // A [Model] is an opened model: a dense Hugging Face folder or a quantized
-// checkpoint in any format of [Formats]. It hands out dense tensors, packed
-// weights, and dequantized matrices by their Hugging Face names.
+// checkpoint in any format of [Formats], or one that is only read (mlx). It
+// hands out dense tensors, packed weights, and dequantized matrices by their
+// Hugging Face names, whatever files they come from: safetensors, PyTorch's,
+// Mistral's and Meta's consolidated ones, a LoRA adapter merged into its base
+// ([OpenAdapter]). Each kind of files is an opener in open.go.
 //
 // A [Writer] makes a model from a source model and quantized layers. It is
 // complete under its final name or not there at all, and an interrupted one

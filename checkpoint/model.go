@@ -14,8 +14,8 @@ import (
 	"strings"
 
 	"github.com/golowbit/lowbit/checkpoint/formats/mlx"
+	"github.com/golowbit/lowbit/checkpoint/internal/hubcache"
 	"github.com/golowbit/lowbit/checkpoint/layout"
-	"github.com/golowbit/lowbit/internal/hubcache"
 	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
@@ -31,6 +31,7 @@ import (
 // if it had.
 type Model struct {
 	path   string
+	base   string // of an adapter, else ""
 	config json.RawMessage
 	src    layout.Source
 	format layout.Format
@@ -80,7 +81,7 @@ func Open(path string, extra ...layout.Format) (*Model, error) {
 	} else if ok {
 		path = snapshot
 	}
-	if isAdapter(path) {
+	if IsAdapter(path) {
 		return OpenAdapter(path, "", extra...)
 	}
 	return openModelFolder(path, formats)
@@ -233,6 +234,10 @@ func (m *Model) Close() error { return m.src.Close() }
 
 // Path is the path the model was opened with.
 func (m *Model) Path() string { return m.path }
+
+// Base is the path of the model that an adapter was merged into; "" for
+// other models.
+func (m *Model) Base() string { return m.base }
 
 // Config is config.json as it was read, or as a container's metadata gives it.
 func (m *Model) Config() json.RawMessage { return m.config }

@@ -18,7 +18,9 @@ func (a *app) convertCommand() *cobra.Command {
 		Short: "Rewrite a quantized model in another format",
 		Long: `Rewrite a quantized model in another format without changing a code, scale or
 zero-point. What the format cannot hold is refused before anything is written.
-Format dense writes the dequantized weights, rounded to the model's type.`,
+Format dense writes the dequantized weights, rounded to the model's type; it takes a
+model that is not quantized too: PyTorch's or Mistral's files, or a LoRA adapter merged
+into its base, come out as a folder of safetensors files.`,
 		Example: `  lowbit convert out -o out-gptq --format gptq
   lowbit convert out -o out.gguf --format gguf`,
 		Args: oneArg("model", ""),
@@ -47,6 +49,7 @@ Format dense writes the dequantized weights, rounded to the model's type.`,
 	s := c.Flags()
 	s.SortFlags = false
 	s.StringVarP(&o.Output, "output", "o", "", "folder (or file, for gguf) to write; must not exist")
+	s.StringVar(&o.Base, "base", "", "`model` that a LoRA adapter is merged into (default: what its configuration names)")
 	format.register(s, "", &o.MaxShardBytes)
 	s.IntVar(&o.Workers, "workers", 0, "goroutines (default: all cores)")
 	s.BoolVar(&asJSON, "json", false, "print one JSON object")
@@ -56,7 +59,7 @@ Format dense writes the dequantized weights, rounded to the model's type.`,
 
 // converted says what has become of the model.
 func (a *app) converted(o lowbit.ConvertOptions, asJSON bool) error {
-	before, err := lowbit.Inspect(o.Model)
+	before, err := lowbit.InspectAdapter(o.Model, o.Base)
 	if err != nil {
 		return err
 	}

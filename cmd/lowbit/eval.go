@@ -40,6 +40,7 @@ of the other model is measured too.`,
 	text.registerReading(s)
 	s.IntVar(&o.Window, "window", 0, "tokens a window (default 2048 or the model's context)")
 	s.StringVar(&o.Against, "against", "", "another model with the same vocabulary, to compare with")
+	s.StringVar(&o.Base, "base", "", "`model` that a LoRA adapter is merged into (default: what its configuration names)")
 	s.StringVar(&o.Tokenizer, "tokenizer", "", "folder of the tokenizer (default: the model)")
 	s.BoolVar(&o.BF16, "bf16", false, "round activations of a bfloat16 model to bfloat16, where the CPU is faster at it")
 	s.IntVar(&o.Workers, "workers", 0, "goroutines (default: all cores)")

@@ -13,13 +13,14 @@ import (
 
 func (a *app) inspectCommand() *cobra.Command {
 	var asJSON bool
+	var base string
 	c := &cobra.Command{
 		Use:     "inspect MODEL",
 		Short:   "Describe a model: architecture, tensors, and the scheme of every quantized layer",
 		Example: `  lowbit inspect Llama-3.2-1B`,
 		Args:    oneArg("model", ""),
 		RunE: func(_ *cobra.Command, args []string) error {
-			info, err := lowbit.Inspect(args[0])
+			info, err := lowbit.InspectAdapter(args[0], base)
 			if err != nil {
 				return err
 			}
@@ -29,6 +30,7 @@ func (a *app) inspectCommand() *cobra.Command {
 			return printInfo(a.stdout, info)
 		},
 	}
+	c.Flags().StringVar(&base, "base", "", "`model` that a LoRA adapter is merged into (default: what its configuration names)")
 	c.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
 	return c
 }

@@ -98,7 +98,7 @@ func (a *app) quantize(ctx context.Context, o lowbit.Options, f *quantizeFlags) 
 		text := f.eval.text(a.stdin)
 		text.PerDocument, text.BOS, text.Field = f.calib.perDocument, f.calib.bos, f.calib.field
 		result.Evaluation, err = lowbit.Evaluate(ctx, lowbit.EvalOptions{
-			Model: o.Output, Against: o.Model, Tokenizer: o.Model,
+			Model: o.Output, Against: o.Model, Base: o.Base, Tokenizer: o.Model,
 			Text: text, Window: f.window, Workers: o.Workers, Events: p.event,
 		})
 		p.close()

@@ -46,6 +46,7 @@ output row). AdaDim chooses among the arms, layer by layer.`
 func (f *quantizeFlags) register(s *pflag.FlagSet) {
 	s.SortFlags = false
 	s.StringVarP(&f.o.Output, "output", "o", "", "folder (or file, for gguf) to write; must not exist")
+	s.StringVar(&f.o.Base, "base", "", "`model` that a LoRA adapter given as MODEL is merged into (default: what its configuration names)")
 	s.BoolVar(&f.printConfig, "print-config", false, "print what would be done and why, and do nothing")
 
 	option(s, "target", "`engine` to write for; sets format, axis, bits, group size and symmetry: "+strings.Join(checkpoint.EngineNames(), ", "), known(checkpoint.EngineNames(), "engine"), func(v string) { f.o.Target = v })

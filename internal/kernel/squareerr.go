@@ -21,7 +21,9 @@ func SquareErr(w, weight []float32, scale, zero, maxq float32) float64 {
 	default:
 		squareErrAVX2(&s[0], &w[0], &weight[0], n, inverse, scale, zero, maxq)
 	}
-	squareErrTerms(&s, w[n:], weight[n:], inverse, scale, zero, maxq)
+	if n < len(w) {
+		squareErrTerms(&s, w[n:], weight[n:], inverse, scale, zero, maxq)
+	}
 	return float64(sumTree(&s))
 }
 

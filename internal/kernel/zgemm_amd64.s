@@ -82,7 +82,7 @@ TEXT ·gemmAVX512(SB), NOSPLIT, $0-61
 	SUBQ $4, CX
 	JLT rest
 
-	PCALIGN $64
+	PCALIGN $32
 loop:
 	VMOVUPS 0(BX), Z0
 	VMOVUPS 64(BX), Z1
@@ -256,7 +256,7 @@ rest:
 	ADDQ $4, CX
 	JLE done
 
-	PCALIGN $64
+	PCALIGN $32
 one:
 	VMOVUPS 0(BX), Z0
 	VMOVUPS 64(BX), Z1
@@ -536,7 +536,7 @@ TEXT ·gemmBF16(SB), NOSPLIT, $0-61
 	SUBQ $4, CX
 	JLT rest
 
-	PCALIGN $64
+	PCALIGN $32
 loop:
 	VMOVUPS 0(BX), Z0
 	VMOVUPS 64(BX), Z1
@@ -710,7 +710,7 @@ rest:
 	ADDQ $4, CX
 	JLE done
 
-	PCALIGN $64
+	PCALIGN $32
 one:
 	VMOVUPS 0(BX), Z0
 	VMOVUPS 64(BX), Z1
@@ -953,7 +953,7 @@ TEXT ·gemmAVX2(SB), NOSPLIT, $0-61
 	SUBQ $4, CX
 	JLT rest
 
-	PCALIGN $64
+	PCALIGN $32
 loop:
 	VMOVUPS 0(BX), Y0
 	VMOVUPS 32(BX), Y1
@@ -1051,7 +1051,7 @@ rest:
 	ADDQ $4, CX
 	JLE done
 
-	PCALIGN $64
+	PCALIGN $32
 one:
 	VMOVUPS 0(BX), Y0
 	VMOVUPS 32(BX), Y1

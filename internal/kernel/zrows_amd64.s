@@ -140,7 +140,7 @@ TEXT ·axpyAVX512(SB), NOSPLIT, $0-32
 	SUBQ $64, CX
 	JLT fourEnd
 
-	PCALIGN $64
+	PCALIGN $32
 four:
 	VMOVUPS 0(DI)(AX*4), Z1
 	VMOVUPS 64(DI)(AX*4), Z2
@@ -163,7 +163,7 @@ fourEnd:
 	SUBQ $16, CX
 	JLT vectorEnd
 
-	PCALIGN $64
+	PCALIGN $32
 vector:
 	VMOVUPS 0(DI)(AX*4), Z1
 	VFMADD231PS 0(SI)(AX*4), Z0, Z1
@@ -201,7 +201,7 @@ TEXT ·dotAVX512(SB), NOSPLIT, $0-28
 	SUBQ $64, CX
 	JLT fourEnd
 
-	PCALIGN $64
+	PCALIGN $32
 four:
 	VMOVUPS 0(SI)(AX*4), Z4
 	VFMADD231PS 0(DI)(AX*4), Z4, Z0
@@ -220,7 +220,7 @@ fourEnd:
 	SUBQ $16, CX
 	JLT vectorEnd
 
-	PCALIGN $64
+	PCALIGN $32
 vector:
 	VMOVUPS 0(SI)(AX*4), Z4
 	VFMADD231PS 0(DI)(AX*4), Z4, Z0
@@ -254,7 +254,7 @@ TEXT ·scaleByAVX512(SB), NOSPLIT, $0-20
 	CMPQ CX, $0
 	JLE done
 
-	PCALIGN $64
+	PCALIGN $32
 loop:
 	VMULPS (SI)(AX*4), Z0, Z1
 	VMOVUPS Z1, (SI)(AX*4)
@@ -277,7 +277,7 @@ TEXT ·expShiftAVX512(SB), NOSPLIT, $0-28
 	CMPQ CX, $0
 	JLE done
 
-	PCALIGN $64
+	PCALIGN $32
 loop:
 	VMOVUPS (SI)(AX*4), Z0
 	VSUBPS Z5, Z0, Z0
@@ -334,7 +334,7 @@ TEXT ·sumExpAVX512(SB), NOSPLIT, $0-28
 	CMPQ CX, $0
 	JLE done
 
-	PCALIGN $64
+	PCALIGN $32
 loop:
 	VMOVUPS (SI)(AX*4), Z0
 	VSUBPS Z5, Z0, Z0
@@ -389,7 +389,7 @@ TEXT ·siluMulAVX512(SB), NOSPLIT, $0-32
 	CMPQ CX, $0
 	JLE done
 
-	PCALIGN $64
+	PCALIGN $32
 loop:
 	VMOVUPS (SI)(AX*4), Z4
 	VXORPS.BCST sign<>(SB), Z4, Z0
@@ -439,7 +439,7 @@ TEXT ·normScaleAVX512(SB), NOSPLIT, $0-36
 	CMPQ CX, $0
 	JLE done
 
-	PCALIGN $64
+	PCALIGN $32
 loop:
 	VMULPS (SI)(AX*4), Z0, Z1
 	VMULPS (DX)(AX*4), Z1, Z1
@@ -463,7 +463,7 @@ TEXT ·ropeAVX512(SB), NOSPLIT, $0-40
 	CMPQ CX, $0
 	JLE done
 
-	PCALIGN $64
+	PCALIGN $32
 loop:
 	VMOVUPS (SI)(AX*4), Z0
 	VMOVUPS (DI)(AX*4), Z1
@@ -493,7 +493,7 @@ TEXT ·axpyAVX2(SB), NOSPLIT, $0-32
 	SUBQ $32, CX
 	JLT fourEnd
 
-	PCALIGN $64
+	PCALIGN $32
 four:
 	VMOVUPS 0(DI)(AX*4), Y1
 	VMOVUPS 32(DI)(AX*4), Y2
@@ -516,7 +516,7 @@ fourEnd:
 	SUBQ $8, CX
 	JLT vectorEnd
 
-	PCALIGN $64
+	PCALIGN $32
 vector:
 	VMOVUPS 0(DI)(AX*4), Y1
 	VFMADD231PS 0(SI)(AX*4), Y0, Y1
@@ -554,7 +554,7 @@ TEXT ·dotAVX2(SB), NOSPLIT, $0-28
 	SUBQ $32, CX
 	JLT fourEnd
 
-	PCALIGN $64
+	PCALIGN $32
 four:
 	VMOVUPS 0(SI)(AX*4), Y4
 	VFMADD231PS 0(DI)(AX*4), Y4, Y0
@@ -573,7 +573,7 @@ fourEnd:
 	SUBQ $8, CX
 	JLT vectorEnd
 
-	PCALIGN $64
+	PCALIGN $32
 vector:
 	VMOVUPS 0(SI)(AX*4), Y4
 	VFMADD231PS 0(DI)(AX*4), Y4, Y0
@@ -605,7 +605,7 @@ TEXT ·scaleByAVX2(SB), NOSPLIT, $0-20
 	CMPQ CX, $0
 	JLE done
 
-	PCALIGN $64
+	PCALIGN $32
 loop:
 	VMULPS (SI)(AX*4), Y0, Y1
 	VMOVUPS Y1, (SI)(AX*4)
@@ -628,7 +628,7 @@ TEXT ·expShiftAVX2(SB), NOSPLIT, $0-28
 	CMPQ CX, $0
 	JLE done
 
-	PCALIGN $64
+	PCALIGN $32
 loop:
 	VMOVUPS (SI)(AX*4), Y0
 	VSUBPS Y5, Y0, Y0
@@ -683,7 +683,7 @@ TEXT ·sumExpAVX2(SB), NOSPLIT, $0-28
 	CMPQ CX, $0
 	JLE done
 
-	PCALIGN $64
+	PCALIGN $32
 loop:
 	VMOVUPS (SI)(AX*4), Y0
 	VSUBPS Y5, Y0, Y0
@@ -736,7 +736,7 @@ TEXT ·siluMulAVX2(SB), NOSPLIT, $0-32
 	CMPQ CX, $0
 	JLE done
 
-	PCALIGN $64
+	PCALIGN $32
 loop:
 	VMOVUPS (SI)(AX*4), Y4
 	VXORPS sign<>(SB), Y4, Y0
@@ -786,7 +786,7 @@ TEXT ·normScaleAVX2(SB), NOSPLIT, $0-36
 	CMPQ CX, $0
 	JLE done
 
-	PCALIGN $64
+	PCALIGN $32
 loop:
 	VMULPS (SI)(AX*4), Y0, Y1
 	VMULPS (DX)(AX*4), Y1, Y1
@@ -810,7 +810,7 @@ TEXT ·ropeAVX2(SB), NOSPLIT, $0-40
 	CMPQ CX, $0
 	JLE done
 
-	PCALIGN $64
+	PCALIGN $32
 loop:
 	VMOVUPS (SI)(AX*4), Y0
 	VMOVUPS (DI)(AX*4), Y1

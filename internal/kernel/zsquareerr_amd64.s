@@ -20,7 +20,7 @@ TEXT ·squareErrAVX512(SB), NOSPLIT, $0-48
 	CMPQ CX, $0
 	JLE done
 
-	PCALIGN $64
+	PCALIGN $32
 loop:
 	VMOVUPS 0(SI)(AX*4), Z6
 	VMULPS Z7, Z6, Z0
@@ -60,7 +60,7 @@ TEXT ·squareErrAVX2(SB), NOSPLIT, $0-48
 	CMPQ CX, $0
 	JLE done
 
-	PCALIGN $64
+	PCALIGN $32
 loop:
 	VMOVUPS 0(SI)(AX*4), Y6
 	VMULPS Y7, Y6, Y0

@@ -17,7 +17,7 @@ TEXT ·errorColsAVX512(SB), NOSPLIT, $0-56
 	CMPQ CX, $0
 	JLE done
 
-	PCALIGN $64
+	PCALIGN $32
 loop:
 	VMOVUPS (SI)(AX*4), Z0
 	VMOVUPS (R9)(AX*4), Z1
@@ -66,7 +66,7 @@ TEXT ·errorColsAVX2(SB), NOSPLIT, $0-56
 	CMPQ CX, $0
 	JLE done
 
-	PCALIGN $64
+	PCALIGN $32
 loop:
 	VMOVUPS (SI)(AX*4), Y0
 	VMOVUPS (R9)(AX*4), Y1

@@ -78,10 +78,10 @@ func (g *fn) op(format string, a ...any) {
 
 func (g *fn) label(name string) { fmt.Fprintf(&g.body, "\n%s:\n", name) }
 
-// loopHead is a label that begins an amd64 loop. Loops begin on a cache line,
+// loopHead is a label that begins an amd64 loop. Loops begin at multiples of 32 bytes,
 // so that their speed does not depend on where the linker puts them.
 func (g *fn) loopHead(name string) {
-	fmt.Fprintf(&g.body, "\n\tPCALIGN $64\n%s:\n", name)
+	fmt.Fprintf(&g.body, "\n\tPCALIGN $32\n%s:\n", name)
 }
 
 // arg is the operand of an argument or result.

@@ -5,16 +5,16 @@ import "fmt"
 // tile describes a product microkernel: rows x vecs vectors of C stay in
 // registers while it walks down the depth.
 type tile struct {
-	reg        string // register class
+	class      string // of registers
 	size       int    // bytes in a register
 	rows, vecs int
 	half       bool // pairs of bfloat16
 }
 
 func gemmAMD64(f *file) {
-	gemm(f, "gemmAVX512", tile{reg: "Z", size: 64, rows: 12, vecs: 2})
-	gemm(f, "gemmBF16", tile{reg: "Z", size: 64, rows: 12, vecs: 2, half: true})
-	gemm(f, "gemmAVX2", tile{reg: "Y", size: 32, rows: 6, vecs: 2})
+	gemm(f, "gemmAVX512", tile{class: "Z", size: 64, rows: 12, vecs: 2})
+	gemm(f, "gemmBF16", tile{class: "Z", size: 64, rows: 12, vecs: 2, half: true})
+	gemm(f, "gemmAVX2", tile{class: "Y", size: 32, rows: 6, vecs: 2})
 }
 
 // gemm writes c = alpha*Σ_p a_ip·b_pj (+ c). Element (i, p) of a is at
@@ -26,19 +26,7 @@ func gemm(f *file, name string, t tile) {
 	}
 	g := f.fn(name, "k int, a *float32, rs int, cs int, b *float32, c *float32, ldc int, alpha float32, add bool", "",
 		fmt.Sprintf("computes a tile of %d x %d of a product of %s.", t.rows, t.vecs*t.size/4, what))
-	reg := func(i int) string { return fmt.Sprintf("%s%d", t.reg, i) }
-	total := 32
-	if t.reg == "Y" {
-		total = 16
-	}
-	acc := func(i, j int) string { return reg(total - t.rows*t.vecs + i*t.vecs + j) }
-
-	// Four rows share a base register.
-	bases := []string{"SI", "R10", "R11", "R13"}[:(t.rows+3)/4]
-	row := func(i int) string {
-		return fmt.Sprintf("(%s)%s", bases[i/4], []string{"", "(R8*1)", "(R8*2)", "(R9*1)"}[i%4])
-	}
-
+	bases := t.bases()
 	g.op("MOVQ %s, CX", g.arg("k"))
 	g.op("MOVQ %s, SI", g.arg("a"))
 	g.op("MOVQ %s, R8", g.arg("rs"))
@@ -64,30 +52,11 @@ func gemm(f *file, name string, t tile) {
 	}
 	for i := range t.rows {
 		for j := range t.vecs {
-			if t.reg == "Z" {
-				g.op("VPXORD %[1]s, %[1]s, %[1]s", acc(i, j))
+			if t.class == "Z" {
+				g.op("VPXORD %[1]s, %[1]s, %[1]s", t.acc(i, j))
 			} else {
-				g.op("VXORPS %[1]s, %[1]s, %[1]s", acc(i, j))
+				g.op("VXORPS %[1]s, %[1]s, %[1]s", t.acc(i, j))
 			}
-		}
-	}
-	step := func(u int) {
-		for j := range t.vecs {
-			g.op("VMOVUPS %d(BX), %s", (u*t.vecs+j)*t.size, reg(j))
-		}
-		for i := range t.rows {
-			x := reg(t.vecs + i%2)
-			g.op("VBROADCASTSS %s, %s", row(i), x)
-			for j := range t.vecs {
-				if t.half {
-					g.vdpbf16ps(j, t.vecs+i%2, total-t.rows*t.vecs+i*t.vecs+j)
-				} else {
-					g.op("VFMADD231PS %s, %s, %s", reg(j), x, acc(i, j))
-				}
-			}
-		}
-		for _, b := range bases {
-			g.op("ADDQ R12, %s", b)
 		}
 	}
 	const unroll = 4
@@ -95,7 +64,7 @@ func gemm(f *file, name string, t tile) {
 	g.op("JLT rest")
 	g.loopHead("loop")
 	for u := range unroll {
-		step(u)
+		g.step(t, u)
 	}
 	g.op("ADDQ $%d, BX", unroll*t.vecs*t.size)
 	g.op("SUBQ $%d, CX", unroll)
@@ -104,20 +73,64 @@ func gemm(f *file, name string, t tile) {
 	g.op("ADDQ $%d, CX", unroll)
 	g.op("JLE done")
 	g.loopHead("one")
-	step(0)
+	g.step(t, 0)
 	g.op("ADDQ $%d, BX", t.vecs*t.size)
 	g.op("DECQ CX")
 	g.op("JNZ one")
 
 	g.label("done")
-	g.op("VBROADCASTSS %s, %s", g.arg("alpha"), reg(0))
+	g.storeTile(t)
+}
+
+// reg is register i; acc is the one that holds vector j of row i of C. Those
+// take the last registers of the class.
+func (t tile) reg(i int) string { return fmt.Sprintf("%s%d", t.class, i) }
+
+func (t tile) accIndex(i, j int) int {
+	total := 32
+	if t.class == "Y" {
+		total = 16
+	}
+	return total - t.rows*t.vecs + i*t.vecs + j
+}
+
+func (t tile) acc(i, j int) string { return t.reg(t.accIndex(i, j)) }
+
+// bases are the base registers of A; four rows share one.
+func (t tile) bases() []string { return []string{"SI", "R10", "R11", "R13"}[:(t.rows+3)/4] }
+
+// step adds the products of one p, the u-th of the panels at hand.
+func (g *fn) step(t tile, u int) {
+	bases := t.bases()
+	for j := range t.vecs {
+		g.op("VMOVUPS %d(BX), %s", (u*t.vecs+j)*t.size, t.reg(j))
+	}
+	for i := range t.rows {
+		x := t.reg(t.vecs + i%2)
+		g.op("VBROADCASTSS (%s)%s, %s", bases[i/4], []string{"", "(R8*1)", "(R8*2)", "(R9*1)"}[i%4], x)
+		for j := range t.vecs {
+			if t.half {
+				g.vdpbf16ps(j, t.vecs+i%2, t.accIndex(i, j))
+			} else {
+				g.op("VFMADD231PS %s, %s, %s", t.reg(j), x, t.acc(i, j))
+			}
+		}
+	}
+	for _, b := range bases {
+		g.op("ADDQ R12, %s", b)
+	}
+}
+
+// storeTile ends a microkernel: alpha times the sums, added to C or not.
+func (g *fn) storeTile(t tile) {
+	g.op("VBROADCASTSS %s, %s", g.arg("alpha"), t.reg(0))
 	g.op("CMPB %s, $0", g.arg("add"))
 	g.op("JEQ store")
 	for i := range t.rows {
 		for j := range t.vecs {
-			g.op("VMOVUPS %d(DI), %s", j*t.size, reg(1))
-			g.op("VFMADD231PS %s, %s, %s", acc(i, j), reg(0), reg(1))
-			g.op("VMOVUPS %s, %d(DI)", reg(1), j*t.size)
+			g.op("VMOVUPS %d(DI), %s", j*t.size, t.reg(1))
+			g.op("VFMADD231PS %s, %s, %s", t.acc(i, j), t.reg(0), t.reg(1))
+			g.op("VMOVUPS %s, %d(DI)", t.reg(1), j*t.size)
 		}
 		g.op("ADDQ DX, DI")
 	}
@@ -126,8 +139,8 @@ func gemm(f *file, name string, t tile) {
 	g.label("store")
 	for i := range t.rows {
 		for j := range t.vecs {
-			g.op("VMULPS %s, %s, %s", acc(i, j), reg(0), reg(1))
-			g.op("VMOVUPS %s, %d(DI)", reg(1), j*t.size)
+			g.op("VMULPS %s, %s, %s", t.acc(i, j), t.reg(0), t.reg(1))
+			g.op("VMOVUPS %s, %d(DI)", t.reg(1), j*t.size)
 		}
 		g.op("ADDQ DX, DI")
 	}

@@ -55,7 +55,23 @@ func rtn4(f *file, h halfKind) {
 	g.op("VMOVDQU wordAbs<>(SB), X15")
 
 	g.label("group")
-	// Least and greatest, 0 among them.
+	g.rtn4Range(h)
+	g.rtn4Grid(h)
+	g.rtn4Codes(h)
+	g.op("ADDQ $4, R8")
+	g.op("INCQ R9")
+	g.op("DECQ R10")
+	g.op("JNZ group")
+	g.op("MOVB $1, %s", g.arg("ok"))
+	g.end()
+	g.label("bad")
+	g.op("MOVB $0, %s", g.arg("ok"))
+	g.end()
+}
+
+// rtn4Range finds the bits of the least and the greatest weight of a group,
+// 0 among them, in BX and DX.
+func (g *loop) rtn4Range(h halfKind) {
 	g.zero(0)
 	g.zero(1)
 	g.op("MOVQ SI, AX")
@@ -90,6 +106,11 @@ func rtn4(f *file, h halfKind) {
 	g.op("JGE bad")
 	g.op("CMPL BX, $%d", -h.inf-1)
 	g.op("JLE bad")
+}
+
+// rtn4Grid makes a grid of them: the scale in all lanes of Z10, its inverse in
+// Z11, the zero-point in Z12.
+func (g *loop) rtn4Grid(h halfKind) {
 	// A group of zeros (-0 is -1 here) gets the range [-1, 1].
 	g.op("TESTL DX, DX")
 	g.op("JNZ some")
@@ -135,6 +156,10 @@ func rtn4(f *file, h halfKind) {
 	g.op("VPBROADCASTD AX, Z12")
 	g.op("VBROADCASTSS X5, Z10")
 	g.op("VBROADCASTSS X4, Z11")
+}
+
+// rtn4Codes writes the codes of a group.
+func (g *loop) rtn4Codes(h halfKind) {
 	g.op("MOVQ R11, CX")
 	g.loopHead("codes")
 	for i := range 2 {
@@ -158,15 +183,6 @@ func rtn4(f *file, h halfKind) {
 	g.op("ADDQ $16, DI")
 	g.op("DECQ CX")
 	g.op("JNZ codes")
-	g.op("ADDQ $4, R8")
-	g.op("INCQ R9")
-	g.op("DECQ R10")
-	g.op("JNZ group")
-	g.op("MOVB $1, %s", g.arg("ok"))
-	g.end()
-	g.label("bad")
-	g.op("MOVB $0, %s", g.arg("ok"))
-	g.end()
 }
 
 // packBits gathers and scatters the bits of eight codes at a time. Every

@@ -285,7 +285,7 @@ func TestCycle(t *testing.T) {
 
 // TestObjects: a pickle of one-byte opcodes ends before it fills the memory.
 func TestObjects(t *testing.T) {
-	_, _, err := unpickle(bytes.NewReader(bytes.Repeat([]byte{'}'}, maxObjects+2)), nil)
+	_, _, err := unpickle(bytes.NewReader(bytes.Repeat([]byte("N0"), maxObjects+2)), nil)
 	require.ErrorIs(t, err, ErrInvalid)
 	require.ErrorContains(t, err, "objects")
 }

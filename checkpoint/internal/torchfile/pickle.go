@@ -8,11 +8,11 @@ import (
 	"strconv"
 )
 
-// Limits of one pickle. A shard with 100,000 tensors takes about 15 MB and 6
+// Limits of one pickle. A shard with 100,000 tensors takes about 11 MB and 4
 // million objects.
 const (
 	maxPickle  = 100 << 20 // bytes
-	maxObjects = 1 << 24
+	maxObjects = 1 << 23
 	maxLine    = 1 << 10 // of the opcodes that read a line
 )
 
