@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/formats/dense"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/decoder"
 	"github.com/golowbit/lowbit/internal/linears"
@@ -201,4 +202,31 @@ func convertedParts(src *checkpoint.Model) []checkpoint.Part {
 		parts = append(parts, p)
 	}
 	return parts
+}
+
+// engines says which engines load the output with these quantized layers. The
+// formats judge by scheme and shape; engines look for the tensors that the
+// architecture stores, and format dense alone has those.
+func (j *job) engines(layers []layout.Layer) []layout.Note {
+	notes := checkpoint.Engines(j.set.format, layers)
+	_, whole := j.set.format.(dense.Format)
+	for i := range notes {
+		n := &notes[i]
+		if !n.Accepted {
+			continue
+		}
+		if j.model == nil && n.Reason == "" {
+			n.Reason = "if it knows the architecture"
+		}
+		if whole {
+			continue
+		}
+		for _, l := range layers {
+			if p, ok := j.places[l.Name]; ok && p.Weight != l.Name+layout.WeightSuffix {
+				*n = layout.Note{Engine: n.Engine, Reason: fmt.Sprintf("%s is part of tensor %q, and quantized under a name of its own", l.Name, p.Weight)}
+				break
+			}
+		}
+	}
+	return notes
 }

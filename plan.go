@@ -59,7 +59,7 @@ func Resolve(o Options) (*Plan, error) {
 func (j *job) explain() *Plan {
 	p := &Plan{
 		Model: j.path, Output: j.output, Settings: j.settings(), Notes: j.notes(),
-		Engines: checkpoint.Engines(j.set.format, j.plannedLayers()), NeedsText: j.mustHaveText(),
+		Engines: j.engines(j.plannedLayers()), NeedsText: j.mustHaveText(),
 	}
 	for _, l := range j.order {
 		e := LayerPlan{Name: l.name, Out: l.out, In: l.in, Dense: l.dense, Notes: slices.Clone(l.notes)}
@@ -211,7 +211,7 @@ func (j *job) checkTarget() error {
 	if j.set.target == "" {
 		return nil
 	}
-	for _, n := range checkpoint.Engines(j.set.format, j.plannedLayers()) {
+	for _, n := range j.engines(j.plannedLayers()) {
 		if n.Engine == j.set.target && !n.Accepted {
 			return fmt.Errorf("%w %v", ErrTarget, n)
 		}

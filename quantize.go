@@ -431,6 +431,6 @@ func (j *job) report() (*Report, error) {
 	if weights > 0 {
 		r.BitsPerWeight = bits / weights
 	}
-	r.Engines = checkpoint.Engines(j.set.format, layers)
+	r.Engines = j.engines(layers)
 	return r, nil
 }
