@@ -23,6 +23,8 @@ type Plan struct {
 	Layers   []LayerPlan `json:"layers"`
 	// Engines says which engines load the output, as far as that can be known.
 	Engines []layout.Note `json:"engines"`
+	// Notes say what was changed for this model as a whole.
+	Notes []string `json:"notes,omitempty"`
 	// NeedsText says that calibration text must be given.
 	NeedsText bool `json:"needs_text"`
 }
@@ -57,7 +59,7 @@ func Resolve(o Options) (*Plan, error) {
 func (j *job) explain() *Plan {
 	p := &Plan{
 		Model: j.path, Output: j.output, Settings: j.settings(),
-		Engines: checkpoint.Engines(j.set.format, j.engineLayers()), NeedsText: j.mustHaveText(),
+		Engines: checkpoint.Engines(j.set.format, j.engineLayers()), NeedsText: j.mustHaveText(), Notes: j.notes,
 	}
 	for _, l := range j.order {
 		e := LayerPlan{Name: l.name, Out: l.out, In: l.in, Dense: l.dense, Notes: slices.Clone(l.notes)}

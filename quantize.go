@@ -53,6 +53,7 @@ type job struct {
 	plan   map[string]*layerPlan // by layer name
 	order  []*layerPlan
 	folds  []folding // by block
+	notes  []string  // what was changed for the model as a whole
 
 	texted bool             // calibration text is given
 	text   *calibrationText // nil if no text is needed
@@ -137,9 +138,11 @@ func (j *job) planModel(o Options) error {
 	default:
 		return err
 	}
-	for g := halved(j.set.scheme.GroupSize, j.widest()); g >= smallestGroup; g /= 2 {
+	was := j.set.scheme.GroupSize
+	for g := halved(was, j.widest()); g >= smallestGroup; g /= 2 {
 		j.set.setGroupSize(g, why)
 		if j.planAlike() == nil {
+			j.notes = append(j.notes, fmt.Sprintf("groups of %d instead of %d: %s", g, was, why))
 			return nil
 		}
 	}

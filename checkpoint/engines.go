@@ -3,6 +3,7 @@ package checkpoint
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/golowbit/lowbit/checkpoint/formats/autoawq"
 	"github.com/golowbit/lowbit/checkpoint/formats/autogptq"
@@ -41,6 +42,25 @@ func Engines(f layout.Format, layers []layout.Layer) []layout.Note {
 		}
 	}
 	return notes
+}
+
+// routers are linears that choose experts: no engine wants them quantized.
+var routers = []string{"gate", "router", "shared_expert_gate"}
+
+// Engines says which engines load the model, by its quantized layers and the
+// linears of its blocks that are dense.
+func (m *Model) Engines() []layout.Note {
+	layers := m.Layers()
+	for _, s := range m.Dense() {
+		name, weight := strings.CutSuffix(s.Name, layout.WeightSuffix)
+		inside, ok := layout.InBlock(name)
+		last := inside[strings.LastIndexByte(inside, '.')+1:]
+		if !weight || !ok || len(s.Shape) != 2 || layout.IsEmbedding(last) || slices.Contains(routers, last) {
+			continue
+		}
+		layers = append(layers, layout.Layer{Name: name, Out: s.Shape[0], In: s.Shape[1], DType: s.DType, Dense: true})
+	}
+	return Engines(m.format, layers)
 }
 
 // Target is the format and scheme that an engine runs at full speed.
