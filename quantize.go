@@ -59,6 +59,7 @@ type job struct {
 	plan   map[string]*layerPlan // by layer name
 	order  []*layerPlan
 	folds  []folding // by block
+	fitted []string  // what was changed for the model as a whole
 
 	texted bool             // calibration text is given
 	text   *calibrationText // nil if no text is needed
@@ -134,18 +135,53 @@ func (j *job) planModel(o Options) error {
 			return fmt.Errorf("%s: format %s: %w", j.path, f.Name(), err)
 		}
 	}
-	err := j.planLayers()
-	if err == nil || o.Target == "" || o.GroupSize != 0 || errors.Is(err, ErrOptions) {
+	err := j.planAlike()
+	if err == nil || errors.Is(err, ErrOptions) {
+		return err
+	}
+	var why string
+	switch {
+	case j.set.fit == FitOn:
+		why = fmt.Sprintf("fit: the largest that format %s and every layer take", j.set.format.Name())
+	case o.Target != "" && o.GroupSize == 0:
+		why = fmt.Sprintf("the largest that target %s takes for every layer", o.Target)
+	default:
 		return err
 	}
 	was := j.set.scheme.GroupSize
-	for g := was / 2; g >= smallestGroup; g /= 2 {
-		j.set.setGroupSize(g, fmt.Sprintf("the largest that target %s takes for every layer", o.Target))
-		if j.planLayers() == nil {
+	for g := halved(was, j.widest()); g >= smallestGroup; g /= 2 {
+		j.set.setGroupSize(g, why)
+		if j.planAlike() == nil {
+			j.fitted = append(j.fitted, fmt.Sprintf("groups of %d instead of %d: %s", g, was, why))
 			return nil
 		}
 	}
 	return err
+}
+
+// planAlike is planLayers, and an error where the format holds every layer but
+// not all of them together.
+func (j *job) planAlike() error {
+	if err := j.planLayers(); err != nil {
+		return err
+	}
+	f, ok := j.set.format.(layout.Folder)
+	if !ok {
+		return nil
+	}
+	_, err := f.Config(layout.Contents{Layers: j.plannedLayers()})
+	return err
+}
+
+// widest is the largest number of inputs of a linear.
+func (j *job) widest() int {
+	most := 0
+	for _, b := range j.model.Blocks {
+		for _, l := range b.Linears {
+			most = max(most, l.In)
+		}
+	}
+	return most
 }
 
 // prepare reads the text and opens the output.
@@ -418,14 +454,14 @@ func (j *job) report() (*Report, error) {
 		return nil, fmt.Errorf("reading back the result: %w", err)
 	}
 	var bits, weights float64
-	var layers []layout.Layer
-	for _, p := range j.order {
+	layers := j.engineLayers()
+	for i, p := range j.order {
 		l := j.done[p.name]
 		r.Layers = append(r.Layers, *l)
 		if !l.Dense {
 			bits += l.Bits * float64(l.Out*l.In)
 			weights += float64(l.Out * l.In)
-			layers = append(layers, j.made[p.name])
+			layers[i] = j.made[p.name]
 		}
 	}
 	if weights > 0 {

@@ -342,6 +342,19 @@ func (m *Model) Weight(name string) (*quant.Weight, error) {
 	return m.dec.Weight(name)
 }
 
+// Names lists the tensors that can be read: the dense ones, and the weights of
+// the quantized layers.
+func (m *Model) Names() []string {
+	var names []string
+	for _, s := range m.Dense() {
+		names = append(names, s.Name)
+	}
+	for _, l := range m.layers {
+		names = append(names, l.Name+layout.WeightSuffix)
+	}
+	return names
+}
+
 // Has reports whether there is a tensor, or the weight of a quantized layer,
 // of that name.
 func (m *Model) Has(name string) bool {
