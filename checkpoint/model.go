@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -17,6 +16,7 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/formats/mlx"
 	"github.com/golowbit/lowbit/checkpoint/internal/hubcache"
 	"github.com/golowbit/lowbit/checkpoint/layout"
+	"github.com/golowbit/lowbit/internal/disk"
 	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
@@ -148,19 +148,7 @@ func readConfig(path string) (json.RawMessage, error) {
 
 // readSmall reads a configuration file, of a size such files have.
 func readSmall(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxConfig+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(data) > maxConfig {
-		return nil, fmt.Errorf("%s: larger than %d bytes", path, maxConfig)
-	}
-	return data, nil
+	return disk.ReadFile(path, maxConfig)
 }
 
 // quantizationConfig returns the quantization_config of a folder, or nil.
