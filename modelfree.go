@@ -60,13 +60,13 @@ func (j *job) checkTextless(needed bool) error {
 // notes say what holds for the model as a whole.
 func (j *job) notes() []string {
 	if j.model != nil {
-		return nil
+		return j.fitted
 	}
 	note := fmt.Sprintf("architecture unknown: %d linears by name and shape", len(j.plannedLayers()))
 	if !errors.Is(j.refuse, decoder.ErrUnsupported) {
 		note += fmt.Sprintf(" (%v)", j.refuse)
 	}
-	return []string{note}
+	return append([]string{note}, j.fitted...)
 }
 
 // blockCount is how many blocks there are, as far as that is known.
@@ -96,7 +96,7 @@ func (j *job) planByShape(bad *planErrors) {
 		l := layout.Layer{Name: f.Name, Out: out, In: in, DType: f.DType, Bias: j.src.Has(f.Name + ".bias")}
 		if f.Dense != "" {
 			p := j.set.newLayerPlan(l)
-			p.dense, p.silent, p.notes = true, true, []string{"left dense: " + f.Dense}
+			p.dense, p.other, p.silent, p.notes = true, true, true, []string{"left dense: " + f.Dense}
 			j.add(p)
 			continue
 		}
@@ -204,10 +204,11 @@ func convertedParts(src *checkpoint.Model) []checkpoint.Part {
 	return parts
 }
 
-// engines says which engines load the output with these quantized layers. The
+// engines says which engines load the output with these linears. The
 // formats judge by scheme and shape; engines look for the tensors that the
 // architecture stores, and format dense alone has those.
 func (j *job) engines(layers []layout.Layer) []layout.Note {
+	layers = slices.DeleteFunc(slices.Clone(layers), func(l layout.Layer) bool { return j.plan[l.Name].other })
 	notes := checkpoint.Engines(j.set.format, layers)
 	_, whole := j.set.format.(dense.Format)
 	for i := range notes {
@@ -222,7 +223,7 @@ func (j *job) engines(layers []layout.Layer) []layout.Note {
 			continue
 		}
 		for _, l := range layers {
-			if p, ok := j.places[l.Name]; ok && p.Weight != l.Name+layout.WeightSuffix {
+			if p, ok := j.places[l.Name]; ok && !l.Dense && p.Weight != l.Name+layout.WeightSuffix {
 				*n = layout.Note{Engine: n.Engine, Reason: fmt.Sprintf("%s is part of tensor %q, and quantized under a name of its own", l.Name, p.Weight)}
 				break
 			}
