@@ -155,6 +155,8 @@ func quantizeAndCompare(t *testing.T, dir, name string, preset Preset, ids [][]i
 		converted := filepath.Join(t.TempDir(), "converted")
 		require.NoError(t, Convert(context.Background(), ConvertOptions{Model: quantized.Output, Output: converted, Format: o.Format}))
 		require.Zero(t, largestDifference(t, logitsOf(t, converted, ids), got), "dense, converted")
+		require.Equal(t, shapesOf(t, dir), shapesOf(t, o.Output), "the tensors of the source")
+		require.Equal(t, shapesOf(t, dir), shapesOf(t, converted), "the tensors of the source")
 		return
 	}
 	want := replacedLogits(t, dir, o.Output, ids)
@@ -169,6 +171,17 @@ func quantizeAndCompare(t *testing.T, dir, name string, preset Preset, ids [][]i
 	if name == "lowbit" || name == "hqq" {
 		require.Equal(t, len(r.Layers), n, "%s: layers quantized", name)
 	}
+}
+
+// shapesOf are the shapes of all tensors by name.
+func shapesOf(t *testing.T, dir string) map[string][]int {
+	info, err := Inspect(dir)
+	require.NoError(t, err)
+	shapes := map[string][]int{}
+	for _, s := range info.Tensors {
+		shapes[s.Name] = s.Shape
+	}
+	return shapes
 }
 
 // replacedLogits runs the model at dir with the dequantized weights of the one at

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/checkpoint/formats/dense"
@@ -141,7 +142,7 @@ func matches(list []*regexp.Regexp, name string) bool {
 // of its own.
 func place(src *checkpoint.Model, l decoder.LinearInfo) (p checkpoint.Part, ok bool) {
 	s := l.Slice
-	if s == nil || src.QuantizedWeight(l.WeightName()) || s.Weight != l.WeightName() && src.Has(l.WeightName()) {
+	if s == nil || src.QuantizedWeight(l.WeightName()) || s.Weight != l.WeightName() && src.Has(l.WeightName()) || s.Optional && !src.Has(s.Weight) {
 		return p, false
 	}
 	return partOf(src, l), true
@@ -186,20 +187,31 @@ func convertedParts(src *checkpoint.Model) []checkpoint.Part {
 	if err != nil {
 		return nil
 	}
+	// Fitted to the files a decoder forgets where the layers were.
+	stored, err := decoder.ParseConfig(src.Config())
+	if err != nil {
+		return nil
+	}
 	var parts []checkpoint.Part
-	for _, l := range m.Linears() {
-		if l.Slice == nil {
-			continue
+	for i, b := range stored.Blocks {
+		old, prefix := stored.BlockPrefix(i), m.BlockPrefix(i)
+		renamed := func(name string) string { return prefix + strings.TrimPrefix(name, old) }
+		for k, l := range b.Linears {
+			if l.Slice == nil || l.Slice.Optional {
+				continue
+			}
+			s := *l.Slice
+			l.Name, s.Weight, s.Bias = m.Blocks[i].Linears[k].Name, renamed(s.Weight), renamed(s.Bias)
+			l.Slice = &s
+			if _, elsewhere := place(src, l); elsewhere {
+				continue
+			}
+			p := partOf(src, l)
+			if p.Bias = ""; l.Bias && s.Bias != l.BiasName() && src.Has(l.BiasName()) {
+				p.Bias = s.Bias
+			}
+			parts = append(parts, p)
 		}
-		if _, stored := place(src, l); stored {
-			continue
-		}
-		p := partOf(src, l)
-		p.Bias = ""
-		if s := l.Slice; l.Bias && s.Bias != l.BiasName() && src.Has(l.BiasName()) {
-			p.Bias = s.Bias
-		}
-		parts = append(parts, p)
 	}
 	return parts
 }
