@@ -15,7 +15,7 @@ import (
 )
 
 // withoutEffect are keys of config.json that change no logits: "" has those of
-// all models, the others those of a model type.
+// all models, the others those of a model type or of one folder.
 var withoutEffect = map[string][]string{
 	"": {
 		"transformers_version", "dtype", "torch_dtype", "bos_token_id", "eos_token_id", "pad_token_id", "eod_token_id",
@@ -49,7 +49,25 @@ var withoutEffect = map[string][]string{
 		"summary_use_proj", "summary_type", "summary_proj_to_labels", "summary_first_dropout", "summary_activation",
 		"reorder_and_upcast_attn",
 	},
-	"bloom": {"slow_but_exact"},
+	"bloom":           {"slow_but_exact"},
+	"bamba":           {"z_loss_coefficient", "num_logits_to_keep", "mamba_chunk_size"},
+	"gpt_bigcode":     {"scale_attention_softmax_in_fp32", "attention_softmax_in_fp32", "num_key_value_heads"},
+	"gptj":            {"n_positions"},
+	"hunyuan_v1_moe":  {"sep_token_id", "rope_parameters.factor"},
+	"jamba":           {"use_mamba_kernels", "use_associative_scan", "use_mambapy"},
+	"falcon-rw-alibi": {"rope_parameters.rope_theta", "rope_parameters.rope_type"},
+	"granitemoehybrid-nope": {
+		"num_experts_per_tok", "intermediate_size", "rope_parameters.rope_theta", "rope_parameters.rope_type",
+	},
+	"opt-postnorm-proj": {"_remove_final_layer_norm"},
+	"mpt": {
+		"max_seq_len", "embedding_fraction", "learned_pos_emb", "norm_type", "emb_pdrop", "expansion_ratio", "init_device",
+		"attn_config._name_or_path", "attn_config.architectures", "attn_config.model_type", "attn_config.alibi_bias_max",
+		"attn_config.attn_pdrop", "attn_config.label2id.LABEL_0", "attn_config.label2id.LABEL_1", "attn_config.dtype",
+		"attn_config.output_attentions", "attn_config.problem_type", "attn_config.attn_uses_sequence_id",
+		"attn_config.chunk_size_feed_forward", "attn_config.id2label.0", "attn_config.id2label.1",
+		"attn_config.is_encoder_decoder", "attn_config.output_hidden_states", "attn_config.return_dict", "attn_config.attn_impl",
+	},
 	"mamba": {
 		"intermediate_size", "rescale_prenorm_residual", "residual_in_fp32", "use_associative_scan", "use_mambapy",
 		"time_step_init_scheme", "time_step_floor", "time_step_max", "time_step_min", "time_step_scale",
@@ -108,7 +126,8 @@ func TestKeys(t *testing.T) {
 			model := config["model_type"].(string)
 			eachKey(config, "", func(path string) {
 				key := strings.TrimPrefix(path, "text_config.")
-				if slices.Contains(withoutEffect[""], key) || slices.Contains(withoutEffect[model], key) {
+				if slices.Contains(withoutEffect[""], key) || slices.Contains(withoutEffect[model], key) ||
+					slices.Contains(withoutEffect[filepath.Base(dir)], key) {
 					return
 				}
 				data, err := json.Marshal(config)

@@ -12,13 +12,9 @@ func lfm2Arch() *Architecture {
 		Classes: []string{"Lfm2ForCausalLM"}, Type: "lfm2",
 		read: func(f *fields, c *Config) func(*builder) {
 			l := c.readLFM2(f)
-			f.alias("intermediate_size", "block_ff_dim")
 			return func(b *builder) {
 				b.lfm2Mixer(l)
-				h := b.norm(stream, "ffn_norm", normSpec{})
-				gate := b.linear(h, "feed_forward.w1", c.Intermediate, false)
-				up := b.linear(h, "feed_forward.w3", c.Intermediate, false)
-				b.addLinear(stream, b.gated(silu, gate, up), "feed_forward.w2", false)
+				b.lfm2MLP(b.norm(stream, "ffn_norm", normSpec{}))
 			}
 		},
 	}
@@ -79,6 +75,12 @@ func checkTypes(f *fields, key string, types []string, known ...string) {
 			f.unsupported(key, t, sprintf("%v", known))
 		}
 	}
+}
+
+func (b *builder) lfm2MLP(h reg) {
+	gate := b.linear(h, "feed_forward.w1", b.c.Intermediate, false)
+	up := b.linear(h, "feed_forward.w3", b.c.Intermediate, false)
+	b.addLinear(stream, b.gated(silu, gate, up), "feed_forward.w2", false)
 }
 
 func (b *builder) lfm2Mixer(l lfm2) {

@@ -57,6 +57,7 @@ type mamba struct {
 	inner, state, conv, rank int
 	bias, convBias           bool
 	eps                      float64 // of norms without gains of time step, B and C; 0: none
+	gains                    bool    // norms of them with gains
 	act                      activation
 }
 
@@ -65,10 +66,11 @@ func (b *builder) mamba(h reg, path string, m mamba) reg {
 	xz := b.linear(h, path+"in_proj", 2*m.inner, m.bias)
 	u := b.conv(xz, 0, m.inner, m.conv, path+"conv1d", m.convBias, m.act)
 	s := b.linear(u, path+"x_proj", m.rank+2*m.state, false)
-	if m.eps > 0 {
+	if m.eps > 0 || m.gains {
 		at := 0
-		for _, w := range []int{m.rank, m.state, m.state} {
-			b.headNorm(heads{reg: s, n: 1, dim: w, base: at}, "", normSpec{plain: true, eps: m.eps}, false)
+		for i, w := range []int{m.rank, m.state, m.state} {
+			name := path + []string{"dt", "b", "c"}[i] + "_layernorm"
+			b.headNorm(heads{reg: s, n: 1, dim: w, base: at}, name, normSpec{plain: !m.gains, eps: m.eps}, false)
 			at += w
 		}
 	}

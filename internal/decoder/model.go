@@ -133,6 +133,7 @@ func architectures() []*Architecture {
 		ernieMoEArch(), glm4MoEArch(), minimaxM2Arch(), deepseekV3Arch(), deepseekV2Arch(),
 		mambaArch(), falconMambaArch(), mamba2Arch(), falconH1Arch(), nemotronHArch(), graniteHybridArch(),
 		qwen3NextArch(), lfm2Arch(), minimaxArch(),
+		gptjArch(), bigcodeArch(), mptArch(), bambaArch(), jambaArch(), dots1Arch(), hunyuanMoEArch(), lfm2MoEArch(),
 	}
 }
 
