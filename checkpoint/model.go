@@ -14,8 +14,8 @@ import (
 	"strings"
 
 	"github.com/golowbit/lowbit/checkpoint/formats/mlx"
+	"github.com/golowbit/lowbit/checkpoint/internal/hubcache"
 	"github.com/golowbit/lowbit/checkpoint/layout"
-	"github.com/golowbit/lowbit/internal/hubcache"
 	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"

@@ -11,11 +11,11 @@ import (
 	"strings"
 
 	"github.com/golowbit/lowbit/checkpoint/formats/dense"
+	"github.com/golowbit/lowbit/checkpoint/internal/consolidated"
+	"github.com/golowbit/lowbit/checkpoint/internal/hubcache"
+	"github.com/golowbit/lowbit/checkpoint/internal/torchfile"
+	"github.com/golowbit/lowbit/checkpoint/internal/weights"
 	"github.com/golowbit/lowbit/checkpoint/layout"
-	"github.com/golowbit/lowbit/internal/consolidated"
-	"github.com/golowbit/lowbit/internal/hubcache"
-	"github.com/golowbit/lowbit/internal/torchfile"
-	"github.com/golowbit/lowbit/internal/weights"
 	"github.com/golowbit/lowbit/safetensors"
 )
 

@@ -3,7 +3,6 @@ package bench
 import (
 	"context"
 	"fmt"
-	"strings"
 
 	"github.com/golowbit/lowbit/gptq"
 	"github.com/golowbit/lowbit/internal/decoder"
@@ -188,10 +187,10 @@ func (w noiseWeights) Rows(name string, i0, i1 int, _ []float32) ([]float32, err
 func (w noiseWeights) Has(name string) bool { _, ok := w.Shape(name); return ok }
 
 func (w noiseWeights) Shape(name string) ([]int, bool) {
-	for _, l := range w.m.Linears() {
-		if l.WeightName() == name {
-			return []int{l.Out, l.In}, true
+	for _, t := range w.m.Tensors() {
+		if t.Name == name {
+			return t.Shape, true
 		}
 	}
-	return []int{w.m.Hidden}, strings.HasSuffix(name, "norm.weight")
+	return nil, false
 }
