@@ -12,6 +12,7 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/gptq"
 	"github.com/golowbit/lowbit/internal/decoder"
+	"github.com/golowbit/lowbit/internal/linears"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/tensor"
 )
@@ -49,7 +50,12 @@ type job struct {
 	path   string    // of the model
 	output string
 	src    *checkpoint.Model
-	model  *decoder.Model
+	model  *decoder.Model // nil if layers are found by name and shape
+	refuse error          // then why no decoder runs the model
+	parts  []checkpoint.Part
+	layers *checkpoint.Model          // src with the parts as tensors of their own
+	places map[string]checkpoint.Part // where layers lie that are no such tensors
+	found  []linears.Found
 	plan   map[string]*layerPlan // by layer name
 	order  []*layerPlan
 	folds  []folding // by block
@@ -92,11 +98,15 @@ func newJob(o Options) (*job, error) {
 	if j.src, err = openModel(o.Model, o.Base); err != nil {
 		return nil, err
 	}
-	if err := j.openModel(); err != nil {
+	if err := j.openModel(o); err != nil {
 		j.close()
 		return nil, err
 	}
 	if err := j.planModel(o); err != nil {
+		j.close()
+		return nil, err
+	}
+	if j.layers, err = j.splitLayers(); err != nil {
 		j.close()
 		return nil, err
 	}
@@ -105,15 +115,15 @@ func newJob(o Options) (*job, error) {
 }
 
 // openModel reads the model's headers.
-func (j *job) openModel() error {
+func (j *job) openModel(o Options) error {
 	if len(j.src.Quantized()) > 0 {
 		return fmt.Errorf("%s: the model is quantized already (%s); what was converted to format dense can be quantized again", j.path, j.src.Format().Name())
 	}
 	var err error
-	if j.model, err = decoderOf(j.src); err != nil {
-		return err
+	if j.model, err = decoderOf(j.src); err == nil {
+		return nil
 	}
-	return nil
+	return j.withoutDecoder(o, err)
 }
 
 // planModel plans the layers. For a target whose group size does not suit
@@ -141,6 +151,9 @@ func (j *job) planModel(o Options) error {
 // prepare reads the text and opens the output.
 func (j *job) prepare(o Options) error {
 	needed := j.mustHaveText()
+	if err := j.checkTextless(needed); err != nil {
+		return err
+	}
 	if needed && !j.texted {
 		return fmt.Errorf("%w: %w", ErrOptions, ErrNeedsText)
 	}
@@ -156,7 +169,7 @@ func (j *job) prepare(o Options) error {
 		return err
 	}
 	j.out, err = checkpoint.Create(checkpoint.WriterOptions{
-		Out: j.output, Source: j.src, Format: j.set.format, Layers: j.plannedLayers(), Direct: j.direct(), Resume: o.Resume,
+		Out: j.output, Source: j.layers, Parts: j.parts, Format: j.set.format, Layers: j.plannedLayers(), Direct: j.direct(), Resume: o.Resume,
 		Fingerprint: fingerprint, Method: method, MaxShardBytes: o.MaxShardBytes, Workers: j.set.workers,
 		Progress: func(done, total int64) {
 			j.event(Event{Kind: EventWrite, Done: int(done), Total: int(total)})
@@ -209,7 +222,7 @@ func (j *job) describe() (fingerprint, method json.RawMessage, err error) {
 	info := map[string]any{}
 	for _, s := range j.set.told {
 		switch s.Name {
-		case "target", "format", "preset", "fit", "skip", "axis":
+		case "target", "format", "preset", "fit", "skip", "axis", "include", "exclude":
 			// Not how the codes of a layer are found.
 		case "bf16":
 			if j.text != nil {
@@ -230,6 +243,9 @@ func (j *job) describe() (fingerprint, method json.RawMessage, err error) {
 		info["base"] = base
 	}
 	info["fit"], info["skip"] = j.set.fit, fmt.Sprint(j.set.skip)
+	if len(j.set.include) > 0 {
+		info["include"] = fmt.Sprint(j.set.include)
+	}
 	if j.text != nil {
 		info["text"] = j.text.digest()
 	}
@@ -252,7 +268,7 @@ func (j *job) run(ctx context.Context) error {
 			j.kept++
 		}
 	}
-	j.event(Event{Kind: EventPlan, Plan: j.explain(), Blocks: j.model.Layers, Total: n, Kept: j.kept})
+	j.event(Event{Kind: EventPlan, Plan: j.explain(), Blocks: j.blockCount(), Total: n, Kept: j.kept})
 	var err error
 	switch {
 	case j.text != nil:
@@ -283,7 +299,7 @@ func (j *job) runUncalibrated(ctx context.Context) error {
 		var w *tensor.Matrix
 		if !p.dense {
 			var err error
-			if w, err = j.src.Matrix(p.name + ".weight"); err != nil {
+			if w, err = j.layers.Matrix(p.name + ".weight"); err != nil {
 				return err
 			}
 		}
@@ -393,7 +409,7 @@ func (j *job) resumed(p *layerPlan) (*quant.Weight, error) {
 
 // report sums up.
 func (j *job) report() (*Report, error) {
-	r := &Report{Output: j.output, Format: j.set.format.Name(), Settings: j.settings(), Tokens: j.tokens}
+	r := &Report{Output: j.output, Format: j.set.format.Name(), Settings: j.settings(), Notes: j.notes(), Tokens: j.tokens}
 	var err error
 	if r.BytesBefore, err = weightBytes(j.path); err != nil {
 		return nil, err

@@ -196,13 +196,14 @@ func openModelFolder(path string, formats []layout.Format) (*Model, error) {
 	if err != nil {
 		return nil, err
 	}
-	if config == nil {
-		return nil, errors.Join(missing, src.Close())
+	noConfig := config == nil
+	if noConfig {
+		config = json.RawMessage("{}")
 	}
 	if config, err = singleConfig(config); err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", filepath.Join(path, layout.ConfigFile), err), src.Close())
 	}
-	m := &Model{path: path, config: config, src: src, format: dense.Format{}, files: os.DirFS(path)}
+	m := &Model{path: path, config: config, noConfig: noConfig, src: src, format: dense.Format{}, files: os.DirFS(path)}
 	if err := m.decode(formats); err != nil {
 		return nil, errors.Join(err, src.Close())
 	}

@@ -58,17 +58,18 @@ func sameTensors(t *testing.T, path string, m *Model) {
 func TestOpenTorch(t *testing.T) {
 	dir := t.TempDir()
 	copyTree(t, dir, "internal/torchfile/testdata/sharded")
-	_, err := Open(dir)
-	require.ErrorIs(t, err, fs.ErrNotExist)
-	require.ErrorContains(t, err, "config.json")
-	put(t, dir, "config.json", formattest.ModelConfig)
 	m := openModel(t, dir)
+	require.False(t, m.HasConfig())
+	require.JSONEq(t, "{}", string(m.Config()))
+	put(t, dir, "config.json", formattest.ModelConfig)
+	m = openModel(t, dir)
+	require.True(t, m.HasConfig())
 	sameTensors(t, "internal/torchfile/testdata/sharded.safetensors", m)
 	require.Equal(t, "pytorch_model-00001-of-00002.bin", filepath.Base(m.Source().File("a.weight")))
 	require.Equal(t, dense.Format{}, m.Format())
 
 	require.NoError(t, os.Remove(filepath.Join(dir, "pytorch_model-00002-of-00002.bin")))
-	_, err = Open(dir)
+	_, err := Open(dir)
 	require.ErrorContains(t, err, "pytorch_model-00002-of-00002.bin")
 
 	// A file of any name, if it is the only one.

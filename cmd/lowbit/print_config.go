@@ -42,6 +42,9 @@ func printPlan(w io.Writer, p *lowbit.Plan) error {
 		return err
 	}
 	text := "\n"
+	for _, n := range p.Notes {
+		text += n + "\n"
+	}
 	if p.NeedsText {
 		text += "needs calibration text\n"
 	}

@@ -168,7 +168,11 @@ func printReport(w io.Writer, r quantizeResult, layers bool) error {
 			return err
 		}
 	}
-	text := fmt.Sprintf("%s (%s): %s before, %s after; %.3f bits per quantized weight; %.1f s\n",
+	text := ""
+	for _, n := range r.Notes {
+		text += n + "\n"
+	}
+	text += fmt.Sprintf("%s (%s): %s before, %s after; %.3f bits per quantized weight; %.1f s\n",
 		r.Output, r.Format, size(r.BytesBefore), size(r.BytesAfter), r.BitsPerWeight, r.Seconds)
 	text += "engines that load it: " + readers(r.Engines) + "\n"
 	if e := r.Evaluation; e != nil {
