@@ -193,7 +193,7 @@ func replacedLogits(t *testing.T, dir, quantized string, ids [][]int32) []float3
 	head, err := m.LoadHead(src, e)
 	require.NoError(t, err)
 	out := tensor.New(x.Rows, m.Vocab)
-	w.Runner.Logits(head, out, x)
+	head.Logits(w.Runner, out, x)
 	return out.Data
 }
 

@@ -249,8 +249,8 @@ func (s *scores) add(ctx context.Context, w [][]int32, numbers []int) error {
 			scored := min(n, seq-1-t0)
 			for k, m := range s.models {
 				l := walk.Rows(logits[k], 0, n)
-				m.fwd.Logits(m.head, l, walk.Rows(m.x, i*seq+t0, i*seq+t0+n))
-				m.fwd.NLLs(values[:scored], walk.Rows(l, 0, scored), ids[t0+1:t0+1+scored])
+				m.head.Logits(m.fwd, l, walk.Rows(m.x, i*seq+t0, i*seq+t0+n))
+				decoder.NLLs(m.fwd, values[:scored], walk.Rows(l, 0, scored), ids[t0+1:t0+1+scored])
 				for t, v := range values[:scored] {
 					if math.IsNaN(v) || math.IsInf(v, 0) {
 						return fmt.Errorf("%s: %w: the head gives a negative log-likelihood of %g at token %d of window %d", m.src.Path(), ErrNotFinite, v, t0+t+1, numbers[i])
@@ -259,7 +259,7 @@ func (s *scores) add(ctx context.Context, w [][]int32, numbers []int) error {
 				}
 			}
 			if len(s.models) == 2 {
-				s.models[0].fwd.KLs(values[:scored], walk.Rows(logits[1], 0, scored), walk.Rows(logits[0], 0, scored))
+				decoder.KLs(s.models[0].fwd, values[:scored], walk.Rows(logits[1], 0, scored), walk.Rows(logits[0], 0, scored))
 				for _, v := range values[:scored] {
 					s.kl += v
 				}

@@ -1,7 +1,5 @@
 package decoder
 
-import "math"
-
 // apertusArch is Apertus (arXiv 2509.14233): Llama's block with norms of q and k
 // and an MLP of xIELU.
 func apertusArch() *Architecture {
@@ -26,38 +24,9 @@ func apertusArch() *Architecture {
 				b.plainAttention(h)
 				h = b.norm(stream, "feedforward_layernorm", normSpec{})
 				y := b.linear(h, "mlp.up_proj", c.Intermediate, false)
-				b.do(&xieluOp{y, b.param("mlp.act_fn.alpha_p", 1), b.param("mlp.act_fn.alpha_n", 1)})
+				b.xielu(y, "mlp.act_fn.alpha_p", "mlp.act_fn.alpha_n")
 				b.addLinear(stream, y, "mlp.down_proj", false)
 			}
 		},
 	}
-}
-
-// xieluOp is xIELU (Huang and Schlag, arXiv 2411.13010), an activation with two
-// learned numbers.
-type xieluOp struct {
-	reg                reg
-	positive, negative int // parameters of one element, before softplus
-}
-
-func (o *xieluOp) reads() []reg  { return []reg{o.reg} }
-func (o *xieluOp) writes() []reg { return []reg{o.reg} }
-
-func (o *xieluOp) run(x *exec) {
-	const beta, eps = 0.5, -1e-6
-	softplus := func(v []float32) float64 { return math.Log1p(math.Exp(float64(v[0]))) }
-	up, down := softplus(x.vector(o.positive)), beta+softplus(x.vector(o.negative))
-	m := x.reg(o.reg)
-	x.rows(m.Rows, func(i int) {
-		row := m.Row(i)
-		for j, v := range row {
-			f := float64(v)
-			if f > 0 {
-				f = float64(up*f*f) + beta*f
-			} else {
-				f = float64((math.Expm1(min(f, eps))-f)*down) + beta*f
-			}
-			row[j] = float32(f)
-		}
-	})
 }

@@ -37,6 +37,7 @@ type attention struct {
 	sinks    []int // its parameter
 }
 
+// headScale is 1/√dim, in float32.
 func headScale(dim int) float64 { return float64(float32(1 / math.Sqrt(float64(dim)))) }
 
 func (o *attention) reads() []reg  { return []reg{o.q.reg, o.k.reg, o.v.reg} }

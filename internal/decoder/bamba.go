@@ -18,10 +18,10 @@ func bambaArch() *Architecture {
 			c.names.finalNorm = "model.final_layernorm.weight"
 			return func(b *builder) {
 				h := b.norm(stream, "input_layernorm", normSpec{})
-				if slices.Contains(full, b.p.Index) {
+				if slices.Contains(full, b.Index) {
 					b.plainAttention(h)
 				} else {
-					b.addLinear(stream, b.mamba2(h, "mamba.", m), "mamba.out_proj", m.bias)
+					b.addLinear(stream, b.mixMamba2(h, "mamba.", m), "mamba.out_proj", m.bias)
 				}
 				b.gatedMLP(stream, b.norm(stream, "pre_ff_layernorm", normSpec{}), "feed_forward.", m.act)
 			}

@@ -5,7 +5,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/golowbit/lowbit/internal/kernel"
 	"github.com/golowbit/lowbit/tensor"
 )
 
@@ -66,45 +65,3 @@ func BenchmarkForward1BHalf(b *testing.B) {
 
 // BenchmarkForward2M is one block of the embedded model.
 func BenchmarkForward2M(b *testing.B) { benchmarkForward(b, shape2M, 2048, 256, false) }
-
-// BenchmarkAttention1B is the attention of the 1.1 B shape without its linear
-// layers.
-func BenchmarkAttention1B(b *testing.B) {
-	const seqLen = 2048
-	c := shape1B
-	q, k, v := randomMatrix(seqLen, c.QueryWidth(), 1), randomMatrix(seqLen, c.KVWidth(), 2), randomMatrix(seqLen, c.KVWidth(), 3)
-	at := func(r reg, n int) heads { return heads{reg: r, n: n, dim: c.HeadDim} }
-	o := &attention{dst: 4, q: at(1, c.Heads), k: at(2, c.KVHeads), v: at(3, c.KVHeads), scale: headScale(c.HeadDim)}
-	f := &Frame{seqLen: seqLen, regs: []*tensor.Matrix{nil, q, k, v, tensor.New(seqLen, c.QueryWidth())}}
-	for b.Loop() {
-		o.run(&exec{NewRunner(0), nil, f})
-	}
-	b.ReportMetric(2*float64(seqLen+1)*seqLen*float64(c.QueryWidth())*float64(b.N)/b.Elapsed().Seconds()/1e9, "GFLOP/s")
-}
-
-func BenchmarkSoften(b *testing.B) {
-	src := randomMatrix(1, keyTile, 1).Data
-	x := make([]float32, len(src))
-	b.SetBytes(4 * keyTile)
-	for b.Loop() {
-		copy(x, src)
-		_, top := kernel.MinMax(x)
-		kernel.ExpShift(x, 1, top)
-	}
-}
-
-func BenchmarkNLL(b *testing.B) {
-	x := randomMatrix(1, 32000, 1).Data
-	b.SetBytes(4 * 32000)
-	for b.Loop() {
-		NLL(x, 5)
-	}
-}
-
-func BenchmarkKL(b *testing.B) {
-	p, q := randomMatrix(1, 32000, 1).Data, randomMatrix(1, 32000, 2).Data
-	b.SetBytes(8 * 32000)
-	for b.Loop() {
-		KL(p, q)
-	}
-}

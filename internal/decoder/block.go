@@ -2,6 +2,7 @@ package decoder
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/golowbit/lowbit/tensor"
 )
@@ -125,6 +126,7 @@ func (p *Program) checkShapes(w Weights) error {
 	return nil
 }
 
+// checkShape compares the shape of a tensor with what is wanted.
 func checkShape(w Weights, name string, want ...int) error {
 	got, ok := w.Shape(name)
 	if !ok {
@@ -161,6 +163,7 @@ func loadParam(w Weights, name string, shape []int) (*tensor.Matrix, error) {
 	return tensor.FromSlice(1, len(v), v), nil
 }
 
+// loadMatrix reads a matrix, rows x cols.
 func loadMatrix(w Weights, name string, rows, cols int) (*tensor.Matrix, error) {
 	if err := checkShape(w, name, rows, cols); err != nil {
 		return nil, err
@@ -215,6 +218,7 @@ func loadStored(w Weights, s Slice, shape []int) (*tensor.Matrix, error) {
 	return tensor.FromSlice(shape[1], shape[2], v), nil
 }
 
+// loadVector reads a vector of n elements.
 func loadVector(w Weights, name string, n int) ([]float32, error) {
 	if err := checkShape(w, name, n); err != nil {
 		return nil, err
@@ -288,6 +292,77 @@ func (p *Program) Shape(name string) (shape []int, ok bool) {
 		}
 	}
 	return nil, false
+}
+
+// TensorShape is a tensor that a model needs.
+type TensorShape struct {
+	Name  string
+	Shape []int
+}
+
+// Tensors lists the tensors of the block as they are stored where nothing is
+// quantized. What layers share is listed for each.
+func (p *Program) Tensors() []TensorShape {
+	var all []TensorShape
+	for i, t := range p.params {
+		all = append(all, TensorShape{p.paramName(i), t.shape})
+	}
+	for _, l := range p.Linears {
+		s := l.Stored()
+		all = append(all, TensorShape{s.Weight, s.WeightShape(l.In)})
+		if s.Bias != "" {
+			all = append(all, TensorShape{s.Bias, s.BiasShape()})
+		}
+	}
+	return all
+}
+
+// under returns the name of a tensor of the block that is there if names begin with
+// another prefix, "" if there is none.
+func (p *Program) under(w Weights, prefix string) string {
+	for _, t := range p.params {
+		if name := prefix + t.path; w.Has(name) {
+			return name
+		}
+	}
+	for _, l := range p.Linears {
+		for _, path := range []string{l.Path + ".weight", strings.TrimPrefix(l.Stored().Weight, p.prefix)} {
+			if name := prefix + path; w.Has(name) {
+				return name
+			}
+		}
+	}
+	return ""
+}
+
+// rename gives the block's tensors names with another prefix.
+func (p *Program) rename(prefix string) {
+	old := p.prefix
+	p.prefix = prefix
+	for i := range p.Linears {
+		l := &p.Linears[i]
+		l.Name = prefix + l.Path
+		if l.Slice == nil {
+			continue
+		}
+		s := *l.Slice
+		for _, name := range []*string{&s.Weight, &s.Bias} {
+			if rest, ok := strings.CutPrefix(*name, old); ok {
+				*name = prefix + rest
+			}
+		}
+		l.Slice = &s
+	}
+}
+
+// settle leaves layers that may lie in tensors with several their Slice only if
+// they do.
+func (p *Program) settle(w Weights) {
+	for i := range p.Linears {
+		if l := &p.Linears[i]; l.Slice != nil && l.Slice.Weight != l.WeightName() && l.asOwn(w) {
+			l.Slice = nil
+		}
+	}
 }
 
 // Width is how wide the residual stream is.

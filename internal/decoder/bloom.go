@@ -39,7 +39,7 @@ func (b *builder) bloomBlock(slopes []float64, after bool) {
 	normed := func(path string) reg {
 		h := b.norm(stream, path, layerNorm)
 		if after {
-			b.do(&copyOp{stream, h})
+			b.overwrite(stream, h)
 		}
 		return h
 	}

@@ -2,63 +2,78 @@ package decoder
 
 import "fmt"
 
-// builder puts a block's program together. Paths are those of tensors inside
+// Builder puts a block's program together. Paths are those of tensors inside
 // the block.
-type builder struct {
-	c *Config
-	p *Program
+type Builder struct {
+	// Index is the number of the block.
+	Index int
+
+	eps float64 // of norms that do not say theirs
+	p   *Program
 }
 
-func newBuilder(c *Config, index int) *builder {
-	p := &Program{Index: index, prefix: fmt.Sprintf(c.names.block, index)}
-	p.regs = []register{{width: c.Hidden, router: -1, expert: -1}}
-	return &builder{c, p}
+// NewBuilder returns a Builder of the index-th block, whose tensors' names begin
+// with prefix. width is that of the residual stream; eps that of norms that do not
+// say theirs.
+func NewBuilder(index int, prefix string, width int, eps float64) *Builder {
+	p := &Program{Index: index, prefix: prefix}
+	p.regs = []register{{width: width, router: -1, expert: -1}}
+	return &Builder{Index: index, eps: eps, p: p}
 }
 
-func (b *builder) do(o op) { b.p.ops = append(b.p.ops, o) }
+// Finish returns the program, its stages and the life of registers found.
+func (b *Builder) Finish() (*Program, error) {
+	if err := b.p.finish(); err != nil {
+		return nil, err
+	}
+	return b.p, nil
+}
+
+func (b *Builder) do(o op) { b.p.ops = append(b.p.ops, o) }
 
 // reg makes a register for all tokens.
-func (b *builder) reg(width int) reg { return b.like(stream, width) }
+func (b *Builder) reg(width int) reg { return b.like(stream, width) }
 
 // like makes a register for the tokens of another.
-func (b *builder) like(r reg, width int) reg {
+func (b *Builder) like(r reg, width int) reg {
 	n := b.p.regs[r]
 	n.width = width
 	b.p.regs = append(b.p.regs, n)
 	return reg(len(b.p.regs) - 1)
 }
 
-func (b *builder) width(r reg) int { return b.p.regs[r].width }
+// width is how wide a register is.
+func (b *Builder) width(r reg) int { return b.p.regs[r].width }
 
 // param adds a dense tensor.
-func (b *builder) param(path string, shape ...int) int {
+func (b *Builder) param(path string, shape ...int) int {
 	b.p.params = append(b.p.params, param{path: path, shape: shape})
 	return len(b.p.params) - 1
 }
 
 // optional adds a dense tensor that may be missing.
-func (b *builder) optional(path string, shape ...int) int {
+func (b *Builder) optional(path string, shape ...int) int {
 	i := b.param(path, shape...)
 	b.p.params[i].optional = true
 	return i
 }
 
 // norm normalizes a register into a new one. path is without ".weight".
-func (b *builder) norm(src reg, path string, s normSpec) reg {
+func (b *Builder) norm(src reg, path string, s normSpec) reg {
 	dst := b.like(src, b.width(src))
 	b.do(b.normOp(dst, src, path, b.width(src), s))
 	return dst
 }
 
 // normSelf normalizes a register in place.
-func (b *builder) normSelf(r reg, path string, s normSpec) {
+func (b *Builder) normSelf(r reg, path string, s normSpec) {
 	b.do(b.normOp(r, r, path, b.width(r), s))
 }
 
-func (b *builder) normOp(dst, src reg, path string, width int, s normSpec) *normOp {
+func (b *Builder) normOp(dst, src reg, path string, width int, s normSpec) *normOp {
 	o := &normOp{dst: dst, src: src, spec: s, path: path, gain: -1, bias: -1}
 	if s.eps == 0 {
-		o.spec.eps = b.c.NormEps
+		o.spec.eps = b.eps
 	}
 	if !s.plain {
 		o.gain = b.param(path+".weight", width)
@@ -71,14 +86,14 @@ func (b *builder) normOp(dst, src reg, path string, width int, s normSpec) *norm
 
 // headNorm normalizes each head by itself, in place; with perHead every head
 // has its own gain: a matrix [heads, width of a head].
-func (b *builder) headNorm(h heads, path string, s normSpec, perHead bool) {
+func (b *Builder) headNorm(h heads, path string, s normSpec, perHead bool) {
 	shape := []int{h.dim}
 	if perHead {
 		shape = []int{h.n, h.dim}
 	}
 	o := &headNormOp{h: h, spec: s, gain: -1, bias: -1, perHead: perHead}
 	if s.eps == 0 {
-		o.spec.eps = b.c.NormEps
+		o.spec.eps = b.eps
 	}
 	if !s.plain {
 		o.gain = b.param(path+".weight", shape...)
@@ -91,30 +106,30 @@ func (b *builder) headNorm(h heads, path string, s normSpec, perHead bool) {
 
 // headNorms normalizes each head by itself, in place, each with a gain that is
 // a tensor of its own; path has the head's number for %d.
-func (b *builder) headNorms(h heads, path string, s normSpec) {
+func (b *Builder) headNorms(h heads, path string, s normSpec) {
 	o := &headNormOp{h: h, spec: s, gain: -1, bias: -1}
 	if s.eps == 0 {
-		o.spec.eps = b.c.NormEps
+		o.spec.eps = b.eps
 	}
 	for i := range h.n {
-		o.gains = append(o.gains, b.param(sprintf(path, i)+".weight", h.dim))
+		o.gains = append(o.gains, b.param(fmt.Sprintf(path, i)+".weight", h.dim))
 	}
 	b.do(o)
 }
 
 // linear adds a linear layer, out wide, into a new register.
-func (b *builder) linear(src reg, path string, out int, bias bool) reg {
+func (b *Builder) linear(src reg, path string, out int, bias bool) reg {
 	dst := b.like(src, out)
 	b.linearTo(dst, src, path, bias, false)
 	return dst
 }
 
 // addLinear adds a linear layer whose output is added to a register.
-func (b *builder) addLinear(dst, src reg, path string, bias bool) {
+func (b *Builder) addLinear(dst, src reg, path string, bias bool) {
 	b.linearTo(dst, src, path, bias, true)
 }
 
-func (b *builder) linearTo(dst, src reg, path string, bias, add bool) {
+func (b *Builder) linearTo(dst, src reg, path string, bias, add bool) {
 	b.p.Linears = append(b.p.Linears, LinearInfo{
 		Name: b.p.prefix + path, Path: path, Out: b.width(dst), In: b.width(src), Bias: bias,
 	})
@@ -122,14 +137,14 @@ func (b *builder) linearTo(dst, src reg, path string, bias, add bool) {
 }
 
 // rotate applies rotary position embeddings to heads, in place; without r none.
-func (b *builder) rotate(h heads, r *Rope) {
+func (b *Builder) rotate(h heads, r *Rope) {
 	if r != nil {
 		b.do(&rotateOp{h: h, rope: r})
 	}
 }
 
 // attend adds attention; the result has the query heads side by side.
-func (b *builder) attend(s attention) reg {
+func (b *Builder) attend(s attention) reg {
 	s.dst = b.like(s.q.reg, s.q.n*s.v.dim)
 	if s.scale == 0 {
 		s.scale = headScale(s.q.dim)
@@ -142,7 +157,7 @@ func (b *builder) attend(s attention) reg {
 }
 
 // gated sets gate to act(gate)*up and returns it.
-func (b *builder) gated(act activation, gate, up reg) reg {
+func (b *Builder) gated(act activation, gate, up reg) reg {
 	b.do(&gatedOp{act: act, dst: gate, gate: gate, up: up})
 	return gate
 }
@@ -150,7 +165,7 @@ func (b *builder) gated(act activation, gate, up reg) reg {
 // gatedHalves is gated with the gate in the first half of the columns of a
 // register and the other factor in the second; the result is a register of half
 // the width.
-func (b *builder) gatedHalves(act activation, r reg) reg {
+func (b *Builder) gatedHalves(act activation, r reg) reg {
 	w := b.width(r) / 2
 	dst := b.like(r, w)
 	b.do(&gatedOp{act: act, dst: dst, gate: r, up: r, upAt: w})
@@ -158,39 +173,42 @@ func (b *builder) gatedHalves(act activation, r reg) reg {
 }
 
 // activate applies an activation in place.
-func (b *builder) activate(act activation, r reg) reg {
+func (b *Builder) activate(act activation, r reg) reg {
 	b.do(&activateOp{act: act, reg: r})
 	return r
 }
 
 // twoLayerMLP is a linear, an activation and a linear; its output is added to dst.
-func (b *builder) twoLayerMLP(dst, h reg, in, out string, width int, act activation, bias bool) {
+func (b *Builder) twoLayerMLP(dst, h reg, in, out string, width int, act activation, bias bool) {
 	b.addLinear(dst, b.activate(act, b.linear(h, in, width, bias)), out, bias)
 }
 
 // copied is a register with the content of another. Linears that read the
 // residual stream as it is read a copy, so that a stage holds what they read
 // whatever becomes of the stream.
-func (b *builder) copied(src reg) reg {
+func (b *Builder) copied(src reg) reg {
 	dst := b.like(src, b.width(src))
-	b.do(&copyOp{dst, src})
+	b.overwrite(dst, src)
 	return dst
 }
 
+// overwrite copies src into dst.
+func (b *Builder) overwrite(dst, src reg) { b.do(&copyOp{dst, src}) }
+
 // clip limits the elements of a register to [-limit, limit]; 0 is no limit.
-func (b *builder) clip(r reg, limit float64) {
+func (b *Builder) clip(r reg, limit float64) {
 	if limit != 0 {
 		b.do(&clipOp{reg: r, limit: float32(limit)})
 	}
 }
 
 // add adds factor*src to dst.
-func (b *builder) add(dst, src reg, factor float64) {
+func (b *Builder) add(dst, src reg, factor float64) {
 	b.do(&addOp{dst: dst, src: src, factor: float32(factor)})
 }
 
 // scale multiplies a register.
-func (b *builder) scale(r reg, factor float64) {
+func (b *Builder) scale(r reg, factor float64) {
 	if factor != 1 {
 		b.do(&scaleOp{reg: r, factor: float32(factor)})
 	}
@@ -208,7 +226,7 @@ type heads struct {
 }
 
 // whole is a register that heads of this width fill.
-func (b *builder) whole(r reg, dim int) heads { return heads{reg: r, n: b.width(r) / dim, dim: dim} }
+func (b *Builder) whole(r reg, dim int) heads { return heads{reg: r, n: b.width(r) / dim, dim: dim} }
 
 // at is the first column of a head.
 func (h heads) at(i int) int {
@@ -242,4 +260,4 @@ func (h heads) leaves(r reg, c0, c1 int) bool {
 
 // absent names tensors that the configuration does not foresee: where they are
 // there all the same they must be without effect.
-func (b *builder) absent(paths ...string) { b.p.absent = append(b.p.absent, paths...) }
+func (b *Builder) absent(paths ...string) { b.p.absent = append(b.p.absent, paths...) }

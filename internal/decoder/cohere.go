@@ -23,7 +23,7 @@ func cohere2Arch() *Architecture {
 			c.setWindows(f, c.layerTypes(f, slidingBut(f.size("sliding_window_pattern", 4))), slidingWindow(f, 4096))
 			return func(b *builder) {
 				rope := c.Rope
-				if c.Window(b.p.Index) == 0 {
+				if c.Window(b.Index) == 0 {
 					rope = nil
 				}
 				b.cohereBlock(rope, act)
@@ -56,7 +56,7 @@ func (b *builder) cohereBlock(rope *Rope, act activation) {
 	}
 	b.rotate(q, rope)
 	b.rotate(k, rope)
-	a := b.attend(attention{q: q, k: k, v: v, window: c.Window(b.p.Index)})
+	a := b.attend(attention{q: q, k: k, v: v, window: c.Window(b.Index)})
 	b.addLinear(stream, a, "self_attn.o_proj", c.OBias)
 	b.gatedMLP(stream, h, "mlp.", act)
 }

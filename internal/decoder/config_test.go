@@ -212,28 +212,3 @@ func FuzzParseConfig(f *testing.F) {
 		}
 	})
 }
-
-// TestOddValues sets each key of each architecture's configuration to odd values:
-// there is an error or a model, and neither takes long.
-func TestOddValues(t *testing.T) {
-	files, err := filepath.Glob("../../testdata/architectures/*/config.json")
-	require.NoError(t, err)
-	odd := []any{0, -1, 1, 3, 1 << 19, int64(1) << 40, 0.5, -2.5, 1e300, true, "x", "auto", nil, []any{}, []any{-1, 7}, []any{"x"}, map[string]any{}}
-	for _, file := range files {
-		data, err := os.ReadFile(file)
-		require.NoError(t, err)
-		var config map[string]any
-		require.NoError(t, json.Unmarshal(data, &config))
-		for key, old := range config {
-			for _, v := range odd {
-				config[key] = v
-				data, err := json.Marshal(config)
-				require.NoError(t, err)
-				if m, err := ParseConfig(data); err == nil {
-					require.NotEmpty(t, m.Blocks, "%s: %s = %v", file, key, v)
-				}
-			}
-			config[key] = old
-		}
-	}
-}

@@ -1,6 +1,9 @@
 package decoder
 
-import "math"
+import (
+	"fmt"
+	"math"
+)
 
 // deepseekV3Arch is DeepSeek-V3 and R1 (arXiv 2412.19437) and Kimi K2: latent
 // attention, experts behind a sigmoid router with corrected choice and groups.
@@ -16,7 +19,7 @@ func deepseekV3Arch() *Architecture {
 			// With fewer experts to choose from, the choice among the others would be
 			// arbitrary, but they would have weights.
 			if left := s.experts / max(s.groups, 1) * s.topGroups; f.err == nil && left < s.top {
-				f.unsupported("topk_group", sprintf("%d", s.topGroups), sprintf("groups of no fewer experts than num_experts_per_tok, %d", s.top))
+				f.unsupported("topk_group", fmt.Sprintf("%d", s.topGroups), fmt.Sprintf("groups of no fewer experts than num_experts_per_tok, %d", s.top))
 			}
 			return deepseekBlock(f, l, s)
 		},
@@ -118,61 +121,15 @@ func (b *builder) latentAttention(h reg, l latent) {
 	kva := b.linear(h, "self_attn.kv_a_proj_with_mqa", l.kvRank+l.rope, c.QKVBias)
 	kv := b.linear(b.norm(b.columns(kva, 0, l.kvRank), "self_attn.kv_a_layernorm", inner), "self_attn.kv_b_proj", n*(l.nope+l.val), false)
 	b.rotate(heads{reg: q, n: n, dim: l.rope, base: l.nope, step: l.nope + l.rope}, c.Rope)
-	b.rotate(heads{reg: kva, n: 1, dim: l.rope, base: l.kvRank}, c.Rope)
-	k := b.reg(n * (l.nope + l.rope))
-	b.do(&latentKeyOp{dst: k, kv: kv, rotated: kva, at: l.kvRank, latent: l, n: n})
+	shared := heads{reg: kva, n: 1, dim: l.rope, base: l.kvRank} // the same in all heads
+	b.rotate(shared, c.Rope)
+	k := b.joined(heads{reg: kv, n: n, dim: l.nope, step: l.nope + l.val}, shared)
 	a := b.attend(attention{
-		q: b.whole(q, l.nope+l.rope), k: b.whole(k, l.nope+l.rope),
+		q: b.whole(q, l.nope+l.rope), k: k,
 		v:     heads{reg: kv, n: n, dim: l.val, base: l.nope, step: l.nope + l.val},
 		scale: l.scale,
 	})
 	b.addLinear(stream, a, "self_attn.o_proj", c.OBias)
-}
-
-// latentKeyOp puts keys together: of each head the part without rotation, and the
-// rotated part that all share.
-type latentKeyOp struct {
-	dst, kv, rotated reg
-	at               int // first column of the rotated part
-	latent           latent
-	n                int
-}
-
-func (o *latentKeyOp) reads() []reg  { return []reg{o.kv, o.rotated} }
-func (o *latentKeyOp) writes() []reg { return []reg{o.dst} }
-
-func (o *latentKeyOp) run(x *exec) {
-	kv, rotated, dst := x.reg(o.kv), x.reg(o.rotated), x.write(o.dst)
-	l := &o.latent
-	x.rows(dst.Rows, func(i int) {
-		d, s, r := dst.Row(i), kv.Row(i), rotated.Row(i)[o.at:][:l.rope]
-		for h := range o.n {
-			k := d[h*(l.nope+l.rope):]
-			copy(k[:l.nope], s[h*(l.nope+l.val):])
-			copy(k[l.nope:l.nope+l.rope], r)
-		}
-	})
-}
-
-// columnsOp is dst = the columns of src from at on.
-type columnsOp struct {
-	dst, src reg
-	at       int
-}
-
-// columns makes a register of some columns of another.
-func (b *builder) columns(src reg, at, width int) reg {
-	dst := b.like(src, width)
-	b.do(&columnsOp{dst, src, at})
-	return dst
-}
-
-func (o *columnsOp) reads() []reg  { return []reg{o.src} }
-func (o *columnsOp) writes() []reg { return []reg{o.dst} }
-
-func (o *columnsOp) run(x *exec) {
-	src, dst := x.reg(o.src), x.write(o.dst)
-	x.rows(dst.Rows, func(i int) { copy(dst.Row(i), src.Row(i)[o.at:]) })
 }
 
 // deepseekExperts are the experts of DeepSeek, GLM-4.5 and others: routed ones and
@@ -196,7 +153,7 @@ func (c *Config) readDeepseekExperts(f *fields, missing deepseekExperts) deepsee
 	s.width = f.size("moe_intermediate_size", s.width)
 	s.dense = f.size0("first_k_dense_replace", s.dense)
 	if step := f.int("moe_layer_freq", 1); step != 1 && f.err == nil {
-		f.unsupported("moe_layer_freq", sprintf("%d", step), "1")
+		f.unsupported("moe_layer_freq", fmt.Sprintf("%d", step), "1")
 	}
 	s.factor = f.float("routed_scaling_factor", s.factor)
 	s.groups, s.topGroups = f.int("n_group", s.groups), f.int("topk_group", s.topGroups)
@@ -217,7 +174,7 @@ func (c *Config) readDeepseekExperts(f *fields, missing deepseekExperts) deepsee
 
 func (b *builder) deepseekMLP(h reg, s deepseekExperts, act activation) {
 	c := b.c
-	if b.p.Index < s.dense {
+	if b.Index < s.dense {
 		b.gatedMLP(stream, h, "mlp.", act)
 		return
 	}

@@ -31,7 +31,7 @@ func ernieMoEArch() *Architecture {
 				h := b.norm(stream, "input_layernorm", normSpec{})
 				b.plainAttention(h)
 				h = b.norm(stream, "post_attention_layernorm", normSpec{})
-				if i := b.p.Index; (i+1)%step != 0 || i < first || i > last {
+				if i := b.Index; (i+1)%step != 0 || i < first || i > last {
 					b.gatedMLP(stream, h, "mlp.", act)
 					return
 				}

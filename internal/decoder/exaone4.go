@@ -20,7 +20,7 @@ func exaone4Arch() *Architecture {
 			act := readActivation(f, "hidden_act", "silu")
 			return func(b *builder) {
 				rope := c.Rope
-				if w > 0 && c.Window(b.p.Index) == 0 {
+				if w > 0 && c.Window(b.Index) == 0 {
 					rope = nil
 				}
 				b.exaone4Block(rope, act)
@@ -54,7 +54,7 @@ func (b *builder) exaone4Block(rope *Rope, act activation) {
 	b.headNorm(k, "self_attn.k_norm", normSpec{}, false)
 	b.rotate(q, rope)
 	b.rotate(k, rope)
-	a := b.attend(attention{q: q, k: k, v: v, window: c.Window(b.p.Index)})
+	a := b.attend(attention{q: q, k: k, v: v, window: c.Window(b.Index)})
 	o := b.linear(a, "self_attn.o_proj", c.Hidden, false)
 	b.normSelf(o, "post_attention_layernorm", normSpec{})
 	b.add(stream, o, 1)

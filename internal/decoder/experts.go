@@ -2,6 +2,7 @@ package decoder
 
 import (
 	"cmp"
+	"fmt"
 	"math"
 	"slices"
 	"strings"
@@ -54,12 +55,12 @@ type routerOp struct {
 }
 
 // router adds a softmax router and returns its number.
-func (b *builder) router(src reg, path string, experts, top int, renormalize bool) int {
+func (b *Builder) router(src reg, path string, experts, top int, renormalize bool) int {
 	return b.route(src, path, routerSpec{experts: experts, top: top, renormalize: renormalize})
 }
 
 // route adds a router and returns its number. path is without ".weight".
-func (b *builder) route(src reg, path string, s routerSpec) int {
+func (b *Builder) route(src reg, path string, s routerSpec) int {
 	id := b.routers()
 	o := &routerOp{
 		routerSpec: s, src: src, id: id, weight: b.param(path+".weight", s.experts, b.width(src)),
@@ -80,7 +81,7 @@ func (b *builder) route(src reg, path string, s routerSpec) int {
 }
 
 // routers counts the routers so far.
-func (b *builder) routers() int {
+func (b *Builder) routers() int {
 	n := 0
 	for _, o := range b.p.ops {
 		if _, ok := o.(*routerOp); ok {
@@ -256,7 +257,7 @@ func (x *exec) route(id, experts, top int, chosen []int32, weights *tensor.Matri
 type gatherOp struct{ dst, src reg }
 
 // gather makes a register with the tokens that a router sends to an expert.
-func (b *builder) gather(src reg, router, expert int) reg {
+func (b *Builder) gather(src reg, router, expert int) reg {
 	dst := b.reg(b.width(src))
 	b.p.regs[dst].router, b.p.regs[dst].expert = router, expert
 	b.do(&gatherOp{dst, src})
@@ -277,7 +278,7 @@ func (o *gatherOp) run(x *exec) {
 type scatterOp struct{ dst, src reg }
 
 // scatter adds a register with an expert's tokens to one with all tokens.
-func (b *builder) scatter(dst, src reg) { b.do(&scatterOp{dst, src}) }
+func (b *Builder) scatter(dst, src reg) { b.do(&scatterOp{dst, src}) }
 
 func (o *scatterOp) reads() []reg  { return []reg{o.src, o.dst} }
 func (o *scatterOp) writes() []reg { return []reg{o.dst} }
@@ -294,7 +295,7 @@ func (o *scatterOp) run(x *exec) {
 type zeroOp struct{ dst reg }
 
 // zeros makes a register of zeros for all tokens.
-func (b *builder) zeros(width int) reg {
+func (b *Builder) zeros(width int) reg {
 	dst := b.reg(width)
 	b.do(&zeroOp{dst})
 	return dst
@@ -308,13 +309,13 @@ func (o *zeroOp) run(x *exec)   { x.write(o.dst).Zero() }
 type expertNames struct{ gate, up, down string }
 
 // experts adds gated experts behind a router: what they give together.
-func (b *builder) experts(h reg, router, n, width int, act activation, names expertNames) reg {
+func (b *Builder) experts(h reg, router, n, width int, act activation, names expertNames) reg {
 	y := b.zeros(b.width(h))
 	// Hugging Face transformers 5 holds all experts in two tensors, and there are
 	// files of that kind.
 	both, stacked := strings.CutSuffix(names.gate, "%d.gate_proj")
 	part := func(src reg, path string, e, out int, s Slice) reg {
-		dst := b.linear(src, sprintf(path, e), out, false)
+		dst := b.linear(src, fmt.Sprintf(path, e), out, false)
 		if s.Experts, s.Expert, s.Optional = n, e, true; stacked {
 			b.sliced(s)
 		}
@@ -330,22 +331,8 @@ func (b *builder) experts(h reg, router, n, width int, act activation, names exp
 	return y
 }
 
-// gatedOf adds a gated MLP of a width, its output added to dst.
-func (b *builder) gatedOf(dst, h reg, path string, width int, act activation, bias bool) {
-	gate := b.linear(h, path+"gate_proj", width, bias)
-	up := b.linear(h, path+"up_proj", width, bias)
-	b.addLinear(dst, b.gated(act, gate, up), path+"down_proj", bias)
-}
-
-// hubExperts are the paths of experts in most mixtures, wExperts those of Mixtral
-// and some others.
-var (
-	hubExperts = expertNames{"mlp.experts.%d.gate_proj", "mlp.experts.%d.up_proj", "mlp.experts.%d.down_proj"}
-	wExperts   = expertNames{"block_sparse_moe.experts.%d.w1", "block_sparse_moe.experts.%d.w3", "block_sparse_moe.experts.%d.w2"}
-)
-
 // sliced says where the last linear is stored. The names in s are paths.
-func (b *builder) sliced(s Slice) {
+func (b *Builder) sliced(s Slice) {
 	l := &b.p.Linears[len(b.p.Linears)-1]
 	s.Weight = b.p.prefix + s.Weight
 	if l.Bias {
@@ -355,4 +342,10 @@ func (b *builder) sliced(s Slice) {
 		s.Step = 1
 	}
 	l.Slice = &s
+}
+
+// transposed says that the last linear is stored as [in, out].
+func (b *Builder) transposed() {
+	l := &b.p.Linears[len(b.p.Linears)-1]
+	b.sliced(Slice{Weight: l.Path + ".weight", Bias: l.Path + ".bias", Transposed: true, Outputs: l.Out})
 }

@@ -55,20 +55,6 @@ func (c *Config) readMamba2(f *fields, inner, state int) mamba2 {
 	return m
 }
 
-// factors reads n numbers, ones if they are absent.
-func (f *fields) factors(key string, n int) []float64 {
-	v := f.floats(key)
-	if f.null(key) {
-		for range n {
-			v = append(v, 1)
-		}
-	}
-	if f.err == nil && len(v) != n {
-		f.fail(key, "%d numbers, want %d", len(v), n)
-	}
-	return v
-}
-
 func (b *builder) falconH1Block(s falconH1) {
 	c := b.c
 	h := b.norm(stream, "input_layernorm", normSpec{})
@@ -80,7 +66,7 @@ func (b *builder) falconH1Block(s falconH1) {
 		b.scale(r, factor)
 		return r
 	}
-	m := b.linear(b.mamba2(scaled(s.ssmIn), "mamba.", s.mixer), "mamba.out_proj", c.Hidden, s.out)
+	m := b.linear(b.mixMamba2(scaled(s.ssmIn), "mamba.", s.mixer), "mamba.out_proj", c.Hidden, s.out)
 	q, k, v := b.qkv(scaled(s.attnIn))
 	b.scale(k.reg, s.key)
 	b.rotate(q, c.Rope)

@@ -24,7 +24,7 @@ func (m *Model) Fit(w Weights) error {
 	}
 	if m.Tied { // perhaps only the head was saved
 		for _, p := range bodies(body) {
-			if name := m.headBeside(w, p); name != "" && m.Blocks[0].any(w, m.names.moved(body, p).block) {
+			if name := m.headBeside(w, p); name != "" && m.Blocks[0].under(w, fmt.Sprintf(m.names.moved(body, p).block, 0)) != "" {
 				if err := m.rename(w, body, p); err != nil {
 					return err
 				}
@@ -81,17 +81,6 @@ func (m *Model) headBeside(w Weights, prefix string) string {
 	return ""
 }
 
-// any tells whether there is a tensor of the block under a prefix.
-func (p *Program) any(w Weights, block string) bool {
-	prefix := fmt.Sprintf(block, p.Index)
-	if slices.ContainsFunc(p.params, func(t param) bool { return w.Has(prefix + t.path) }) {
-		return true
-	}
-	return slices.ContainsFunc(p.Linears, func(l LinearInfo) bool {
-		return w.Has(prefix+l.Path+".weight") || w.Has(prefix+strings.TrimPrefix(l.Stored().Weight, p.prefix))
-	})
-}
-
 // rename gives all tensors the names they have with another prefix.
 func (m *Model) rename(w Weights, body, prefix string) error {
 	m.names = m.names.moved(body, prefix)
@@ -111,11 +100,7 @@ func (m *Model) rename(w Weights, body, prefix string) error {
 	}
 	for _, p := range m.Blocks {
 		p.rename(fmt.Sprintf(m.names.block, p.Index))
-		for i := range p.Linears {
-			if l := &p.Linears[i]; l.Slice != nil && l.Slice.Weight != l.WeightName() && l.asOwn(w) {
-				l.Slice = nil
-			}
-		}
+		p.settle(w)
 	}
 	return nil
 }
@@ -143,26 +128,6 @@ func sameMatrix(w Weights, a, b string) (bool, error) {
 		}
 	}
 	return true, nil
-}
-
-// rename gives the block's tensors names with another prefix.
-func (p *Program) rename(prefix string) {
-	old := p.prefix
-	p.prefix = prefix
-	for i := range p.Linears {
-		l := &p.Linears[i]
-		l.Name = prefix + l.Path
-		if l.Slice == nil {
-			continue
-		}
-		s := *l.Slice
-		for _, name := range []*string{&s.Weight, &s.Bias} {
-			if rest, ok := strings.CutPrefix(*name, old); ok {
-				*name = prefix + rest
-			}
-		}
-		l.Slice = &s
-	}
 }
 
 // there says what tensors there are, for errors; "" if that is not known.

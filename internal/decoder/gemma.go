@@ -69,7 +69,7 @@ func (b *builder) gemma2Block(rope *Rope, scale, cap float64, act activation) {
 	}
 	b.rotate(q, rope)
 	b.rotate(k, rope)
-	a := b.attend(attention{q: q, k: k, v: v, window: c.Window(b.p.Index), scale: scale, cap: cap})
+	a := b.attend(attention{q: q, k: k, v: v, window: c.Window(b.Index), scale: scale, cap: cap})
 	o := b.linear(a, "self_attn.o_proj", c.Hidden, c.OBias)
 	b.normSelf(o, "post_attention_layernorm", gain)
 	b.add(stream, o, 1)

@@ -21,7 +21,7 @@ func gemma3Arch() *Architecture {
 			act := readActivation(f, "hidden_activation", "gelu_pytorch_tanh")
 			return func(b *builder) {
 				rope := c.Rope
-				if c.Window(b.p.Index) > 0 {
+				if c.Window(b.Index) > 0 {
 					rope = local
 				}
 				b.gemma2Block(rope, scale, cap, act)
@@ -38,7 +38,7 @@ func gemma3ImageArch() *Architecture {
 			"vocab_size": 262208, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
 			"num_attention_heads": 8, "max_position_embeddings": 131072,
 		},
-	})
+	}, gemma3Arch())
 	read := a.read
 	a.read = func(f *fields, c *Config) func(*builder) {
 		block := read(f, c)

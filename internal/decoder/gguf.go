@@ -1,15 +1,5 @@
 package decoder
 
-// GGUF is what llama.cpp calls an architecture and its tensors.
-type GGUF struct {
-	Name string // general.architecture
-	// PermuteRows says that rows of q and k are stored with the pairs of a
-	// rotation side by side.
-	PermuteRows bool
-	// Tensors are the names inside a block, by those of Hugging Face.
-	Tensors map[string]string
-}
-
 // llamaGGUF is an architecture with the names of Llama's tensors.
 func llamaGGUF(name string, permute bool) *GGUF {
 	return &GGUF{Name: name, PermuteRows: permute, Tensors: map[string]string{

@@ -110,7 +110,7 @@ func compute(src decoder.Weights, config []byte, ids [][]int32, change func(*dec
 		return nil, nil, err
 	}
 	out := tensor.New(x.Rows, m.Vocab)
-	r.Logits(h, out, x)
+	h.Logits(r, out, x)
 	return out, m, nil
 }
 

@@ -24,7 +24,7 @@ func gpt2Arch() *Architecture {
 					scale = headScale(c.HeadDim)
 				}
 				if byLayer {
-					scale /= float64(b.p.Index + 1)
+					scale /= float64(b.Index + 1)
 				}
 				b.gpt2Block(scale, act)
 			}
@@ -52,15 +52,6 @@ func gptNames() names {
 	}
 }
 
-// within is a token's id, or -1 if it is not in the vocabulary: configurations
-// with the default of their class and a smaller vocabulary exist.
-func within(id, vocab int) int {
-	if id >= vocab {
-		return -1
-	}
-	return id
-}
-
 func (b *builder) gpt2Block(scale float64, act activation) {
 	c := b.c
 	h := b.norm(stream, "ln_1", layerNorm)
@@ -75,10 +66,4 @@ func (b *builder) gpt2Block(scale float64, act activation) {
 	b.transposed()
 	b.addLinear(stream, b.activate(act, u), "mlp.c_proj", true)
 	b.transposed()
-}
-
-// transposed says that the last linear is stored as [in, out].
-func (b *builder) transposed() {
-	l := &b.p.Linears[len(b.p.Linears)-1]
-	b.sliced(Slice{Weight: l.Path + ".weight", Bias: l.Path + ".bias", Transposed: true, Outputs: l.Out})
 }

@@ -1,6 +1,6 @@
 package decoder
 
-import "math"
+import "fmt"
 
 // gptOSSArch is gpt-oss (OpenAI, 2025): attention with a sink in each head and a
 // window in every other layer, experts with biases and a clamped gate. All experts
@@ -30,61 +30,38 @@ func gptOSSArch() *Architecture {
 			f.alias("num_local_experts", "num_experts")
 			c.Experts = f.int("num_local_experts", 128)
 			top := c.topExperts(f, "num_experts_per_tok", 4)
-			gate := clampedGate{alpha: f.float("swiglu_alpha", 1.702), limit: f.float("swiglu_limit", 7)}
+			alpha, limit := f.float("swiglu_alpha", 1.702), f.float("swiglu_limit", 7)
 			return func(b *builder) {
 				h := b.norm(stream, "input_layernorm", normSpec{})
 				q, k, v := b.qkv(h)
 				b.rotate(q, c.Rope)
 				b.rotate(k, c.Rope)
-				a := b.attend(attention{q: q, k: k, v: v, window: c.Window(b.p.Index), sinkPath: "self_attn.sinks"})
+				a := b.attend(attention{q: q, k: k, v: v, window: c.Window(b.Index), sinkPath: "self_attn.sinks"})
 				b.addLinear(stream, a, "self_attn.o_proj", c.OBias)
 				h = b.norm(stream, "post_attention_layernorm", normSpec{})
-				b.gptOSSExperts(h, top, gate)
+				b.gptOSSExperts(h, top, alpha, limit)
 			}
 		},
 	}
 }
 
-func (b *builder) gptOSSExperts(h reg, top int, g clampedGate) {
+func (b *builder) gptOSSExperts(h reg, top int, alpha, limit float64) {
 	c, width := b.c, b.c.Intermediate
 	r := b.route(h, "mlp.router", routerSpec{experts: c.Experts, top: top, bias: true, ofChosen: true})
 	y := b.zeros(c.Hidden)
 	for e := range c.Experts {
 		in := b.gather(h, r, e)
 		part := func(path, stored string, src reg, out int, s Slice) reg {
-			dst := b.linear(src, sprintf("mlp.experts.%d."+path, e), out, true)
+			dst := b.linear(src, fmt.Sprintf("mlp.experts.%d."+path, e), out, true)
 			s.Weight, s.Bias = "mlp.experts."+stored, "mlp.experts."+stored+"_bias"
 			s.Experts, s.Expert, s.Transposed = c.Experts, e, true
 			b.sliced(s)
 			return dst
 		}
-		g.gate = part("gate_proj", "gate_up_proj", in, width, Slice{Outputs: 2 * width, Step: 2})
-		g.up = part("up_proj", "gate_up_proj", in, width, Slice{Outputs: 2 * width, Output0: 1, Step: 2})
-		op := g
-		b.do(&op)
-		b.scatter(y, part("down_proj", "down_proj", g.gate, c.Hidden, Slice{Outputs: c.Hidden}))
+		gate := part("gate_proj", "gate_up_proj", in, width, Slice{Outputs: 2 * width, Step: 2})
+		up := part("up_proj", "gate_up_proj", in, width, Slice{Outputs: 2 * width, Output0: 1, Step: 2})
+		b.clampedGate(gate, up, alpha, limit)
+		b.scatter(y, part("down_proj", "down_proj", gate, c.Hidden, Slice{Outputs: c.Hidden}))
 	}
 	b.add(stream, y, 1)
-}
-
-// clampedGate is gate = (up+1) * gate * sigmoid(alpha*gate), the gate limited from
-// above and up from both sides.
-type clampedGate struct {
-	gate, up     reg
-	alpha, limit float64
-}
-
-func (o *clampedGate) reads() []reg  { return []reg{o.gate, o.up} }
-func (o *clampedGate) writes() []reg { return []reg{o.gate} }
-
-func (o *clampedGate) run(x *exec) {
-	gate, up := x.reg(o.gate), x.reg(o.up)
-	x.rows(gate.Rows, func(i int) {
-		g, u := gate.Row(i), up.Row(i)
-		for j := range g {
-			a := min(float64(g[j]), o.limit)
-			v := max(min(float64(u[j]), o.limit), -o.limit)
-			g[j] = float32((v + 1) * a / (1 + math.Exp(-o.alpha*a)))
-		}
-	})
 }

@@ -50,6 +50,6 @@ func (b *builder) graniteAttention(h reg, rope *Rope, m multipliers) {
 	q, k, v := b.qkv(h)
 	b.rotate(q, rope)
 	b.rotate(k, rope)
-	a := b.attend(attention{q: q, k: k, v: v, window: c.Window(b.p.Index), scale: m.attention})
+	a := b.attend(attention{q: q, k: k, v: v, window: c.Window(b.Index), scale: m.attention})
 	b.add(stream, b.linear(a, "self_attn.o_proj", c.Hidden, c.OBias), m.residual)
 }

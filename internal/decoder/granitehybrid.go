@@ -29,8 +29,8 @@ func graniteHybridArch() *Architecture {
 			s.act = act
 			return func(b *builder) {
 				h := b.norm(stream, "input_layernorm", normSpec{})
-				if types[b.p.Index] == linearAttention {
-					o := b.linear(b.mamba2(h, "mamba.", s), "mamba.out_proj", c.Hidden, s.bias)
+				if types[b.Index] == linearAttention {
+					o := b.linear(b.mixMamba2(h, "mamba.", s), "mamba.out_proj", c.Hidden, s.bias)
 					b.add(stream, o, m.residual)
 				} else {
 					b.graniteAttention(h, c.Rope, m)

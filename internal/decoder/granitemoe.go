@@ -1,5 +1,7 @@
 package decoder
 
+import "fmt"
+
 // graniteMoEArch is Granite 3's mixture of experts: all experts of a block in two
 // tensors, gate above up.
 func graniteMoEArch() *Architecture {
@@ -46,7 +48,7 @@ func (b *builder) graniteExperts(h reg, top, shared int, act activation, m multi
 		for e := range c.Experts {
 			in := b.gather(h, r, e)
 			part := func(path string, src reg, out int, s Slice) reg {
-				dst := b.linear(src, sprintf(moe+"experts.%d."+path, e), out, false)
+				dst := b.linear(src, fmt.Sprintf(moe+"experts.%d."+path, e), out, false)
 				s.Experts, s.Expert = c.Experts, e
 				b.sliced(s)
 				return dst

@@ -74,7 +74,7 @@ func biasOf(weight string) string { return strings.TrimSuffix(weight, ".weight")
 
 // Normed writes to dst [rows, width of Weight] what enters the output matrix; x
 // is [rows, Hidden].
-func (r *Runner) Normed(h *Head, dst, x *tensor.Matrix) {
+func (h *Head) Normed(r *Runner, dst, x *tensor.Matrix) {
 	if dst.Rows != x.Rows || dst.Cols != h.Weight.Cols {
 		panic("decoder: norm of mismatched shapes")
 	}
@@ -93,16 +93,16 @@ func (r *Runner) Normed(h *Head, dst, x *tensor.Matrix) {
 		}
 	})
 	if h.project != nil {
-		tensor.Gemm(false, true, 1, n, h.project, 0, dst, r.workers)
+		tensor.Gemm(false, true, 1, n, h.project, 0, dst, r.Workers())
 	}
 }
 
 // Logits writes the logits of x, [rows, Hidden], to dst, [rows, Vocab].
 // Vocabularies are large: call it for some rows at a time.
-func (r *Runner) Logits(h *Head, dst, x *tensor.Matrix) {
+func (h *Head) Logits(r *Runner, dst, x *tensor.Matrix) {
 	n := r.matrix(x.Rows, h.Weight.Cols)
-	r.Normed(h, n, x)
-	tensor.Gemm(false, true, 1, n, h.Weight, 0, dst, r.workers)
+	h.Normed(r, n, x)
+	tensor.Gemm(false, true, 1, n, h.Weight, 0, dst, r.Workers())
 	r.release(n)
 	if h.Bias == nil && h.spec.scale == 0 && h.spec.cap == 0 {
 		return
@@ -153,7 +153,7 @@ func KL(p, q []float32) float64 {
 
 // NLLs writes the negative log-likelihood of targets[i] under row i of logits
 // to dst. A negative target is skipped and gives 0.
-func (r *Runner) NLLs(dst []float64, logits *tensor.Matrix, targets []int32) {
+func NLLs(r *Runner, dst []float64, logits *tensor.Matrix, targets []int32) {
 	if len(dst) != logits.Rows || len(targets) != logits.Rows {
 		panic("decoder: targets and logits differ in number")
 	}
@@ -168,7 +168,7 @@ func (r *Runner) NLLs(dst []float64, logits *tensor.Matrix, targets []int32) {
 }
 
 // KLs writes KL of each row of p and q to dst.
-func (r *Runner) KLs(dst []float64, p, q *tensor.Matrix) {
+func KLs(r *Runner, dst []float64, p, q *tensor.Matrix) {
 	if len(dst) != p.Rows || p.Rows != q.Rows || p.Cols != q.Cols {
 		panic("decoder: logits of mismatched shapes")
 	}

@@ -48,6 +48,7 @@ func (c *Config) readHunyuanRope(f *fields) *Rope {
 	return r
 }
 
+// hunyuanAttention adds attention whose q and k are normalized after the rotation.
 func (b *builder) hunyuanAttention(h reg) {
 	c := b.c
 	q, k, v := b.qkv(h)

@@ -1,12 +1,16 @@
 package decoder
 
-import "encoding/json"
+import (
+	"slices"
+	"strings"
+)
 
 // withImages is a model for images and text, of which only the text model is
 // run: its configuration is in "text_config", where missing is what an absent
 // "model_type" means. What is as in transformers' config class of the text model
-// is left out there: sizes says what that is, by model type.
-func withImages(class, modelType, missing string, sizes map[string]map[string]int) *Architecture {
+// is left out there: sizes says what that is, by model type. The text model is one
+// of inner.
+func withImages(class, modelType, missing string, sizes map[string]map[string]int, inner ...*Architecture) *Architecture {
 	return &Architecture{
 		Classes: []string{class}, Type: modelType,
 		read: func(f *fields, c *Config) func(*builder) {
@@ -15,14 +19,18 @@ func withImages(class, modelType, missing string, sizes map[string]map[string]in
 				f.fail("text_config", "missing")
 				return nil
 			}
-			inner := t.str("model_type", missing)
-			a := architectureOfType(inner)
-			if a == nil {
-				t.unsupported("model_type", inner, missing)
+			text := t.str("model_type", missing)
+			i := slices.IndexFunc(inner, func(a *Architecture) bool { return a.Type == text })
+			if i < 0 {
+				var types []string
+				for _, a := range inner {
+					types = append(types, a.Type)
+				}
+				t.unsupported("model_type", text, strings.Join(types, ", "))
 				f.take(t)
 				return nil
 			}
-			for key, v := range sizes[inner] {
+			for key, v := range sizes[text] {
 				t.missing(key, v)
 			}
 			for _, key := range []string{"bos_token_id", "eos_token_id"} {
@@ -39,27 +47,10 @@ func withImages(class, modelType, missing string, sizes map[string]map[string]in
 					t.values[key] = f.values[key]
 				}
 			}
-			block := a.read(t, c)
+			block := inner[i].read(t, c)
 			f.take(t)
 			c.Tied = tied
 			return block
 		},
-	}
-}
-
-// architectureOfType returns the architecture with a "model_type", or nil.
-func architectureOfType(modelType string) *Architecture {
-	for _, a := range architectures() {
-		if a.Type == modelType {
-			return a
-		}
-	}
-	return nil
-}
-
-// missing sets what an absent key means.
-func (f *fields) missing(key string, v int) {
-	if f.absent(key) {
-		f.values[key], _ = json.Marshal(v)
 	}
 }

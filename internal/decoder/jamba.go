@@ -24,17 +24,17 @@ func jambaArch() *Architecture {
 			}
 			c.names.finalNorm = "model.final_layernorm.weight"
 			const expert = "feed_forward.experts.%d."
-			names := expertNames{expert + "gate_proj", expert + "up_proj", expert + "down_proj"}
+			names := expertNames{gate: expert + "gate_proj", up: expert + "up_proj", down: expert + "down_proj"}
 			return func(b *builder) {
 				h := b.norm(stream, "input_layernorm", normSpec{})
-				if b.p.Index%attnStep == attnFirst {
+				if b.Index%attnStep == attnFirst {
 					q, k, v := b.qkv(h)
 					b.addLinear(stream, b.attend(attention{q: q, k: k, v: v}), "self_attn.o_proj", false)
 				} else {
-					b.addLinear(stream, b.mamba(h, "mamba.", m), "mamba.out_proj", m.bias)
+					b.addLinear(stream, b.mixMamba(h, "mamba.", m), "mamba.out_proj", m.bias)
 				}
 				h = b.norm(stream, "pre_ff_layernorm", normSpec{})
-				if c.Experts > 1 && b.p.Index%step == first {
+				if c.Experts > 1 && b.Index%step == first {
 					r := b.router(h, "feed_forward.router", c.Experts, top, false)
 					b.add(stream, b.experts(h, r, c.Experts, c.Intermediate, m.act, names), 1)
 				} else {

@@ -299,3 +299,32 @@ func (c *Config) readYarn(s *fields, r *RopeScaling) {
 	}
 	r.Attention = s.float("attention_factor", r.Attention)
 }
+
+// topExperts reads how many experts a token goes to.
+func (c *Config) topExperts(f *fields, key string, missing int) int {
+	top := f.int(key, missing)
+	if f.err == nil && (top < 1 || top > c.Experts) {
+		f.fail(key, "%d, want 1 to the number of experts, %d", top, c.Experts)
+	}
+	return top
+}
+
+// readBody reads the sizes of a model without attention.
+func (c *Config) readBody(f *fields) {
+	c.noAttention = true
+	c.Hidden = f.need("hidden_size")
+	c.Intermediate = f.need("intermediate_size")
+	c.Layers = f.need("num_hidden_layers")
+	c.Vocab = f.need("vocab_size")
+	c.readTokens(f)
+	c.Tied = f.bool("tie_word_embeddings", false)
+}
+
+// within is a token's id, or -1 if it is not in the vocabulary: configurations
+// with the default of their class and a smaller vocabulary exist.
+func within(id, vocab int) int {
+	if id >= vocab {
+		return -1
+	}
+	return id
+}

@@ -173,11 +173,19 @@ func eachKey(config map[string]any, prefix string, f func(path string)) {
 }
 
 // TestWrongKeys puts values that make no sense into each key of each config.json
-// in turn: what is accepted has blocks, what is not gives an error, nothing panics.
+// in turn: what is accepted has blocks, what is not gives an error, nothing panics
+// and nothing takes long.
 func TestWrongKeys(t *testing.T) {
+	odd := []any{
+		nil, -1, 0, 1, 3, 1 << 19, int64(1) << 40, 0.5, -2.5, 1e300, "x", "auto", true,
+		[]any{}, []any{1.0, "x"}, []any{"x"}, []any{-1, 7}, map[string]any{}, map[string]any{"full_attention": 1},
+	}
 	dirs, err := filepath.Glob("../../testdata/architectures/*")
 	require.NoError(t, err)
-	for _, dir := range dirs {
+	for i, dir := range dirs {
+		if testing.Short() && i%4 != 0 {
+			continue
+		}
 		data, err := os.ReadFile(filepath.Join(dir, "config.json"))
 		require.NoError(t, err)
 		var config map[string]any
@@ -188,12 +196,12 @@ func TestWrongKeys(t *testing.T) {
 				if inner, ok := old.(map[string]any); ok {
 					try(inner)
 				}
-				for _, wrong := range []any{nil, -1, 0, 3, 1 << 40, 0.5, "x", true, []any{}, []any{1.0, "x"}, map[string]any{}, map[string]any{"full_attention": 1}} {
+				for _, wrong := range odd {
 					m[key] = wrong
 					data, err := json.Marshal(config)
 					require.NoError(t, err)
 					parsed, err := decoder.ParseConfig(data)
-					require.True(t, err != nil || len(parsed.Blocks) == parsed.Layers, "%s %s %v", dir, key, wrong)
+					require.True(t, err != nil || parsed.Layers > 0 && len(parsed.Blocks) == parsed.Layers, "%s %s %v", dir, key, wrong)
 				}
 				delete(m, key)
 				data, err := json.Marshal(config)

@@ -1,5 +1,7 @@
 package decoder
 
+import "fmt"
+
 // Kinds of layers in "layer_types" beside those of attention.
 const (
 	linearAttention = "linear_attention"
@@ -72,7 +74,7 @@ func checkTypes(f *fields, key string, types []string, known ...string) {
 			found = found || t == k
 		}
 		if !found {
-			f.unsupported(key, t, sprintf("%v", known))
+			f.unsupported(key, t, fmt.Sprintf("%v", known))
 		}
 	}
 }
@@ -86,12 +88,12 @@ func (b *builder) lfm2MLP(h reg) {
 func (b *builder) lfm2Mixer(l lfm2) {
 	c := b.c
 	h := b.norm(stream, "operator_norm", normSpec{})
-	if l.types[b.p.Index] == convolution {
+	if l.types[b.Index] == convolution {
 		p := b.linear(h, "conv.in_proj", 3*c.Hidden, l.bias) // B, C, x
 		u := b.reg(c.Hidden)
-		b.do(&multiplyOp{dst: u, a: p, b: p, bAt: 2 * c.Hidden})
+		b.multiply(u, p, 0, p, 2*c.Hidden)
 		y := b.conv(u, 0, c.Hidden, l.size, "conv.conv", l.bias, identity)
-		b.do(&multiplyOp{dst: y, a: y, b: p, bAt: c.Hidden})
+		b.multiply(y, y, 0, p, c.Hidden)
 		b.addLinear(stream, y, "conv.out_proj", l.bias)
 		return
 	}

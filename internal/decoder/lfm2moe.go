@@ -20,11 +20,11 @@ func lfm2MoEArch() *Architecture {
 			}
 			width, dense := f.size("moe_intermediate_size", 1792), f.size0("num_dense_layers", 2)
 			const expert = "feed_forward.experts.%d."
-			names := expertNames{expert + "w1", expert + "w3", expert + "w2"}
+			names := expertNames{gate: expert + "w1", up: expert + "w3", down: expert + "w2"}
 			return func(b *builder) {
 				b.lfm2Mixer(l)
 				h := b.norm(stream, "ffn_norm", normSpec{})
-				if b.p.Index < dense {
+				if b.Index < dense {
 					b.lfm2MLP(h)
 					return
 				}

@@ -3,12 +3,10 @@ package decoder
 import (
 	"errors"
 	"maps"
-	"math"
 	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	"pgregory.net/rapid"
 
 	"github.com/golowbit/lowbit/tensor"
 )
@@ -17,14 +15,17 @@ func TestLinears(t *testing.T) {
 	c := base()
 	c.QKVBias = true
 	p := model(t, &c).Blocks[1]
+	linear := func(path string, stage, out, in int, bias bool) LinearInfo {
+		return LinearInfo{Name: "model.layers.1." + path, Path: path, Stage: stage, Out: out, In: in, Bias: bias, Expert: -1}
+	}
 	require.Equal(t, []LinearInfo{
-		{"model.layers.1.self_attn.q_proj", "self_attn.q_proj", 0, 24, 24, true, -1, nil},
-		{"model.layers.1.self_attn.k_proj", "self_attn.k_proj", 0, 12, 24, true, -1, nil},
-		{"model.layers.1.self_attn.v_proj", "self_attn.v_proj", 0, 12, 24, true, -1, nil},
-		{"model.layers.1.self_attn.o_proj", "self_attn.o_proj", 1, 24, 24, false, -1, nil},
-		{"model.layers.1.mlp.gate_proj", "mlp.gate_proj", 2, 40, 24, false, -1, nil},
-		{"model.layers.1.mlp.up_proj", "mlp.up_proj", 2, 40, 24, false, -1, nil},
-		{"model.layers.1.mlp.down_proj", "mlp.down_proj", 3, 24, 40, false, -1, nil},
+		linear("self_attn.q_proj", 0, 24, 24, true),
+		linear("self_attn.k_proj", 0, 12, 24, true),
+		linear("self_attn.v_proj", 0, 12, 24, true),
+		linear("self_attn.o_proj", 1, 24, 24, false),
+		linear("mlp.gate_proj", 2, 40, 24, false),
+		linear("mlp.up_proj", 2, 40, 24, false),
+		linear("mlp.down_proj", 3, 24, 40, false),
 	}, p.Linears)
 	b, err := p.Load(randomWeights(t, &c, 1))
 	require.NoError(t, err)
@@ -205,59 +206,5 @@ func TestEmbed(t *testing.T) {
 	for _, id := range []int32{-1, 37} {
 		_, err = m.logits([]int32{0, id})
 		require.ErrorContains(t, err, "at 1: the model's vocabulary has 37")
-	}
-}
-
-func TestNLLAndKL(t *testing.T) {
-	// Two outcomes with odds 3:1 and 1:1.
-	p, q := []float32{float32(math.Log(3)), 0}, []float32{7, 7}
-	require.InDelta(t, -math.Log(0.25), NLL(p, 1), 1e-7)
-	require.InDelta(t, math.Log(2), NLL(q, 0), 1e-7)
-	require.InDelta(t, 0.75*math.Log(1.5)+0.25*math.Log(0.5), KL(p, q), 1e-7)
-	require.InDelta(t, 0.5*math.Log(0.5/0.75)+0.5*math.Log(0.5/0.25), KL(q, p), 1e-7)
-	require.Zero(t, KL(p, p))
-	// Large logits neither overflow nor vanish.
-	require.InDelta(t, 2000, NLL([]float32{1000, -1000}, 1), 1e-9)
-	require.InDelta(t, 0, NLL([]float32{1000, -1000}, 0), 1e-9)
-
-	rapid.Check(t, func(t *rapid.T) {
-		logits := rapid.SliceOfN(rapid.Float32Range(-80, 80), 1, 50)
-		p := logits.Draw(t, "p")
-		q := rapid.SliceOfN(rapid.Float32Range(-80, 80), len(p), len(p)).Draw(t, "q")
-		var pSum, qSum float64
-		for i := range p {
-			pSum += math.Exp(float64(p[i]))
-			qSum += math.Exp(float64(q[i]))
-		}
-		var kl float64
-		for i := range p {
-			pi := math.Exp(float64(p[i])) / pSum
-			kl += pi * ((float64(p[i]) - math.Log(pSum)) - (float64(q[i]) - math.Log(qSum)))
-			require.InDelta(t, math.Log(pSum)-float64(p[i]), NLL(p, int32(i)), 1e-6)
-		}
-		require.InDelta(t, kl, KL(p, q), 1e-11)
-		require.GreaterOrEqual(t, KL(p, q), -1e-12)
-	})
-}
-
-func TestNLLsAndKLs(t *testing.T) {
-	c := base()
-	r := NewRunner(3)
-	p, q := randomMatrix(70, c.Vocab, 1), randomMatrix(70, c.Vocab, 2)
-	targets := make([]int32, 70)
-	for i := range targets {
-		targets[i] = int32(i%(c.Vocab+1)) - 1
-	}
-	nll, kl := make([]float64, 70), make([]float64, 70)
-	nll[0] = 5
-	r.NLLs(nll, p, targets)
-	r.KLs(kl, p, q)
-	for i := range targets {
-		if targets[i] < 0 {
-			require.Zero(t, nll[i])
-		} else {
-			require.Equal(t, NLL(p.Row(i), targets[i]), nll[i])
-		}
-		require.Equal(t, KL(p.Row(i), q.Row(i)), kl[i])
 	}
 }

@@ -1,7 +1,5 @@
 package decoder
 
-import "math"
-
 // mambaArch is Mamba (Gu and Dao, arXiv 2312.00752): blocks of one mixer each, no
 // attention.
 func mambaArch() *Architecture {
@@ -40,7 +38,7 @@ func readMamba(f *fields, c *Config, eps float64) func(*builder) {
 	c.names = backboneNames()
 	return func(b *builder) {
 		h := b.norm(stream, "norm", normSpec{})
-		b.addLinear(stream, b.mamba(h, "mixer.", m), "mixer.out_proj", m.bias)
+		b.addLinear(stream, b.mixMamba(h, "mixer.", m), "mixer.out_proj", m.bias)
 	}
 }
 
@@ -61,8 +59,8 @@ type mamba struct {
 	act                      activation
 }
 
-// mamba adds a mixer and returns what its output layer reads.
-func (b *builder) mamba(h reg, path string, m mamba) reg {
+// mixMamba adds a mixer and returns what its output layer reads.
+func (b *builder) mixMamba(h reg, path string, m mamba) reg {
 	xz := b.linear(h, path+"in_proj", 2*m.inner, m.bias)
 	u := b.conv(xz, 0, m.inner, m.conv, path+"conv1d", m.convBias, m.act)
 	s := b.linear(u, path+"x_proj", m.rank+2*m.state, false)
@@ -75,12 +73,10 @@ func (b *builder) mamba(h reg, path string, m mamba) reg {
 		}
 	}
 	dt := b.linear(b.columns(s, 0, m.rank), path+"dt_proj", m.inner, true)
-	y := b.like(h, m.inner)
-	b.do(&selectiveScan{
-		dst: y, u: u, dt: dt, bc: s, bAt: m.rank, cAt: m.rank + m.state, gate: xz, gateAt: m.inner,
+	return b.selectiveScan(selectiveScan{
+		u: u, dt: dt, bc: s, bAt: m.rank, cAt: m.rank + m.state, gate: xz, gateAt: m.inner,
 		aLog: b.param(path+"A_log", m.inner, m.state), d: b.param(path+"D", m.inner),
 	})
-	return y
 }
 
 // mamba2Arch is Mamba-2 (Dao and Gu, arXiv 2405.21060).
@@ -101,7 +97,7 @@ func mamba2Arch() *Architecture {
 			c.names = backboneNames()
 			return func(b *builder) {
 				h := b.norm(stream, "norm", normSpec{})
-				b.addLinear(stream, b.mamba2(h, "mixer.", m), "mixer.out_proj", m.bias)
+				b.addLinear(stream, b.mixMamba2(h, "mixer.", m), "mixer.out_proj", m.bias)
 			}
 		},
 	}
@@ -128,17 +124,16 @@ func (m *mamba2) check(f *fields, key string, inner int) {
 	}
 }
 
-// mamba2 adds a mixer and returns what its output layer reads.
-func (b *builder) mamba2(h reg, path string, m mamba2) reg {
+// mixMamba2 adds a mixer and returns what its output layer reads.
+func (b *builder) mixMamba2(h reg, path string, m mamba2) reg {
 	inner, shared := m.heads*m.dim, m.groups*m.state
 	p := b.linear(h, path+"in_proj", 2*inner+2*shared+m.heads, m.bias)
 	if m.factors != nil {
-		b.do(&columnScaleOp{p, []int{inner, inner, shared, shared, m.heads}, m.factors})
+		b.scaleColumns(p, []int{inner, inner, shared, shared, m.heads}, m.factors)
 	}
 	x := b.conv(p, inner, inner+2*shared, m.conv, path+"conv1d", m.convBias, m.act)
-	y := b.like(h, inner)
-	b.do(&headScan{
-		dst: y, x: x, dt: p, dtAt: 2*inner + 2*shared, heads: m.heads, dim: m.dim, groups: m.groups, state: m.state,
+	y := b.headScan(headScan{
+		x: x, dt: p, dtAt: 2*inner + 2*shared, heads: m.heads, dim: m.dim, groups: m.groups, state: m.state,
 		least: m.least, most: m.most,
 		aLog: b.param(path+"A_log", m.heads), d: b.param(path+"D", m.heads), stepped: b.param(path+"dt_bias", m.heads),
 	})
@@ -148,114 +143,7 @@ func (b *builder) mamba2(h reg, path string, m mamba2) reg {
 	if m.norm {
 		b.gateNorm(yh, z, path+"norm", !m.normFirst, true)
 	} else {
-		b.do(&gateOp{y: yh, z: z, act: silu, gain: -1})
+		b.gate(yh, z, silu)
 	}
 	return y
-}
-
-// columnScaleOp multiplies parts of a register's columns, one after the other.
-type columnScaleOp struct {
-	reg     reg
-	widths  []int
-	factors []float64
-}
-
-func (o *columnScaleOp) reads() []reg  { return []reg{o.reg} }
-func (o *columnScaleOp) writes() []reg { return []reg{o.reg} }
-
-func (o *columnScaleOp) run(x *exec) {
-	m := x.reg(o.reg)
-	x.rows(m.Rows, func(i int) {
-		row := m.Row(i)
-		for k, w := range o.widths {
-			for j := range row[:w] {
-				row[j] *= float32(o.factors[k])
-			}
-			row = row[w:]
-		}
-	})
-}
-
-// expand makes the inner width a multiple of that of the stream, whatever is said
-// about it elsewhere.
-func (f *fields) expand(key string, missing float64) {
-	w := int(f.float(key, missing) * float64(f.int("hidden_size", 0)))
-	delete(f.values, "intermediate_size")
-	f.otherwise("intermediate_size", w)
-}
-
-// readBody reads the sizes of a model without attention.
-func (c *Config) readBody(f *fields) {
-	c.noAttention = true
-	c.Hidden = f.need("hidden_size")
-	c.Intermediate = f.need("intermediate_size")
-	c.Layers = f.need("num_hidden_layers")
-	c.Vocab = f.need("vocab_size")
-	c.readTokens(f)
-	c.Tied = f.bool("tie_word_embeddings", false)
-}
-
-// auto tells whether a key is "auto", null or absent.
-func (f *fields) auto(key string) bool { return f.null(key) || string(f.values[key]) == `"auto"` }
-
-// limits reads two bounds, 0 and infinity if they are absent.
-func (f *fields) limits(key string) (least, most float64) {
-	most = math.Inf(1)
-	var list []any
-	if !f.read(key, &list, "two numbers") {
-		return 0, most
-	}
-	bound := func(v any) float64 {
-		switch v := v.(type) {
-		case float64:
-			return v
-		case map[string]any:
-			switch v["__float__"] {
-			case "Infinity":
-				return math.Inf(1)
-			case "-Infinity":
-				return math.Inf(-1)
-			}
-		}
-		return math.NaN()
-	}
-	if len(list) == 2 {
-		least, most = bound(list[0]), bound(list[1])
-	}
-	if len(list) != 2 || !(least <= most) {
-		f.fail(key, "%s, want two numbers in order", shorten(f.values[key]))
-	}
-	return least, most
-}
-
-// nonFinite writes the bare words Infinity and -Infinity, which Python writes and
-// JSON does not have, as transformers 5 does: {"__float__": "Infinity"}.
-func nonFinite(data []byte) []byte {
-	var out []byte
-	quoted := false
-	for i := 0; i < len(data); i++ {
-		ch := data[i]
-		switch {
-		case quoted && ch == '\\' && i+1 < len(data):
-			out = append(out, ch)
-			i++
-			ch = data[i]
-		case ch == '"':
-			quoted = !quoted
-		case !quoted && (ch == 'I' || ch == '-'):
-			for _, word := range []string{"-Infinity", "Infinity"} {
-				if len(data)-i >= len(word) && string(data[i:i+len(word)]) == word {
-					out = append(out, `{"__float__": "`+word+`"}`...)
-					i += len(word) - 1
-					ch = 0
-					break
-				}
-			}
-			if ch == 0 {
-				continue
-			}
-		}
-		out = append(out, ch)
-	}
-	return out
 }

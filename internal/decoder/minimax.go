@@ -28,7 +28,7 @@ func minimaxArch() *Architecture {
 			act := readActivation(f, "hidden_act", "silu")
 			return func(b *builder) {
 				h := b.normedStream("input_layernorm")
-				if types[b.p.Index] == linearAttention {
+				if types[b.Index] == linearAttention {
 					y := b.lightning(h, block, act)
 					b.scale(stream, linear[0])
 					b.add(stream, y, linear[1])
@@ -53,7 +53,7 @@ func minimaxArch() *Architecture {
 // normedStream normalizes the stream and returns a register with the same.
 func (b *builder) normedStream(path string) reg {
 	h := b.norm(stream, path, normSpec{})
-	b.do(&copyOp{stream, h})
+	b.overwrite(stream, h)
 	return h
 }
 
@@ -65,21 +65,21 @@ func (b *builder) lightning(h reg, block int, act activation) reg {
 		return heads{reg: r, n: c.Heads, dim: c.HeadDim, base: i * c.HeadDim, step: 3 * c.HeadDim}
 	}
 	const path = "self_attn."
-	o := &decayScan{
-		dst: b.reg(c.QueryWidth()), q: part(0), k: part(1), v: part(2), block: block,
+	s := decayScan{
+		q: part(0), k: part(1), v: part(2), block: block,
 		stored: b.optional(path+"slope_rate", c.Heads, 1, 1), toQuery: b.optional(path+"query_decay", c.Heads, block, 1),
 		toEnd: b.optional(path+"key_decay", c.Heads, block, 1), pairs: b.optional(path+"diagonal_decay", 1, c.Heads, block, block),
 	}
-	factor := 1 - float64(b.p.Index)/(float64(c.Layers-1)+1e-5) + 1e-5
+	factor := 1 - float64(b.Index)/(float64(c.Layers-1)+1e-5) + 1e-5
 	for i := range c.Heads {
-		o.slopes = append(o.slopes, math.Exp2(-8*float64(i+1)/float64(c.Heads))*factor)
+		s.slopes = append(s.slopes, math.Exp2(-8*float64(i+1)/float64(c.Heads))*factor)
 	}
 	gate := b.linear(h, "self_attn.output_gate", c.QueryWidth(), false)
-	b.do(o)
-	b.normSelf(o.dst, "self_attn.norm", normSpec{eps: 1e-6})
-	whole := heads{reg: o.dst, n: 1, dim: c.QueryWidth()}
+	y := b.decayScan(s)
+	b.normSelf(y, "self_attn.norm", normSpec{eps: 1e-6})
+	whole := heads{reg: y, n: 1, dim: c.QueryWidth()}
 	z := whole
 	z.reg = gate
-	b.do(&gateOp{y: whole, z: z, act: sigmoid, gain: -1})
-	return b.linear(o.dst, "self_attn.out_proj", c.Hidden, false)
+	b.gate(whole, z, sigmoid)
+	return b.linear(y, "self_attn.out_proj", c.Hidden, false)
 }

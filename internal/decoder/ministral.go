@@ -38,9 +38,9 @@ func ministral3Arch() *Architecture {
 				b.rotate(q, c.Rope)
 				b.rotate(k, c.Rope)
 				if beta != 0 {
-					b.do(&growOp{q, beta, length})
+					b.grow(q, beta, length)
 				}
-				a := b.attend(attention{q: q, k: k, v: v, window: c.Window(b.p.Index)})
+				a := b.attend(attention{q: q, k: k, v: v, window: c.Window(b.Index)})
 				b.addLinear(stream, a, "self_attn.o_proj", false)
 				h = b.norm(stream, "post_attention_layernorm", normSpec{})
 				b.gatedMLP(stream, h, "mlp.", act)
@@ -60,7 +60,7 @@ func mistral3Arch() *Architecture {
 			"vocab_size": 131072, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 34,
 			"num_attention_heads": 32, "max_position_embeddings": 262144,
 		},
-	})
+	}, mistralArch(), ministralArch(), ministral3Arch(), llamaArch())
 }
 
 // readGrowth reads the growth of queries with the position, which is beside the

@@ -19,18 +19,9 @@ func mixtralArch() *Architecture {
 				h = b.norm(stream, "post_attention_layernorm", normSpec{})
 				r := b.router(h, "block_sparse_moe.gate", c.Experts, top, true)
 				const expert = "block_sparse_moe.experts.%d."
-				y := b.experts(h, r, c.Experts, c.Intermediate, act, expertNames{expert + "w1", expert + "w3", expert + "w2"})
+				y := b.experts(h, r, c.Experts, c.Intermediate, act, expertNames{gate: expert + "w1", up: expert + "w3", down: expert + "w2"})
 				b.add(stream, y, 1)
 			}
 		},
 	}
-}
-
-// topExperts reads how many experts a token goes to.
-func (c *Config) topExperts(f *fields, key string, missing int) int {
-	top := f.int(key, missing)
-	if f.err == nil && (top < 1 || top > c.Experts) {
-		f.fail(key, "%d, want 1 to the number of experts, %d", top, c.Experts)
-	}
-	return top
 }

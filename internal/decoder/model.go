@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"slices"
-	"strings"
 )
 
 // ErrUnsupported is wrapped by every error about a model that may be sound
@@ -94,156 +92,24 @@ type headSpec struct {
 
 // EmbeddingName, FinalNormName and HeadName are the names of the tensors outside
 // the blocks; BlockPrefix is what the names of a block's tensors begin with.
-func (c *Config) EmbeddingName() string         { return c.names.embedding }
-func (c *Config) FinalNormName() string         { return c.names.finalNorm }
-func (c *Config) HeadName() string              { return c.names.head }
-func (c *Config) BlockPrefix(layer int) string  { return sprintf(c.names.block, layer) }
-func sprintf(format string, args ...any) string { return fmt.Sprintf(format, args...) }
-
-// Architecture is one kind of model. It is put together in a file of its own.
-type Architecture struct {
-	Classes []string // entries of "architectures" in config.json
-	Type    string   // "model_type"
-	// OtherTypes are names that "model_type" has beside Type.
-	OtherTypes []string
-	// Read sets the configuration from config.json and returns what builds a
-	// block. It is called before the configuration is validated, the builder after.
-	read func(f *fields, c *Config) func(b *builder)
-	// GGUF is what llama.cpp calls things, nil if it does not have the
-	// architecture.
-	GGUF *GGUF
-}
-
-func (a *Architecture) isType(modelType string) bool {
-	return a.Type == modelType || slices.Contains(a.OtherTypes, modelType)
-}
-
-// architectures lists all that can be run.
-func architectures() []*Architecture {
-	return []*Architecture{
-		llamaArch(), mistralArch(), qwen2Arch(), qwen3Arch(),
-		mixtralArch(), qwen3MoEArch(),
-		gemmaArch(), gemma2Arch(), gemma3Arch(), gemma3ImageArch(),
-		phi3Arch(), smollm3Arch(), graniteArch(), olmoArch(), olmo2Arch(), olmo3Arch(),
-		ministralArch(), ministral3Arch(), mistral3Arch(), stablelmArch(), seedOSSArch(),
-		hunyuanArch(), cohereArch(), cohere2Arch(), starcoder2Arch(), glmArch(), glm4Arch(),
-		nemotronArch(), exaone4Arch(), ernieArch(), arceeArch(), heliumArch(), apertusArch(),
-		optArch(), neoxArch(), gpt2Arch(), phiArch(), falconArch(), bloomArch(),
-		qwen2MoEArch(), olmoeArch(), phimoeArch(), graniteMoEArch(), graniteMoESharedArch(), gptOSSArch(),
-		ernieMoEArch(), glm4MoEArch(), minimaxM2Arch(), deepseekV3Arch(), deepseekV2Arch(),
-		mambaArch(), falconMambaArch(), mamba2Arch(), falconH1Arch(), nemotronHArch(), graniteHybridArch(),
-		qwen3NextArch(), qwen35Arch(), qwen35MoEArch(), qwen35ImageArch(), qwen35MoEImageArch(), lfm2Arch(), minimaxArch(),
-		gptjArch(), bigcodeArch(), mptArch(), bambaArch(), jambaArch(), dots1Arch(), hunyuanMoEArch(), lfm2MoEArch(),
-	}
-}
-
-// Supported lists the classes of all architectures that can be run.
-func Supported() []string {
-	var all []string
-	for _, a := range architectures() {
-		all = append(all, a.Classes...)
-	}
-	return all
-}
+func (c *Config) EmbeddingName() string        { return c.names.embedding }
+func (c *Config) FinalNormName() string        { return c.names.finalNorm }
+func (c *Config) HeadName() string             { return c.names.head }
+func (c *Config) BlockPrefix(layer int) string { return fmt.Sprintf(c.names.block, layer) }
 
 // Model is a model without weights: its configuration and its blocks.
 type Model struct {
 	Config
-	Arch   *Architecture
+	// GGUF is what llama.cpp calls things, nil if it does not have the
+	// architecture.
+	GGUF   *GGUF
 	Blocks []*Program
 }
 
-// ParseConfig reads the content of a config.json as Hugging Face transformers
-// writes it, versions 4 and 5. Errors name the key. An architecture, rope
-// type or activation that is not supported gives an error that wraps
-// ErrUnsupported and lists what is.
-func ParseConfig(data []byte) (*Model, error) {
-	f, err := parseFields(nonFinite(data), "")
-	if err != nil {
-		return nil, err
-	}
-	m := &Model{Config: Config{BOS: -1, names: plainNames()}}
-	if m.Arch, err = architectureOf(f); err != nil {
-		return nil, err
-	}
-	c := &m.Config
-	c.ModelType = m.Arch.Type
-	block := m.Arch.read(f, c)
-	if m.Arch.GGUF != nil {
-		c.Activation = f.str("hidden_act", "silu")
-	}
-	if f.err != nil {
-		return nil, f.err
-	}
-	if err := m.build(block); err != nil {
-		return nil, err
-	}
-	return m, nil
-}
-
-// build validates the configuration and puts the blocks together.
-func (m *Model) build(block func(*builder)) error {
-	if err := m.validate(); err != nil {
-		return err
-	}
-	for i := range m.Layers {
-		b := newBuilder(&m.Config, i)
-		block(b)
-		if err := b.p.finish(); err != nil {
-			return err
-		}
-		m.Blocks = append(m.Blocks, b.p)
-	}
-	return nil
-}
-
-func architectureOf(f *fields) (*Architecture, error) {
-	stated := f.str("model_type", "")
-	list := f.strs("architectures")
-	if f.err != nil {
-		return nil, f.err
-	}
-	if stated == "" && len(list) == 0 {
-		return nil, errors.New(`neither "model_type" nor "architectures" is given`)
-	}
-	if len(list) > 1 {
-		return nil, fmt.Errorf(`"architectures": %d entries, want one`, len(list))
-	}
-	all := architectures()
-	if len(list) == 1 {
-		i := slices.IndexFunc(all, func(a *Architecture) bool { return a.is(list[0]) })
-		if i < 0 {
-			return nil, fmt.Errorf(`"architectures": %q is %w (supported: %s)`, list[0], ErrUnsupported, strings.Join(Supported(), ", "))
-		}
-		if stated != "" && !all[i].isType(stated) {
-			return nil, fmt.Errorf(`"model_type" %q contradicts "architectures" %q`, stated, list[0])
-		}
-		return all[i], nil
-	}
-	var types []string
-	for _, a := range all {
-		if a.isType(stated) {
-			return a, nil
-		}
-		types = append(types, a.Type)
-	}
-	return nil, fmt.Errorf(`"model_type": %q is %w (supported: %s)`, stated, ErrUnsupported, strings.Join(types, ", "))
-}
-
-// is tells whether a class is of the architecture: one of its own, or that of its
-// model without a head, which has one if the embeddings are tied.
-func (a *Architecture) is(class string) bool {
-	return slices.ContainsFunc(a.Classes, func(c string) bool {
-		base, ok := strings.CutSuffix(c, "ForCausalLM")
-		return class == c || ok && class == base+"Model"
-	})
-}
-
 // Limits far above any model: they keep products of sizes far from overflow
-// and a wrong file from asking for absurd memory.
+// and a wrong file from asking for absurd memory. See also maxWidth.
 const (
 	maxLayers  = 1 << 14
-	maxWidth   = 1 << 24
 	maxHeads   = 1 << 13
 	maxExperts = 1 << 12
 	allExperts = 1 << 17 // in all layers together
@@ -334,7 +200,7 @@ func (m *Model) Linears() []LinearInfo {
 func (m *Model) CheckShapes(w Weights) error {
 	c := &m.Config
 	for _, t := range c.outerTensors() {
-		if err := checkShape(w, t.path, t.shape...); err != nil {
+		if err := checkShape(w, t.Name, t.Shape...); err != nil {
 			return err
 		}
 	}
@@ -343,20 +209,10 @@ func (m *Model) CheckShapes(w Weights) error {
 			return err
 		}
 	}
-	first := m.Blocks[0]
-	extra := c.BlockPrefix(c.Layers + c.beyond)
-	for _, t := range first.params {
-		if name := extra + t.path; w.Has(name) {
-			return fmt.Errorf("tensor %q: num_hidden_layers is only %d", name, c.Layers)
-		}
+	if name := m.Blocks[0].under(w, c.BlockPrefix(c.Layers+c.beyond)); name != "" {
+		return fmt.Errorf("tensor %q: num_hidden_layers is only %d", name, c.Layers)
 	}
 	return nil
-}
-
-// TensorShape is a tensor that a model needs.
-type TensorShape struct {
-	Name  string
-	Shape []int
 }
 
 // Tensors lists all tensors of the model as they are stored where nothing is
@@ -367,34 +223,27 @@ func (m *Model) Tensors() []TensorShape {
 	add := func(name string, shape []int) {
 		if !seen[name] {
 			seen[name] = true
-			all = append(all, TensorShape{name, shape})
+			all = append(all, TensorShape{Name: name, Shape: shape})
 		}
 	}
 	for _, t := range m.outerTensors() {
-		add(t.path, t.shape)
+		add(t.Name, t.Shape)
 	}
 	for _, p := range m.Blocks {
-		for i, t := range p.params {
-			add(p.paramName(i), t.shape)
-		}
-		for _, l := range p.Linears {
-			s := l.Stored()
-			add(s.Weight, s.WeightShape(l.In))
-			if s.Bias != "" {
-				add(s.Bias, s.BiasShape())
-			}
+		for _, t := range p.Tensors() {
+			add(t.Name, t.Shape)
 		}
 	}
 	return all
 }
 
 // outerTensors are the tensors outside the blocks.
-func (c *Config) outerTensors() []param {
+func (c *Config) outerTensors() []TensorShape {
 	width := c.embedWidth()
-	list := []param{{path: c.names.embedding, shape: []int{c.Vocab, width}}}
+	list := []TensorShape{{Name: c.names.embedding, Shape: []int{c.Vocab, width}}}
 	add := func(there bool, name string, shape ...int) {
 		if there {
-			list = append(list, param{path: name, shape: shape})
+			list = append(list, TensorShape{Name: name, Shape: shape})
 		}
 	}
 	e, h := &c.embed, &c.head
@@ -418,4 +267,14 @@ func (c *Config) embedWidth() int {
 		return c.embed.width
 	}
 	return c.Hidden
+}
+
+// GGUF is what llama.cpp calls an architecture and its tensors.
+type GGUF struct {
+	Name string // general.architecture
+	// PermuteRows says that rows of q and k are stored with the pairs of a
+	// rotation side by side.
+	PermuteRows bool
+	// Tensors are the names inside a block, by those of Hugging Face.
+	Tensors map[string]string
 }

@@ -264,7 +264,7 @@ func model(t require.TestingT, c *Config) *Model {
 		rope.Dim = c.HeadDim
 		m.Rope = &rope
 	}
-	require.NoError(t, m.build(plainBlock(silu)))
+	require.NoError(t, build(m, plainBlock(silu)))
 	return m
 }
 
@@ -317,7 +317,7 @@ func (l *whole) logits(ids []int32) (*tensor.Matrix, error) {
 		return nil, err
 	}
 	logits := tensor.New(len(ids), l.Vocab)
-	l.runner.Logits(l.head, logits, x)
+	l.head.Logits(l.runner, logits, x)
 	return logits, nil
 }
 

@@ -1,5 +1,7 @@
 package decoder
 
+import "fmt"
+
 // nemotronHArch is Nemotron-H and Nemotron 3 (arXiv 2504.03624): blocks of one
 // mixer each, which is Mamba-2, attention without rotation, an MLP or experts.
 func nemotronHArch() *Architecture {
@@ -34,7 +36,7 @@ func nemotronHArch() *Architecture {
 				}
 			}
 			c.names = backboneNames()
-			return func(b *builder) { b.nemotronHBlock(types[b.p.Index], n) }
+			return func(b *builder) { b.nemotronHBlock(types[b.Index], n) }
 		},
 	}
 }
@@ -84,7 +86,7 @@ func (b *builder) nemotronHBlock(kind string, n nemotronH) {
 	h := b.norm(stream, "norm", normSpec{})
 	switch kind {
 	case linearAttention:
-		b.addLinear(stream, b.mamba2(h, "mixer.", n.mixer), "mixer.out_proj", n.mixer.bias)
+		b.addLinear(stream, b.mixMamba2(h, "mixer.", n.mixer), "mixer.out_proj", n.mixer.bias)
 	case fullAttention:
 		q := b.whole(b.linear(h, "mixer.q_proj", c.QueryWidth(), false), c.HeadDim)
 		k := b.whole(b.linear(h, "mixer.k_proj", c.KVWidth(), false), c.HeadDim)
@@ -106,8 +108,8 @@ func (b *builder) nemotronHExperts(h reg, n nemotronH) {
 	}
 	y := b.zeros(b.width(x))
 	for e := range c.Experts {
-		up := b.linear(b.gather(x, r, e), sprintf("mixer.experts.%d.up_proj", e), n.experts.width, false)
-		b.scatter(y, b.linear(b.activate(n.act, up), sprintf("mixer.experts.%d.down_proj", e), b.width(x), false))
+		up := b.linear(b.gather(x, r, e), fmt.Sprintf("mixer.experts.%d.up_proj", e), n.experts.width, false)
+		b.scatter(y, b.linear(b.activate(n.act, up), fmt.Sprintf("mixer.experts.%d.down_proj", e), b.width(x), false))
 	}
 	if n.latent > 0 {
 		b.addLinear(stream, y, "mixer.fc2_latent_proj", c.MLPBias)

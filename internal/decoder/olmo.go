@@ -55,7 +55,7 @@ func olmo3Arch() *Architecture {
 			local := c.slidingRope(f, 500000)
 			return func(b *builder) {
 				rope := c.Rope
-				if c.Window(b.p.Index) > 0 {
+				if c.Window(b.Index) > 0 {
 					rope = local
 				}
 				b.olmo2Block(rope, act)
@@ -91,7 +91,7 @@ func (b *builder) olmo2Block(rope *Rope, act activation) {
 	b.normSelf(k.reg, "self_attn.k_norm", normSpec{})
 	b.rotate(q, rope)
 	b.rotate(k, rope)
-	a := b.attend(attention{q: q, k: k, v: v, window: c.Window(b.p.Index)})
+	a := b.attend(attention{q: q, k: k, v: v, window: c.Window(b.Index)})
 	o := b.linear(a, "self_attn.o_proj", c.Hidden, c.OBias)
 	b.normSelf(o, "post_attention_layernorm", normSpec{})
 	b.add(stream, o, 1)

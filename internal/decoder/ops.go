@@ -328,28 +328,6 @@ func (o *clipOp) run(x *exec) {
 	})
 }
 
-// growOp multiplies heads by 1 + beta ln(1 + ⌊position/length⌋), so that
-// attention stays sharp over long contexts.
-type growOp struct {
-	h      heads
-	beta   float64
-	length int
-}
-
-func (o *growOp) reads() []reg                  { return []reg{o.h.reg} }
-func (o *growOp) writes() []reg                 { return []reg{o.h.reg} }
-func (o *growOp) leaves(r reg, c0, c1 int) bool { return o.h.leaves(r, c0, c1) }
-
-func (o *growOp) run(x *exec) {
-	m := x.reg(o.h.reg)
-	x.rows(m.Rows, func(i int) {
-		f := float32(1 + o.beta*math.Log1p(float64(i%x.f.seqLen/o.length)))
-		for h := range o.h.n {
-			kernel.Scale(m.Row(i)[o.h.at(h):][:o.h.dim], f)
-		}
-	})
-}
-
 // linear computes dst = x Wᵀ + b, or with add dst += x Wᵀ + b.
 func (r *Runner) linear(dst, x *tensor.Matrix, l *Linear, add bool) {
 	if x.Rows == 0 {

@@ -21,7 +21,7 @@ func phi3Arch() *Architecture {
 				q, k, v := b.fusedQKV(h, "self_attn.qkv_proj", false)
 				b.rotate(q, c.Rope)
 				b.rotate(k, c.Rope)
-				a := b.attend(attention{q: q, k: k, v: v, window: c.Window(b.p.Index)})
+				a := b.attend(attention{q: q, k: k, v: v, window: c.Window(b.Index)})
 				b.addLinear(stream, a, "self_attn.o_proj", false)
 				h = b.norm(stream, "post_attention_layernorm", normSpec{})
 				b.addLinear(stream, b.fusedGate(h, act), "mlp.down_proj", false)

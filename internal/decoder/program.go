@@ -1,9 +1,39 @@
+// Package program describes a block of a decoder-only transformer as data and runs
+// it in float32.
+//
+// A block is a Program: operations on registers, in computing order. Register 0 is
+// the residual stream [rows, hidden]; the others hold what is computed from it. Of
+// Llama's block:
+//
+//	h = norm(x)                        stage 0: read by q, k, v
+//	q, k, v = linear(h); rotate q, k
+//	a = attention(q, k, v)             stage 1: read by o
+//	x += linear(a)
+//	h = norm(x)                        stage 2: read by gate, up
+//	g, u = linear(h)
+//	g = silu(g) * u                    stage 3: read by down
+//	x += linear(g)
+//
+// A Stage is a register that linear layers read: it says which, how wide it is,
+// which tokens it holds (all, or those routed to an expert), and what a scale of
+// its channels folds into. Stages are found in the program, not written down.
+// Whoever calibrates, quantizes or measures stops at stages (package walk) and
+// may exchange the weights of linears between them.
+//
+// A Builder puts a program together, Load gives it weights, a Runner runs the Block.
+//
+// Rows are tokens: a batch is any number of whole windows of seqLen tokens, one
+// after the other; each window is a sequence of its own with positions 0 to
+// seqLen-1. Nothing computed here depends on the number of workers.
 package decoder
 
 import (
 	"fmt"
 	"slices"
 )
+
+// maxWidth is a limit of widths far above any model.
+const maxWidth = 1 << 24
 
 // reg names a register of a program.
 type reg int
@@ -110,11 +140,13 @@ type Stage struct {
 	Residual bool
 	// Fold is what a scale of the channels folds into, nil if nothing can take it.
 	Fold *Fold
+	// recompute says that the register is computed again when its linears run,
+	// rather than kept: it is cheap to compute and wide to keep.
+	recompute bool
 
-	reg       reg
-	at        int  // the operation before which it is complete
-	added     int  // the operation after which its effect is in the residual stream
-	recompute bool // rather than kept: cheap to compute, wide to keep
+	reg   reg
+	at    int // the operation before which it is complete
+	added int // the operation after which its effect is in the residual stream
 }
 
 // Fold says what takes the factors of the channels of a stage, so that the
@@ -158,7 +190,7 @@ type op interface {
 	writes() []reg // of these the ones also read are changed in place
 }
 
-// Name returns the full name of the i-th dense tensor.
+// paramName returns the full name of the i-th dense tensor.
 func (p *Program) paramName(i int) string { return p.prefix + p.params[i].path }
 
 // After returns the stage whose factors the rows of a linear take, or -1.

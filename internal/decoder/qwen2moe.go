@@ -1,11 +1,6 @@
 package decoder
 
-import (
-	"math"
-	"slices"
-
-	"github.com/golowbit/lowbit/internal/kernel"
-)
+import "slices"
 
 // qwen2MoEArch is Qwen1.5's and Qwen2's mixture of experts: beside the routed
 // experts a shared one, weighted by a sigmoid.
@@ -28,7 +23,7 @@ func qwen2MoEArch() *Architecture {
 				h := b.norm(stream, "input_layernorm", normSpec{})
 				b.plainAttention(h)
 				h = b.norm(stream, "post_attention_layernorm", normSpec{})
-				if slices.Contains(dense, b.p.Index) || (b.p.Index+1)%step != 0 {
+				if slices.Contains(dense, b.Index) || (b.Index+1)%step != 0 {
 					b.gatedMLP(stream, h, "mlp.", act)
 					return
 				}
@@ -38,33 +33,4 @@ func qwen2MoEArch() *Architecture {
 			}
 		},
 	}
-}
-
-// gatedShared adds an expert for all tokens, weighted by the sigmoid of one logit.
-func (b *builder) gatedShared(h reg, path, gate string, width int, act activation) {
-	y := b.zeros(b.width(h))
-	b.gatedOf(y, h, path, width, act, false)
-	b.do(&weighOp{dst: y, src: h, weight: b.param(gate, 1, b.width(h))})
-	b.add(stream, y, 1)
-}
-
-// weighOp multiplies each row of dst by the sigmoid of a product of the row of
-// src with a vector.
-type weighOp struct {
-	dst, src reg
-	weight   int
-}
-
-func (o *weighOp) reads() []reg  { return []reg{o.src, o.dst} }
-func (o *weighOp) writes() []reg { return []reg{o.dst} }
-
-func (o *weighOp) run(x *exec) {
-	src, dst, w := x.reg(o.src), x.reg(o.dst), x.vector(o.weight)
-	x.rows(dst.Rows, func(i int) {
-		var sum float64
-		for j, v := range src.Row(i) {
-			sum += float64(v) * float64(w[j])
-		}
-		kernel.Scale(dst.Row(i), float32(1/(1+math.Exp(-sum))))
-	})
 }

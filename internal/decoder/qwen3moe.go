@@ -25,13 +25,13 @@ func qwen3MoEArch() *Architecture {
 				h := b.norm(stream, "input_layernorm", normSpec{})
 				b.plainAttention(h)
 				h = b.norm(stream, "post_attention_layernorm", normSpec{})
-				if slices.Contains(dense, b.p.Index) || (b.p.Index+1)%step != 0 {
+				if slices.Contains(dense, b.Index) || (b.Index+1)%step != 0 {
 					b.gatedMLP(stream, h, "mlp.", act)
 					return
 				}
 				r := b.router(h, "mlp.gate", c.Experts, top, renormalize)
 				const expert = "mlp.experts.%d."
-				y := b.experts(h, r, c.Experts, width, act, expertNames{expert + "gate_proj", expert + "up_proj", expert + "down_proj"})
+				y := b.experts(h, r, c.Experts, width, act, expertNames{gate: expert + "gate_proj", up: expert + "up_proj", down: expert + "down_proj"})
 				b.add(stream, y, 1)
 			}
 		},

@@ -43,13 +43,13 @@ func qwen35MoEArch() *Architecture {
 func qwen35ImageArch() *Architecture {
 	return withImages("Qwen3_5ForConditionalGeneration", "qwen3_5", "qwen3_5_text", map[string]map[string]int{"qwen3_5_text": {
 		"vocab_size": 248320, "hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 32, "num_attention_heads": 16,
-	}})
+	}}, qwen35Arch())
 }
 
 func qwen35MoEImageArch() *Architecture {
 	return withImages("Qwen3_5MoeForConditionalGeneration", "qwen3_5_moe", "qwen3_5_moe_text", map[string]map[string]int{"qwen3_5_moe_text": {
 		"vocab_size": 248320, "hidden_size": 2048, "num_hidden_layers": 40, "num_attention_heads": 16,
-	}})
+	}}, qwen35MoEArch())
 }
 
 // qwenHybrid is what differs between Qwen3-Next and Qwen3.5.
@@ -96,13 +96,13 @@ func readQwenHybrid(f *fields, c *Config, s qwenHybrid) func(*builder) {
 	c.head.norm = normSpec{plusOne: true}
 	return func(b *builder) {
 		h := b.norm(stream, "input_layernorm", normSpec{plusOne: true})
-		if types[b.p.Index] == linearAttention {
-			b.addLinear(stream, b.deltaNet(h, "linear_attn.", s.net), "linear_attn.out_proj", false)
+		if types[b.Index] == linearAttention {
+			b.addLinear(stream, b.mixDeltaNet(h, "linear_attn.", s.net), "linear_attn.out_proj", false)
 		} else {
 			b.gatedAttention(h)
 		}
 		h = b.norm(stream, "post_attention_layernorm", normSpec{plusOne: true})
-		if slices.Contains(s.dense, b.p.Index) || c.Experts == 0 || (b.p.Index+1)%s.step != 0 {
+		if slices.Contains(s.dense, b.Index) || c.Experts == 0 || (b.Index+1)%s.step != 0 {
 			b.gatedMLP(stream, h, "mlp.", act)
 			return
 		}
@@ -127,7 +127,7 @@ func (b *builder) gatedAttention(h reg) {
 	b.rotate(q, c.Rope)
 	b.rotate(k, c.Rope)
 	a := b.attend(attention{q: q, k: k, v: v})
-	b.do(&gateOp{y: b.whole(a, c.HeadDim), z: gate, act: sigmoid, gain: -1})
+	b.gate(b.whole(a, c.HeadDim), gate, sigmoid)
 	b.addLinear(stream, a, "self_attn.o_proj", c.OBias)
 }
 
@@ -138,30 +138,29 @@ type deltaNet struct {
 	act                                  activation
 }
 
-// deltaNet adds a mixer and returns what its output layer reads.
-func (b *builder) deltaNet(h reg, path string, d deltaNet) reg {
-	o := &deltaScan{keys: d.keys, values: d.values, keyDim: d.keyDim, valueDim: d.valueDim}
+// mixDeltaNet adds a mixer and returns what its output layer reads.
+func (b *builder) mixDeltaNet(h reg, path string, d deltaNet) reg {
+	s := deltaScan{keys: d.keys, values: d.values, keyDim: d.keyDim, valueDim: d.valueDim}
 	var qkv reg
 	var z heads
 	if d.grouped {
-		qkv, z = b.groupedDelta(h, path, d, o)
+		qkv, z = b.groupedDelta(h, path, d, &s)
 	} else {
 		qkv = b.linear(h, path+"in_proj_qkv", 2*d.keys*d.keyDim+d.values*d.valueDim, false)
 		z = b.whole(b.linear(h, path+"in_proj_z", d.values*d.valueDim, false), d.valueDim)
-		o.beta = b.whole(b.linear(h, path+"in_proj_b", d.values, false), 1)
-		o.step = b.whole(b.linear(h, path+"in_proj_a", d.values, false), 1)
+		s.beta = b.whole(b.linear(h, path+"in_proj_b", d.values, false), 1)
+		s.step = b.whole(b.linear(h, path+"in_proj_a", d.values, false), 1)
 	}
-	o.qkv = b.conv(qkv, 0, b.width(qkv), d.conv, path+"conv1d", false, d.act)
-	o.dst = b.like(h, d.values*d.valueDim)
-	o.aLog, o.shift = b.param(path+"A_log", d.values), b.param(path+"dt_bias", d.values)
-	b.do(o)
-	b.gateNorm(b.whole(o.dst, d.valueDim), z, path+"norm", false, false)
-	return o.dst
+	s.qkv = b.conv(qkv, 0, b.width(qkv), d.conv, path+"conv1d", false, d.act)
+	s.aLog, s.shift = b.param(path+"A_log", d.values), b.param(path+"dt_bias", d.values)
+	y := b.deltaRule(s)
+	b.gateNorm(b.whole(y, d.valueDim), z, path+"norm", false, false)
+	return y
 }
 
 // groupedDelta adds the inputs of Qwen3-Next: in_proj_qkvz has for each key head q,
 // k, and v and z of its value heads; in_proj_ba b and a.
-func (b *builder) groupedDelta(h reg, path string, d deltaNet, o *deltaScan) (qkv reg, z heads) {
+func (b *builder) groupedDelta(h reg, path string, d deltaNet, s *deltaScan) (qkv reg, z heads) {
 	each := d.values / d.keys
 	step := 2*d.keyDim + 2*each*d.valueDim
 	p := b.linear(h, path+"in_proj_qkvz", d.keys*step, false)
@@ -170,8 +169,8 @@ func (b *builder) groupedDelta(h reg, path string, d deltaNet, o *deltaScan) (qk
 	value := func(at int) heads {
 		return heads{reg: p, n: d.values, dim: d.valueDim, base: at, group: each, groupStep: step}
 	}
-	o.beta = heads{reg: ba, n: d.values, dim: 1, group: each, groupStep: 2 * each}
-	o.step = o.beta
-	o.step.base = each
+	s.beta = heads{reg: ba, n: d.values, dim: 1, group: each, groupStep: 2 * each}
+	s.step = s.beta
+	s.step.base = each
 	return b.arrange(key(0), key(d.keyDim), value(2*d.keyDim)), value(2*d.keyDim + each*d.valueDim)
 }

@@ -24,7 +24,7 @@ type convOp struct {
 
 // conv adds a convolution of the columns of a register from at on, width
 // channels. path is without ".weight".
-func (b *builder) conv(src reg, at, width, size int, path string, bias bool, act activation) reg {
+func (b *Builder) conv(src reg, at, width, size int, path string, bias bool, act activation) reg {
 	o := &convOp{dst: b.like(src, width), src: src, at: at, weight: b.param(path+".weight", width, 1, size), bias: -1, act: act}
 	if bias {
 		o.bias = b.param(path+".bias", width)
@@ -64,113 +64,6 @@ func (o *convOp) run(x *exec) {
 	})
 }
 
-// gateOp multiplies heads by act of other heads, and with norm normalizes them:
-// before that, or with last after it.
-type gateOp struct {
-	y, z    heads
-	act     activation
-	norm    *normSpec
-	last    bool
-	gain    int  // parameter, or -1
-	perHead bool // each head has its own part of the gain
-}
-
-func (o *gateOp) reads() []reg  { return []reg{o.y.reg, o.z.reg} }
-func (o *gateOp) writes() []reg { return []reg{o.y.reg} }
-
-// gateNorm adds a gate with a norm whose gain is a vector for all heads together
-// (perHead) or for each alike.
-func (b *builder) gateNorm(y, z heads, path string, last, perHead bool) {
-	width := y.dim
-	if perHead {
-		width *= y.n
-	}
-	b.do(&gateOp{
-		y: y, z: z, act: silu, norm: &normSpec{eps: b.c.NormEps}, last: last, perHead: perHead, gain: b.param(path+".weight", width),
-	})
-}
-
-func (o *gateOp) run(x *exec) {
-	y, z := x.reg(o.y.reg), x.reg(o.z.reg)
-	gain := x.vector(max(o.gain, -1))
-	x.rows(y.Rows, func(i int) {
-		gate := make([]float32, o.y.dim)
-		for h := range o.y.n {
-			row := y.Row(i)[o.y.at(h):][:o.y.dim]
-			copy(gate, z.Row(i)[o.z.at(h):])
-			o.act.apply(gate)
-			if o.norm != nil && !o.last {
-				o.norm.apply(row, row, headPart(gain, h, o.y.dim, o.perHead), nil)
-			}
-			for j, v := range gate {
-				row[j] *= v
-			}
-			if o.norm != nil && o.last {
-				o.norm.apply(row, row, headPart(gain, h, o.y.dim, o.perHead), nil)
-			}
-		}
-	})
-}
-
-// multiplyOp is dst = a*b, columns of registers from an offset on, as wide as dst.
-type multiplyOp struct {
-	dst, a, b reg
-	aAt, bAt  int
-}
-
-func (o *multiplyOp) reads() []reg  { return []reg{o.a, o.b} }
-func (o *multiplyOp) writes() []reg { return []reg{o.dst} }
-
-func (o *multiplyOp) run(x *exec) {
-	dst, a, b := x.write(o.dst), x.reg(o.a), x.reg(o.b)
-	x.rows(dst.Rows, func(i int) {
-		d := dst.Row(i)
-		u, v := a.Row(i)[o.aAt:], b.Row(i)[o.bAt:]
-		for j := range d {
-			d[j] = u[j] * v[j]
-		}
-	})
-}
-
-// arrangeOp copies heads side by side.
-type arrangeOp struct {
-	dst   reg
-	parts []heads
-}
-
-// arrange makes a register of heads that lie elsewhere.
-func (b *builder) arrange(parts ...heads) reg {
-	width := 0
-	for _, h := range parts {
-		width += h.n * h.dim
-	}
-	dst := b.like(parts[0].reg, width)
-	b.do(&arrangeOp{dst, parts})
-	return dst
-}
-
-func (o *arrangeOp) reads() []reg {
-	var all []reg
-	for _, h := range o.parts {
-		all = append(all, h.reg)
-	}
-	return all
-}
-func (o *arrangeOp) writes() []reg { return []reg{o.dst} }
-
-func (o *arrangeOp) run(x *exec) {
-	dst := x.write(o.dst)
-	x.rows(dst.Rows, func(i int) {
-		d := dst.Row(i)
-		for _, h := range o.parts {
-			src := x.reg(h.reg).Row(i)
-			for j := range h.n {
-				d = d[copy(d[:h.dim], src[h.at(j):]):]
-			}
-		}
-	})
-}
-
 func softplus(v float32) float64 {
 	if v > 20 {
 		return float64(v)
@@ -183,9 +76,17 @@ func softplus(v float32) float64 {
 //
 //	h = exp(dt·A)·h + dt·B·u;  y = (C·h + D·u)·silu(z)
 type selectiveScan struct {
-	dst, u, dt, bc, gate reg
-	gateAt, bAt, cAt     int // first columns
-	aLog, d              int // parameters
+	dst              reg
+	u, dt, bc, gate  reg
+	gateAt, bAt, cAt int // first columns
+	aLog, d          int // parameters
+}
+
+// selectiveScan adds a state space of Mamba; the result is as wide as u.
+func (b *Builder) selectiveScan(s selectiveScan) reg {
+	s.dst = b.like(s.u, b.width(s.u))
+	b.do(&s)
+	return s.dst
 }
 
 func (o *selectiveScan) reads() []reg  { return []reg{o.u, o.dt, o.bc, o.gate} }
@@ -250,12 +151,20 @@ func advance(h, decay, b, c []float32, in float32) float32 {
 // headScan is the state space of Mamba-2 (Dao and Gu, arXiv 2405.21060): the
 // channels of a head share one A, one D and one time step, heads of a group B and C.
 type headScan struct {
-	dst, x, dt       reg // x has x, B and C side by side
+	dst              reg
+	x, dt            reg // x has x, B and C side by side
 	dtAt             int
 	heads, dim       int
 	groups, state    int
 	least, most      float64 // bounds of the time step
 	aLog, d, stepped int     // parameters [heads]; the last is added to dt
+}
+
+// headScan adds a state space of Mamba-2; the result has the heads side by side.
+func (b *Builder) headScan(s headScan) reg {
+	s.dst = b.like(s.x, s.heads*s.dim)
+	b.do(&s)
+	return s.dst
 }
 
 func (o *headScan) reads() []reg  { return []reg{o.x, o.dt} }
@@ -303,11 +212,19 @@ func advanceEven(h, b, c []float32, decay, in float32) float32 {
 //
 //	S = decay·S;  S += k ⊗ β(v - kᵀS);  y = qᵀS/√(key width)
 type deltaScan struct {
-	dst, qkv         reg
+	dst              reg
+	qkv              reg
 	beta, step       heads // of one column: b and a
 	keys, values     int   // heads
 	keyDim, valueDim int
 	aLog, shift      int // parameters [value heads]
+}
+
+// deltaRule adds a gated delta rule; the result has the value heads side by side.
+func (b *Builder) deltaRule(s deltaScan) reg {
+	s.dst = b.like(s.qkv, s.values*s.valueDim)
+	b.do(&s)
+	return s.dst
 }
 
 func (o *deltaScan) reads() []reg  { return []reg{o.qkv, o.beta.reg, o.step.reg} }
@@ -377,6 +294,14 @@ type decayScan struct {
 	// to the end of the block [heads, block, 1], and of a key to a query
 	// [1, heads, block, block].
 	stored, toQuery, toEnd, pairs int
+}
+
+// decayScan adds linear attention with decay; the result has the heads side by
+// side.
+func (b *Builder) decayScan(s decayScan) reg {
+	s.dst = b.like(s.q.reg, s.q.n*s.v.dim)
+	b.do(&s)
+	return s.dst
 }
 
 func (o *decayScan) reads() []reg  { return []reg{o.q.reg, o.k.reg, o.v.reg} }

@@ -144,6 +144,7 @@ func (r *Rope) lengthDependent() bool {
 	return r.Scaling.Type == "dynamic" || r.Scaling.Type == "longrope"
 }
 
+// validate checks that the values fit each other.
 func (r *Rope) validate() error {
 	if !(r.Theta > 0) || math.IsInf(r.Theta, 0) {
 		return fmt.Errorf(`"rope_theta": %g, want a positive number`, r.Theta)

@@ -62,7 +62,7 @@ func (r *Runner) bands(n int, f func(i0, i1 int)) {
 	r.each((n+band-1)/band, func(b int) { f(b*band, min((b+1)*band, n)) })
 }
 
-// matrix returns memory for a register, its content undefined.
+// matrix returns memory, its content undefined.
 func (r *Runner) matrix(rows, cols int) *tensor.Matrix {
 	n := rows * cols
 	best := -1
@@ -83,6 +83,7 @@ func (r *Runner) matrix(rows, cols int) *tensor.Matrix {
 	return m
 }
 
+// release takes back the memory of a matrix, which may be nil.
 func (r *Runner) release(m *tensor.Matrix) {
 	const most = 32
 	if m != nil && len(r.spare) < most {

@@ -35,7 +35,7 @@ func smollm3Arch() *Architecture {
 			act := readActivation(f, "hidden_act", "silu")
 			return func(b *builder) {
 				var rope *Rope
-				if rotated[b.p.Index] != 0 {
+				if rotated[b.Index] != 0 {
 					rope = c.Rope
 				}
 				h := b.norm(stream, "input_layernorm", normSpec{})

@@ -122,7 +122,7 @@ func roundedLogits(t testing.TB, m *decodertest.Model, src *checkpoint.Model, id
 		require.NoError(t, r.Forward(linear.widened(t, b, src), x, n, nil))
 	}
 	h := tensor.New(n, m.Model.Hidden)
-	r.Normed(m.Head, h, x)
+	m.Head.Normed(r, h, x)
 	logits := tensor.New(n, m.Vocab)
 	tensor.Gemm(false, true, 1, head.apply(h), m.Head.Weight, 0, logits, 0)
 	return logits

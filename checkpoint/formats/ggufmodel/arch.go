@@ -66,7 +66,7 @@ func readShape(config json.RawMessage) (*modelShape, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", layout.ConfigFile, err)
 	}
-	if c.Arch.GGUF == nil {
+	if c.GGUF == nil {
 		return nil, fmt.Errorf("%s: %w", layout.ConfigFile, layout.Unsupported("%s: "+written, c.ModelType))
 	}
 	switch {
@@ -75,7 +75,7 @@ func readShape(config json.RawMessage) (*modelShape, error) {
 	case c.ModelType == "qwen3" && c.OBias:
 		return nil, layout.Unsupported("llama.cpp's qwen3 has no bias in o_proj")
 	case c.Activation != "" && c.Activation != "silu" && c.Activation != "swish":
-		return nil, layout.Unsupported("llama.cpp's %s has no %s activation", c.Arch.GGUF.Name, c.Activation)
+		return nil, layout.Unsupported("llama.cpp's %s has no %s activation", c.GGUF.Name, c.Activation)
 	case c.Rope.Dim != c.HeadDim:
 		return nil, layout.Unsupported("rotations of a part of each head are not written to GGUF")
 	case !slices.Contains([]string{"", "linear", "llama3"}, c.Rope.Scaling.Type):
@@ -83,7 +83,7 @@ func readShape(config json.RawMessage) (*modelShape, error) {
 	}
 	r := c.Rope.Scaling
 	m := &modelShape{
-		arch: c.Arch.GGUF.Name, layers: c.Layers, vocab: c.Vocab, hidden: c.Hidden, intermediate: c.Intermediate,
+		arch: c.GGUF.Name, layers: c.Layers, vocab: c.Vocab, hidden: c.Hidden, intermediate: c.Intermediate,
 		heads: c.Heads, kvHeads: c.KVHeads, headDim: c.HeadDim, context: c.MaxPosition,
 		normEps: c.NormEps, ropeTheta: c.Rope.Theta, tied: c.Tied,
 		scaling: ropeScaling{r.Type, r.Factor, r.LowFreqFactor, r.HighFreqFactor, r.OriginalMaxPosition},
