@@ -14,7 +14,7 @@ import (
 
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/checkpoint/layout"
-	"github.com/golowbit/lowbit/internal/decoder"
+	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/internal/walk"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
@@ -183,10 +183,10 @@ func replacedLogits(t *testing.T, dir, quantized string, ids [][]int32) []float3
 	defer src.Close()
 	m, err := decoderOf(src)
 	require.NoError(t, err)
-	w := &walk.Walk{Model: m, Weights: src, Runner: decoder.NewRunner(0), SeqLen: len(ids[0])}
+	w := &walk.Walk{Model: m, Weights: src, Runner: program.NewRunner(0), SeqLen: len(ids[0])}
 	x, e, err := w.Embed(ids)
 	require.NoError(t, err)
-	require.NoError(t, w.Blocks(context.Background(), m.Layers, func(b *decoder.Block) error {
+	require.NoError(t, w.Blocks(context.Background(), m.Layers, func(b *program.Block) error {
 		replaceWeights(t, b, q)
 		return w.Forward(context.Background(), b, x, nil)
 	}))
@@ -197,7 +197,7 @@ func replacedLogits(t *testing.T, dir, quantized string, ids [][]int32) []float3
 	return out.Data
 }
 
-func replaceWeights(t *testing.T, b *decoder.Block, q *checkpoint.Model) {
+func replaceWeights(t *testing.T, b *program.Block, q *checkpoint.Model) {
 	for i, l := range b.Linears {
 		if _, ok := q.Layer(l.Name); !ok {
 			continue

@@ -10,6 +10,7 @@ import (
 
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/internal/decoder"
+	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/internal/walk"
 	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/tensor"
@@ -158,7 +159,7 @@ func (o *EvalOptions) measure(ctx context.Context, all []*evaluated, w [][]int32
 type evaluated struct {
 	src   *checkpoint.Model
 	model *decoder.Model
-	fwd   *decoder.Runner
+	fwd   *program.Runner
 	head  *decoder.Head
 	x     *tensor.Matrix // residual stream [tokens, hidden]
 }
@@ -190,7 +191,7 @@ func (e *evaluated) run(ctx context.Context, w [][]int32, step func()) error {
 	if err := e.finite(x, "the embedding", len(w[0])); err != nil {
 		return err
 	}
-	err = way.Blocks(ctx, e.model.Layers, func(b *decoder.Block) error {
+	err = way.Blocks(ctx, e.model.Layers, func(b *program.Block) error {
 		defer step()
 		if err := way.Forward(ctx, b, x, nil); err != nil {
 			return err

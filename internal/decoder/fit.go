@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/golowbit/lowbit/internal/program"
 )
 
 // Fit takes the names that a file's tensors have. The same model is saved as
@@ -15,34 +17,34 @@ import (
 // so it is in transformers since version 5. Layers that may lie in tensors with
 // several have a Slice afterwards only if they do. Fit is called before CheckShapes.
 // An error names what was looked for and what is there.
-func (m *Model) Fit(w Weights) error {
-	body := m.names.body()
+func (m *Model) Fit(w program.Weights) error {
+	body := m.Names.body()
 	for _, p := range bodies(body) {
-		if w.Has(m.names.moved(body, p).embedding) {
+		if w.Has(m.Names.moved(body, p).Embedding) {
 			return m.rename(w, body, p)
 		}
 	}
 	if m.Tied { // perhaps only the head was saved
 		for _, p := range bodies(body) {
-			if name := m.headBeside(w, p); name != "" && m.Blocks[0].under(w, fmt.Sprintf(m.names.moved(body, p).block, 0)) != "" {
+			if name := m.headBeside(w, p); name != "" && m.Blocks[0].Under(w, fmt.Sprintf(m.Names.moved(body, p).Block, 0)) != "" {
 				if err := m.rename(w, body, p); err != nil {
 					return err
 				}
-				m.names.embedding = name
+				m.Names.Embedding = name
 				return nil
 			}
 		}
 	}
-	return fmt.Errorf("tensor %q: missing, also under other prefixes%s", m.names.embedding, there(w))
+	return fmt.Errorf("tensor %q: missing, also under other prefixes%s", m.Names.Embedding, there(w))
 }
 
 // body is what all names but that of the head begin with.
-func (n names) body() string {
+func (n Names) body() string {
 	i := 0
-	for i < len(n.embedding) && i < len(n.block) && n.embedding[i] == n.block[i] {
+	for i < len(n.Embedding) && i < len(n.Block) && n.Embedding[i] == n.Block[i] {
 		i++
 	}
-	return n.embedding[:strings.LastIndexByte(n.embedding[:i], '.')+1]
+	return n.Embedding[:strings.LastIndexByte(n.Embedding[:i], '.')+1]
 }
 
 // bodies lists what may stand in place of the body's prefix.
@@ -60,8 +62,8 @@ func bodies(body string) []string {
 }
 
 // moved are the names with another prefix of the body.
-func (n names) moved(body, prefix string) names {
-	for _, s := range []*string{&n.embedding, &n.finalNorm, &n.block, &n.projectIn, &n.projectOut, &n.positions, &n.embedNorm} {
+func (n Names) moved(body, prefix string) Names {
+	for _, s := range []*string{&n.Embedding, &n.FinalNorm, &n.Block, &n.ProjectIn, &n.ProjectOut, &n.Positions, &n.EmbedNorm} {
 		if rest, ok := strings.CutPrefix(*s, body); ok {
 			*s = prefix + rest
 		}
@@ -71,9 +73,9 @@ func (n names) moved(body, prefix string) names {
 
 // headBeside returns the name of the head of a body with this prefix, "" if it
 // is not there.
-func (m *Model) headBeside(w Weights, prefix string) string {
+func (m *Model) headBeside(w program.Weights, prefix string) string {
 	outer := strings.TrimSuffix(prefix, "model.")
-	for _, name := range []string{m.names.head, outer + m.names.head, prefix + m.names.head, "model." + m.names.head} {
+	for _, name := range []string{m.Names.Head, outer + m.Names.Head, prefix + m.Names.Head, "model." + m.Names.Head} {
 		if w.Has(name) {
 			return name
 		}
@@ -82,35 +84,35 @@ func (m *Model) headBeside(w Weights, prefix string) string {
 }
 
 // rename gives all tensors the names they have with another prefix.
-func (m *Model) rename(w Weights, body, prefix string) error {
-	m.names = m.names.moved(body, prefix)
+func (m *Model) rename(w program.Weights, body, prefix string) error {
+	m.Names = m.Names.moved(body, prefix)
 	head := m.headBeside(w, prefix)
 	switch {
 	case head != "":
-		m.names.head = head
+		m.Names.Head = head
 	case !m.Tied:
-		return fmt.Errorf(`tensor %q: missing, and "tie_word_embeddings" is false%s`, m.names.head, there(w))
+		return fmt.Errorf(`tensor %q: missing, and "tie_word_embeddings" is false%s`, m.Names.Head, there(w))
 	}
-	if m.Tied && head != "" && w.Has(m.names.embedding) {
-		same, err := sameMatrix(w, m.names.embedding, head)
+	if m.Tied && head != "" && w.Has(m.Names.Embedding) {
+		same, err := sameMatrix(w, m.Names.Embedding, head)
 		if err != nil {
 			return err
 		}
 		m.Tied = same
 	}
 	for _, p := range m.Blocks {
-		p.rename(fmt.Sprintf(m.names.block, p.Index))
-		p.settle(w)
+		p.Rename(fmt.Sprintf(m.Names.Block, p.Index))
+		p.Settle(w)
 	}
 	return nil
 }
 
 // sameMatrix tells whether two matrices are equal. One that is quantized is not
 // equal to any.
-func sameMatrix(w Weights, a, b string) (bool, error) {
+func sameMatrix(w program.Weights, a, b string) (bool, error) {
 	sa, _ := w.Shape(a)
 	sb, _ := w.Shape(b)
-	if q, ok := w.(Quantized); ok && (q.QuantizedWeight(a) || q.QuantizedWeight(b)) || !slices.Equal(sa, sb) {
+	if q, ok := w.(program.Quantized); ok && (q.QuantizedWeight(a) || q.QuantizedWeight(b)) || !slices.Equal(sa, sb) {
 		return false, nil
 	}
 	const step = 256
@@ -131,7 +133,7 @@ func sameMatrix(w Weights, a, b string) (bool, error) {
 }
 
 // there says what tensors there are, for errors; "" if that is not known.
-func there(w Weights) string {
+func there(w program.Weights) string {
 	l, ok := w.(interface{ Names() []string })
 	if !ok {
 		return ""

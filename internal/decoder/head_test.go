@@ -5,9 +5,11 @@ import (
 	"math/rand/v2"
 	"testing"
 
-	"github.com/golowbit/lowbit/tensor"
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
+
+	"github.com/golowbit/lowbit/internal/program"
+	"github.com/golowbit/lowbit/tensor"
 )
 
 func randomLogits(rows, cols int, seed uint64) *tensor.Matrix {
@@ -53,7 +55,7 @@ func TestNLLAndKL(t *testing.T) {
 
 func TestNLLsAndKLs(t *testing.T) {
 	const vocab = 37
-	r := NewRunner(3)
+	r := program.NewRunner(3)
 	p, q := randomLogits(70, vocab, 1), randomLogits(70, vocab, 2)
 	targets := make([]int32, 70)
 	for i := range targets {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/decoder"
+	"github.com/golowbit/lowbit/internal/decoder/arch"
 	"github.com/golowbit/lowbit/tensor"
 )
 
@@ -59,7 +60,7 @@ type ropeScaling struct {
 // way Hugging Face does.
 func readShape(config json.RawMessage) (*modelShape, error) {
 	const written = "GGUF is written for llama, mistral, qwen2 and qwen3; use format lowbit or dense"
-	c, err := decoder.ParseConfig(config)
+	c, err := arch.ParseConfig(config)
 	if errors.Is(err, decoder.ErrUnsupported) {
 		return nil, fmt.Errorf("%s: %w", layout.ConfigFile, errors.Join(err, layout.Unsupported(written)))
 	}
@@ -98,7 +99,7 @@ func readShape(config json.RawMessage) (*modelShape, error) {
 
 // checkTensors holds the tensors of a model to its config.json.
 func checkTensors(o layout.Origin) error {
-	m, err := decoder.ParseConfig(o.Config())
+	m, err := arch.ParseConfig(o.Config())
 	if err != nil {
 		return err
 	}
@@ -107,7 +108,7 @@ func checkTensors(o layout.Origin) error {
 
 // checkConfig reports whether a config.json made from metadata is a model's.
 func checkConfig(config json.RawMessage) error {
-	_, err := decoder.ParseConfig(config)
+	_, err := arch.ParseConfig(config)
 	return err
 }
 
