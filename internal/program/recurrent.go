@@ -251,9 +251,7 @@ func (o *DeltaScan) scan(x *exec, first, head int) {
 		beta := float32(1 / (1 + math.Exp(-float64(betas.Row(t)[betaAt]))))
 		decay := float32(math.Exp(-rate * softplus(steps.Row(t)[stepAt]+shift)))
 		kernel.Scale(state, decay)
-		for j, s := range v {
-			delta[j] = s
-		}
+		copy(delta, v)
 		for i, s := range k {
 			kernel.Axpy(-s, state[i*m:(i+1)*m], delta)
 		}
