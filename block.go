@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"io/fs"
+	"slices"
 
 	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/decoder"
 	"github.com/golowbit/lowbit/internal/decoder/arch"
 	"github.com/golowbit/lowbit/internal/fold"
@@ -289,10 +291,36 @@ func decoderOf(src *checkpoint.Model) (*decoder.Model, error) {
 	if err := m.Fit(src); err != nil {
 		return nil, &undecodable{fmt.Errorf("%s: %w", src.Path(), err)}
 	}
-	if err := m.CheckShapes(src); err != nil {
+	if err = m.CheckShapes(src); err == nil {
+		err = checkTypes(m, src)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("%s: %w", src.Path(), err)
 	}
 	return m, nil
+}
+
+// checkTypes refuses, before any work, linears of types that are not read, as
+// those of models in 8-bit floats.
+func checkTypes(m *decoder.Model, src *checkpoint.Model) error {
+	for _, b := range m.Blocks {
+		for _, l := range b.Linears {
+			name := l.Stored().Weight
+			d, ok := src.DType(name)
+			if !ok || src.QuantizedWeight(name) || slices.Contains(layout.FloatTypes(), d) {
+				continue
+			}
+			scales := ""
+			for _, suffix := range []string{"_scale_inv", "_scale", "_packed"} {
+				if src.Has(name + suffix) {
+					scales = fmt.Sprintf("; %q beside it says that the model is quantized already, and config.json has no quantization_config: dequantize it first", name+suffix)
+					break
+				}
+			}
+			return fmt.Errorf("tensor %q: dtype %s, want one of %v%s", name, d, layout.FloatTypes(), scales)
+		}
+	}
+	return nil
 }
 
 // newRunner returns what runs the blocks of src. bf16 is taken for a wish:

@@ -37,13 +37,18 @@ func (j *job) runDirect(ctx context.Context) error {
 			q := <-free
 			defer func() { free <- q }()
 			reshape(q, p.out, p.in, s)
-			if err := roundLayer(ctx, q, j.layers, p.name+".weight", max(1, workers/lanes)); err != nil {
-				return err
+			done := j.out.Done(p.name) // by the run that is resumed
+			if !done {
+				if err := roundLayer(ctx, q, j.layers, p.name+".weight", max(1, workers/lanes)); err != nil {
+					return err
+				}
 			}
 			r.Arm, r.Scheme = p.arms[0].String(), s
 			r.Bits = float64(q.StorageBits()) / float64(p.out*p.in)
-			if err := j.out.Put(p.name, q, nil); err != nil {
-				return err
+			if !done {
+				if err := j.out.Put(p.name, q, nil); err != nil {
+					return err
+				}
 			}
 		}
 		mu.Lock()

@@ -60,13 +60,13 @@ func (j *job) checkTextless(needed bool) error {
 // notes say what holds for the model as a whole.
 func (j *job) notes() []string {
 	if j.model != nil {
-		return nil
+		return j.fitted
 	}
 	note := fmt.Sprintf("architecture unknown: %d linears by name and shape", len(j.plannedLayers()))
 	if !errors.Is(j.refuse, decoder.ErrUnsupported) {
 		note += fmt.Sprintf(" (%v)", j.refuse)
 	}
-	return []string{note}
+	return append([]string{note}, j.fitted...)
 }
 
 // blockCount is how many blocks there are, as far as that is known.

@@ -59,7 +59,7 @@ func Resolve(o Options) (*Plan, error) {
 func (j *job) explain() *Plan {
 	p := &Plan{
 		Model: j.path, Output: j.output, Settings: j.settings(), Notes: j.notes(),
-		Engines: checkpoint.Engines(j.set.format, j.plannedLayers()), NeedsText: j.mustHaveText(),
+		Engines: checkpoint.Engines(j.set.format, j.engineLayers()), NeedsText: j.mustHaveText(),
 	}
 	for _, l := range j.order {
 		e := LayerPlan{Name: l.name, Out: l.out, In: l.in, Dense: l.dense, Notes: slices.Clone(l.notes)}
@@ -113,6 +113,17 @@ func (j *job) plannedLayers() []layout.Layer {
 	for _, p := range j.order {
 		if !p.dense {
 			layers = append(layers, p.layer(p.arms[0]))
+		}
+	}
+	return layers
+}
+
+// engineLayers describes all linears, the dense ones too, for engines.
+func (j *job) engineLayers() []layout.Layer {
+	layers := make([]layout.Layer, len(j.order))
+	for i, p := range j.order {
+		if layers[i] = (layout.Layer{Name: p.name, Out: p.out, In: p.in, DType: p.dtype, Dense: true}); !p.dense {
+			layers[i] = p.layer(p.arms[0])
 		}
 	}
 	return layers
@@ -211,7 +222,7 @@ func (j *job) checkTarget() error {
 	if j.set.target == "" {
 		return nil
 	}
-	for _, n := range checkpoint.Engines(j.set.format, j.plannedLayers()) {
+	for _, n := range checkpoint.Engines(j.set.format, j.engineLayers()) {
 		if n.Engine == j.set.target && !n.Accepted {
 			return fmt.Errorf("%w %v", ErrTarget, n)
 		}
@@ -316,16 +327,21 @@ func (p *layerPlan) admit(f layout.Format, arms []adadim.Arm, some bool) error {
 		p.arms = append(p.arms, a)
 	}
 	p.scheme.Strided = strided
-	if len(refused) > 0 && (!some || len(p.arms) == 0) {
-		for _, e := range refused {
-			if len(p.arms) > 0 || reason(e.err) != reason(refused[0].err) {
-				return refused[0]
-			}
-		}
-		return refused[0].err // the arms have nothing to do with it
+	switch {
+	case len(refused) == 0:
+	case len(p.arms) == 0:
+		return plainest(refused).err // a matter of the layer, not of the arms
+	case !some:
+		return refused[0]
 	}
 	p.notes = without(refused)
 	return nil
+}
+
+// plainest is the refusal of the arm that asks for least.
+func plainest(refused []armError) armError {
+	i := slices.IndexFunc(refused, func(e armError) bool { return e.arm == adadim.Arm{Axis: quant.OC} })
+	return refused[max(i, 0)]
 }
 
 // without says which arms a layer has to do without, each reason once.

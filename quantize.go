@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"time"
 
 	"github.com/golowbit/lowbit/adadim"
@@ -12,12 +13,16 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/gptq"
 	"github.com/golowbit/lowbit/internal/decoder"
+	"github.com/golowbit/lowbit/internal/kernel"
 	"github.com/golowbit/lowbit/internal/linears"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/tensor"
 )
 
 // Quantize makes a quantized model, as Resolve says for these options.
+//
+// With Resume, an output that the interrupted run had completed is reported as
+// far as the output tells.
 //
 // If ctx is cancelled it returns within about a second; finished layers stay
 // in the folder Output+".partial", and a later call with Resume goes on from
@@ -29,16 +34,17 @@ func Quantize(ctx context.Context, o Options) (*Report, error) {
 		return nil, err
 	}
 	defer j.close()
-	if err := j.prepare(o); err != nil {
-		return nil, err
+	err = j.prepare(o)
+	switch {
+	case errors.Is(err, checkpoint.ErrComplete):
+		err = j.readBack()
+	case err == nil:
+		err = j.run(ctx)
 	}
-	if err := j.run(ctx); err != nil {
-		return nil, err
-	}
-	r, err := j.report()
 	if err != nil {
 		return nil, err
 	}
+	r := j.report()
 	r.Seconds = time.Since(start).Seconds()
 	return r, nil
 }
@@ -59,6 +65,7 @@ type job struct {
 	plan   map[string]*layerPlan // by layer name
 	order  []*layerPlan
 	folds  []folding // by block
+	fitted []string  // what was changed for the model as a whole
 
 	texted bool             // calibration text is given
 	text   *calibrationText // nil if no text is needed
@@ -68,6 +75,7 @@ type job struct {
 	done   map[string]*LayerReport
 	made   map[string]layout.Layer // layers as they came out
 	kept   int                     // layers that would be found by Resume
+	before int64                   // bytes of the source's files of weights
 }
 
 // openModel opens a model, or the LoRA adapter at path merged into the model
@@ -134,22 +142,61 @@ func (j *job) planModel(o Options) error {
 			return fmt.Errorf("%s: format %s: %w", j.path, f.Name(), err)
 		}
 	}
-	err := j.planLayers()
-	if err == nil || o.Target == "" || o.GroupSize != 0 || errors.Is(err, ErrOptions) {
+	err := j.planAlike()
+	if err == nil || errors.Is(err, ErrOptions) {
+		return err
+	}
+	var why string
+	switch {
+	case j.set.fit == FitOn:
+		why = fmt.Sprintf("fit: the largest that format %s and every layer take", j.set.format.Name())
+	case o.Target != "" && o.GroupSize == 0:
+		why = fmt.Sprintf("the largest that target %s takes for every layer", o.Target)
+	default:
 		return err
 	}
 	was := j.set.scheme.GroupSize
-	for g := was / 2; g >= smallestGroup; g /= 2 {
-		j.set.setGroupSize(g, fmt.Sprintf("the largest that target %s takes for every layer", o.Target))
-		if j.planLayers() == nil {
+	for g := halved(was, j.widest()); g >= smallestGroup; g /= 2 {
+		j.set.setGroupSize(g, why)
+		if j.planAlike() == nil {
+			j.fitted = append(j.fitted, fmt.Sprintf("groups of %d instead of %d: %s", g, was, why))
 			return nil
 		}
 	}
 	return err
 }
 
+// planAlike is planLayers, and an error where the format holds every layer but
+// not all of them together.
+func (j *job) planAlike() error {
+	if err := j.planLayers(); err != nil {
+		return err
+	}
+	f, ok := j.set.format.(layout.Folder)
+	if !ok {
+		return nil
+	}
+	_, err := f.Config(layout.Contents{Layers: j.plannedLayers()})
+	return err
+}
+
+// widest is the largest number of inputs of a linear.
+func (j *job) widest() int {
+	most := 0
+	for _, b := range j.model.Blocks {
+		for _, l := range b.Linears {
+			most = max(most, l.In)
+		}
+	}
+	return most
+}
+
 // prepare reads the text and opens the output.
 func (j *job) prepare(o Options) error {
+	var err error
+	if j.before, err = weightBytes(j.path); err != nil {
+		return err
+	}
 	needed := j.mustHaveText()
 	if err := j.checkTextless(needed); err != nil {
 		return err
@@ -158,19 +205,18 @@ func (j *job) prepare(o Options) error {
 		return fmt.Errorf("%w: %w", ErrOptions, ErrNeedsText)
 	}
 	if needed || j.texted {
-		var err error
 		if j.text, err = readCalibration(j.src, j.model, o.Calibration); err != nil {
 			return err
 		}
 		j.tokens = j.text.tokens()
 	}
-	fingerprint, method, err := j.describe()
+	fingerprint, method, err := j.describe(o.MaxShardBytes)
 	if err != nil {
 		return err
 	}
 	j.out, err = checkpoint.Create(checkpoint.WriterOptions{
 		Out: j.output, Source: j.layers, Parts: j.parts, Format: j.set.format, Layers: j.plannedLayers(), Direct: j.direct(), Resume: o.Resume,
-		Fingerprint: fingerprint, Method: method, MaxShardBytes: o.MaxShardBytes, Workers: j.set.workers,
+		Fingerprint: fingerprint, Hash: !j.direct(), Method: method, MaxShardBytes: o.MaxShardBytes, Workers: j.set.workers,
 		Progress: func(done, total int64) {
 			j.event(Event{Kind: EventWrite, Done: int(done), Total: int(total)})
 		},
@@ -218,7 +264,7 @@ func (j *job) direct() bool {
 }
 
 // describe returns what decides the result, and what formats record of it.
-func (j *job) describe() (fingerprint, method json.RawMessage, err error) {
+func (j *job) describe(maxShardBytes int64) (fingerprint, method json.RawMessage, err error) {
 	info := map[string]any{}
 	for _, s := range j.set.told {
 		switch s.Name {
@@ -238,19 +284,39 @@ func (j *job) describe() (fingerprint, method json.RawMessage, err error) {
 	if method, err = json.Marshal(info); err != nil {
 		return nil, nil, err
 	}
-	info["model"], info["bytes"] = j.path, j.src.Bytes()
-	if base := j.src.Base(); base != "" {
-		info["base"] = base
+	// The writer compares the source's files itself, whatever their path.
+	for _, s := range j.set.told {
+		if s.Name != "preset" && s.Name != "bf16" { // what it means is told beside it
+			info[s.Name] = s.Value
+		}
 	}
 	info["fit"], info["skip"] = j.set.fit, fmt.Sprint(j.set.skip)
 	if len(j.set.include) > 0 {
 		info["include"] = fmt.Sprint(j.set.include)
 	}
+	info["format"] = fmt.Sprintf("%s %+v", j.set.format.Name(), j.set.format)
+	info["max_shard_bytes"] = maxShardBytes
+	info["version"], info["kernels"] = moduleVersion(), kernel.Active().String()
 	if j.text != nil {
 		info["text"] = j.text.digest()
 	}
 	fingerprint, err = json.Marshal(info)
 	return fingerprint, method, err
+}
+
+// moduleVersion is the version of this module in the running program.
+func moduleVersion() string {
+	const path = "github.com/golowbit/lowbit"
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	for _, m := range append(info.Deps, &info.Main) {
+		if m.Path == path {
+			return m.Version
+		}
+	}
+	return "unknown"
 }
 
 func (j *job) run(ctx context.Context) error {
@@ -267,6 +333,9 @@ func (j *job) run(ctx context.Context) error {
 		if !p.dense && j.out.Done(p.name) {
 			j.kept++
 		}
+	}
+	for _, err := range j.out.Damaged() {
+		j.event(Event{Kind: EventWarning, Message: err.Error()})
 	}
 	j.event(Event{Kind: EventPlan, Plan: j.explain(), Blocks: j.blockCount(), Total: n, Kept: j.kept})
 	var err error
@@ -407,30 +476,50 @@ func (j *job) resumed(p *layerPlan) (*quant.Weight, error) {
 	return q, nil
 }
 
-// report sums up.
-func (j *job) report() (*Report, error) {
-	r := &Report{Output: j.output, Format: j.set.format.Name(), Settings: j.settings(), Notes: j.notes(), Tokens: j.tokens}
-	var err error
-	if r.BytesBefore, err = weightBytes(j.path); err != nil {
-		return nil, err
+// readBack takes what can be known of the layers from the output, which an
+// earlier run has completed.
+func (j *job) readBack() error {
+	m, err := checkpoint.Open(j.output, j.set.format)
+	if err != nil {
+		return err
 	}
-	if r.BytesAfter, err = weightBytes(j.output); err != nil {
-		return nil, fmt.Errorf("reading back the result: %w", err)
+	defer m.Close()
+	for _, p := range j.order {
+		r := p.report()
+		l, ok := m.Layer(p.name)
+		if ok && !p.dense {
+			j.made[p.name], r.Scheme = l, l.Scheme
+			r.Arm = adadim.Arm{Axis: l.Scheme.Axis, RowScale: l.RowScale, InputScale: l.InputScale}.String()
+			// Some formats give back another weight than was put in.
+			if q, err := m.Weight(p.name); err == nil {
+				r.Bits = float64(q.StorageBits()) / float64(p.out*p.in)
+			}
+		}
+		j.done[p.name] = r
+	}
+	return nil
+}
+
+// report sums up. The output is there by now: nothing here is an error.
+func (j *job) report() *Report {
+	r := &Report{Output: j.output, Format: j.set.format.Name(), Settings: j.settings(), Notes: j.notes(), Tokens: j.tokens, BytesBefore: j.before}
+	if n, err := weightBytes(j.output); err == nil {
+		r.BytesAfter = n
 	}
 	var bits, weights float64
-	var layers []layout.Layer
-	for _, p := range j.order {
+	layers := j.engineLayers()
+	for i, p := range j.order {
 		l := j.done[p.name]
 		r.Layers = append(r.Layers, *l)
 		if !l.Dense {
 			bits += l.Bits * float64(l.Out*l.In)
 			weights += float64(l.Out * l.In)
-			layers = append(layers, j.made[p.name])
+			layers[i] = j.made[p.name]
 		}
 	}
 	if weights > 0 {
 		r.BitsPerWeight = bits / weights
 	}
 	r.Engines = checkpoint.Engines(j.set.format, layers)
-	return r, nil
+	return r
 }

@@ -1,6 +1,7 @@
 package lowbit
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"math"
@@ -139,7 +140,7 @@ func (o *Options) resolveScheme(s *settings) error {
 	targeted := o.Target != ""
 	if targeted {
 		var err error
-		if t, err = checkpoint.TargetFor(o.Target); err != nil {
+		if t, err = o.targetScheme(); err != nil {
 			return badOptions("%w", err)
 		}
 		target = "target " + pick(s, "target", given(o.Target))
@@ -173,6 +174,36 @@ func (o *Options) resolveScheme(s *settings) error {
 	g.Clip = pick(s, "clip", pointed(o.Clip), provided(asked, true, "clip_input is given"), otherwise(b.clip, by))
 	g.ClipInput = pick(s, "clip_input", pointed(o.ClipInput), provided(!g.Clip, false, "there is no clip"), otherwise(b.clipInput, by))
 	return nil
+}
+
+// targetScheme is the first of the target's formats and schemes that the engine
+// loads with the bits and the grid that are given, and in the format given.
+func (o *Options) targetScheme() (checkpoint.Target, error) {
+	all, err := checkpoint.TargetsFor(o.Target)
+	if err != nil {
+		return checkpoint.Target{}, err
+	}
+	for _, t := range all {
+		l := layout.Layer{Out: 1024, In: 1024, Scheme: t.Scheme}
+		l.Scheme.Bits = cmp.Or(o.Bits, l.Scheme.Bits)
+		l.Scheme.GroupSize = cmp.Or(o.GroupSize, l.Scheme.GroupSize)
+		if o.Symmetric != nil {
+			l.Scheme.Symmetric = *o.Symmetric
+		}
+		f := o.Format
+		if f == nil {
+			if f, err = checkpoint.Lookup(t.Format); err != nil {
+				return t, err
+			}
+		} else if f.Name() != t.Format {
+			continue
+		}
+		loads := func(n layout.Note) bool { return n.Engine == o.Target && n.Accepted }
+		if f.Check(l) == nil && slices.ContainsFunc(checkpoint.Engines(f, []layout.Layer{l}), loads) {
+			return t, nil
+		}
+	}
+	return all[0], nil
 }
 
 // resolveMethod decides what quantizes a layer, and on which inputs.

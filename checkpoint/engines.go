@@ -3,7 +3,9 @@ package checkpoint
 import (
 	"fmt"
 	"slices"
+	"strings"
 
+	"github.com/golowbit/lowbit/checkpoint/formats/autoawq"
 	"github.com/golowbit/lowbit/checkpoint/formats/autogptq"
 	"github.com/golowbit/lowbit/checkpoint/formats/compressed"
 	"github.com/golowbit/lowbit/checkpoint/layout"
@@ -12,7 +14,7 @@ import (
 
 // EngineNames lists the engines in the order in which notes are given.
 func EngineNames() []string {
-	return []string{layout.EngineVLLM, layout.EngineTransformers, layout.EngineGPTQModel, layout.EngineLlamaCPP, layout.EngineOllama}
+	return []string{layout.EngineVLLM, layout.EngineTransformers, layout.EngineGPTQModel, layout.EngineLlamaCPP, layout.EngineOllama, layout.EngineMLX}
 }
 
 // Engines says which engines load a checkpoint with these layers in the
@@ -42,6 +44,25 @@ func Engines(f layout.Format, layers []layout.Layer) []layout.Note {
 	return notes
 }
 
+// routers are linears that choose experts: no engine wants them quantized.
+var routers = []string{"gate", "router", "shared_expert_gate"}
+
+// Engines says which engines load the model, by its quantized layers and the
+// linears of its blocks that are dense.
+func (m *Model) Engines() []layout.Note {
+	layers := m.Layers()
+	for _, s := range m.Dense() {
+		name, weight := strings.CutSuffix(s.Name, layout.WeightSuffix)
+		inside, ok := layout.InBlock(name)
+		last := inside[strings.LastIndexByte(inside, '.')+1:]
+		if !weight || !ok || len(s.Shape) != 2 || layout.IsEmbedding(last) || slices.Contains(routers, last) {
+			continue
+		}
+		layers = append(layers, layout.Layer{Name: name, Out: s.Shape[0], In: s.Shape[1], DType: s.DType, Dense: true})
+	}
+	return Engines(m.format, layers)
+}
+
 // Target is the format and scheme that an engine runs at full speed.
 type Target struct {
 	Format string
@@ -50,17 +71,34 @@ type Target struct {
 
 // TargetFor returns what to make for an engine where nothing else is asked:
 // symmetric 4 bits, in groups of 128 for the GPU engines (Marlin), of 32 for
-// those that read GGUF (Q4_0).
+// those that read GGUF (Q4_0); for mlx-lm 4 bits of awq in groups of 64.
 func TargetFor(engine string) (Target, error) {
+	all, err := TargetsFor(engine)
+	if err != nil {
+		return Target{}, err
+	}
+	return all[0], nil
+}
+
+// TargetsFor lists what to make for an engine, the best first. Later ones serve
+// where bits, group size or grid are given and the first does not hold them.
+func TargetsFor(engine string) ([]Target, error) {
 	s := quant.Scheme{Bits: 4, GroupSize: 128, Symmetric: true}
+	small, free := s, s
+	small.GroupSize, free.GroupSize, free.Symmetric = 32, 64, false
+	ct, gptq := Target{compressed.Format{}.Name(), s}, Target{autogptq.Format{}.Name(), s}
+	awq := Target{autoawq.Format{}.Name(), s}
 	switch engine {
 	case layout.EngineVLLM:
-		return Target{compressed.Format{}.Name(), s}, nil
-	case layout.EngineTransformers, layout.EngineGPTQModel:
-		return Target{autogptq.Format{}.Name(), s}, nil
+		return []Target{ct, gptq, awq}, nil
+	case layout.EngineTransformers:
+		return []Target{ct, gptq, awq}, nil
+	case layout.EngineGPTQModel:
+		return []Target{gptq, awq}, nil
 	case layout.EngineLlamaCPP, layout.EngineOllama:
-		s.GroupSize = 32
-		return Target{"gguf", s}, nil
+		return []Target{{"gguf", small}}, nil
+	case layout.EngineMLX:
+		return []Target{{awq.Format, free}}, nil
 	}
-	return Target{}, fmt.Errorf("unknown engine %q: want one of %v", engine, EngineNames())
+	return nil, fmt.Errorf("unknown engine %q: want one of %v", engine, EngineNames())
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/internal/consolidated"
 	"github.com/golowbit/lowbit/checkpoint/internal/lora"
 	"github.com/golowbit/lowbit/checkpoint/layout"
+	"github.com/golowbit/lowbit/internal/disk"
 )
 
 // isWeightFile says whether a file of a model folder holds tensors, or the
@@ -37,7 +38,7 @@ func isFile(path string) bool {
 // not those in replaced: tokenizer, generation settings, templates, code,
 // licence, model card. Sub-folders and hidden files stay behind. If the source
 // is a single file there is nothing to copy.
-func copyFiles(dir string, source *Model, replaced map[string][]byte, formats []layout.Format) error {
+func copyFiles(d disk.FS, dir string, source *Model, replaced map[string][]byte, formats []layout.Format) error {
 	info, err := os.Stat(source.Path())
 	if err != nil {
 		return err
@@ -70,35 +71,35 @@ func copyFiles(dir string, source *Model, replaced map[string][]byte, formats []
 		if !info.Mode().IsRegular() {
 			continue
 		}
-		if err := copyFile(filepath.Join(dir, name), source.Files(), name); err != nil {
+		if err := copyFile(d, filepath.Join(dir, name), source.Files(), name); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func copyFile(to string, from fs.FS, name string) error {
+func copyFile(d disk.FS, to string, from fs.FS, name string) error {
 	r, err := from.Open(name)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	return createSync(to, func(f io.Writer) error {
+	return createSync(d, to, func(f io.Writer) error {
 		_, err := io.Copy(f, r)
 		return err
 	})
 }
 
-func writeFileSync(path string, data []byte) error {
-	return createSync(path, func(f io.Writer) error {
+func writeFileSync(d disk.FS, path string, data []byte) error {
+	return createSync(d, path, func(f io.Writer) error {
 		_, err := f.Write(data)
 		return err
 	})
 }
 
 // createSync writes a file and brings it to the disk.
-func createSync(path string, write func(io.Writer) error) error {
-	f, err := os.Create(path)
+func createSync(d disk.FS, path string, write func(io.Writer) error) error {
+	f, err := d.Create(path)
 	if err != nil {
 		return err
 	}
@@ -111,12 +112,12 @@ func createSync(path string, write func(io.Writer) error) error {
 	return f.Close()
 }
 
-func syncFile(path string) error {
+func syncFile(d disk.FS, path string) error {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
-	if err := f.Sync(); err != nil {
+	if err := d.Wrap(f).Sync(); err != nil {
 		return errors.Join(err, f.Close())
 	}
 	return f.Close()

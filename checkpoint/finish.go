@@ -83,10 +83,10 @@ func (w *Writer) planFile(layers []layout.Layer) (*plannedFile, error) {
 		p.total += s.Bytes()
 	}
 	dir := filepath.Join(w.partial, resultName)
-	if err := os.Mkdir(dir, 0o777); err != nil {
+	if err := w.disk.Mkdir(dir, 0o777); err != nil {
 		return nil, err
 	}
-	p.out, err = safetensors.NewWriter(dir, specInfos(plan), safetensors.Options{MaxShardBytes: w.o.MaxShardBytes})
+	p.out, err = safetensors.NewWriterOn(w.disk, dir, specInfos(plan), safetensors.Options{MaxShardBytes: w.o.MaxShardBytes})
 	if err != nil {
 		return nil, err
 	}
@@ -128,12 +128,16 @@ func (p *plannedFile) encode(l layout.Layer, q *quant.Weight) error {
 }
 
 // copy passes a dense tensor through, byte for byte, or what it was changed to.
+// NaN and infinities are refused.
 func (p *plannedFile) copy(o overlay, s layout.Spec) error {
 	r, err := o.section(s)
 	if err != nil {
 		return err
 	}
-	if err := p.out.WriteFrom(s.Name, r); err != nil {
+	err = eachPiece(o.src, s, r, func(piece []byte, off int64) error {
+		return p.out.WriteAt(s.Name, piece, off)
+	})
+	if err != nil {
 		return err
 	}
 	p.wrote(s.Bytes())
@@ -164,7 +168,7 @@ func (w *Writer) finish(ctx context.Context) error {
 		}
 	}
 	if w.file != nil {
-		err = w.file.Write(ctx, result, w.origin(), layers, w.spooledWeight)
+		err = w.file.Write(disk.With(ctx, w.disk), result, w.origin(), layers, w.spooledWeight)
 	} else {
 		err = w.assemble(ctx, result, layers)
 	}
@@ -305,14 +309,14 @@ func (w *Writer) writeFiles(dir string, layers []layout.Layer, dense []layout.Sp
 	if files[layout.ConfigFile], err = rewriteConfig(contents.Config, config); err != nil {
 		return err
 	}
-	if err := copyFiles(dir, w.o.Source, files, Formats()); err != nil {
+	if err := copyFiles(w.disk, dir, w.o.Source, files, Formats()); err != nil {
 		return err
 	}
 	for _, name := range slices.Sorted(maps.Keys(files)) {
 		if !disk.PlainName(name) {
 			return fmt.Errorf("format %s: file name %q is not allowed", w.o.Format.Name(), name)
 		}
-		if err := writeFileSync(filepath.Join(dir, name), files[name]); err != nil {
+		if err := writeFileSync(w.disk, filepath.Join(dir, name), files[name]); err != nil {
 			return err
 		}
 	}
@@ -347,31 +351,41 @@ func rewriteConfig(source json.RawMessage, c layout.Config) ([]byte, error) {
 }
 
 // publish syncs the result, gives it its name and removes the partial folder.
+// Once the name has appeared and is durable nothing fails any more.
 func (w *Writer) publish(result string) error {
 	info, err := os.Lstat(result)
 	if err != nil {
 		return err
 	}
 	if info.IsDir() {
-		err = disk.SyncFolder(result)
+		err = w.disk.SyncFolder(result)
 	} else {
-		err = syncFile(result)
+		err = syncFile(w.disk, result)
 	}
 	if err != nil {
+		return err
+	}
+	// Whoever resumes after a stop from here on can tell that this was made.
+	state := w.journal
+	state.Result = resultID(info)
+	if err := w.writeState(state); err != nil {
 		return err
 	}
 	// Rename would replace an empty folder or a file.
 	if err := mustNotExist(w.o.Out); err != nil {
 		return err
 	}
-	if err := os.Rename(result, w.o.Out); err != nil {
+	if err := w.disk.Rename(result, w.o.Out); err != nil {
 		return err
 	}
-	if err := disk.SyncFolder(filepath.Dir(w.o.Out)); err != nil {
-		return err
+	if err := w.disk.SyncFolder(filepath.Dir(w.o.Out)); err != nil {
+		return errors.Join(err, os.Rename(w.o.Out, result))
 	}
 	w.mu.Lock()
 	w.closed = true
 	w.mu.Unlock()
-	return errors.Join(os.RemoveAll(w.partial), w.lock.Close())
+	// What cannot be removed now is recognized by a resume.
+	_ = w.removePartial()
+	_ = w.lock.Close()
+	return nil
 }

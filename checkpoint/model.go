@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -17,6 +16,7 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/formats/mlx"
 	"github.com/golowbit/lowbit/checkpoint/internal/hubcache"
 	"github.com/golowbit/lowbit/checkpoint/layout"
+	"github.com/golowbit/lowbit/internal/disk"
 	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
@@ -148,19 +148,7 @@ func readConfig(path string) (json.RawMessage, error) {
 
 // readSmall reads a configuration file, of a size such files have.
 func readSmall(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxConfig+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(data) > maxConfig {
-		return nil, fmt.Errorf("%s: larger than %d bytes", path, maxConfig)
-	}
-	return data, nil
+	return disk.ReadFile(path, maxConfig)
 }
 
 // quantizationConfig returns the quantization_config of a folder, or nil.
@@ -340,6 +328,19 @@ func (m *Model) Weight(name string) (*quant.Weight, error) {
 		return nil, fmt.Errorf("%s: no quantized layer %q", m.path, name)
 	}
 	return m.dec.Weight(name)
+}
+
+// Names lists the tensors that can be read: the dense ones, and the weights of
+// the quantized layers.
+func (m *Model) Names() []string {
+	var names []string
+	for _, s := range m.Dense() {
+		names = append(names, s.Name)
+	}
+	for _, l := range m.layers {
+		names = append(names, l.Name+layout.WeightSuffix)
+	}
+	return names
 }
 
 // Has reports whether there is a tensor, or the weight of a quantized layer,

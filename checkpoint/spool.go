@@ -12,7 +12,6 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/formats/native"
 	"github.com/golowbit/lowbit/checkpoint/internal/weights"
 	"github.com/golowbit/lowbit/checkpoint/layout"
-	"github.com/golowbit/lowbit/internal/disk"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 )
@@ -30,6 +29,9 @@ func (w *Writer) spoolPath(name string) string {
 }
 
 func (w *Writer) spool(l layout.Layer, q *quant.Weight, report json.RawMessage) error {
+	if err := w.hashInputs(); err != nil {
+		return err
+	}
 	tensors, err := native.Format{}.Encode(l, q)
 	if err != nil {
 		return err
@@ -39,7 +41,7 @@ func (w *Writer) spool(l layout.Layer, q *quant.Weight, report json.RawMessage) 
 	if err := os.RemoveAll(dir); err != nil {
 		return err
 	}
-	if err := os.Mkdir(dir, 0o777); err != nil {
+	if err := w.disk.Mkdir(dir, 0o777); err != nil {
 		return err
 	}
 	var plan []layout.Spec
@@ -50,7 +52,7 @@ func (w *Writer) spool(l layout.Layer, q *quant.Weight, report json.RawMessage) 
 	if report != nil {
 		opts.Metadata[reportKey] = string(report)
 	}
-	out, err := safetensors.NewWriter(dir, specInfos(plan), opts)
+	out, err := safetensors.NewWriterOn(w.disk, dir, specInfos(plan), opts)
 	if err != nil {
 		return err
 	}
@@ -63,7 +65,7 @@ func (w *Writer) spool(l layout.Layer, q *quant.Weight, report json.RawMessage) 
 	if err := out.Close(); err != nil {
 		return err
 	}
-	return disk.SyncFolder(filepath.Dir(dir))
+	return w.disk.SyncFolder(filepath.Dir(dir))
 }
 
 // openSpooled opens a finished layer; the error wraps fs.ErrNotExist if the

@@ -1,19 +1,18 @@
 package checkpoint
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"reflect"
 	"slices"
 	"sync"
 
 	"github.com/golowbit/lowbit/checkpoint/formats/dense"
 	"github.com/golowbit/lowbit/checkpoint/layout"
+	"github.com/golowbit/lowbit/internal/disk"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 )
@@ -25,6 +24,11 @@ var ErrExists = errors.New("exists already")
 // ErrResume is wrapped by the error for a partial folder that was started
 // with other options or from another source.
 var ErrResume = errors.New("cannot resume")
+
+// ErrComplete is wrapped by the error of Create with Resume for an output that
+// the interrupted run had completed: it lacked only the removal of its partial
+// folder, which is gone now.
+var ErrComplete = errors.New("is complete already")
 
 // PartialSuffix is appended to the output's name for the folder in which it
 // is made.
@@ -50,10 +54,15 @@ type WriterOptions struct {
 	Direct bool
 	// Resume continues an interrupted run if its partial folder is there.
 	Resume bool
-	// Fingerprint is a JSON object of everything that decides the result:
-	// options and the identity of the source. A run is resumed only by one
-	// with an equal fingerprint.
+	// Fingerprint is a JSON object of all options that decide the result. A
+	// run is resumed only by one with an equal fingerprint, and from the same
+	// source: the Writer compares the files of the source itself.
 	Fingerprint json.RawMessage
+	// Hash keeps what the source's files of weights hold, so that they may be
+	// copied or touched before a resume. Without it they must be the same
+	// files, unchanged. They are read once more, before the first layer is
+	// kept. It is ignored with Direct.
+	Hash bool
 	// Method is a JSON object that says how the codes are found, for formats
 	// that record it.
 	Method json.RawMessage
@@ -69,6 +78,8 @@ type WriterOptions struct {
 	// been written: during Finish, and with Direct also during Put. Calls do
 	// not overlap.
 	Progress func(done, total int64)
+
+	disk disk.FS // tests let it fail
 }
 
 // Writer makes a model from a source and quantized layers. All work happens
@@ -97,6 +108,12 @@ type Writer struct {
 	reports map[string]json.RawMessage
 	changed map[string][]float32 // what PutDense was given, by tensor
 	closed  bool
+	damaged []error
+
+	hashOnce sync.Once // before the first layer is kept
+	hashErr  error
+	journal  partialState
+	disk     disk.FS
 }
 
 type layerState int
@@ -107,23 +124,8 @@ const (
 	done
 )
 
-// partialState is state.json of a partial folder.
-type partialState struct {
-	Version     int             `json:"version"`
-	Format      string          `json:"format"`
-	Direct      bool            `json:"direct"`
-	Fingerprint json.RawMessage `json:"fingerprint"`
-}
-
-const (
-	stateVersion = 1
-	stateFile    = "state.json"
-	lockFile     = "lock"
-	spoolFolder  = "layers"
-	resultName   = "result"
-)
-
-// Create starts a model. Close must be called in any case.
+// Create starts a model. Close must be called in any case. With Resume, the
+// error wraps ErrComplete if Out is what the interrupted run had made already.
 func Create(o WriterOptions) (*Writer, error) {
 	o.Out = filepath.Clean(o.Out)
 	folder, _ := o.Format.(layout.Folder)
@@ -145,7 +147,7 @@ func Create(o WriterOptions) (*Writer, error) {
 	}
 	w := &Writer{
 		o: o, partial: o.Out + PartialSuffix, folder: folder, file: file, layers: map[string]layout.Layer{},
-		state: map[string]layerState{}, reports: map[string]json.RawMessage{}, changed: map[string][]float32{},
+		state: map[string]layerState{}, reports: map[string]json.RawMessage{}, changed: map[string][]float32{}, disk: o.disk,
 	}
 	if _, ok := o.Format.(dense.Format); ok && len(o.Parts) > 0 {
 		w.stacks = stacksOf(o.Parts)
@@ -154,8 +156,20 @@ func Create(o WriterOptions) (*Writer, error) {
 	if err := w.describeLayers(); err != nil {
 		return nil, err
 	}
-	if err := mustNotExist(o.Out); err != nil {
+	if err := w.describeRun(); err != nil {
 		return nil, err
+	}
+	if err := mustNotExist(o.Out); err != nil {
+		if o.Resume {
+			err = w.published(err)
+		}
+		return nil, err
+	}
+	if !o.Direct {
+		// What is copied in the end is better known to be sound before the work.
+		if err := w.checkCopied(); err != nil {
+			return nil, err
+		}
 	}
 	if err := w.openPartial(); err != nil {
 		return nil, err
@@ -219,150 +233,6 @@ func mustNotExist(path string) error {
 	return nil
 }
 
-// openPartial makes the partial folder, or takes over an interrupted one.
-func (w *Writer) openPartial() error {
-	if err := os.MkdirAll(filepath.Dir(w.partial), 0o777); err != nil {
-		return err
-	}
-	err := os.Mkdir(w.partial, 0o777)
-	fresh := err == nil
-	if !fresh {
-		if !errors.Is(err, fs.ErrExist) {
-			return err
-		}
-		if !w.o.Resume {
-			return fmt.Errorf("%s: %w: an earlier run was interrupted; resume it or remove the folder", w.partial, ErrExists)
-		}
-	}
-	if w.lock, err = lockPartial(filepath.Join(w.partial, lockFile)); err != nil {
-		if fresh {
-			err = errors.Join(err, os.RemoveAll(w.partial))
-		}
-		return err
-	}
-	statePath := filepath.Join(w.partial, stateFile)
-	if !fresh {
-		fresh, err = w.resume(statePath)
-		if err != nil {
-			return errors.Join(err, w.lock.Close())
-		}
-	}
-	if fresh {
-		state, err := json.Marshal(partialState{stateVersion, w.o.Format.Name(), w.o.Direct, w.o.Fingerprint})
-		if err == nil {
-			err = writeFileSync(statePath, append(state, '\n'))
-		}
-		if err == nil {
-			err = os.MkdirAll(filepath.Join(w.partial, spoolFolder), 0o777)
-		}
-		if err != nil {
-			return errors.Join(err, w.Close())
-		}
-	}
-	return nil
-}
-
-// resume checks the fingerprint and finds the layers that are done. fresh is
-// true if the earlier run stopped before it had recorded its options.
-func (w *Writer) resume(statePath string) (fresh bool, err error) {
-	data, err := readSmall(statePath)
-	if errors.Is(err, fs.ErrNotExist) {
-		entries, err := os.ReadDir(w.partial)
-		if err != nil {
-			return false, err
-		}
-		for _, e := range entries {
-			if e.Name() != lockFile {
-				return false, fmt.Errorf("%s: %w: no %s: the folder is not an interrupted run", w.partial, ErrResume, stateFile)
-			}
-		}
-		return true, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	var state partialState
-	if err := json.Unmarshal(data, &state); err != nil {
-		return false, fmt.Errorf("%s: %w", statePath, err)
-	}
-	if state.Version != stateVersion {
-		return false, fmt.Errorf("%s: %w: version %d, want %d", statePath, ErrResume, state.Version, stateVersion)
-	}
-	if diff, err := differences(state.Fingerprint, w.o.Fingerprint); err != nil {
-		return false, fmt.Errorf("%s: %w", statePath, err)
-	} else if diff != "" {
-		return false, fmt.Errorf("%s: %w: started with other options: %s", w.partial, ErrResume, diff)
-	}
-	if err := os.RemoveAll(filepath.Join(w.partial, resultName)); err != nil {
-		return false, err
-	}
-	if w.o.Direct {
-		return true, nil
-	}
-	for name := range w.layers {
-		l, report, err := w.readSpooled(name)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return false, err
-		}
-		if want := w.layers[name]; l.Out != want.Out || l.In != want.In {
-			return false, fmt.Errorf("%s: %w: layer %q has shape [%d %d], want [%d %d]", w.partial, ErrResume, name, l.Out, l.In, want.Out, want.In)
-		}
-		w.state[name], w.reports[name] = done, report
-	}
-	return false, w.resumeDense()
-}
-
-// differences names the top-level keys in which two JSON objects differ.
-func differences(a, b json.RawMessage) (string, error) {
-	var x, y map[string]any
-	for _, v := range []struct {
-		data json.RawMessage
-		to   *map[string]any
-	}{{a, &x}, {b, &y}} {
-		dec := json.NewDecoder(bytes.NewReader(v.data))
-		dec.UseNumber()
-		if err := dec.Decode(v.to); err != nil {
-			return "", fmt.Errorf("fingerprint: %w", err)
-		}
-	}
-	keys := map[string]bool{}
-	for k := range x {
-		keys[k] = true
-	}
-	for k := range y {
-		keys[k] = true
-	}
-	var list []string
-	for k := range keys {
-		if !reflect.DeepEqual(x[k], y[k]) {
-			list = append(list, fmt.Sprintf("%s was %s, is %s", k, jsonText(x[k]), jsonText(y[k])))
-		}
-	}
-	slices.Sort(list)
-	text := ""
-	for i, s := range list {
-		if i > 0 {
-			text += "; "
-		}
-		text += s
-	}
-	return text, nil
-}
-
-func jsonText(v any) string {
-	if v == nil {
-		return "not set"
-	}
-	b, err := json.Marshal(v)
-	if err != nil {
-		return fmt.Sprint(v)
-	}
-	return string(b)
-}
-
 // Done reports whether the layer has been written, now or by the run that is
 // resumed.
 func (w *Writer) Done(name string) bool {
@@ -370,6 +240,10 @@ func (w *Writer) Done(name string) bool {
 	defer w.mu.Unlock()
 	return w.state[name] == done
 }
+
+// Damaged tells of what was kept by the run that is resumed and cannot be used:
+// it was set aside in the partial folder and has to be put again.
+func (w *Writer) Damaged() []error { return slices.Clone(w.damaged) }
 
 // Report returns what Put was given with a layer that is done, or nil.
 func (w *Writer) Report(name string) json.RawMessage {
@@ -457,7 +331,7 @@ func (w *Writer) Close() error {
 	if w.direct != nil {
 		w.direct.out.Abort()
 	}
-	keep := false
+	keep := len(w.damaged) > 0 // what was set aside can be looked at
 	for _, s := range w.state {
 		keep = keep || s == done
 	}

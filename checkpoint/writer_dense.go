@@ -14,7 +14,6 @@ import (
 
 	"github.com/golowbit/lowbit/checkpoint/internal/weights"
 	"github.com/golowbit/lowbit/checkpoint/layout"
-	"github.com/golowbit/lowbit/internal/disk"
 	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/safetensors"
 )
@@ -76,21 +75,28 @@ func (w *Writer) checkDense(name string, values []float32) error {
 	return err
 }
 
+func (w *Writer) densePath(name string) string {
+	return filepath.Join(w.partial, spoolFolder, densePrefix+url.PathEscape(name))
+}
+
 func (w *Writer) spoolDense(name string, values []float32) error {
 	spec, _ := w.o.Source.src.Spec(name)
 	t, err := layout.FloatTensor(name, spec.DType, values, len(values))
 	if err != nil {
 		return err
 	}
-	dir := filepath.Join(w.partial, spoolFolder, densePrefix+url.PathEscape(name))
+	dir := w.densePath(name)
 	// What an interrupted run may have left there is incomplete.
 	if err := os.RemoveAll(dir); err != nil {
 		return err
 	}
-	if err := os.Mkdir(dir, 0o777); err != nil {
+	if err := w.hashInputs(); err != nil {
 		return err
 	}
-	out, err := safetensors.NewWriter(dir, specInfos([]layout.Spec{t.Spec}), safetensors.Options{
+	if err := w.disk.Mkdir(dir, 0o777); err != nil {
+		return err
+	}
+	out, err := safetensors.NewWriterOn(w.disk, dir, specInfos([]layout.Spec{t.Spec}), safetensors.Options{
 		MaxShardBytes: -1, Metadata: map[string]string{checksumKey: checksum(t.Data)},
 	})
 	if err != nil {
@@ -103,7 +109,7 @@ func (w *Writer) spoolDense(name string, values []float32) error {
 	if err := out.Close(); err != nil {
 		return err
 	}
-	return disk.SyncFolder(filepath.Dir(dir))
+	return w.disk.SyncFolder(filepath.Dir(dir))
 }
 
 // resumeDense finds the dense tensors that an interrupted run has changed.
@@ -131,7 +137,11 @@ func (w *Writer) resumeDense() error {
 			err = w.checkDense(name, values)
 		}
 		if err != nil {
-			return fmt.Errorf("%s: %w: %w", dir, ErrResume, err)
+			// Every layer may have been made with it.
+			if err := w.setAside(dir, err); err != nil {
+				return err
+			}
+			return w.setAllAside()
 		}
 		w.changed[name] = values
 	}

@@ -136,14 +136,19 @@ func TestPutDenseResume(t *testing.T) {
 	data[len(data)-1] ^= 1
 	require.NoError(t, os.WriteFile(file, data, 0o666))
 	o.Resume = true
-	_, err = Create(o)
-	require.ErrorIs(t, err, ErrResume)
-	require.ErrorContains(t, err, "the file is damaged")
-	data[len(data)-1] ^= 1
-	require.NoError(t, os.WriteFile(file, data, 0o666))
+	w, err = Create(o)
+	require.NoError(t, err)
+	require.Len(t, w.Damaged(), 1)
+	require.ErrorContains(t, w.Damaged()[0], "the file is damaged")
+	require.False(t, w.Done(first), "it may have been made with the tensor")
+	require.NoError(t, w.PutDense(testNorm, eighths(64, -3)))
+	require.NoError(t, w.Put(first, weights[first], nil))
+	require.NoError(t, w.Close())
 
 	w, err = Create(o)
 	require.NoError(t, err)
+	require.Empty(t, w.Damaged())
+	require.True(t, w.Done(first))
 	require.NoError(t, w.PutDense(testNorm, eighths(64, -3)))
 	require.Error(t, w.PutDense(testNorm, eighths(64, -4)))
 	require.NoError(t, w.PutDense(testBias, eighths(64, 9)))

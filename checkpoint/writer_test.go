@@ -221,31 +221,44 @@ func TestWriterResume(t *testing.T) {
 	checkResult(t, out, source, weights)
 }
 
-// A layer that was damaged in the partial folder is an error, not a result.
+// A layer that was damaged in the partial folder is named, set aside and put
+// again.
 func TestWriterResumeDamaged(t *testing.T) {
-	src := openModel(t, writeModel(t, safetensors.BF16))
+	source := writeModel(t, safetensors.BF16)
 	weights := testWeights()
-	o := WriterOptions{Out: filepath.Join(t.TempDir(), "out"), Source: src, Format: native.Format{}, Layers: layerNames()}
-	w, err := Create(o)
-	require.NoError(t, err)
-	putAll(t, w, weights)
-	require.NoError(t, w.Close())
-	file := filepath.Join(o.Out+PartialSuffix, spoolFolder, "layer-"+testLinears[1].name, "model.safetensors")
-	data, err := os.ReadFile(file)
-	require.NoError(t, err)
+	for what, damage := range map[string]func(data []byte) []byte{
+		"a flipped bit": func(data []byte) []byte { data[len(data)/2] ^= 1; return data },
+		"cut":           func(data []byte) []byte { return data[:len(data)-1] },
+		"empty":         func(data []byte) []byte { return nil },
+		"other bytes":   func(data []byte) []byte { return make([]byte, len(data)) },
+	} {
+		t.Run(what, func(t *testing.T) {
+			o := WriterOptions{Out: filepath.Join(t.TempDir(), "out"), Source: openModel(t, source), Format: native.Format{}, Layers: layerNames()}
+			w, err := Create(o)
+			require.NoError(t, err)
+			putAll(t, w, weights)
+			require.NoError(t, w.Close())
+			name := testLinears[1].name
+			file := filepath.Join(o.Out+PartialSuffix, spoolFolder, "layer-"+name, "model.safetensors")
+			data, err := os.ReadFile(file)
+			require.NoError(t, err)
+			require.NoError(t, os.WriteFile(file, damage(data), 0o666))
 
-	data[len(data)/2] ^= 1 // a code or a scale
-	require.NoError(t, os.WriteFile(file, data, 0o666))
-	o.Resume = true
-	w, err = Create(o)
-	require.NoError(t, err)
-	require.ErrorContains(t, w.Finish(t.Context()), "the file is damaged")
-	require.NoDirExists(t, o.Out)
-
-	require.NoError(t, os.WriteFile(file, data[:len(data)-1], 0o666))
-	_, err = Create(o)
-	require.ErrorContains(t, err, file)
-	require.DirExists(t, o.Out+PartialSuffix)
+			o.Resume = true
+			w, err = Create(o)
+			require.NoError(t, err)
+			require.Len(t, w.Damaged(), 1)
+			require.ErrorContains(t, w.Damaged()[0], name)
+			require.False(t, w.Done(name))
+			require.NoDirExists(t, filepath.Dir(file))
+			moved, err := filepath.Glob(filepath.Join(o.Out+PartialSuffix, asideFolder, "*", "layer-"+name))
+			require.NoError(t, err)
+			require.Len(t, moved, 1)
+			putAll(t, w, weights)
+			require.NoError(t, w.Finish(t.Context()))
+			checkResult(t, o.Out, source, weights)
+		})
+	}
 }
 
 func TestWriterKeepsNothing(t *testing.T) {

@@ -29,6 +29,7 @@ import (
 // so it can be deferred.
 type Writer struct {
 	dir    string
+	disk   disk.FS
 	shards []shard
 	places map[string]*place
 
@@ -66,7 +67,29 @@ type tempFile struct {
 // takes the disk space: a full disk is an error here, where the system can
 // reserve space, and not hours later.
 func NewWriter(dir string, plan []TensorInfo, opts Options) (*Writer, error) {
-	return newWriter(dir, plan, opts, createTemp)
+	return NewWriterOn(disk.FS{}, dir, plan, opts)
+}
+
+// NewWriterOn is NewWriter on a disk that tests let fail.
+func NewWriterOn(d disk.FS, dir string, plan []TensorInfo, opts Options) (*Writer, error) {
+	w, err := newWriter(dir, plan, opts, func(path string, size int64) (output, error) {
+		if d.Fail == nil {
+			return createTemp(path, size)
+		}
+		if err := d.Before("create", path); err != nil {
+			return nil, err
+		}
+		f, err := createTemp(path, size)
+		if err != nil {
+			return nil, err
+		}
+		return d.Wrap(f.(*os.File)), nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	w.disk = d
+	return w, nil
 }
 
 func newWriter(dir string, plan []TensorInfo, opts Options, create func(path string, size int64) (output, error)) (*Writer, error) {
@@ -353,12 +376,15 @@ func (w *Writer) publish() error {
 		if err == nil {
 			return fileErrorf(fs.ErrExist, name, "exists already")
 		}
-		if err := os.Rename(f.path, name); err != nil {
+		if err := w.disk.Rename(f.path, name); err != nil {
 			return fileErrorf(err, name, "renaming: %v", err)
 		}
 		f.path = name // drop removes it from here
 	}
-	return syncFolder(w.dir)
+	if err := w.disk.SyncFolder(w.dir); err != nil {
+		return fileErrorf(err, w.dir, "syncing the folder: %s", writeText(err))
+	}
+	return nil
 }
 
 // drop closes and removes every file.
@@ -373,14 +399,6 @@ func (w *Writer) drop() {
 }
 
 func (w *Writer) path(name string) string { return filepath.Join(w.dir, name) }
-
-// syncFolder makes renames durable.
-func syncFolder(dir string) error {
-	if err := disk.SyncFolder(dir); err != nil {
-		return fileErrorf(err, dir, "syncing the folder: %s", writeText(err))
-	}
-	return nil
-}
 
 // writeFull writes all of p, a short write being io.ErrShortWrite.
 func writeFull(f io.WriterAt, p []byte, off int64) error {

@@ -7,10 +7,9 @@ import (
 )
 
 // What a format holds and what an engine loads are two questions. Format.Check
-// answers the first; an Advisor answers the second, from the sources of the
-// engines as of August 2026: vLLM 017e9f4, GPTQModel f4c327a, optimum 83c88b8,
-// compressed-tensors ac8e2ba, hqq e0b1d00, llama.cpp (ggml d99724f), ollama
-// fb30760. Engines change; a note is what was read there, not a promise.
+// answers the first; an Advisor answers the second, from a table of what was
+// loaded in an engine, or read in its sources (docs/engines.md). Engines change;
+// a note says which versions it rests on.
 
 // Names of engines in notes. An Advisor may speak of others too.
 const (
@@ -19,12 +18,18 @@ const (
 	EngineGPTQModel    = "gptqmodel"
 	EngineLlamaCPP     = "llama.cpp"
 	EngineOllama       = "ollama"
+	EngineMLX          = "mlx-lm"
 )
 
 // Note says whether an engine loads a checkpoint.
 type Note struct {
 	Engine   string `json:"engine"`
 	Accepted bool   `json:"accepted"`
+	// Versions are those of the engine that load it, "" if there is no limit.
+	Versions string `json:"versions,omitempty"`
+	// Verified says in which versions this was tried, "" if it rests on the
+	// engine's sources and documents only.
+	Verified string `json:"verified,omitempty"`
 	// Layer is the first layer that the engine refuses, or "" if the reason
 	// is the format or the checkpoint as a whole; Layers is how many it refuses.
 	Layer  string `json:"layer,omitempty"`
@@ -39,7 +44,7 @@ func (n Note) String() string {
 	if n.Accepted {
 		verb = "loads it"
 	}
-	s := n.Engine + " " + verb
+	s := n.Name() + " " + verb
 	if n.Reason != "" {
 		s += ": " + n.Reason
 	}
@@ -50,6 +55,22 @@ func (n Note) String() string {
 		s += fmt.Sprintf(" (%s and %d more)", n.Layer, n.Layers-1)
 	}
 	return s
+}
+
+// Name is the engine with its versions, if not all of them load the checkpoint.
+func (n Note) Name() string {
+	if n.Versions == "" {
+		return n.Engine
+	}
+	return n.Engine + " " + n.Versions
+}
+
+// Evidence says what the note rests on: "verified: VERSIONS" or "by its documents".
+func (n Note) Evidence() string {
+	if n.Verified == "" {
+		return "by its documents"
+	}
+	return "verified: " + n.Verified
 }
 
 // EngineRule answers for one layer: whether the engine takes it, and why not
@@ -70,10 +91,15 @@ func Always(accepted bool, reason string) EngineRule {
 // layer. Without layers it judges symmetric 4 bits in groups of 128.
 func Judge(engine string, layers []Layer, rule EngineRule) Note {
 	n := Note{Engine: engine, Accepted: true}
+	quantized := 0
 	if len(layers) == 0 {
 		n.Accepted, n.Reason = rule(Layer{Out: 1024, In: 1024, Scheme: quant.Scheme{Bits: 4, GroupSize: 128, Symmetric: true}})
 	}
 	for _, l := range layers {
+		if l.Dense {
+			continue
+		}
+		quantized++
 		ok, reason := rule(l)
 		switch {
 		case !ok && n.Accepted:
@@ -84,7 +110,7 @@ func Judge(engine string, layers []Layer, rule EngineRule) Note {
 			n.Reason = reason
 		}
 	}
-	if n.Layers == len(layers) && n.Layers > 1 {
+	if n.Layers == quantized && n.Layers > 1 {
 		n.Layer, n.Layers = "", 0
 	}
 	return n

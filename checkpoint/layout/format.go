@@ -38,6 +38,9 @@ type Layer struct {
 	// DType is the floating-point type of the model's dense tensors: for a
 	// layer quantized from a dense model, of the weight it came from.
 	DType safetensors.DType
+	// Dense says that the linear is not quantized. Only an Advisor is told of
+	// such layers.
+	Dense bool
 }
 
 // LayerOf describes a weight that has been quantized.
@@ -200,7 +203,7 @@ type Origin interface {
 // take.
 type Advisor interface {
 	// Engines says which engines load a checkpoint with these layers, which
-	// have passed Check. Engines it does not speak of were not checked.
+	// have passed Check or are dense. Engines it does not speak of were not checked.
 	Engines(layers []Layer) []Note
 }
 

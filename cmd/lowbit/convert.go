@@ -7,6 +7,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/golowbit/lowbit"
+	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/layout"
 )
 
 func (a *app) convertCommand() *cobra.Command {
@@ -67,6 +69,14 @@ func (a *app) converted(o lowbit.ConvertOptions, asJSON bool) error {
 	if err != nil {
 		return fmt.Errorf("reading back the result: %w", err)
 	}
+	m, err := checkpoint.Open(o.Output)
+	if err != nil {
+		return fmt.Errorf("reading back the result: %w", err)
+	}
+	engines := m.Engines()
+	if err := m.Close(); err != nil {
+		return err
+	}
 	if asJSON {
 		return printJSON(a.stdout, struct {
 			Output      string `json:"output"`
@@ -74,9 +84,11 @@ func (a *app) converted(o lowbit.ConvertOptions, asJSON bool) error {
 			BytesBefore int64  `json:"bytes_before"`
 			BytesAfter  int64  `json:"bytes_after"`
 			Layers      int    `json:"layers"`
-		}{o.Output, o.Format.Name(), before.FileBytes, after.FileBytes, len(before.Quantized)})
+
+			Engines []layout.Note `json:"engines"`
+		}{o.Output, o.Format.Name(), before.FileBytes, after.FileBytes, len(before.Quantized), engines})
 	}
-	_, err = fmt.Fprintf(a.stdout, "%s (%s): %d layers, %s before, %s after\n",
-		o.Output, o.Format.Name(), len(before.Quantized), size(before.FileBytes), size(after.FileBytes))
+	_, err = fmt.Fprintf(a.stdout, "%s (%s): %d layers, %s before, %s after\nengines that load it: %s\n",
+		o.Output, o.Format.Name(), len(before.Quantized), size(before.FileBytes), size(after.FileBytes), readers(engines))
 	return err
 }

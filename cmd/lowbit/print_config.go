@@ -48,8 +48,11 @@ func printPlan(w io.Writer, p *lowbit.Plan) error {
 	if p.NeedsText {
 		text += "needs calibration text\n"
 	}
+	for _, n := range p.Notes {
+		text += n + "\n"
+	}
 	for _, n := range p.Engines {
-		text += n.String() + "\n"
+		text += fmt.Sprintf("%v [%s]\n", n, n.Evidence())
 	}
 	_, err := io.WriteString(w, text)
 	return err

@@ -112,8 +112,12 @@ func (a *app) quantize(ctx context.Context, o lowbit.Options, f *quantizeFlags) 
 	return printReport(a.stdout, result, !f.quiet)
 }
 
-// noteTarget says what the target needs to run the result.
+// noteTarget says what was changed for the model, and what the target needs to
+// run the result.
 func (a *app) noteTarget(p *lowbit.Plan, engine string) {
+	for _, n := range p.Notes {
+		fmt.Fprintf(a.stderr, "note: %s\n", n)
+	}
 	for _, n := range p.Engines {
 		if n.Engine == engine && n.Reason != "" {
 			fmt.Fprintf(a.stderr, "note: %v\n", n)
@@ -151,12 +155,12 @@ func quoted(w string) string {
 	return "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
 }
 
-// readers names the engines that load the result.
+// readers names the engines that load the result, and what that rests on.
 func readers(notes []layout.Note) string {
 	names := []string{"lowbit"}
 	for _, n := range notes {
 		if n.Accepted {
-			names = append(names, n.Engine)
+			names = append(names, fmt.Sprintf("%s (%s)", n.Name(), n.Evidence()))
 		}
 	}
 	return strings.Join(names, ", ")

@@ -35,7 +35,7 @@ func (m *Model) Fit(w program.Weights) error {
 			}
 		}
 	}
-	return fmt.Errorf("tensor %q: missing, also under other prefixes%s", m.Names.Embedding, there(w))
+	return fmt.Errorf("tensor %q: missing, also under other prefixes%s", m.Names.Embedding, program.There(w))
 }
 
 // body is what all names but that of the head begin with.
@@ -91,7 +91,7 @@ func (m *Model) rename(w program.Weights, body, prefix string) error {
 	case head != "":
 		m.Names.Head = head
 	case !m.Tied:
-		return fmt.Errorf(`tensor %q: missing, and "tie_word_embeddings" is false%s`, m.Names.Head, there(w))
+		return fmt.Errorf(`tensor %q: missing, and "tie_word_embeddings" is false%s`, m.Names.Head, program.There(w))
 	}
 	if m.Tied && head != "" && w.Has(m.Names.Embedding) {
 		same, err := sameMatrix(w, m.Names.Embedding, head)
@@ -130,19 +130,4 @@ func sameMatrix(w program.Weights, a, b string) (bool, error) {
 		}
 	}
 	return true, nil
-}
-
-// there says what tensors there are, for errors; "" if that is not known.
-func there(w program.Weights) string {
-	l, ok := w.(interface{ Names() []string })
-	if !ok {
-		return ""
-	}
-	all := l.Names()
-	slices.Sort(all)
-	const most = 4
-	if len(all) > most {
-		return fmt.Sprintf("; there are %d tensors: %s, ...", len(all), strings.Join(all[:most], ", "))
-	}
-	return fmt.Sprintf("; there are: %s", strings.Join(all, ", "))
 }

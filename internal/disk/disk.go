@@ -3,12 +3,22 @@ package disk
 
 import (
 	"errors"
+	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
 	"syscall"
 )
+
+// ErrNotRegular is wrapped by the error for a FIFO, device or folder where a
+// file of bytes is meant.
+var ErrNotRegular = errors.New("not a regular file")
+
+// ErrTooLarge is wrapped by the error for a file that exceeds its limit.
+var ErrTooLarge = errors.New("too large")
 
 // PlainName says whether name is a file right inside its folder, on any system.
 func PlainName(name string) bool {
@@ -30,4 +40,81 @@ func SyncFolder(path string) error {
 		return err
 	}
 	return nil
+}
+
+// ReadFile reads a regular file of at most limit bytes. It looks before it
+// opens: to open a FIFO waits for a writer, and a device may never end.
+func ReadFile(path string, limit int64) ([]byte, error) {
+	st, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := regular(path, st); err != nil {
+		return nil, err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return ReadAll(f, path, limit)
+}
+
+// ReadFS is ReadFile in a file system; path is the file's name for errors.
+func ReadFS(fsys fs.FS, name, path string, limit int64) ([]byte, error) {
+	st, err := fs.Stat(fsys, name)
+	if err != nil {
+		return nil, err
+	}
+	if err := regular(path, st); err != nil {
+		return nil, err
+	}
+	f, err := fsys.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return ReadAll(f, path, limit)
+}
+
+// ReadAll reads r, called path in errors, to its end; it fails beyond limit bytes.
+func ReadAll(r io.Reader, path string, limit int64) ([]byte, error) {
+	data, err := io.ReadAll(io.LimitReader(r, limit+1))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if int64(len(data)) > limit {
+		return nil, fmt.Errorf("%s: %w: more than %d bytes", path, ErrTooLarge, limit)
+	}
+	return data, nil
+}
+
+func regular(path string, st fs.FileInfo) error {
+	if !st.Mode().IsRegular() {
+		return fmt.Errorf("%s: %w (%s)", path, ErrNotRegular, kind(st.Mode()))
+	}
+	return nil
+}
+
+// Regular fails for what is there but is neither a regular file nor a folder.
+func Regular(path string) error {
+	st, err := os.Stat(path)
+	if err != nil || st.IsDir() {
+		return nil // opening says the same, and better
+	}
+	return regular(path, st)
+}
+
+func kind(m fs.FileMode) string {
+	switch {
+	case m.IsDir():
+		return "a folder"
+	case m&fs.ModeNamedPipe != 0:
+		return "a FIFO"
+	case m&fs.ModeDevice != 0:
+		return "a device"
+	case m&fs.ModeSocket != 0:
+		return "a socket"
+	}
+	return m.Type().String()
 }

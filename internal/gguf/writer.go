@@ -16,7 +16,8 @@ import (
 // name until Close has succeeded.
 type Writer struct {
 	path    string
-	tmp     *os.File
+	disk    disk.FS
+	tmp     *disk.File
 	tensors map[string]*slot
 	done    bool
 }
@@ -30,15 +31,24 @@ type slot struct {
 // Create lays out a file with the metadata and tensors; their Offset is not
 // looked at. The alignment is the value of "general.alignment" if kv has it.
 func Create(path string, kv []KV, tensors []Tensor) (*Writer, error) {
+	return CreateOn(disk.FS{}, path, kv, tensors)
+}
+
+// CreateOn is Create on a disk that tests let fail.
+func CreateOn(d disk.FS, path string, kv []KV, tensors []Tensor) (*Writer, error) {
 	head, slots, size, err := layout(kv, tensors)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".tmp-*")
+	if err := d.Before("create", path); err != nil {
+		return nil, err
+	}
+	file, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".tmp-*")
 	if err != nil {
 		return nil, err
 	}
-	w := &Writer{path: path, tmp: tmp, tensors: slots}
+	tmp := d.Wrap(file)
+	w := &Writer{path: path, disk: d, tmp: tmp, tensors: slots}
 	// Padding is what the file holds where nothing is written: zeros.
 	err = tmp.Truncate(size)
 	if err == nil {
@@ -142,12 +152,12 @@ func (w *Writer) Close() error {
 	w.done = true
 	err := w.tmp.Close()
 	if err == nil {
-		err = os.Rename(w.tmp.Name(), w.path)
+		err = w.disk.Rename(w.tmp.Name(), w.path)
 	}
 	if err != nil {
 		return errors.Join(err, os.Remove(w.tmp.Name()))
 	}
-	return disk.SyncFolder(filepath.Dir(w.path))
+	return w.disk.SyncFolder(filepath.Dir(w.path))
 }
 
 // Abort throws the file away. After Close it does nothing.

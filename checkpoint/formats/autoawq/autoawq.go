@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/golowbit/lowbit/checkpoint/internal/vllm"
+	"github.com/golowbit/lowbit/checkpoint/internal/engines"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
@@ -53,18 +53,7 @@ func (f Format) Check(l layout.Layer) error {
 }
 
 // Engines says which engines load the layers.
-func (Format) Engines(layers []layout.Layer) []layout.Note {
-	return []layout.Note{
-		vllm.Judge(layers, func(l layout.Layer) (bool, string) {
-			if !vllm.MarlinGroup(l.Scheme.GroupSize) {
-				return true, fmt.Sprintf("with the slower AWQ kernel, as Marlin has no groups of %d", l.Scheme.GroupSize)
-			}
-			return true, vllm.ScaleNote(l)
-		}),
-		layout.Judge(layout.EngineTransformers, layers, layout.Always(true, "needs the package autoawq or gptqmodel")),
-		layout.Judge(layout.EngineGPTQModel, layers, layout.Always(true, "")),
-	}
-}
+func (f Format) Engines(layers []layout.Layer) []layout.Note { return engines.Notes(f.Name(), layers) }
 
 // Plan lists qweight, qzeros and scales.
 func (f Format) Plan(l layout.Layer) ([]layout.Spec, error) {

@@ -2,6 +2,7 @@
 package dense
 
 import (
+	"github.com/golowbit/lowbit/checkpoint/internal/engines"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
@@ -50,16 +51,7 @@ func (f Format) Encode(l layout.Layer, w *quant.Weight) ([]layout.Tensor, error)
 }
 
 // Engines says that every engine but those of GGUF files loads it.
-func (Format) Engines([]layout.Layer) []layout.Note {
-	var notes []layout.Note
-	for _, e := range []string{layout.EngineVLLM, layout.EngineTransformers, layout.EngineGPTQModel} {
-		notes = append(notes, layout.Note{Engine: e, Accepted: true, Reason: "at full size"})
-	}
-	for _, e := range []string{layout.EngineLlamaCPP, layout.EngineOllama} {
-		notes = append(notes, layout.Note{Engine: e, Reason: "needs a GGUF file; llama.cpp's converter makes one"})
-	}
-	return notes
-}
+func (f Format) Engines(layers []layout.Layer) []layout.Note { return engines.Notes(f.Name(), layers) }
 
 // Config removes the quantization_config.
 func (Format) Config(layout.Contents) (layout.Config, error) { return layout.Config{}, nil }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/golowbit/lowbit/checkpoint/internal/engines"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/gguf"
 	"github.com/golowbit/lowbit/internal/wire"
@@ -72,9 +73,7 @@ func (g Format) Check(l layout.Layer) error {
 }
 
 // Engines says that the engines of GGUF files load it.
-func (Format) Engines([]layout.Layer) []layout.Note {
-	return []layout.Note{{Engine: layout.EngineLlamaCPP, Accepted: true}, {Engine: layout.EngineOllama, Accepted: true}}
-}
+func (f Format) Engines(layers []layout.Layer) []layout.Note { return engines.Notes(f.Name(), layers) }
 
 // blockType is the block type that holds a scheme exactly.
 func blockType(s quant.Scheme) gguf.Type {

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/golowbit/lowbit/checkpoint/layout"
+	"github.com/golowbit/lowbit/internal/disk"
 	"github.com/golowbit/lowbit/internal/gguf"
 	"github.com/golowbit/lowbit/internal/parallel"
 	"github.com/golowbit/lowbit/quant"
@@ -61,7 +62,7 @@ func (g Format) Write(ctx context.Context, path string, src layout.Origin, layer
 	for i, t := range tensors {
 		infos[i] = t.info
 	}
-	w, err := gguf.Create(path, append(a.metadata(infos), tokens...), infos)
+	w, err := gguf.CreateOn(disk.From(ctx), path, append(a.metadata(infos), tokens...), infos)
 	if err != nil {
 		return err
 	}

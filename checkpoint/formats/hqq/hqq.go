@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"slices"
 
+	"github.com/golowbit/lowbit/checkpoint/internal/engines"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/quant"
@@ -173,12 +174,7 @@ func storedState(l layout.Layer) []layout.Tensor {
 }
 
 // Engines says which engines load the layers.
-func (Format) Engines(layers []layout.Layer) []layout.Note {
-	return []layout.Note{
-		layout.Judge(layout.EngineVLLM, layers, layout.Always(false, "no loader for layers with an axis of their own")),
-		layout.Judge(layout.EngineTransformers, layers, layout.Always(true, "needs the package hqq and a GPU")),
-	}
-}
+func (f Format) Engines(layers []layout.Layer) []layout.Note { return engines.Notes(f.Name(), layers) }
 
 // Encode packs a layer.
 func (f Format) Encode(l layout.Layer, w *quant.Weight) ([]layout.Tensor, error) {

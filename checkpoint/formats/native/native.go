@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/golowbit/lowbit/checkpoint/internal/engines"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/quant"
@@ -81,13 +82,7 @@ func (Format) Check(l layout.Layer) error {
 }
 
 // Engines says that no engine but this module reads the format.
-func (Format) Engines([]layout.Layer) []layout.Note {
-	var notes []layout.Note
-	for _, e := range []string{layout.EngineVLLM, layout.EngineTransformers, layout.EngineGPTQModel, layout.EngineLlamaCPP, layout.EngineOllama} {
-		notes = append(notes, layout.Note{Engine: e, Reason: "format lowbit is read by lowbit only; convert it"})
-	}
-	return notes
-}
+func (f Format) Engines(layers []layout.Layer) []layout.Note { return engines.Notes(f.Name(), layers) }
 
 // Plan lists the tensors of a layer: header, codes, scales, and as the layer
 // has them zero-points, group index, row scales and input scales.

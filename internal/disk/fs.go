@@ -1,0 +1,141 @@
+package disk
+
+import (
+	"context"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// FS changes the disk. The zero value is the system's.
+type FS struct {
+	// Fail, if set, is asked before every call and may make it fail: tests of
+	// full and broken disks.
+	Fail func(call, path string) error
+}
+
+func (d FS) before(call, path string) error {
+	if d.Fail == nil {
+		return nil
+	}
+	return d.Fail(call, path)
+}
+
+// File is a file that is being written.
+type File struct {
+	*os.File
+	disk FS
+}
+
+// Wrap is a file as one of d.
+func (d FS) Wrap(f *os.File) *File { return &File{f, d} }
+
+// Create is os.Create.
+func (d FS) Create(path string) (*File, error) {
+	if err := d.before("create", path); err != nil {
+		return nil, err
+	}
+	f, err := os.Create(path)
+	if err != nil {
+		return nil, err
+	}
+	return d.Wrap(f), nil
+}
+
+// Write implements io.Writer.
+func (f *File) Write(p []byte) (int, error) {
+	if err := f.disk.before("write", f.Name()); err != nil {
+		// What a full disk does.
+		n, _ := f.File.Write(p[:len(p)/2])
+		return n, err
+	}
+	return f.File.Write(p)
+}
+
+// WriteAt implements io.WriterAt.
+func (f *File) WriteAt(p []byte, off int64) (int, error) {
+	if err := f.disk.before("write", f.Name()); err != nil {
+		n, _ := f.File.WriteAt(p[:len(p)/2], off)
+		return n, err
+	}
+	return f.File.WriteAt(p, off)
+}
+
+// Sync brings the file to the disk.
+func (f *File) Sync() error {
+	if err := f.disk.before("sync", f.Name()); err != nil {
+		return err
+	}
+	return f.File.Sync()
+}
+
+// Truncate sets the file's size.
+func (f *File) Truncate(size int64) error {
+	if err := f.disk.before("truncate", f.Name()); err != nil {
+		return err
+	}
+	return f.File.Truncate(size)
+}
+
+// Before asks whether a call that is made elsewhere is to fail.
+func (d FS) Before(call, path string) error { return d.before(call, path) }
+
+// Mkdir is os.Mkdir.
+func (d FS) Mkdir(path string, perm fs.FileMode) error {
+	if err := d.before("mkdir", path); err != nil {
+		return err
+	}
+	return os.Mkdir(path, perm)
+}
+
+// Rename is os.Rename.
+func (d FS) Rename(from, to string) error {
+	if err := d.before("rename", to); err != nil {
+		return err
+	}
+	return os.Rename(from, to)
+}
+
+// SyncFolder makes the names in a folder durable.
+func (d FS) SyncFolder(path string) error {
+	if err := d.before("sync folder", path); err != nil {
+		return err
+	}
+	return SyncFolder(path)
+}
+
+// WriteFile writes a file and brings it to the disk; a reader finds the old
+// one or the new one whole, whenever the machine stops.
+func (d FS) WriteFile(path string, data []byte) error {
+	tmp := path + ".tmp"
+	f, err := d.Create(tmp)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Sync()
+	}
+	if closed := f.Close(); err == nil {
+		err = closed
+	}
+	if err == nil {
+		err = d.Rename(tmp, path)
+	}
+	if err != nil {
+		os.Remove(tmp)
+		return err
+	}
+	return d.SyncFolder(filepath.Dir(path))
+}
+
+type fsKey struct{}
+
+// With hands a disk to what is called with the context.
+func With(ctx context.Context, d FS) context.Context { return context.WithValue(ctx, fsKey{}, d) }
+
+// From is the disk of the context, or the system's.
+func From(ctx context.Context) FS {
+	d, _ := ctx.Value(fsKey{}).(FS)
+	return d
+}

@@ -1,0 +1,25 @@
+//go:build unix && !linux
+
+package disk
+
+import (
+	"fmt"
+	"io/fs"
+	"syscall"
+)
+
+// FileID tells a file from all others that exist now; "" where the system
+// does not say.
+func FileID(st fs.FileInfo) string {
+	s, ok := st.Sys().(*syscall.Stat_t)
+	if !ok {
+		return ""
+	}
+	return fmt.Sprintf("%d:%d", s.Dev, s.Ino)
+}
+
+// Identity changes whenever a file's bytes do, and sometimes when they do not:
+// size, time of modification, inode.
+func Identity(st fs.FileInfo) string {
+	return fmt.Sprintf("%d bytes, %s, inode %s", st.Size(), st.ModTime().UTC().Format("2006-01-02 15:04:05.999999999"), FileID(st))
+}
