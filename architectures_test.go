@@ -120,7 +120,7 @@ func largestDifference(t *testing.T, want, got []float32) float64 {
 func TestArchitecturesQuantized(t *testing.T) {
 	formats := []string{"lowbit", "gptq", "compressed-tensors", "hqq", "dense"}
 	for _, dir := range architectureFolders(t) {
-		ids := randomIDs(t, dir, 2, 24)
+		ids := randomIDs(t, dir, 3, 12)
 		for _, preset := range []Preset{Plain, Best} {
 			t.Run(filepath.Base(dir)+"/"+preset.String(), func(t *testing.T) {
 				for _, name := range formats {
@@ -135,7 +135,7 @@ func quantizeAndCompare(t *testing.T, dir, name string, preset Preset, ids [][]i
 	t.Helper()
 	o := Options{
 		Model: dir, Output: filepath.Join(t.TempDir(), name), Format: format(t, name), Preset: preset,
-		Bits: 4, GroupSize: 4, Fit: FitOn, Calibration: Calibration{Text: Text{IDs: ids}, Samples: 2, SeqLen: 24},
+		Bits: 4, GroupSize: 4, Fit: FitOn, Calibration: Calibration{Text: Text{IDs: ids}, Samples: 3, SeqLen: 12},
 	}
 	if name != "lowbit" && name != "hqq" && name != "dense" {
 		o.GroupSize = 32

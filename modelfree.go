@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/formats/dense"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/decoder"
 	"github.com/golowbit/lowbit/internal/linears"
@@ -96,7 +97,7 @@ func (j *job) planByShape(bad *planErrors) {
 		l := layout.Layer{Name: f.Name, Out: out, In: in, DType: f.DType, Bias: j.src.Has(f.Name + ".bias")}
 		if f.Dense != "" {
 			p := j.set.newLayerPlan(l)
-			p.dense, p.silent, p.notes = true, true, []string{"left dense: " + f.Dense}
+			p.dense, p.other, p.silent, p.notes = true, true, true, []string{"left dense: " + f.Dense}
 			j.add(p)
 			continue
 		}
@@ -202,4 +203,32 @@ func convertedParts(src *checkpoint.Model) []checkpoint.Part {
 		parts = append(parts, p)
 	}
 	return parts
+}
+
+// engines says which engines load the output with these linears. The
+// formats judge by scheme and shape; engines look for the tensors that the
+// architecture stores, and format dense alone has those.
+func (j *job) engines(layers []layout.Layer) []layout.Note {
+	layers = slices.DeleteFunc(slices.Clone(layers), func(l layout.Layer) bool { return j.plan[l.Name].other })
+	notes := checkpoint.Engines(j.set.format, layers)
+	_, whole := j.set.format.(dense.Format)
+	for i := range notes {
+		n := &notes[i]
+		if !n.Accepted {
+			continue
+		}
+		if j.model == nil && n.Reason == "" {
+			n.Reason = "if it knows the architecture"
+		}
+		if whole {
+			continue
+		}
+		for _, l := range layers {
+			if p, ok := j.places[l.Name]; ok && !l.Dense && p.Weight != l.Name+layout.WeightSuffix {
+				*n = layout.Note{Engine: n.Engine, Reason: fmt.Sprintf("%s is part of tensor %q, and quantized under a name of its own", l.Name, p.Weight)}
+				break
+			}
+		}
+	}
+	return notes
 }

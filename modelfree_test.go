@@ -54,7 +54,7 @@ func TestModelFree(t *testing.T) {
 		for what, change := range map[string]func([]byte) []byte{
 			"another name": renamed,
 			"no config":    func([]byte) []byte { return nil },
-			"refused":      func(c []byte) []byte { return bytes.Replace(c, []byte(`"rms_norm_eps"`), []byte(`"rms_norm_esp"`), 1) },
+			"refused":      func(c []byte) []byte { return bytes.Replace(c, []byte(`"hidden_size"`), []byte(`"hidden_sighs"`), 1) },
 		} {
 			o := rounded(t, copyOf(t, embedded, change), name)
 			r, err := Quantize(t.Context(), o)

@@ -59,7 +59,7 @@ func Resolve(o Options) (*Plan, error) {
 func (j *job) explain() *Plan {
 	p := &Plan{
 		Model: j.path, Output: j.output, Settings: j.settings(), Notes: j.notes(),
-		Engines: checkpoint.Engines(j.set.format, j.engineLayers()), NeedsText: j.mustHaveText(),
+		Engines: j.engines(j.engineLayers()), NeedsText: j.mustHaveText(),
 	}
 	for _, l := range j.order {
 		e := LayerPlan{Name: l.name, Out: l.out, In: l.in, Dense: l.dense, Notes: slices.Clone(l.notes)}
@@ -84,6 +84,7 @@ type layerPlan struct {
 	scheme  quant.Scheme
 	arms    []adadim.Arm
 	notes   []string
+	other   bool   // no linear, by its name
 	silent  bool   // notes are no warnings: nobody asked for what was left out
 	folds   bool   // a scale of its input is folded
 	folded  string // which one, once it is chosen
@@ -222,7 +223,7 @@ func (j *job) checkTarget() error {
 	if j.set.target == "" {
 		return nil
 	}
-	for _, n := range checkpoint.Engines(j.set.format, j.engineLayers()) {
+	for _, n := range j.engines(j.engineLayers()) {
 		if n.Engine == j.set.target && !n.Accepted {
 			return fmt.Errorf("%w %v", ErrTarget, n)
 		}

@@ -520,6 +520,6 @@ func (j *job) report() *Report {
 	if weights > 0 {
 		r.BitsPerWeight = bits / weights
 	}
-	r.Engines = checkpoint.Engines(j.set.format, layers)
+	r.Engines = j.engines(layers)
 	return r
 }

@@ -197,30 +197,56 @@ func (s *split) gathered(name string) *gathered {
 	return g
 }
 
-// gather puts a piece together.
+// gather puts a piece together, from a megabyte or so of the stored matrix at a
+// time.
 func (s *split) gather(p piece, t safetensors.DType) ([]byte, error) {
 	size := t.Bits() / 8
-	matrix := make([]byte, p.part.Outputs*p.in*size)
-	if err := s.Source.ReadAt(p.stack, matrix, int64(p.matrix())*int64(size)); err != nil {
-		return nil, err
+	rows, width := p.part.Outputs, p.in // of the stored matrix
+	if p.part.Transposed && !p.bias {
+		rows, width = width, rows
 	}
 	data := make([]byte, p.part.Out*p.in*size)
-	if !p.part.Transposed {
-		for o := range p.part.Out {
-			copy(data[o*p.in*size:(o+1)*p.in*size], matrix[p.at(o, 0)*size:])
+	band := min(max(1, 1<<20/(width*size)), rows)
+	buf := make([]byte, band*width*size)
+	for r0 := 0; r0 < rows; r0 += band {
+		r1 := min(r0+band, rows)
+		b := buf[:(r1-r0)*width*size]
+		if err := s.Source.ReadAt(p.stack, b, int64(p.matrix()+r0*width)*int64(size)); err != nil {
+			return nil, err
 		}
-		return data, nil
-	}
-	const band = 16 // outputs at a time: a line of the cache
-	for o0 := 0; o0 < p.part.Out; o0 += band {
-		for i := range p.in {
-			for o := o0; o < min(o0+band, p.part.Out); o++ {
-				from := p.at(o, i) * size
-				copy(data[(o*p.in+i)*size:(o*p.in+i+1)*size], matrix[from:from+size])
+		if p.part.Transposed && !p.bias {
+			p.scatter(data, b, r0, r1, size)
+			continue
+		}
+		for o := range p.part.Out {
+			if r := p.part.Output0 + o*p.part.Step; r >= r0 && r < r1 {
+				copy(data[o*width*size:(o+1)*width*size], b[(r-r0)*width*size:])
 			}
 		}
 	}
 	return data, nil
+}
+
+// scatter puts inputs i0 to i1 of a transposed matrix, the rows of b, to their
+// places in data.
+func (p piece) scatter(data, b []byte, i0, i1, size int) {
+	const block = 16 // inputs at a time: a line of the cache
+	for j0 := i0; j0 < i1; j0 += block {
+		j1 := min(j0+block, i1)
+		for o := range p.part.Out {
+			to := (o*p.in + j0) * size
+			from := ((j0-i0)*p.part.Outputs + p.part.Output0 + o*p.part.Step) * size
+			for range j1 - j0 {
+				if size == 2 {
+					data[to], data[to+1] = b[from], b[from+1]
+				} else {
+					copy(data[to:to+size], b[from:from+size])
+				}
+				to += size
+				from += p.part.Outputs * size
+			}
+		}
+	}
 }
 
 // stack is a stored tensor that layers are put back into.

@@ -120,3 +120,17 @@ func TestEvalNotFinite(t *testing.T) {
 	require.Equal(t, exitError, o.code)
 	requireOneLine(t, o, "block 1 (model.layers.1)")
 }
+
+// TestQuantizeOnIDs calibrates on token ids: the model has no tokenizer.
+func TestQuantizeOnIDs(t *testing.T) {
+	const model = "../../testdata/architectures/granitemoe"
+	dir := t.TempDir()
+	ids, out := filepath.Join(dir, "ids.json"), filepath.Join(dir, "out")
+	require.NoError(t, os.WriteFile(ids, []byte(`[[1,2,3,4,5,6,7,8,9,10,11,12],[13,14,15,16,17,18,19,20,21,22,23,24]]`), 0o666))
+	succeed(t, "quantize", model, "-o", out, "--method", "gptq", "--calib-ids", ids, "--seq-len", "12", "--group-size", "4", "-q")
+	o := succeed(t, "eval", out, "--ids", ids, "--against", model, "-q")
+	require.Contains(t, o.stdout, "nats a token from "+model)
+	o = runCommand(t, "quantize", model, "-o", out+"2", "--calib-ids", filepath.Join(dir, "absent"))
+	require.NotZero(t, o.code)
+	requireOneLine(t, o, "absent")
+}

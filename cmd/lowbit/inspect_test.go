@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"regexp"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -37,6 +38,24 @@ func TestInspectUnsupported(t *testing.T) {
 	require.Contains(t, o.stdout, "cannot run")
 	require.Contains(t, o.stdout, "T5ForConditionalGeneration")
 	require.Contains(t, o.stdout, "2623744")
+}
+
+// TestInspectAnything: no configuration, one that is refused, and a quantization
+// that cannot be read.
+func TestInspectAnything(t *testing.T) {
+	for want, change := range map[string]func(dir string){
+		"no config.json": func(dir string) { require.NoError(t, os.Remove(filepath.Join(dir, "config.json"))) },
+		"want [999 256]": func(dir string) {
+			replaceIn(t, filepath.Join(dir, "config.json"), `"vocab_size": 1024`, `"vocab_size": 999`)
+		},
+		`quant_method "magic"`: func(dir string) {
+			replaceIn(t, filepath.Join(dir, "config.json"), `"vocab_size"`, `"quantization_config": {"quant_method": "magic"}, "vocab_size"`)
+		},
+	} {
+		o := succeed(t, "inspect", badModel(t, change))
+		require.Regexp(t, "cannot run .*"+regexp.QuoteMeta(want), o.stdout)
+		require.Contains(t, o.stdout, "2623744")
+	}
 }
 
 func TestInspectBadInput(t *testing.T) {

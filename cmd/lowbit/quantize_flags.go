@@ -25,6 +25,7 @@ type quantizeFlags struct {
 	format      formatFlags
 	method      string
 	calib, eval textFlags
+	calibIDs    string
 	window      int
 	printConfig bool
 	json, quiet bool
@@ -118,6 +119,7 @@ func (f *quantizeFlags) registerMethod(s *pflag.FlagSet) {
 func (f *quantizeFlags) registerText(s *pflag.FlagSet) {
 	f.calib.register(s, "calib", "text to calibrate on")
 	f.calib.registerReading(s)
+	s.StringVar(&f.calibIDs, "calib-ids", "", "`file` of token ids to calibrate on, after the text if there is any: a JSON array of arrays; the model needs no tokenizer for them")
 	s.IntVar(&f.o.Calibration.Samples, "samples", 0, "calibration windows (default 128)")
 	s.IntVar(&f.o.Calibration.SeqLen, "seq-len", 0, "tokens a calibration window (default 2048 or the model's context)")
 	s.BoolVar(&f.o.BF16, "bf16", false, "round the activations of a bfloat16 model to bfloat16 in calibration, where the CPU is faster at it")
@@ -159,6 +161,11 @@ func (f *quantizeFlags) options(c *cobra.Command, model string, stdin io.Reader)
 		}
 	}
 	o.Calibration.Text = f.calib.text(stdin)
+	if f.calibIDs != "" {
+		if o.Calibration.IDs, err = readIDs(f.calibIDs, stdin); err != nil {
+			return o, err
+		}
+	}
 	return o, o.Validate()
 }
 
