@@ -146,6 +146,14 @@ func (j *job) planModel(o Options) error {
 			return nil
 		}
 	}
+	if o.Target != "" && o.GroupSize == 0 {
+		const why = "no groups divide the inputs of every layer"
+		j.set.setGroupSize(quant.WholeLine, why)
+		if j.planAlike() == nil {
+			j.notes = append(j.notes, fmt.Sprintf("whole rows instead of groups of %d: %s", was, why))
+			return nil
+		}
+	}
 	return err
 }
 

@@ -81,8 +81,7 @@ func judge(engine, format string, layers []layout.Layer) layout.Note {
 				n.Reason = reason
 			}
 			n.Versions = r.Only
-			short := l.Scheme.Axis == quant.OC && l.Scheme.GroupSize != quant.WholeLine && l.In%l.Scheme.GroupSize != 0
-			if verified = verified && r.tried(all) && !short; verified {
+			if verified = verified && r.tried(all) && usual(l); verified {
 				n.Verified = r.Evidence.Versions
 			} else {
 				n.Verified = ""
@@ -118,6 +117,13 @@ func judge(engine, format string, layers []layout.Layer) layout.Note {
 // tried tells whether what the row rests on had layers together like these.
 func (r Row) tried(all together) bool {
 	return r.Evidence.Versions != "" && !all.mixed && (r.Mixed || !all.dense)
+}
+
+// usual tells whether a layer's shape is of a kind that was tried: no short last
+// group, and sides that are multiples of 32.
+func usual(l layout.Layer) bool {
+	g := l.Scheme.GroupSize
+	return l.Out%32 == 0 && l.In%32 == 0 && (l.Scheme.Axis == quant.IC || g == quant.WholeLine || l.In%g == 0)
 }
 
 // find returns the first row that speaks of the layer.
