@@ -3,6 +3,7 @@ package lowbit
 import (
 	"context"
 	"fmt"
+	"io/fs"
 	"slices"
 
 	"github.com/golowbit/lowbit/checkpoint"
@@ -278,14 +279,17 @@ func difference(x, y *tensor.Matrix) *tensor.Matrix {
 
 // decoderOf describes the model of a checkpoint, its tensors held to config.json.
 func decoderOf(src *checkpoint.Model) (*decoder.Model, error) {
+	if !src.HasConfig() {
+		return nil, &undecodable{fmt.Errorf("%s: no config.json: %w", src.Path(), fs.ErrNotExist)}
+	}
 	m, err := decoder.ParseConfig(src.Config())
 	if err != nil {
-		return nil, fmt.Errorf("%s: config.json: %w", src.Path(), err)
+		return nil, &undecodable{fmt.Errorf("%s: config.json: %w", src.Path(), err)}
 	}
-	if err = m.Fit(src); err == nil {
-		err = m.CheckShapes(src)
+	if err := m.Fit(src); err != nil {
+		return nil, &undecodable{fmt.Errorf("%s: %w", src.Path(), err)}
 	}
-	if err == nil {
+	if err = m.CheckShapes(src); err == nil {
 		err = checkTypes(m, src)
 	}
 	if err != nil {

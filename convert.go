@@ -33,7 +33,7 @@ func Convert(ctx context.Context, o ConvertOptions) error {
 	}
 	defer src.Close()
 	return checkpoint.Convert(ctx, checkpoint.WriterOptions{
-		Out: o.Output, Source: src, Format: o.Format, MaxShardBytes: o.MaxShardBytes, Workers: o.Workers,
+		Out: o.Output, Source: src, Parts: convertedParts(src), Format: o.Format, MaxShardBytes: o.MaxShardBytes, Workers: o.Workers,
 		Progress: func(done, total int64) {
 			if o.Events != nil {
 				o.Events(Event{Kind: EventWrite, Done: int(done), Total: int(total)})

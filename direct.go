@@ -37,7 +37,7 @@ func (j *job) runDirect(ctx context.Context) error {
 			q := <-free
 			defer func() { free <- q }()
 			reshape(q, p.out, p.in, s)
-			if err := roundLayer(ctx, q, j.src, p.name+".weight", max(1, workers/lanes)); err != nil {
+			if err := roundLayer(ctx, q, j.layers, p.name+".weight", max(1, workers/lanes)); err != nil {
 				return err
 			}
 			r.Arm, r.Scheme = p.arms[0].String(), s

@@ -3,11 +3,15 @@ package lowbit
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math"
+	"slices"
+	"strings"
 
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/internal/decoder"
 	"github.com/golowbit/lowbit/internal/walk"
+	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/tensor"
 )
 
@@ -21,10 +25,17 @@ type EvalOptions struct {
 	// Tokenizer is the folder the tokenizer is read from; "" means Model.
 	Tokenizer string
 	Text      Text
-	Window    int  // tokens; 0 means 2048 or the model's context, if shorter
-	BF16      bool // as in Options, for dense bfloat16 models; perplexity then differs by rounding
-	Workers   int  // goroutines; 0 means GOMAXPROCS
-	Events    func(Event)
+	Window    int // tokens; 0 means 2048 or the model's context, if shorter
+	// Sequences takes every entry of Text.IDs for a window of its own, of its own
+	// length, and Text must have nothing else.
+	Sequences bool
+	// Logits, if not nil, is given the logits of Model, float32 [tokens, vocab],
+	// in pieces: those of a window that begin at token first. It must not keep
+	// them. An error ends the work.
+	Logits  func(window, first int, logits *tensor.Matrix) error
+	BF16    bool // as in Options, for dense bfloat16 models; perplexity then differs by rounding
+	Workers int  // goroutines; 0 means GOMAXPROCS
+	Events  func(Event)
 }
 
 // Evaluation is the outcome of Evaluate.
@@ -38,7 +49,7 @@ type Evaluation struct {
 	// Against is the perplexity of the model it is compared with.
 	Against *float64 `json:"against_perplexity,omitempty"`
 	Tokens  int      `json:"tokens"` // predictions scored
-	Window  int      `json:"window"` // tokens a window
+	Window  int      `json:"window"` // tokens a window, the longest if they differ
 	Windows int      `json:"windows"`
 }
 
@@ -78,6 +89,21 @@ func Evaluate(ctx context.Context, o EvalOptions) (*Evaluation, error) {
 			words, wordsDir = other.src, ""
 		}
 	}
+	w, err := o.windows(main, words, wordsDir)
+	if err != nil {
+		return nil, err
+	}
+	return o.measure(ctx, all, w)
+}
+
+// windows are what the model is run on.
+func (o *EvalOptions) windows(main *evaluated, words *checkpoint.Model, wordsDir string) ([][]int32, error) {
+	if o.Sequences {
+		if _, err := tokens(words, wordsDir, main.model, o.Text); err != nil {
+			return nil, err
+		}
+		return o.Text.IDs, nil
+	}
 	window := contextLength(main.model, o.Window)
 	if main.model.MaxPosition > 0 && window > main.model.MaxPosition {
 		return nil, fmt.Errorf("%w: window of %d tokens, but the model's context is %d", ErrOptions, window, main.model.MaxPosition)
@@ -90,23 +116,42 @@ func Evaluate(ctx context.Context, o EvalOptions) (*Evaluation, error) {
 	if len(w) == 0 {
 		return nil, fmt.Errorf("%v: %d tokens of text, want at least one window of %d", o.Text, len(ids), window)
 	}
+	return w, nil
+}
+
+// measure runs models on windows, those of a length together, and scores them.
+func (o *EvalOptions) measure(ctx context.Context, all []*evaluated, w [][]int32) (*Evaluation, error) {
+	byLength := map[int][]int{}
+	for i, ids := range w {
+		byLength[len(ids)] = append(byLength[len(ids)], i)
+	}
 	total := 0
 	for _, m := range all {
-		total += m.model.Layers
+		total += m.model.Layers * len(byLength)
 	}
 	step := 0
-	for _, m := range all {
-		err := m.run(ctx, w, func() {
-			step++
-			if o.Events != nil {
-				o.Events(Event{Kind: EventProgress, Done: step, Total: total, Message: m.src.Path()})
+	s := &scores{models: all, logits: o.Logits}
+	for _, n := range slices.Sorted(maps.Keys(byLength)) {
+		group := make([][]int32, len(byLength[n]))
+		for i, k := range byLength[n] {
+			group[i] = w[k]
+		}
+		for _, m := range all {
+			err := m.run(ctx, group, func() {
+				step++
+				if o.Events != nil {
+					o.Events(Event{Kind: EventProgress, Done: step, Total: total, Message: m.src.Path()})
+				}
+			})
+			if err != nil {
+				return nil, err
 			}
-		})
-		if err != nil {
+		}
+		if err := s.add(ctx, group, byLength[n]); err != nil {
 			return nil, err
 		}
 	}
-	return compare(ctx, all, w)
+	return s.evaluation(w)
 }
 
 // evaluated is a model at work on windows of text.
@@ -142,9 +187,15 @@ func (e *evaluated) run(ctx context.Context, w [][]int32, step func()) error {
 		return err
 	}
 	e.x = x
+	if err := e.finite(x, "the embedding", len(w[0])); err != nil {
+		return err
+	}
 	err = way.Blocks(ctx, e.model.Layers, func(b *decoder.Block) error {
 		defer step()
-		return way.Forward(ctx, b, x, nil)
+		if err := way.Forward(ctx, b, x, nil); err != nil {
+			return err
+		}
+		return e.finite(x, fmt.Sprintf("block %d (%s)", b.Index, strings.TrimSuffix(e.model.BlockPrefix(b.Index), ".")), len(w[0]))
 	})
 	if err != nil {
 		return err
@@ -153,48 +204,93 @@ func (e *evaluated) run(ctx context.Context, w [][]int32, step func()) error {
 	return err
 }
 
-// compare scores the predictions of one model, or of two.
-func compare(ctx context.Context, all []*evaluated, w [][]int32) (*Evaluation, error) {
-	seq := len(w[0])
-	r := &Evaluation{Window: seq, Windows: len(w), Tokens: len(w) * (seq - 1)}
-	var nll [2]float64
-	var kl float64
-	vocab := all[0].model.Vocab
-	// Logits are wide: take about 64 MB of them at a time.
-	chunk := min(max(16, (16<<20)/vocab), seq-1)
-	logits := []*tensor.Matrix{tensor.New(chunk, vocab)}
-	if len(all) == 2 {
-		logits = append(logits, tensor.New(chunk, vocab))
+// finite fails if rows have a NaN or an infinity, which came from where. A
+// window has seq rows.
+func (e *evaluated) finite(x *tensor.Matrix, where string, seq int) error {
+	for i := range x.Rows {
+		if j := wire.NotFinite(x.Row(i)); j >= 0 {
+			return fmt.Errorf("%s: %w: %s gives %g at token %d of window %d, channel %d", e.src.Path(), ErrNotFinite, where, x.At(i, j), i%seq, i/seq, j)
+		}
 	}
-	scores := make([]float64, chunk)
+	return nil
+}
+
+// scores sums up the predictions of one model, or of two.
+type scores struct {
+	models []*evaluated
+	logits func(window, first int, logits *tensor.Matrix) error
+	nll    [2]float64
+	kl     float64
+	tokens int
+}
+
+// add scores windows of equal length through which the models have run; numbers
+// are theirs among all.
+func (s *scores) add(ctx context.Context, w [][]int32, numbers []int) error {
+	seq, vocab := len(w[0]), s.models[0].model.Vocab
+	s.tokens += len(w) * (seq - 1)
+	rows := seq - 1
+	if s.logits != nil {
+		rows = seq
+	}
+	// Logits are wide: take about 64 MB of them at a time.
+	chunk := min(max(16, (16<<20)/vocab), rows)
+	logits := make([]*tensor.Matrix, len(s.models))
+	for k := range logits {
+		logits[k] = tensor.New(chunk, vocab)
+	}
+	values := make([]float64, chunk)
 	for i, ids := range w {
 		if err := ctx.Err(); err != nil {
-			return nil, err
+			return err
 		}
-		for t0 := 0; t0 < seq-1; t0 += chunk {
-			n := min(chunk, seq-1-t0)
-			for k, m := range all {
+		for t0 := 0; t0 < rows; t0 += chunk {
+			n := min(chunk, rows-t0)
+			scored := min(n, seq-1-t0)
+			for k, m := range s.models {
 				l := walk.Rows(logits[k], 0, n)
 				m.fwd.Logits(m.head, l, walk.Rows(m.x, i*seq+t0, i*seq+t0+n))
-				m.fwd.NLLs(scores[:n], l, ids[t0+1:t0+1+n])
-				for _, s := range scores[:n] {
-					nll[k] += s
+				m.fwd.NLLs(values[:scored], walk.Rows(l, 0, scored), ids[t0+1:t0+1+scored])
+				for t, v := range values[:scored] {
+					if math.IsNaN(v) || math.IsInf(v, 0) {
+						return fmt.Errorf("%s: %w: the head gives a negative log-likelihood of %g at token %d of window %d", m.src.Path(), ErrNotFinite, v, t0+t+1, numbers[i])
+					}
+					s.nll[k] += v
 				}
 			}
-			if len(all) == 2 {
-				all[0].fwd.KLs(scores[:n], walk.Rows(logits[1], 0, n), walk.Rows(logits[0], 0, n))
-				for _, s := range scores[:n] {
-					kl += s
+			if len(s.models) == 2 {
+				s.models[0].fwd.KLs(values[:scored], walk.Rows(logits[1], 0, scored), walk.Rows(logits[0], 0, scored))
+				for _, v := range values[:scored] {
+					s.kl += v
+				}
+			}
+			if s.logits != nil {
+				if err := s.logits(numbers[i], t0, walk.Rows(logits[0], 0, n)); err != nil {
+					return err
 				}
 			}
 		}
 	}
+	return nil
+}
+
+// evaluation is what the sums come to.
+func (s *scores) evaluation(w [][]int32) (*Evaluation, error) {
+	r := &Evaluation{Windows: len(w), Tokens: s.tokens}
+	for _, ids := range w {
+		r.Window = max(r.Window, len(ids))
+	}
 	count := float64(r.Tokens)
-	r.Perplexity = math.Exp(nll[0] / count)
-	if len(all) == 2 {
-		other := math.Exp(nll[1] / count)
-		kl /= count
-		r.Against, r.KL = &other, &kl
+	r.Perplexity = math.Exp(s.nll[0] / count)
+	if len(s.models) == 2 {
+		other := math.Exp(s.nll[1] / count)
+		s.kl /= count
+		r.Against, r.KL = &other, &s.kl
+	}
+	for _, v := range []*float64{&r.Perplexity, r.Against, r.KL} {
+		if v != nil && (math.IsNaN(*v) || math.IsInf(*v, 0)) {
+			return nil, fmt.Errorf("%s: %w: perplexity %g", s.models[0].src.Path(), ErrNotFinite, *v)
+		}
 	}
 	return r, nil
 }

@@ -2,6 +2,7 @@ package lowbit
 
 import (
 	"context"
+	"math"
 	"os"
 	"path/filepath"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/internal/golden"
 	"github.com/golowbit/lowbit/quant"
+	"github.com/golowbit/lowbit/tensor"
 )
 
 // TestEvaluateReference holds perplexity to figures computed in float64 and
@@ -115,4 +117,42 @@ func TestEvaluateCancelled(t *testing.T) {
 	}})
 	require.ErrorIs(t, err, context.Canceled)
 	require.Equal(t, 2, blocks)
+}
+
+// TestEvaluateSequences: sequences of token ids are windows of their own.
+func TestEvaluateSequences(t *testing.T) {
+	ids := randomIDs(t, embedded, 3, 20)
+	ids[1] = ids[1][:7]
+	rows := make([]int, len(ids))
+	o := EvalOptions{Model: embedded, Text: Text{IDs: ids}, Sequences: true, Logits: func(window, first int, l *tensor.Matrix) error {
+		require.Equal(t, rows[window], first)
+		rows[window] += l.Rows
+		return nil
+	}}
+	e, err := Evaluate(t.Context(), o)
+	require.NoError(t, err)
+	require.Equal(t, []int{20, 7, 20}, rows)
+	require.Equal(t, []int{19 + 6 + 19, 20, 3}, []int{e.Tokens, e.Window, e.Windows})
+
+	// The same tokens, one sequence at a time.
+	var nll float64
+	for _, s := range ids {
+		one, err := Evaluate(t.Context(), EvalOptions{Model: embedded, Text: Text{IDs: [][]int32{s}}, Sequences: true})
+		require.NoError(t, err)
+		nll += math.Log(one.Perplexity) * float64(one.Tokens)
+	}
+	require.InEpsilon(t, math.Exp(nll/44), e.Perplexity, 1e-9)
+
+	for _, bad := range []EvalOptions{
+		{Model: embedded, Text: Text{IDs: [][]int32{{1, 2}, {}}}, Sequences: true},
+		{Model: embedded, Text: Text{IDs: [][]int32{{1}}}, Sequences: true},
+		{Model: embedded, Text: Text{IDs: [][]int32{{1, 2}}}, Sequences: true, Window: 2},
+		{Model: embedded, Text: Text{IDs: [][]int32{{1, 2}}, Strings: []string{"a"}}, Sequences: true},
+	} {
+		_, err := Evaluate(t.Context(), bad)
+		require.ErrorIs(t, err, ErrOptions)
+	}
+	o.Text.IDs = [][]int32{{1, 1 << 20}}
+	_, err = Evaluate(t.Context(), o)
+	require.ErrorContains(t, err, "token 1048576")
 }

@@ -1,6 +1,7 @@
 package lowbit
 
 import (
+	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/quant"
 )
 
@@ -49,19 +50,32 @@ type QuantizedLayer struct {
 	Bytes      int64        `json:"bytes"`
 }
 
-// Inspect describes the model at path, a folder or a file in any format that
-// can be read. It reads headers, not weights.
+// openStored opens a model to look at; unknown says why it cannot be opened to
+// work with.
+func openStored(path, base string) (m *checkpoint.Model, unknown, err error) {
+	if base == "" {
+		return checkpoint.OpenStored(path)
+	}
+	m, err = openModel(path, base)
+	return m, nil, err
+}
+
+// Inspect describes the model at path, a folder or a file. What cannot be run,
+// or is quantized in a way that cannot be read, is described as it is stored, and
+// Unsupported says why. It reads headers, not weights.
 func Inspect(path string) (*Info, error) { return InspectAdapter(path, "") }
 
 // InspectAdapter is Inspect for a LoRA adapter merged into the model at base.
 func InspectAdapter(path, base string) (*Info, error) {
-	m, err := openModel(path, base)
+	m, unknown, err := openStored(path, base)
 	if err != nil {
 		return nil, err
 	}
 	defer m.Close()
 	info := &Info{Path: path, Format: m.Format().Name(), Bytes: m.Bytes()}
-	if c, err := decoderOf(m); err != nil {
+	if unknown != nil {
+		info.Format, info.Unsupported = "unknown", unknown.Error()
+	} else if c, err := decoderOf(m); err != nil {
 		info.Unsupported = err.Error()
 	} else {
 		info.Architecture = c.ModelType

@@ -28,6 +28,8 @@ var (
 	// ErrNeedsText is wrapped, with ErrOptions, where calibration text is
 	// needed and none is given.
 	ErrNeedsText = errors.New("this method needs calibration text")
+	// ErrNotFinite is wrapped where a model computes NaN or an infinity.
+	ErrNotFinite = errors.New("not finite")
 	// ErrTarget is wrapped where the engine that Options.Target names would not
 	// load the result.
 	ErrTarget = errors.New("target")

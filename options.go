@@ -80,6 +80,14 @@ type Options struct {
 	// Skip leaves layers whose name matches any of these dense. One that
 	// matches no layer is an error.
 	Skip []*regexp.Regexp
+	// Include and Exclude are about what is found by names and shapes, where the
+	// method is quant.RTN and no decoder knows the architecture: a tensor that
+	// matches any of Include (its name, ".weight" and all) is quantized although
+	// its name is that of an embedding, a head, a router and the like; a layer
+	// that matches any of Exclude stays dense, whatever Include says. With a known
+	// architecture Include adds to its linears, if there is no calibration, and
+	// Exclude is Skip. One that matches nothing is an error.
+	Include, Exclude []*regexp.Regexp
 	// Fit says what is done about layers that the format cannot hold.
 	Fit Fit
 
@@ -260,8 +268,8 @@ func (o *Options) Validate() error {
 	if err := o.Calibration.validate(); err != nil {
 		return err
 	}
-	if slices.Contains(o.Skip, nil) {
-		return badOptions("a nil pattern to skip")
+	if slices.Contains(slices.Concat(o.Skip, o.Include, o.Exclude), nil) {
+		return badOptions("a nil pattern to skip, include or exclude")
 	}
 	for _, err := range []error{
 		presets.Check(o.Preset), axes.Check(o.Axis), folds.Check(o.Fold), inputs.Check(o.Inputs), fits.Check(o.Fit),
@@ -326,10 +334,36 @@ func (o *EvalOptions) Validate() error {
 	case o.Window < 0 || o.Window == 1:
 		return badOptions("window of %d tokens, want at least 2", o.Window)
 	}
+	if o.Sequences {
+		if err := o.checkSequences(); err != nil {
+			return err
+		}
+	}
 	if err := o.Text.validate(); err != nil {
 		return err
 	}
 	return checkWorkers(o.Workers)
+}
+
+// checkSequences checks the options where each sequence of ids is a window.
+func (o *EvalOptions) checkSequences() error {
+	if len(o.Text.Files)+len(o.Text.Readers)+len(o.Text.Strings) > 0 {
+		return badOptions("sequences are token ids, and other text is given too")
+	}
+	if o.Window != 0 {
+		return badOptions("window of %d tokens, but each sequence of token ids is a window", o.Window)
+	}
+	longest := 0
+	for i, ids := range o.Text.IDs {
+		if len(ids) == 0 {
+			return badOptions("sequence %d of token ids is empty", i)
+		}
+		longest = max(longest, len(ids))
+	}
+	if longest < 2 {
+		return badOptions("sequences of one token: nothing is predicted")
+	}
+	return nil
 }
 
 // Validate reports what is wrong with o, without looking at any file. Every

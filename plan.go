@@ -21,10 +21,10 @@ type Plan struct {
 	Output   string      `json:"output"`
 	Settings []Setting   `json:"settings"` // everything that was decided, and by whom
 	Layers   []LayerPlan `json:"layers"`
+	// Notes say what holds for the model as a whole.
+	Notes []string `json:"notes,omitempty"`
 	// Engines says which engines load the output, as far as that can be known.
 	Engines []layout.Note `json:"engines"`
-	// Notes say what was changed for this model as a whole.
-	Notes []string `json:"notes,omitempty"`
 	// NeedsText says that calibration text must be given.
 	NeedsText bool `json:"needs_text"`
 }
@@ -58,8 +58,8 @@ func Resolve(o Options) (*Plan, error) {
 // explain puts the plan into words.
 func (j *job) explain() *Plan {
 	p := &Plan{
-		Model: j.path, Output: j.output, Settings: j.settings(),
-		Engines: checkpoint.Engines(j.set.format, j.engineLayers()), NeedsText: j.mustHaveText(), Notes: j.notes,
+		Model: j.path, Output: j.output, Settings: j.settings(), Notes: j.notes(),
+		Engines: checkpoint.Engines(j.set.format, j.engineLayers()), NeedsText: j.mustHaveText(),
 	}
 	for _, l := range j.order {
 		e := LayerPlan{Name: l.name, Out: l.out, In: l.in, Dense: l.dense, Notes: slices.Clone(l.notes)}
@@ -133,25 +133,13 @@ func (j *job) engineLayers() []layout.Layer {
 // cannot hold it or the target does not load it.
 func (j *job) planLayers() error {
 	j.plan, j.order, j.folds = map[string]*layerPlan{}, nil, nil
+	j.places = map[string]checkpoint.Part{}
 	var bad planErrors
-	for _, b := range j.model.Blocks {
-		infos := b.Linears
-		layers := make([]layout.Layer, len(infos))
-		for i, l := range infos {
-			d, _ := j.src.DType(l.WeightName())
-			layers[i] = layout.Layer{Name: l.Name, Out: l.Out, In: l.In, Bias: l.Bias, DType: d}
-		}
-		k, plans, errs := j.set.planBlock(b, layers)
-		j.folds = append(j.folds, k)
-		for i, p := range plans {
-			if errs[i] != nil {
-				bad.add(infos[i].Name, errs[i])
-				continue
-			}
-			p.folds = k.stages[infos[i].Stage] && !p.dense
-			j.plan[p.name] = p
-			j.order = append(j.order, p)
-		}
+	if j.model != nil {
+		j.planBlocks(&bad)
+	}
+	if j.model == nil || len(j.set.include) > 0 {
+		j.planByShape(&bad)
 	}
 	if err := bad.err(j.set.format.Name()); err != nil {
 		return err
@@ -162,18 +150,71 @@ func (j *job) planLayers() error {
 	return j.checkTarget()
 }
 
+// planBlocks plans the linears that the decoder knows.
+func (j *job) planBlocks(bad *planErrors) {
+	for _, b := range j.model.Blocks {
+		infos := b.Linears
+		layers := make([]layout.Layer, len(infos))
+		for i, l := range infos {
+			d, _ := j.src.DType(l.WeightName())
+			if part, ok := place(j.src, l); ok {
+				j.places[l.Name] = part
+				d, _ = j.src.DType(part.Weight)
+			}
+			layers[i] = layout.Layer{Name: l.Name, Out: l.Out, In: l.In, Bias: l.Bias, DType: d}
+		}
+		k, plans, errs := j.set.planBlock(b, layers)
+		j.folds = append(j.folds, k)
+		for i, p := range plans {
+			if errs[i] != nil {
+				bad.add(infos[i].Name, errs[i])
+				continue
+			}
+			p.folds = k.stages[infos[i].Stage] && !p.dense
+			j.add(p)
+		}
+	}
+}
+
 // denseAnyway are linear maps that are never quantized: to skip them is no mistake.
 var denseAnyway = []string{"lm_head", "model.embed_tokens"}
 
-// checkSkip refuses expressions that match nothing.
+// checkSkip refuses expressions that match nothing, and Fit that leaves nothing.
 func (j *job) checkSkip() error {
+	if len(j.order) == 0 {
+		return fmt.Errorf("%s: %w: no linear layer found by name and shape (include takes more)", j.path, errNothing)
+	}
 	for _, r := range j.set.skip {
 		layer := slices.ContainsFunc(j.order, func(p *layerPlan) bool { return r.MatchString(p.name) })
 		if !layer && !slices.ContainsFunc(denseAnyway, r.MatchString) {
 			return badOptions("nothing to skip: no layer's name matches %q (the first is %s)", r, j.order[0].name)
 		}
 	}
-	return nil
+	if err := j.checkInclude(); err != nil {
+		return err
+	}
+	return j.checkLeft()
+}
+
+// errNothing is wrapped where no layer is left to quantize.
+var errNothing = errors.New("nothing to quantize")
+
+// checkLeft refuses a model of which nothing would be quantized although nobody
+// has asked for that.
+func (j *job) checkLeft() error {
+	var first *layerPlan
+	for _, p := range j.order {
+		if !p.dense {
+			return nil
+		}
+		if first == nil && j.set.skips(p.name) == nil {
+			first = p
+		}
+	}
+	if first == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w: every layer would stay dense; %s: %s", j.path, errNothing, first.name, strings.Join(first.notes, "; "))
 }
 
 // checkTarget refuses what the target does not load.
@@ -189,8 +230,12 @@ func (j *job) checkTarget() error {
 	return nil
 }
 
-// smallestGroup is the smallest that FitOn changes a group size to.
-const smallestGroup = 16
+// smallestGroup is the smallest that FitOn changes a group size to; largestGroup
+// is what stands for whole rows as long as no layer's width is asked for.
+const (
+	smallestGroup = 16
+	largestGroup  = 2048
+)
 
 // planBlock plans the linears of a block and which of their scales are
 // folded; errs are by linear.

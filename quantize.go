@@ -12,6 +12,7 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/gptq"
 	"github.com/golowbit/lowbit/internal/decoder"
+	"github.com/golowbit/lowbit/internal/linears"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/tensor"
 )
@@ -49,11 +50,16 @@ type job struct {
 	path   string    // of the model
 	output string
 	src    *checkpoint.Model
-	model  *decoder.Model
+	model  *decoder.Model // nil if layers are found by name and shape
+	refuse error          // then why no decoder runs the model
+	parts  []checkpoint.Part
+	layers *checkpoint.Model          // src with the parts as tensors of their own
+	places map[string]checkpoint.Part // where layers lie that are no such tensors
+	found  []linears.Found
 	plan   map[string]*layerPlan // by layer name
 	order  []*layerPlan
 	folds  []folding // by block
-	notes  []string  // what was changed for the model as a whole
+	fitted []string  // what was changed for the model as a whole
 
 	texted bool             // calibration text is given
 	text   *calibrationText // nil if no text is needed
@@ -93,11 +99,15 @@ func newJob(o Options) (*job, error) {
 	if j.src, err = openModel(o.Model, o.Base); err != nil {
 		return nil, err
 	}
-	if err := j.openModel(); err != nil {
+	if err := j.openModel(o); err != nil {
 		j.close()
 		return nil, err
 	}
 	if err := j.planModel(o); err != nil {
+		j.close()
+		return nil, err
+	}
+	if j.layers, err = j.splitLayers(); err != nil {
 		j.close()
 		return nil, err
 	}
@@ -106,15 +116,15 @@ func newJob(o Options) (*job, error) {
 }
 
 // openModel reads the model's headers.
-func (j *job) openModel() error {
+func (j *job) openModel(o Options) error {
 	if len(j.src.Quantized()) > 0 {
 		return fmt.Errorf("%s: the model is quantized already (%s); what was converted to format dense can be quantized again", j.path, j.src.Format().Name())
 	}
 	var err error
-	if j.model, err = decoderOf(j.src); err != nil {
-		return err
+	if j.model, err = decoderOf(j.src); err == nil {
+		return nil
 	}
-	return nil
+	return j.withoutDecoder(o, err)
 }
 
 // planModel plans the layers. For a target whose group size does not suit
@@ -139,10 +149,10 @@ func (j *job) planModel(o Options) error {
 		return err
 	}
 	was := j.set.scheme.GroupSize
-	for g := halved(was, j.widest()); g >= smallestGroup; g /= 2 {
+	for g := halved(was, largestGroup); g >= smallestGroup; g /= 2 {
 		j.set.setGroupSize(g, why)
 		if j.planAlike() == nil {
-			j.notes = append(j.notes, fmt.Sprintf("groups of %d instead of %d: %s", g, was, why))
+			j.fitted = append(j.fitted, fmt.Sprintf("groups of %d instead of %d: %s", g, was, why))
 			return nil
 		}
 	}
@@ -150,7 +160,7 @@ func (j *job) planModel(o Options) error {
 		const why = "no groups divide the inputs of every layer"
 		j.set.setGroupSize(quant.WholeLine, why)
 		if j.planAlike() == nil {
-			j.notes = append(j.notes, fmt.Sprintf("whole rows instead of groups of %d: %s", was, why))
+			j.fitted = append(j.fitted, fmt.Sprintf("whole rows instead of groups of %d: %s", was, why))
 			return nil
 		}
 	}
@@ -171,20 +181,12 @@ func (j *job) planAlike() error {
 	return err
 }
 
-// widest is the largest number of inputs of a linear.
-func (j *job) widest() int {
-	most := 0
-	for _, b := range j.model.Blocks {
-		for _, l := range b.Linears {
-			most = max(most, l.In)
-		}
-	}
-	return most
-}
-
 // prepare reads the text and opens the output.
 func (j *job) prepare(o Options) error {
 	needed := j.mustHaveText()
+	if err := j.checkTextless(needed); err != nil {
+		return err
+	}
 	if needed && !j.texted {
 		return fmt.Errorf("%w: %w", ErrOptions, ErrNeedsText)
 	}
@@ -200,7 +202,7 @@ func (j *job) prepare(o Options) error {
 		return err
 	}
 	j.out, err = checkpoint.Create(checkpoint.WriterOptions{
-		Out: j.output, Source: j.src, Format: j.set.format, Layers: j.plannedLayers(), Direct: j.direct(), Resume: o.Resume,
+		Out: j.output, Source: j.layers, Parts: j.parts, Format: j.set.format, Layers: j.plannedLayers(), Direct: j.direct(), Resume: o.Resume,
 		Fingerprint: fingerprint, Method: method, MaxShardBytes: o.MaxShardBytes, Workers: j.set.workers,
 		Progress: func(done, total int64) {
 			j.event(Event{Kind: EventWrite, Done: int(done), Total: int(total)})
@@ -253,7 +255,7 @@ func (j *job) describe() (fingerprint, method json.RawMessage, err error) {
 	info := map[string]any{}
 	for _, s := range j.set.told {
 		switch s.Name {
-		case "target", "format", "preset", "fit", "skip", "axis":
+		case "target", "format", "preset", "fit", "skip", "axis", "include", "exclude":
 			// Not how the codes of a layer are found.
 		case "bf16":
 			if j.text != nil {
@@ -274,6 +276,9 @@ func (j *job) describe() (fingerprint, method json.RawMessage, err error) {
 		info["base"] = base
 	}
 	info["fit"], info["skip"] = j.set.fit, fmt.Sprint(j.set.skip)
+	if len(j.set.include) > 0 {
+		info["include"] = fmt.Sprint(j.set.include)
+	}
 	if j.text != nil {
 		info["text"] = j.text.digest()
 	}
@@ -296,7 +301,7 @@ func (j *job) run(ctx context.Context) error {
 			j.kept++
 		}
 	}
-	j.event(Event{Kind: EventPlan, Plan: j.explain(), Blocks: j.model.Layers, Total: n, Kept: j.kept})
+	j.event(Event{Kind: EventPlan, Plan: j.explain(), Blocks: j.blockCount(), Total: n, Kept: j.kept})
 	var err error
 	switch {
 	case j.text != nil:
@@ -327,7 +332,7 @@ func (j *job) runUncalibrated(ctx context.Context) error {
 		var w *tensor.Matrix
 		if !p.dense {
 			var err error
-			if w, err = j.src.Matrix(p.name + ".weight"); err != nil {
+			if w, err = j.layers.Matrix(p.name + ".weight"); err != nil {
 				return err
 			}
 		}
@@ -437,7 +442,7 @@ func (j *job) resumed(p *layerPlan) (*quant.Weight, error) {
 
 // report sums up.
 func (j *job) report() (*Report, error) {
-	r := &Report{Output: j.output, Format: j.set.format.Name(), Settings: j.settings(), Tokens: j.tokens}
+	r := &Report{Output: j.output, Format: j.set.format.Name(), Settings: j.settings(), Notes: j.notes(), Tokens: j.tokens}
 	var err error
 	if r.BytesBefore, err = weightBytes(j.path); err != nil {
 		return nil, err

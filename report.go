@@ -80,6 +80,7 @@ type Report struct {
 	Output        string        `json:"output"`
 	Format        string        `json:"format"`
 	Settings      []Setting     `json:"settings"`
+	Notes         []string      `json:"notes,omitempty"` // what holds for the model as a whole
 	Layers        []LayerReport `json:"layers"`
 	Engines       []layout.Note `json:"engines"`         // which engines load the output
 	BytesBefore   int64         `json:"bytes_before"`    // the source's files of weights

@@ -62,7 +62,8 @@ type settings struct {
 	fold       Fold
 	inputs     Inputs
 	correction float64
-	skip       []*regexp.Regexp
+	skip       []*regexp.Regexp // and those to exclude
+	include    []*regexp.Regexp
 	fit        Fit
 	bf16       bool
 	workers    int
@@ -110,7 +111,7 @@ func pick[T any](s *settings, name string, list ...candidate[T]) T {
 // resolve decides everything that does not depend on the model. It looks at
 // no file. Values are not checked; see Options.Validate.
 func (o *Options) resolve() (*settings, error) {
-	s := &settings{target: o.Target, skip: o.Skip, bf16: o.BF16, workers: o.Workers}
+	s := &settings{target: o.Target, skip: slices.Concat(o.Skip, o.Exclude), include: o.Include, bf16: o.BF16, workers: o.Workers}
 	preset := Best
 	from := "default"
 	if o.Method != nil {
@@ -286,17 +287,27 @@ func (o *Options) resolveArms(s *settings) error {
 		provided(s.axis == AxisOC && s.preset != Plain, FoldOn, by+" in axis oc"), otherwise(FoldAuto, "default"))
 	asked := len(o.Arms) > 0 || o.Axis == AxisAda
 	s.fit = pick(s, "fit", given(o.Fit), provided(asked, FitOff, "arms are given"), otherwise(FitArms, "default"))
-	if len(o.Skip) > 0 {
-		names := make([]string, len(o.Skip))
-		for i, r := range o.Skip {
-			if r != nil {
-				names[i] = r.String()
-			}
+	for _, list := range []struct {
+		name     string
+		patterns []*regexp.Regexp
+	}{{"skip", o.Skip}, {"include", o.Include}, {"exclude", o.Exclude}} {
+		if len(list.patterns) > 0 {
+			pick(s, list.name, otherwise(texts(list.patterns), "given"))
 		}
-		pick(s, "skip", otherwise(names, "given"))
 	}
 	pick(s, "bf16", given(o.BF16), otherwise(false, "default"))
 	return nil
+}
+
+// texts are the expressions as they were given.
+func texts(patterns []*regexp.Regexp) []string {
+	list := make([]string, len(patterns))
+	for i, r := range patterns {
+		if r != nil {
+			list[i] = r.String()
+		}
+	}
+	return list
 }
 
 // runSettings are the settings that say how much text is read and how the
@@ -305,7 +316,9 @@ func (o *Options) runSettings(cfg *decoder.Model) []Setting {
 	run := &settings{}
 	c := o.Calibration
 	pick(run, "samples", given(c.Samples), otherwise(defaultSamples, "default"))
-	pick(run, "seq_len", given(c.SeqLen), otherwise(contextLength(cfg, 0), "default: up to the model's context"))
+	if cfg != nil {
+		pick(run, "seq_len", given(c.SeqLen), otherwise(contextLength(cfg, 0), "default: up to the model's context"))
+	}
 	pick(run, "per_document", given(c.PerDocument), otherwise(false, "default"))
 	if c.BOS != nil {
 		pick(run, "bos", pointed(c.BOS))
@@ -322,9 +335,14 @@ func (o *Options) runSettings(cfg *decoder.Model) []Setting {
 // setGroupSize changes the group size, for a reason.
 func (s *settings) setGroupSize(n int, from string) {
 	s.scheme.GroupSize = n
+	s.retell("group_size", n, from)
+}
+
+// retell replaces what is told of a setting.
+func (s *settings) retell(name string, value any, from string) {
 	for i := range s.told {
-		if s.told[i].Name == "group_size" {
-			s.told[i] = Setting{"group_size", n, from}
+		if s.told[i].Name == name {
+			s.told[i] = Setting{name, value, from}
 		}
 	}
 }

@@ -11,9 +11,9 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/golowbit/lowbit/checkpoint/internal/hubcache"
+	"github.com/golowbit/lowbit/checkpoint/internal/lora"
 	"github.com/golowbit/lowbit/checkpoint/layout"
-	"github.com/golowbit/lowbit/internal/hubcache"
-	"github.com/golowbit/lowbit/internal/lora"
 )
 
 // OpenAdapter opens the LoRA adapter in the folder path merged into its base:

@@ -9,9 +9,9 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/golowbit/lowbit/checkpoint/internal/consolidated"
+	"github.com/golowbit/lowbit/checkpoint/internal/lora"
 	"github.com/golowbit/lowbit/checkpoint/layout"
-	"github.com/golowbit/lowbit/internal/consolidated"
-	"github.com/golowbit/lowbit/internal/lora"
 )
 
 // isWeightFile says whether a file of a model folder holds tensors, or the

@@ -27,6 +27,8 @@ type plannedFile struct {
 	layers  []layout.Layer
 	planned map[string][]layout.Spec // by layer
 	dense   []layout.Spec
+	stacks  []*stack               // tensors that layers are put back into,
+	stacked map[string]layout.Spec // described by name
 
 	mu       sync.Mutex
 	progress func(done, total int64)
@@ -40,9 +42,25 @@ func (w *Writer) planFile(layers []layout.Layer) (*plannedFile, error) {
 	for _, l := range layers {
 		byName[l.Name] = l
 	}
-	p := &plannedFile{format: w.folder, layers: layers, planned: map[string][]layout.Spec{}, progress: w.o.Progress}
+	p := &plannedFile{format: w.folder, layers: layers, planned: map[string][]layout.Spec{}, stacked: map[string]layout.Spec{}, progress: w.o.Progress}
 	var plan []layout.Spec
+	// stacked plans the tensor that another is put back into, if there is one.
+	stacked := func(name string, t safetensors.DType) bool {
+		s := w.stacks[name]
+		if s == nil {
+			return false
+		}
+		if _, there := p.stacked[s.name]; !there {
+			spec := layout.Spec{Name: s.name, DType: t, Shape: s.pieces[0].stackShape()}
+			p.stacks, p.stacked[s.name] = append(p.stacks, s), spec
+			plan = append(plan, spec)
+		}
+		return true
+	}
 	err := w.eachTensor(func(name string) error {
+		if stacked(name+layout.WeightSuffix, byName[name].DType) {
+			return nil
+		}
 		specs, err := p.format.Plan(byName[name])
 		if err != nil {
 			return fmt.Errorf("format %s: layer %s: %w", p.format.Name(), name, err)
@@ -51,6 +69,9 @@ func (w *Writer) planFile(layers []layout.Layer) (*plannedFile, error) {
 		plan = append(plan, specs...)
 		return nil
 	}, func(s layout.Spec) error {
+		if stacked(s.Name, s.DType) {
+			return nil
+		}
 		p.dense = append(p.dense, s)
 		plan = append(plan, s)
 		return nil
@@ -209,7 +230,11 @@ func (w *Writer) assemble(ctx context.Context, dir string, layers []layout.Layer
 	if w.direct != nil {
 		encode = nil // they are in place
 	}
-	err := parallel.For(ctx, w.o.Workers, len(encode)+len(p.dense), func(i int) error {
+	encode = slices.DeleteFunc(slices.Clone(encode), func(l layout.Layer) bool { return w.stacks[l.Name+layout.WeightSuffix] != nil })
+	err := parallel.For(ctx, w.o.Workers, len(encode)+len(p.dense)+len(p.stacks), func(i int) error {
+		if i >= len(encode)+len(p.dense) {
+			return w.putBack(p, origin, p.stacks[i-len(encode)-len(p.dense)])
+		}
 		if i >= len(encode) {
 			return p.copy(origin, p.dense[i-len(encode)])
 		}
@@ -229,6 +254,36 @@ func (w *Writer) assemble(ctx context.Context, dir string, layers []layout.Layer
 		return err
 	}
 	return w.writeFiles(dir, layers, p.dense)
+}
+
+// putBack writes a tensor with all layers that lie in it.
+func (w *Writer) putBack(p *plannedFile, origin overlay, s *stack) error {
+	spec := p.stacked[s.name]
+	data, err := s.restack(spec.DType, func(part piece) ([]float32, error) {
+		if part.bias {
+			return origin.Vector(part.name)
+		}
+		if _, ok := w.layers[part.part.Layer]; !ok {
+			m, err := origin.Matrix(part.name)
+			if err != nil {
+				return nil, err
+			}
+			return m.Data, nil
+		}
+		q, err := w.spooledWeight(part.part.Layer)
+		if err != nil {
+			return nil, err
+		}
+		return q.Dequantize().Data, nil
+	})
+	if err != nil {
+		return err
+	}
+	if err := p.out.WriteTensor(s.name, data); err != nil {
+		return err
+	}
+	p.wrote(int64(len(data)))
+	return nil
 }
 
 // writeFiles writes config.json and everything else that is not a tensor.

@@ -13,9 +13,10 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/golowbit/lowbit/checkpoint/formats/dense"
 	"github.com/golowbit/lowbit/checkpoint/formats/mlx"
+	"github.com/golowbit/lowbit/checkpoint/internal/hubcache"
 	"github.com/golowbit/lowbit/checkpoint/layout"
-	"github.com/golowbit/lowbit/internal/hubcache"
 	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
@@ -30,12 +31,13 @@ import (
 // "X.weight" in its files, but Has, Shape and Matrix answer for that name as
 // if it had.
 type Model struct {
-	path   string
-	base   string // of an adapter, else ""
-	config json.RawMessage
-	src    layout.Source
-	format layout.Format
-	dec    layout.Decoder // nil if nothing is quantized
+	path     string
+	base     string // of an adapter, else ""
+	config   json.RawMessage
+	noConfig bool // config is empty because there is no file
+	src      layout.Source
+	format   layout.Format
+	dec      layout.Decoder // nil if nothing is quantized
 
 	layers []layout.Layer
 	index  map[string]int    // layer by name
@@ -85,6 +87,26 @@ func Open(path string, extra ...layout.Format) (*Model, error) {
 		return OpenAdapter(path, "", extra...)
 	}
 	return openModelFolder(path, formats)
+}
+
+// OpenStored opens a model as it is stored: also one that is quantized in a way
+// that is not known here, whose tensors then count as dense ones. unknown says
+// why it cannot be opened otherwise; nil if it can.
+func OpenStored(path string) (m *Model, unknown, err error) {
+	m, unknown = Open(path)
+	if unknown == nil {
+		return m, nil, nil
+	}
+	config, err := readConfig(filepath.Join(path, layout.ConfigFile))
+	if err != nil {
+		return nil, nil, unknown
+	}
+	src, config, err := openFolder(path, config)
+	if err != nil {
+		return nil, nil, unknown
+	}
+	m, err = (&Model{path: path, config: config, src: src, format: dense.Format{}, files: os.DirFS(path)}).indexed()
+	return m, unknown, err
 }
 
 func openFile(path string, formats []layout.Format) (*Model, error) {
@@ -239,7 +261,11 @@ func (m *Model) Path() string { return m.path }
 // other models.
 func (m *Model) Base() string { return m.base }
 
-// Config is config.json as it was read, or as a container's metadata gives it.
+// HasConfig reports whether there is a config.json, or metadata for one.
+func (m *Model) HasConfig() bool { return !m.noConfig }
+
+// Config is config.json as it was read, or as a container's metadata gives it;
+// an empty object where there is none.
 func (m *Model) Config() json.RawMessage { return m.config }
 
 // Format is the format the model was found to be in; Dense if nothing in it

@@ -24,9 +24,6 @@ func TestOpenRefuses(t *testing.T) {
 		change func(t *testing.T, dir string)
 		want   string
 	}{
-		"no config": {func(t *testing.T, dir string) {
-			require.NoError(t, os.Remove(filepath.Join(dir, "config.json")))
-		}, "config.json"},
 		"config is a list": {config(`[]`), "config.json: not a JSON object"},
 		"config cut":       {config(`{"a": 1`), "config.json: not JSON"},
 		"config tail":      {config(`{} {}`), "text after the object"},

@@ -11,11 +11,11 @@ import (
 	"strings"
 
 	"github.com/golowbit/lowbit/checkpoint/formats/dense"
+	"github.com/golowbit/lowbit/checkpoint/internal/consolidated"
+	"github.com/golowbit/lowbit/checkpoint/internal/hubcache"
+	"github.com/golowbit/lowbit/checkpoint/internal/torchfile"
+	"github.com/golowbit/lowbit/checkpoint/internal/weights"
 	"github.com/golowbit/lowbit/checkpoint/layout"
-	"github.com/golowbit/lowbit/internal/consolidated"
-	"github.com/golowbit/lowbit/internal/hubcache"
-	"github.com/golowbit/lowbit/internal/torchfile"
-	"github.com/golowbit/lowbit/internal/weights"
 	"github.com/golowbit/lowbit/safetensors"
 )
 
@@ -196,13 +196,14 @@ func openModelFolder(path string, formats []layout.Format) (*Model, error) {
 	if err != nil {
 		return nil, err
 	}
-	if config == nil {
-		return nil, errors.Join(missing, src.Close())
+	noConfig := config == nil
+	if noConfig {
+		config = json.RawMessage("{}")
 	}
 	if config, err = singleConfig(config); err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", filepath.Join(path, layout.ConfigFile), err), src.Close())
 	}
-	m := &Model{path: path, config: config, src: src, format: dense.Format{}, files: os.DirFS(path)}
+	m := &Model{path: path, config: config, noConfig: noConfig, src: src, format: dense.Format{}, files: os.DirFS(path)}
 	if err := m.decode(formats); err != nil {
 		return nil, errors.Join(err, src.Close())
 	}

@@ -57,33 +57,34 @@ func sameTensors(t *testing.T, path string, m *Model) {
 
 func TestOpenTorch(t *testing.T) {
 	dir := t.TempDir()
-	copyTree(t, dir, "../internal/torchfile/testdata/sharded")
-	_, err := Open(dir)
-	require.ErrorIs(t, err, fs.ErrNotExist)
-	require.ErrorContains(t, err, "config.json")
-	put(t, dir, "config.json", formattest.ModelConfig)
+	copyTree(t, dir, "internal/torchfile/testdata/sharded")
 	m := openModel(t, dir)
-	sameTensors(t, "../internal/torchfile/testdata/sharded.safetensors", m)
+	require.False(t, m.HasConfig())
+	require.JSONEq(t, "{}", string(m.Config()))
+	put(t, dir, "config.json", formattest.ModelConfig)
+	m = openModel(t, dir)
+	require.True(t, m.HasConfig())
+	sameTensors(t, "internal/torchfile/testdata/sharded.safetensors", m)
 	require.Equal(t, "pytorch_model-00001-of-00002.bin", filepath.Base(m.Source().File("a.weight")))
 	require.Equal(t, dense.Format{}, m.Format())
 
 	require.NoError(t, os.Remove(filepath.Join(dir, "pytorch_model-00002-of-00002.bin")))
-	_, err = Open(dir)
+	_, err := Open(dir)
 	require.ErrorContains(t, err, "pytorch_model-00002-of-00002.bin")
 
 	// A file of any name, if it is the only one.
 	dir = t.TempDir()
 	put(t, dir, "config.json", formattest.ModelConfig)
-	data, err := os.ReadFile("../internal/torchfile/testdata/training.pt")
+	data, err := os.ReadFile("internal/torchfile/testdata/training.pt")
 	require.NoError(t, err)
 	put(t, dir, "checkpoint.pt", string(data))
 	put(t, dir, "optimizer.pt", "of the training run")
-	sameTensors(t, "../internal/torchfile/testdata/training.safetensors", openModel(t, dir))
+	sameTensors(t, "internal/torchfile/testdata/training.safetensors", openModel(t, dir))
 }
 
 func TestOpenConsolidated(t *testing.T) {
 	for _, name := range []string{"mistral", "llama"} {
-		from := filepath.Join("../internal/consolidated/testdata", name)
+		from := filepath.Join("internal/consolidated/testdata", name)
 		dir := t.TempDir()
 		copyTree(t, dir, from)
 		require.NoError(t, os.Remove(filepath.Join(dir, "hf.safetensors")))
@@ -111,7 +112,7 @@ func TestOpenConsolidated(t *testing.T) {
 func adapterAndBase(t *testing.T, base string) (adapter string) {
 	t.Helper()
 	adapter = filepath.Join(t.TempDir(), "adapter")
-	copyTree(t, adapter, "../internal/lora/testdata/llama")
+	copyTree(t, adapter, "internal/lora/testdata/llama")
 	require.NoError(t, os.MkdirAll(base, 0o777))
 	require.NoError(t, os.Rename(filepath.Join(adapter, "base.safetensors"), filepath.Join(base, "model.safetensors")))
 	require.NoError(t, os.Remove(filepath.Join(adapter, "merged.safetensors")))
@@ -123,13 +124,13 @@ func adapterAndBase(t *testing.T, base string) (adapter string) {
 }
 
 func TestOpenAdapter(t *testing.T) {
-	const merged = "../internal/lora/testdata/llama/merged.safetensors"
+	const merged = "internal/lora/testdata/llama/merged.safetensors"
 	cache := t.TempDir()
 	t.Setenv("HF_HUB_CACHE", cache)
 	snapshot := filepath.Join(cache, "models--org--base", "snapshots", "0123abcd")
 	adapter := adapterAndBase(t, snapshot)
 	name := func(base string) {
-		data, err := os.ReadFile("../internal/lora/testdata/llama/adapter_config.json")
+		data, err := os.ReadFile("internal/lora/testdata/llama/adapter_config.json")
 		require.NoError(t, err)
 		put(t, adapter, "adapter_config.json", strings.Replace(string(data), `"base_model_name_or_path": null`, `"base_model_name_or_path": "`+base+`"`, 1))
 	}

@@ -10,9 +10,9 @@ import (
 	"path/filepath"
 
 	"github.com/golowbit/lowbit/checkpoint/formats/native"
+	"github.com/golowbit/lowbit/checkpoint/internal/weights"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/disk"
-	"github.com/golowbit/lowbit/internal/weights"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 )

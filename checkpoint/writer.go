@@ -12,6 +12,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/golowbit/lowbit/checkpoint/formats/dense"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
@@ -56,6 +57,10 @@ type WriterOptions struct {
 	// Method is a JSON object that says how the codes are found, for formats
 	// that record it.
 	Method json.RawMessage
+	// Parts says where layers of the result lie in larger or transposed tensors
+	// of the architecture. Format dense puts them back there; others hold each
+	// layer under its own name.
+	Parts []Part
 	// MaxShardBytes limits the tensors in one file, as in safetensors.Options.
 	MaxShardBytes int64
 	// Workers limits the goroutines of Finish; 0 means GOMAXPROCS.
@@ -85,6 +90,7 @@ type Writer struct {
 	folder  layout.Folder           // the format, nil if it is a File
 	file    layout.File             // the format, nil if it is a Folder
 	direct  *plannedFile            // nil when spooling
+	stacks  map[string]*stack       // what tensors are put back into, by their names
 
 	mu      sync.Mutex
 	state   map[string]layerState
@@ -141,6 +147,10 @@ func Create(o WriterOptions) (*Writer, error) {
 		o: o, partial: o.Out + PartialSuffix, folder: folder, file: file, layers: map[string]layout.Layer{},
 		state: map[string]layerState{}, reports: map[string]json.RawMessage{}, changed: map[string][]float32{},
 	}
+	if _, ok := o.Format.(dense.Format); ok && len(o.Parts) > 0 {
+		w.stacks = stacksOf(o.Parts)
+		w.o.Direct = false // a tensor is written when all that is in it is done
+	}
 	if err := w.describeLayers(); err != nil {
 		return nil, err
 	}
@@ -150,7 +160,7 @@ func Create(o WriterOptions) (*Writer, error) {
 	if err := w.openPartial(); err != nil {
 		return nil, err
 	}
-	if o.Direct {
+	if w.o.Direct {
 		layers, err := w.inOrder(func(name string) (layout.Layer, error) { return w.layers[name], nil })
 		if err == nil {
 			w.direct, err = w.planFile(layers)

@@ -12,9 +12,9 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/golowbit/lowbit/checkpoint/internal/weights"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/disk"
-	"github.com/golowbit/lowbit/internal/weights"
 	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/safetensors"
 )

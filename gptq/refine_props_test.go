@@ -26,7 +26,7 @@ func bandOf(q *quant.Weight, r int) int {
 // Refinement of any weight at all, however it was quantized: no unit is
 // worse, nothing but codes and scales changes, and these are storable.
 func TestImproveAnything(t *testing.T) {
-	better := 0
+	tried, better := 0, 0
 	rapid.Check(t, func(t *rapid.T) {
 		out, in := rapid.IntRange(1, 24).Draw(t, "out"), rapid.IntRange(1, 40).Draw(t, "in")
 		s := schemes(t, out, in)
@@ -98,11 +98,12 @@ func TestImproveAnything(t *testing.T) {
 		for u, c := range change {
 			require.LessOrEqual(t, c, 0.0, "row or band %d", u)
 		}
+		tried++
 		if quant.Sum(now) < 0.8*quant.Sum(old) {
 			better++
 		}
 	})
-	require.Greater(t, better, 10, "refinement hardly ever did anything")
+	require.Greater(t, better, tried/8, "refinement hardly ever did anything") // about two thirds are better
 }
 
 // At the end no single code can be changed for the better, and no scale.

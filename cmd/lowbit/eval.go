@@ -13,24 +13,46 @@ import (
 func (a *app) evalCommand() *cobra.Command {
 	var o lowbit.EvalOptions
 	var text textFlags
+	var ids, logits string
 	var asJSON, quiet bool
 	c := &cobra.Command{
-		Use:   "eval MODEL --text FILE",
+		Use:   "eval MODEL (--text FILE | --ids FILE)",
 		Short: "Measure perplexity, and the divergence from another model",
 		Long: `Measure the perplexity of a model, dense or quantized, on text.
 
 The text is cut into windows that do not overlap; the ragged last one is dropped.
 All tokens of a window but the first are scored. With --against, the mean
 Kullback-Leibler divergence (nats a token) of the model's predictions from those
-of the other model is measured too.`,
-		Example: `  lowbit eval out --text heldout.txt --against Llama-3.2-1B`,
-		Args:    oneArg("model", " (repeat --text for every file)"),
+of the other model is measured too.
+
+--ids takes token ids instead of text, each array as a window of its own, for which no
+tokenizer is needed. --logits writes what the model predicts at every token.`,
+		Example: `  lowbit eval out --text heldout.txt --against Llama-3.2-1B
+
+  # the logits of two sequences, to compare with another implementation's
+  echo '[[1,15,7],[1,3,3]]' > ids.json; lowbit eval out --ids ids.json --logits out.safetensors`,
+		Args: oneArg("model", " (repeat --text for every file)"),
 		RunE: func(c *cobra.Command, args []string) error {
 			o.Model = args[0]
-			if !text.given() {
-				return usageError{fmt.Errorf("no text given: use --text FILE")}
+			switch {
+			case !text.given() && ids == "":
+				return usageError{fmt.Errorf("no text given: use --text FILE or --ids FILE")}
+			case text.given() && ids != "":
+				return usageError{fmt.Errorf("--text and --ids: want one of them")}
+			case logits != "" && ids == "":
+				return usageError{fmt.Errorf("--logits is for --ids")}
 			}
 			o.Text = text.text(a.stdin)
+			if ids != "" {
+				var err error
+				o.Sequences = true
+				if o.Text.IDs, err = readIDs(ids, a.stdin); err != nil {
+					return err
+				}
+			}
+			if logits != "" {
+				return a.evalLogits(c.Context(), o, logits, asJSON, quiet)
+			}
 			return a.eval(c.Context(), o, asJSON, quiet)
 		},
 	}
@@ -38,6 +60,8 @@ of the other model is measured too.`,
 	s.SortFlags = false
 	text.register(s, "text", "text to measure on")
 	text.registerReading(s)
+	s.StringVar(&ids, "ids", "", "`file` with token ids instead of text: a JSON array of arrays, of any lengths; - is standard input")
+	s.StringVar(&logits, "logits", "", "`file` (safetensors) to write the logits for --ids to, float32: \"logits\" [sequences, tokens, vocabulary], or for sequences of different lengths \"logits.0\" [tokens, vocabulary] and so on; must not exist")
 	s.IntVar(&o.Window, "window", 0, "tokens a window (default 2048 or the model's context)")
 	s.StringVar(&o.Against, "against", "", "another model with the same vocabulary, to compare with")
 	s.StringVar(&o.Base, "base", "", "`model` that a LoRA adapter is merged into (default: what its configuration names)")

@@ -2,10 +2,13 @@ package main
 
 import (
 	"encoding/json"
+	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/golowbit/lowbit/safetensors"
 )
 
 func TestEval(t *testing.T) {
@@ -53,4 +56,67 @@ func TestEvalBadInput(t *testing.T) {
 	o = runCommand(t, "eval", dir, "--text", shortText(t), "-q")
 	require.Equal(t, exitError, o.code)
 	requireOneLine(t, o, "NaN")
+}
+
+// TestEvalIDs writes the logits of sequences of token ids, and holds them to those
+// of Hugging Face transformers.
+func TestEvalIDs(t *testing.T) {
+	const model = "../../testdata/architectures/gpt-oss"
+	var ref struct {
+		IDs json.RawMessage `json:"input_ids"`
+		Std float64         `json:"logits_std"`
+	}
+	data, err := os.ReadFile(filepath.Join(model, "reference.json"))
+	require.NoError(t, err)
+	require.NoError(t, json.Unmarshal(data, &ref))
+	dir := t.TempDir()
+	ids, out := filepath.Join(dir, "ids.json"), filepath.Join(dir, "out.safetensors")
+	require.NoError(t, os.WriteFile(ids, ref.IDs, 0o666))
+	o := succeed(t, "eval", model, "--ids", ids, "--logits", out, "-q")
+	require.Regexp(t, `^perplexity +\d`, o.stdout)
+	got, want := floats(t, out, "logits"), floats(t, filepath.Join(model, "logits.safetensors"), "logits")
+	require.InDeltaSlice(t, want, got, 2e-4*ref.Std)
+	entries, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	require.Len(t, entries, 2, "nothing else is left behind")
+
+	o = runCommand(t, "eval", model, "--ids", ids, "--logits", out, "-q")
+	require.Equal(t, exitError, o.code)
+	requireOneLine(t, o, "exists")
+
+	// Of different lengths: a tensor each.
+	require.NoError(t, os.WriteFile(ids, []byte(`[[1,2,3],[4,5]]`), 0o666))
+	out = filepath.Join(dir, "two.safetensors")
+	succeed(t, "eval", model, "--ids", ids, "--logits", out, "-q")
+	require.Len(t, floats(t, out, "logits.0"), 3*len(got)/72)
+	require.Len(t, floats(t, out, "logits.1"), 2*len(got)/72)
+
+	for _, bad := range []string{`{"a": 1}`, `[1, 2]`, `[[1, 2], []]`, `[]`, `[["a"]]`, `[[1,99999]]`} {
+		require.NoError(t, os.WriteFile(ids, []byte(bad), 0o666))
+		o = runCommand(t, "eval", model, "--ids", ids, "-q")
+		require.NotZero(t, o.code, bad)
+	}
+}
+
+func floats(t *testing.T, path, name string) []float32 {
+	t.Helper()
+	f, err := safetensors.Open(path)
+	require.NoError(t, err)
+	defer f.Close()
+	v, err := f.ReadFloat32(name, nil)
+	require.NoError(t, err)
+	return v
+}
+
+// TestEvalNotFinite: a model that computes no numbers has no perplexity, and the
+// first block where that is so is named.
+func TestEvalNotFinite(t *testing.T) {
+	dir := badModel(t, func(dir string) {
+		for _, name := range []string{"mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"} {
+			poison(t, dir, "model.layers.1."+name+".weight", 0x7f7f) // the largest bfloat16
+		}
+	})
+	o := runCommand(t, "eval", dir, "--text", shortText(t), "-q")
+	require.Equal(t, exitError, o.code)
+	requireOneLine(t, o, "block 1 (model.layers.1)")
 }

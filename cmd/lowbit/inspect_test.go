@@ -30,12 +30,12 @@ func TestInspect(t *testing.T) {
 // TestInspectUnsupported: a model that cannot be run can still be looked at.
 func TestInspectUnsupported(t *testing.T) {
 	dir := badModel(t, func(dir string) {
-		replaceIn(t, filepath.Join(dir, "config.json"), "LlamaForCausalLM", "MambaForCausalLM")
-		replaceIn(t, filepath.Join(dir, "config.json"), `"llama"`, `"mamba"`)
+		replaceIn(t, filepath.Join(dir, "config.json"), "LlamaForCausalLM", "T5ForConditionalGeneration")
+		replaceIn(t, filepath.Join(dir, "config.json"), `"llama"`, `"t5"`)
 	})
 	o := succeed(t, "inspect", dir)
 	require.Contains(t, o.stdout, "cannot run")
-	require.Contains(t, o.stdout, "Mamba")
+	require.Contains(t, o.stdout, "T5ForConditionalGeneration")
 	require.Contains(t, o.stdout, "2623744")
 }
 

@@ -42,11 +42,11 @@ func printPlan(w io.Writer, p *lowbit.Plan) error {
 		return err
 	}
 	text := "\n"
-	if p.NeedsText {
-		text += "needs calibration text\n"
-	}
 	for _, n := range p.Notes {
 		text += n + "\n"
+	}
+	if p.NeedsText {
+		text += "needs calibration text\n"
 	}
 	for _, n := range p.Engines {
 		text += fmt.Sprintf("%v [%s]\n", n, n.Evidence())

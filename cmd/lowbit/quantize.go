@@ -112,12 +112,8 @@ func (a *app) quantize(ctx context.Context, o lowbit.Options, f *quantizeFlags) 
 	return printReport(a.stdout, result, !f.quiet)
 }
 
-// noteTarget says what was changed for the model, and what the target needs to
-// run the result.
+// noteTarget says what the target needs to run the result.
 func (a *app) noteTarget(p *lowbit.Plan, engine string) {
-	for _, n := range p.Notes {
-		fmt.Fprintf(a.stderr, "note: %s\n", n)
-	}
 	for _, n := range p.Engines {
 		if n.Engine == engine && n.Reason != "" {
 			fmt.Fprintf(a.stderr, "note: %v\n", n)
@@ -172,7 +168,11 @@ func printReport(w io.Writer, r quantizeResult, layers bool) error {
 			return err
 		}
 	}
-	text := fmt.Sprintf("%s (%s): %s before, %s after; %.3f bits per quantized weight; %.1f s\n",
+	text := ""
+	for _, n := range r.Notes {
+		text += n + "\n"
+	}
+	text += fmt.Sprintf("%s (%s): %s before, %s after; %.3f bits per quantized weight; %.1f s\n",
 		r.Output, r.Format, size(r.BytesBefore), size(r.BytesAfter), r.BitsPerWeight, r.Seconds)
 	text += "engines that load it: " + readers(r.Engines) + "\n"
 	if e := r.Evaluation; e != nil {

@@ -37,6 +37,11 @@ group size and symmetry; every other flag overrides its one setting and leaves t
 --method alone stands for --preset plain: the method as it is. --print-config shows what
 comes out, for every layer and with reasons, without doing any work.
 
+--method rtn quantizes any folder of safetensors files: where no decoder knows the
+architecture, linear layers are found by name and shape. Embeddings, heads, norms,
+routers, convolutions, state parameters, vision and audio towers stay dense unless
+--include says otherwise; experts that lie in one tensor become one layer each.
+
 Groups are runs of weights that share a scale. They lie inside output channels (rows of
 the weight: axis oc) or inside input channels (columns: axis ic; strided means that such
 a group takes every n-th output instead of neighbours). An arm is an axis with or without
@@ -58,6 +63,8 @@ func (f *quantizeFlags) register(s *pflag.FlagSet) {
 	f.registerText(s)
 
 	option(s, "skip", "leave layers whose name matches this regular `expression` dense (repeatable)", regexp.Compile, func(r *regexp.Regexp) { f.o.Skip = append(f.o.Skip, r) })
+	option(s, "include", "with --method rtn: quantize tensors whose name matches this regular `expression` although their names are those of embeddings, heads, routers and the like (repeatable)", regexp.Compile, func(r *regexp.Regexp) { f.o.Include = append(f.o.Include, r) })
+	option(s, "exclude", "leave layers whose name matches this regular `expression` dense, whatever --include says (repeatable)", regexp.Compile, func(r *regexp.Regexp) { f.o.Exclude = append(f.o.Exclude, r) })
 	s.BoolVar(&f.o.Resume, "resume", false, "go on with an interrupted run")
 	s.IntVar(&f.o.Workers, "workers", 0, "goroutines (default: all cores)")
 	s.BoolVar(&f.json, "json", false, "print one JSON object")

@@ -396,9 +396,9 @@ func TestBadInput(t *testing.T) {
 			editFile(t, filepath.Join(dir, config), func(b []byte) []byte { return b[:len(b)/2] })
 		}, want: []string{config}},
 		{name: "unknown architecture", make: func(t *testing.T, dir string) {
-			replaceIn(t, filepath.Join(dir, config), "LlamaForCausalLM", "MambaForCausalLM")
-			replaceIn(t, filepath.Join(dir, config), `"llama"`, `"mamba"`)
-		}, want: []string{"Mamba", "Llama", "Qwen3"}},
+			replaceIn(t, filepath.Join(dir, config), "LlamaForCausalLM", "T5ForConditionalGeneration")
+			replaceIn(t, filepath.Join(dir, config), `"llama"`, `"t5"`)
+		}, want: []string{"T5ForConditionalGeneration", "Llama", "Qwen3"}},
 		{name: "config of another shape", make: func(t *testing.T, dir string) {
 			replaceIn(t, filepath.Join(dir, config), `"intermediate_size": 512`, `"intermediate_size": 768`)
 		}, want: []string{"mlp", "[512 256]", "[768 256]"}},

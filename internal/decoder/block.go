@@ -27,8 +27,13 @@ func (l LinearInfo) asOwn(w Weights) bool {
 	if l.Slice == nil {
 		return true
 	}
-	q, ok := w.(Quantized)
-	return ok && q.QuantizedWeight(l.WeightName()) || l.Slice.Weight != l.WeightName() && w.Has(l.WeightName())
+	if q, ok := w.(Quantized); ok && q.QuantizedWeight(l.WeightName()) {
+		return true
+	}
+	if l.Slice.Weight == l.WeightName() {
+		return false
+	}
+	return w.Has(l.WeightName()) || l.Slice.Optional && !w.Has(l.Slice.Weight)
 }
 
 // Linear is y = x Weightᵀ + Bias.

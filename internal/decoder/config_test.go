@@ -3,6 +3,8 @@ package decoder
 import (
 	"encoding/json"
 	"errors"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -180,6 +182,13 @@ func FuzzParseConfig(f *testing.F) {
 	f.Add(with(arch("MistralForCausalLM", "mistral", nil)))
 	f.Add(with(arch("Qwen2ForCausalLM", "qwen2", map[string]any{"use_sliding_window": true, "max_window_layers": 1, "layer_types": []string{"full_attention", "sliding_attention", "full_attention"}})))
 	f.Add(with(arch("Qwen3ForCausalLM", "qwen3", map[string]any{"head_dim": 1 << 23, "eos_token_id": []int{1}})))
+	files, err := filepath.Glob("../../testdata/architectures/*/config.json")
+	require.NoError(f, err)
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		require.NoError(f, err)
+		f.Add(data)
+	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		c, err := ParseConfig(data)
 		if err != nil {
@@ -202,4 +211,29 @@ func FuzzParseConfig(f *testing.F) {
 			require.True(t, f >= 0 && f <= 1e300, "frequency %g", f)
 		}
 	})
+}
+
+// TestOddValues sets each key of each architecture's configuration to odd values:
+// there is an error or a model, and neither takes long.
+func TestOddValues(t *testing.T) {
+	files, err := filepath.Glob("../../testdata/architectures/*/config.json")
+	require.NoError(t, err)
+	odd := []any{0, -1, 1, 3, 1 << 19, int64(1) << 40, 0.5, -2.5, 1e300, true, "x", "auto", nil, []any{}, []any{-1, 7}, []any{"x"}, map[string]any{}}
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		require.NoError(t, err)
+		var config map[string]any
+		require.NoError(t, json.Unmarshal(data, &config))
+		for key, old := range config {
+			for _, v := range odd {
+				config[key] = v
+				data, err := json.Marshal(config)
+				require.NoError(t, err)
+				if m, err := ParseConfig(data); err == nil {
+					require.NotEmpty(t, m.Blocks, "%s: %s = %v", file, key, v)
+				}
+			}
+			config[key] = old
+		}
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"math"
 	"slices"
+	"strings"
 
 	"github.com/golowbit/lowbit/internal/kernel"
 	"github.com/golowbit/lowbit/tensor"
@@ -309,11 +310,21 @@ type expertNames struct{ gate, up, down string }
 // experts adds gated experts behind a router: what they give together.
 func (b *builder) experts(h reg, router, n, width int, act activation, names expertNames) reg {
 	y := b.zeros(b.width(h))
+	// Hugging Face transformers 5 holds all experts in two tensors, and there are
+	// files of that kind.
+	both, stacked := strings.CutSuffix(names.gate, "%d.gate_proj")
+	part := func(src reg, path string, e, out int, s Slice) reg {
+		dst := b.linear(src, sprintf(path, e), out, false)
+		if s.Experts, s.Expert, s.Optional = n, e, true; stacked {
+			b.sliced(s)
+		}
+		return dst
+	}
 	for e := range n {
 		in := b.gather(h, router, e)
-		gate := b.linear(in, sprintf(names.gate, e), width, false)
-		up := b.linear(in, sprintf(names.up, e), width, false)
-		out := b.linear(b.gated(act, gate, up), sprintf(names.down, e), b.width(h), false)
+		gate := part(in, names.gate, e, width, Slice{Weight: both + "gate_up_proj", Outputs: 2 * width})
+		up := part(in, names.up, e, width, Slice{Weight: both + "gate_up_proj", Outputs: 2 * width, Output0: width})
+		out := part(b.gated(act, gate, up), names.down, e, b.width(h), Slice{Weight: both + "down_proj", Outputs: b.width(h)})
 		b.scatter(y, out)
 	}
 	return y

@@ -12,8 +12,9 @@ import (
 // tied embeddings the one matrix may be saved as the head. Fit finds out by
 // looking for the embedding and renames everything. A head that is saved beside
 // the embedding and differs from it is not tied, whatever the configuration says:
-// so it is in transformers since version 5. Fit is called before CheckShapes. An
-// error names what was looked for and what is there.
+// so it is in transformers since version 5. Layers that may lie in tensors with
+// several have a Slice afterwards only if they do. Fit is called before CheckShapes.
+// An error names what was looked for and what is there.
 func (m *Model) Fit(w Weights) error {
 	body := m.names.body()
 	for _, p := range bodies(body) {
@@ -110,6 +111,11 @@ func (m *Model) rename(w Weights, body, prefix string) error {
 	}
 	for _, p := range m.Blocks {
 		p.rename(fmt.Sprintf(m.names.block, p.Index))
+		for i := range p.Linears {
+			if l := &p.Linears[i]; l.Slice != nil && l.Slice.Weight != l.WeightName() && l.asOwn(w) {
+				l.Slice = nil
+			}
+		}
 	}
 	return nil
 }

@@ -60,6 +60,12 @@ var withoutEffect = map[string][]string{
 		"num_experts_per_tok", "intermediate_size", "rope_parameters.rope_theta", "rope_parameters.rope_type",
 	},
 	"opt-postnorm-proj": {"_remove_final_layer_norm"},
+	// Positions of text are the same in all parts of the rotation.
+	"qwen3_5_text":     {"rope_parameters.mrope_interleaved"},
+	"qwen3_5_moe_text": {"rope_parameters.mrope_interleaved"},
+	"qwen3_5": {
+		"rope_parameters.mrope_interleaved", "image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id",
+	},
 	"mpt": {
 		"max_seq_len", "embedding_fraction", "learned_pos_emb", "norm_type", "emb_pdrop", "expansion_ratio", "init_device",
 		"attn_config._name_or_path", "attn_config.architectures", "attn_config.model_type", "attn_config.alibi_bias_max",

@@ -132,7 +132,7 @@ func architectures() []*Architecture {
 		qwen2MoEArch(), olmoeArch(), phimoeArch(), graniteMoEArch(), graniteMoESharedArch(), gptOSSArch(),
 		ernieMoEArch(), glm4MoEArch(), minimaxM2Arch(), deepseekV3Arch(), deepseekV2Arch(),
 		mambaArch(), falconMambaArch(), mamba2Arch(), falconH1Arch(), nemotronHArch(), graniteHybridArch(),
-		qwen3NextArch(), lfm2Arch(), minimaxArch(),
+		qwen3NextArch(), qwen35Arch(), qwen35MoEArch(), qwen35ImageArch(), qwen35MoEImageArch(), lfm2Arch(), minimaxArch(),
 		gptjArch(), bigcodeArch(), mptArch(), bambaArch(), jambaArch(), dots1Arch(), hunyuanMoEArch(), lfm2MoEArch(),
 	}
 }

@@ -41,6 +41,9 @@ type Slice struct {
 	// Experts is the first of three dimensions of the weight, and of two of the
 	// bias; Expert the index there. With Experts 0 they have two and one.
 	Experts, Expert int
+	// Optional says that the layer may also be a tensor of its own, and is expected
+	// to be where neither is there. After Model.Fit only what is there is left.
+	Optional bool
 	// The stored tensors have this many outputs; the i-th of the layer is
 	// Output0 + i*Step of them.
 	Outputs, Output0, Step int

@@ -303,13 +303,14 @@ func advanceEven(h, b, c []float32, decay, in float32) float32 {
 //
 //	S = decay·S;  S += k ⊗ β(v - kᵀS);  y = qᵀS/√(key width)
 type deltaScan struct {
-	dst, qkv, ba     reg
-	keys, values     int // heads
+	dst, qkv         reg
+	beta, step       heads // of one column: b and a
+	keys, values     int   // heads
 	keyDim, valueDim int
 	aLog, shift      int // parameters [value heads]
 }
 
-func (o *deltaScan) reads() []reg  { return []reg{o.qkv, o.ba} }
+func (o *deltaScan) reads() []reg  { return []reg{o.qkv, o.beta.reg, o.step.reg} }
 func (o *deltaScan) writes() []reg { return []reg{o.dst} }
 func (o *deltaScan) heavy() bool   { return true }
 
@@ -319,19 +320,19 @@ func (o *deltaScan) run(x *exec) {
 }
 
 func (o *deltaScan) scan(x *exec, first, head int) {
-	qkv, ba, dst := x.reg(o.qkv), x.reg(o.ba), x.reg(o.dst)
+	qkv, betas, steps, dst := x.reg(o.qkv), x.reg(o.beta.reg), x.reg(o.step.reg), x.reg(o.dst)
+	betaAt, stepAt := o.beta.at(head), o.step.at(head)
 	rate, shift := math.Exp(float64(x.vector(o.aLog)[head])), x.vector(o.shift)[head]
-	each := o.values / o.keys // value heads for a key head
-	key, n, m := head/each, o.keyDim, o.valueDim
+	key, n, m := head/(o.values/o.keys), o.keyDim, o.valueDim
 	state := make([]float32, n*m)
 	q, k, delta := make([]float32, n), make([]float32, n), make([]float32, m)
 	for t := first; t < first+x.f.seqLen; t++ {
-		row, gates := qkv.Row(t), ba.Row(t)[key*2*each:]
+		row := qkv.Row(t)
 		unit(q, row[key*n:][:n], 1/math.Sqrt(float64(n)))
 		unit(k, row[(o.keys+key)*n:][:n], 1)
 		v := row[2*o.keys*n+head*m:][:m]
-		beta := float32(1 / (1 + math.Exp(-float64(gates[head%each]))))
-		decay := float32(math.Exp(-rate * softplus(gates[each+head%each]+shift)))
+		beta := float32(1 / (1 + math.Exp(-float64(betas.Row(t)[betaAt]))))
+		decay := float32(math.Exp(-rate * softplus(steps.Row(t)[stepAt]+shift)))
 		kernel.Scale(state, decay)
 		for j, s := range v {
 			delta[j] = s

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/golowbit/lowbit/internal/weights"
+	"github.com/golowbit/lowbit/checkpoint/internal/weights"
 	"github.com/golowbit/lowbit/safetensors"
 	"github.com/golowbit/lowbit/tensor"
 )

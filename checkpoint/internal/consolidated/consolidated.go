@@ -10,8 +10,8 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/golowbit/lowbit/internal/torchfile"
-	"github.com/golowbit/lowbit/internal/weights"
+	"github.com/golowbit/lowbit/checkpoint/internal/torchfile"
+	"github.com/golowbit/lowbit/checkpoint/internal/weights"
 	"github.com/golowbit/lowbit/safetensors"
 )
 

@@ -1,0 +1,204 @@
+package lowbit
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+
+	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/layout"
+	"github.com/golowbit/lowbit/internal/decoder"
+	"github.com/golowbit/lowbit/internal/linears"
+	"github.com/golowbit/lowbit/quant"
+)
+
+// Layers that are no tensors of their own, and layers that no decoder knows.
+
+// withoutDecoder goes on without a decoder, where the method is rounding to
+// nearest, or returns why that is not possible. refused is why there is none.
+func (j *job) withoutDecoder(o Options, refused error) error {
+	var u *undecodable
+	if !errors.As(refused, &u) && len(o.Include) == 0 {
+		return refused // the architecture is known, the files are not of it
+	}
+	if _, ok := j.set.method.(quant.RTN); !ok {
+		return fmt.Errorf("%w; method rtn quantizes it without: layers are found by name and shape", refused)
+	}
+	j.refuse = refused
+	const from = "architecture unknown"
+	j.set.told = append(j.set.told, Setting{"layers", "by name and shape", from})
+	if len(o.Arms) == 0 && o.Axis == AxisDefault && len(j.set.arms) > 1 {
+		j.set.arms = j.set.arms[:1]
+		j.set.retell("arms", j.set.arms, from+": nothing to choose by")
+	}
+	return nil
+}
+
+// undecodable is an error about a config.json that no decoder takes, or whose
+// tensors have other names.
+type undecodable struct{ err error }
+
+func (u *undecodable) Error() string { return u.err.Error() }
+func (u *undecodable) Unwrap() error { return u.err }
+
+// checkTextless refuses what only calibration could do where layers are found
+// by name and shape. needed says that the settings need text.
+func (j *job) checkTextless(needed bool) error {
+	switch {
+	case !needed && !j.texted:
+		return nil
+	case j.model == nil:
+		return fmt.Errorf("%w: without a decoder there is no calibration, only method rtn in one arm without scales beside the groups: %w", ErrOptions, j.refuse)
+	case len(j.set.include) > 0:
+		return badOptions("include is for method rtn without calibration text: other layers than the decoder's are not seen by it")
+	}
+	return nil
+}
+
+// notes say what holds for the model as a whole.
+func (j *job) notes() []string {
+	if j.model != nil {
+		return j.fitted
+	}
+	note := fmt.Sprintf("architecture unknown: %d linears by name and shape", len(j.plannedLayers()))
+	if !errors.Is(j.refuse, decoder.ErrUnsupported) {
+		note += fmt.Sprintf(" (%v)", j.refuse)
+	}
+	return append([]string{note}, j.fitted...)
+}
+
+// blockCount is how many blocks there are, as far as that is known.
+func (j *job) blockCount() int {
+	if j.model == nil {
+		return 0
+	}
+	return j.model.Layers
+}
+
+// planByShape plans what is found by name and shape: everything, or beside the
+// linears of the decoder what is included.
+func (j *job) planByShape(bad *planErrors) {
+	known := map[string]bool{}
+	if j.model != nil {
+		for _, l := range j.model.Linears() {
+			known[l.Stored().Weight], known[l.WeightName()] = true, true
+		}
+	}
+	j.found = linears.Find(j.src.Dense(), j.set.include)
+	for i := range j.found {
+		f := &j.found[i]
+		if j.model != nil && (known[f.Spec.Name] || !matches(j.set.include, f.Spec.Name)) {
+			continue
+		}
+		out, in := f.Shape()
+		l := layout.Layer{Name: f.Name, Out: out, In: in, DType: f.DType, Bias: j.src.Has(f.Name + ".bias")}
+		if f.Dense != "" {
+			p := j.set.newLayerPlan(l)
+			p.dense, p.silent, p.notes = true, true, []string{"left dense: " + f.Dense}
+			j.add(p)
+			continue
+		}
+		for e := range max(1, f.Experts) {
+			l.Name = f.LayerName(e)
+			p, err := j.set.planLayer(l, j.set.arms)
+			if err != nil {
+				bad.add(l.Name, err)
+				continue
+			}
+			if !f.Own {
+				j.places[l.Name] = checkpoint.Part{
+					Layer: l.Name, Out: out, In: in, Weight: f.Spec.Name, Transposed: f.Transposed,
+					Experts: f.Experts, Expert: e, Outputs: out, Step: 1,
+				}
+			}
+			j.add(p)
+		}
+	}
+}
+
+func (j *job) add(p *layerPlan) {
+	j.plan[p.name] = p
+	j.order = append(j.order, p)
+}
+
+// checkInclude refuses expressions that match nothing.
+func (j *job) checkInclude() error {
+	for _, r := range j.set.include {
+		if !slices.ContainsFunc(j.found, func(f linears.Found) bool { return r.MatchString(f.Spec.Name) }) {
+			return badOptions("nothing to include: no matrix is named like %q", r)
+		}
+	}
+	return nil
+}
+
+func matches(list []*regexp.Regexp, name string) bool {
+	return slices.ContainsFunc(list, func(r *regexp.Regexp) bool { return r.MatchString(name) })
+}
+
+// place is where a layer lies in stored tensors; ok is false if it is a tensor
+// of its own.
+func place(src *checkpoint.Model, l decoder.LinearInfo) (p checkpoint.Part, ok bool) {
+	s := l.Slice
+	if s == nil || src.QuantizedWeight(l.WeightName()) || s.Weight != l.WeightName() && src.Has(l.WeightName()) {
+		return p, false
+	}
+	return partOf(src, l), true
+}
+
+// partOf puts a slice as the checkpoint has it. A bias under the layer's own
+// name is none of it.
+func partOf(src *checkpoint.Model, l decoder.LinearInfo) checkpoint.Part {
+	s := l.Slice
+	p := checkpoint.Part{
+		Layer: l.Name, Out: l.Out, In: l.In, Weight: s.Weight, Transposed: s.Transposed,
+		Experts: s.Experts, Expert: s.Expert, Outputs: s.Outputs, Output0: s.Output0, Step: s.Step,
+	}
+	if s.Bias != l.BiasName() && src.Has(s.Bias) {
+		p.Bias = s.Bias
+	}
+	return p
+}
+
+// splitLayers shows the source with layers as tensors of their own: all of a
+// stored tensor of which one is quantized.
+func (j *job) splitLayers() (*checkpoint.Model, error) {
+	touched := map[string]bool{}
+	for _, p := range j.order {
+		if !p.dense {
+			touched[j.places[p.name].Weight] = true
+		}
+	}
+	j.parts = nil
+	for _, p := range j.order {
+		if part, ok := j.places[p.name]; ok && touched[part.Weight] {
+			j.parts = append(j.parts, part)
+		}
+	}
+	return j.src.Split(j.parts)
+}
+
+// convertedParts are the places of layers that a model holds under their own
+// names and its architecture stores elsewhere; nil where no decoder knows it.
+func convertedParts(src *checkpoint.Model) []checkpoint.Part {
+	m, err := decoderOf(src)
+	if err != nil {
+		return nil
+	}
+	var parts []checkpoint.Part
+	for _, l := range m.Linears() {
+		if l.Slice == nil {
+			continue
+		}
+		if _, stored := place(src, l); stored {
+			continue
+		}
+		p := partOf(src, l)
+		p.Bias = ""
+		if s := l.Slice; l.Bias && s.Bias != l.BiasName() && src.Has(l.BiasName()) {
+			p.Bias = s.Bias
+		}
+		parts = append(parts, p)
+	}
+	return parts
+}
