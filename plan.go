@@ -231,8 +231,12 @@ func (j *job) checkTarget() error {
 	return nil
 }
 
-// smallestGroup is the smallest that FitOn changes a group size to.
-const smallestGroup = 16
+// smallestGroup is the smallest that FitOn changes a group size to; largestGroup
+// is what stands for whole rows as long as no layer's width is asked for.
+const (
+	smallestGroup = 16
+	largestGroup  = 2048
+)
 
 // planBlock plans the linears of a block and which of their scales are
 // folded; errs are by linear.
