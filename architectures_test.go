@@ -14,7 +14,7 @@ import (
 
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/checkpoint/layout"
-	"github.com/golowbit/lowbit/internal/decoder"
+	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/internal/walk"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
@@ -196,21 +196,21 @@ func replacedLogits(t *testing.T, dir, quantized string, ids [][]int32) []float3
 	defer src.Close()
 	m, err := decoderOf(src)
 	require.NoError(t, err)
-	w := &walk.Walk{Model: m, Weights: src, Runner: decoder.NewRunner(0), SeqLen: len(ids[0])}
+	w := &walk.Walk{Model: m, Weights: src, Runner: program.NewRunner(0), SeqLen: len(ids[0])}
 	x, e, err := w.Embed(ids)
 	require.NoError(t, err)
-	require.NoError(t, w.Blocks(context.Background(), m.Layers, func(b *decoder.Block) error {
+	require.NoError(t, w.Blocks(context.Background(), m.Layers, func(b *program.Block) error {
 		replaceWeights(t, b, q)
 		return w.Forward(context.Background(), b, x, nil)
 	}))
 	head, err := m.LoadHead(src, e)
 	require.NoError(t, err)
 	out := tensor.New(x.Rows, m.Vocab)
-	w.Runner.Logits(head, out, x)
+	head.Logits(w.Runner, out, x)
 	return out.Data
 }
 
-func replaceWeights(t *testing.T, b *decoder.Block, q *checkpoint.Model) {
+func replaceWeights(t *testing.T, b *program.Block, q *checkpoint.Model) {
 	for i, l := range b.Linears {
 		if _, ok := q.Layer(l.Name); !ok {
 			continue

@@ -9,7 +9,9 @@ import (
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/decoder"
+	"github.com/golowbit/lowbit/internal/decoder/arch"
 	"github.com/golowbit/lowbit/internal/fold"
+	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/internal/walk"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
@@ -27,8 +29,8 @@ type blockRun struct {
 	// the former, unless the correction needs it.
 	full, quantized *tensor.Matrix
 
-	block *decoder.Block // unquantized
-	qb    *decoder.Block // the same, quantized as far as it goes
+	block *program.Block // unquantized
+	qb    *program.Block // the same, quantized as far as it goes
 
 	// scales are what is folded in the block. Both blocks above are without
 	// them: layers are scaled when they are quantized, and back afterwards.
@@ -53,7 +55,7 @@ func (j *job) runBlocks(ctx context.Context) error {
 		r.quantized = x
 	}
 	n := j.blocksNeeded()
-	err = r.walk.Blocks(ctx, n, func(b *decoder.Block) error {
+	err = r.walk.Blocks(ctx, n, func(b *program.Block) error {
 		j.event(Event{Kind: EventBlock, Block: b.Index, Blocks: j.model.Layers})
 		r.block, r.qb, r.scales = b, b.Clone(), nil
 		r.refs = make([]*reference, len(b.Stages))
@@ -128,7 +130,7 @@ func (r *blockRun) runFull(ctx context.Context) error {
 			collectors[s] = r.collector(s, false)
 		}
 	}
-	err := r.walk.Forward(ctx, r.block, r.full, func(stage, _ int, f *decoder.Frame) error {
+	err := r.walk.Forward(ctx, r.block, r.full, func(stage, _ int, f *program.Frame) error {
 		if c := collectors[stage]; c != nil {
 			r.observe(c, f.Input(&stages[stage]))
 			r.refer(stage, f)
@@ -231,7 +233,7 @@ func (v *stagedVisit) paired(stage int) bool {
 }
 
 // Observe implements walk.Visitor.
-func (v *stagedVisit) Observe(stage, _ int, frames []*decoder.Frame) error {
+func (v *stagedVisit) Observe(stage, _ int, frames []*program.Frame) error {
 	r, s := v.run, &v.run.block.Stages[stage]
 	if v.collector == nil {
 		v.collector = r.collector(stage, v.paired(stage))
@@ -282,7 +284,7 @@ func decoderOf(src *checkpoint.Model) (*decoder.Model, error) {
 	if !src.HasConfig() {
 		return nil, &undecodable{fmt.Errorf("%s: no config.json: %w", src.Path(), fs.ErrNotExist)}
 	}
-	m, err := decoder.ParseConfig(src.Config())
+	m, err := arch.ParseConfig(src.Config())
 	if err != nil {
 		return nil, &undecodable{fmt.Errorf("%s: config.json: %w", src.Path(), err)}
 	}
@@ -324,8 +326,8 @@ func checkTypes(m *decoder.Model, src *checkpoint.Model) error {
 // newRunner returns what runs the blocks of src. bf16 is taken for a wish:
 // products are rounded to bfloat16 only if every linear layer of the blocks
 // is stored in it.
-func newRunner(m *decoder.Model, src *checkpoint.Model, bf16 bool, workers int) *decoder.Runner {
-	r := decoder.NewRunner(workers)
+func newRunner(m *decoder.Model, src *checkpoint.Model, bf16 bool, workers int) *program.Runner {
+	r := program.NewRunner(workers)
 	r.BF16 = bf16 && bfloat16Weights(m, src)
 	return r
 }

@@ -4,7 +4,7 @@ import (
 	"context"
 
 	"github.com/golowbit/lowbit/adadim"
-	"github.com/golowbit/lowbit/internal/decoder"
+	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/tensor"
 )
@@ -13,13 +13,13 @@ import (
 // the text reaches it, and what the unquantized block adds to the residual
 // stream for it.
 type reference struct {
-	frames  []*decoder.Frame
+	frames  []*program.Frame
 	effects []*tensor.Matrix
 }
 
 // refer records the reference of a batch that is at a stage. Linears that add
 // to the stream themselves need none.
-func (r *blockRun) refer(stage int, f *decoder.Frame) {
+func (r *blockRun) refer(stage int, f *program.Frame) {
 	if r.job.set.objective != adadim.ObjectiveBlock || r.block.Stages[stage].Residual {
 		return
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/internal/decoder"
+	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/internal/walk"
 	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/tensor"
@@ -158,7 +159,7 @@ func (o *EvalOptions) measure(ctx context.Context, all []*evaluated, w [][]int32
 type evaluated struct {
 	src   *checkpoint.Model
 	model *decoder.Model
-	fwd   *decoder.Runner
+	fwd   *program.Runner
 	head  *decoder.Head
 	x     *tensor.Matrix // residual stream [tokens, hidden]
 }
@@ -190,7 +191,7 @@ func (e *evaluated) run(ctx context.Context, w [][]int32, step func()) error {
 	if err := e.finite(x, "the embedding", len(w[0])); err != nil {
 		return err
 	}
-	err = way.Blocks(ctx, e.model.Layers, func(b *decoder.Block) error {
+	err = way.Blocks(ctx, e.model.Layers, func(b *program.Block) error {
 		defer step()
 		if err := way.Forward(ctx, b, x, nil); err != nil {
 			return err
@@ -249,8 +250,8 @@ func (s *scores) add(ctx context.Context, w [][]int32, numbers []int) error {
 			scored := min(n, seq-1-t0)
 			for k, m := range s.models {
 				l := walk.Rows(logits[k], 0, n)
-				m.fwd.Logits(m.head, l, walk.Rows(m.x, i*seq+t0, i*seq+t0+n))
-				m.fwd.NLLs(values[:scored], walk.Rows(l, 0, scored), ids[t0+1:t0+1+scored])
+				m.head.Logits(m.fwd, l, walk.Rows(m.x, i*seq+t0, i*seq+t0+n))
+				decoder.NLLs(m.fwd, values[:scored], walk.Rows(l, 0, scored), ids[t0+1:t0+1+scored])
 				for t, v := range values[:scored] {
 					if math.IsNaN(v) || math.IsInf(v, 0) {
 						return fmt.Errorf("%s: %w: the head gives a negative log-likelihood of %g at token %d of window %d", m.src.Path(), ErrNotFinite, v, t0+t+1, numbers[i])
@@ -259,7 +260,7 @@ func (s *scores) add(ctx context.Context, w [][]int32, numbers []int) error {
 				}
 			}
 			if len(s.models) == 2 {
-				s.models[0].fwd.KLs(values[:scored], walk.Rows(logits[1], 0, scored), walk.Rows(logits[0], 0, scored))
+				decoder.KLs(s.models[0].fwd, values[:scored], walk.Rows(logits[1], 0, scored), walk.Rows(logits[0], 0, scored))
 				for _, v := range values[:scored] {
 					s.kl += v
 				}

@@ -5,16 +5,16 @@ import (
 
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/checkpoint/layout"
-	"github.com/golowbit/lowbit/internal/decoder"
+	"github.com/golowbit/lowbit/internal/program"
 )
 
 // folding says which stages of a block have scales that are folded.
 type folding struct {
-	program *decoder.Program
+	program *program.Program
 	stages  []bool
 }
 
-func newFolding(p *decoder.Program) folding { return folding{p, make([]bool, len(p.Stages))} }
+func newFolding(p *program.Program) folding { return folding{p, make([]bool, len(p.Stages))} }
 
 func (k folding) any() bool { return slices.Contains(k.stages, true) }
 
@@ -48,7 +48,7 @@ func (k folding) arms(linear int, arms []adadim.Arm) []adadim.Arm {
 // folding finds the stages of a block whose scales will be folded: those with
 // a scale among the arms, of whose layers none is to stay dense, and with
 // FoldAuto only if the format cannot store the scale.
-func (s *settings) folding(p *decoder.Program, layers []layout.Layer) folding {
+func (s *settings) folding(p *program.Program, layers []layout.Layer) folding {
 	k := newFolding(p)
 	if s.fold == FoldOff {
 		return k

@@ -19,7 +19,7 @@ import (
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/gptq"
-	"github.com/golowbit/lowbit/internal/decoder"
+	"github.com/golowbit/lowbit/internal/decoder/arch"
 	"github.com/golowbit/lowbit/internal/fold"
 	"github.com/golowbit/lowbit/internal/golden"
 	"github.com/golowbit/lowbit/quant"
@@ -50,7 +50,7 @@ func unbalanced(t *testing.T, biases bool) string {
 	}
 	config, err := os.ReadFile(filepath.Join(dir, "config.json"))
 	require.NoError(t, err)
-	m, err := decoder.ParseConfig(config)
+	m, err := arch.ParseConfig(config)
 	require.NoError(t, err)
 
 	values := map[string][]float32{}

@@ -8,8 +8,8 @@ import (
 	"slices"
 
 	"github.com/golowbit/lowbit/adadim"
-	"github.com/golowbit/lowbit/internal/decoder"
 	"github.com/golowbit/lowbit/internal/fold"
+	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 	"github.com/golowbit/lowbit/tensor"
@@ -271,7 +271,7 @@ func (r *blockRun) observeForFolding(ctx context.Context) ([]*quant.Calibration,
 			want(r.block.Linears[l].Stage)
 		}
 	}
-	err := r.walk.Forward(ctx, r.block, r.quantized.Clone(), func(stage, _ int, f *decoder.Frame) error {
+	err := r.walk.Forward(ctx, r.block, r.quantized.Clone(), func(stage, _ int, f *program.Frame) error {
 		if c := collectors[stage]; c != nil {
 			r.observe(c, f.Input(&stages[stage]))
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/decoder"
 	"github.com/golowbit/lowbit/internal/linears"
+	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/quant"
 )
 
@@ -140,7 +141,7 @@ func matches(list []*regexp.Regexp, name string) bool {
 
 // place is where a layer lies in stored tensors; ok is false if it is a tensor
 // of its own.
-func place(src *checkpoint.Model, l decoder.LinearInfo) (p checkpoint.Part, ok bool) {
+func place(src *checkpoint.Model, l program.LinearInfo) (p checkpoint.Part, ok bool) {
 	s := l.Slice
 	if s == nil || src.QuantizedWeight(l.WeightName()) || s.Weight != l.WeightName() && src.Has(l.WeightName()) || s.Optional && !src.Has(s.Weight) {
 		return p, false
@@ -150,7 +151,7 @@ func place(src *checkpoint.Model, l decoder.LinearInfo) (p checkpoint.Part, ok b
 
 // partOf puts a slice as the checkpoint has it. A bias under the layer's own
 // name is none of it.
-func partOf(src *checkpoint.Model, l decoder.LinearInfo) checkpoint.Part {
+func partOf(src *checkpoint.Model, l program.LinearInfo) checkpoint.Part {
 	s := l.Slice
 	p := checkpoint.Part{
 		Layer: l.Name, Out: l.Out, In: l.In, Weight: s.Weight, Transposed: s.Transposed,

@@ -10,7 +10,7 @@ import (
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/checkpoint/layout"
-	"github.com/golowbit/lowbit/internal/decoder"
+	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 )
@@ -231,12 +231,16 @@ func (j *job) checkTarget() error {
 	return nil
 }
 
-// smallestGroup is the smallest that FitOn changes a group size to.
-const smallestGroup = 16
+// smallestGroup is the smallest that FitOn changes a group size to; largestGroup
+// is what stands for whole rows as long as no layer's width is asked for.
+const (
+	smallestGroup = 16
+	largestGroup  = 2048
+)
 
 // planBlock plans the linears of a block and which of their scales are
 // folded; errs are by linear.
-func (s *settings) planBlock(b *decoder.Program, layers []layout.Layer) (folding, []*layerPlan, []error) {
+func (s *settings) planBlock(b *program.Program, layers []layout.Layer) (folding, []*layerPlan, []error) {
 	k := s.folding(b, layers)
 	for {
 		plans, errs := make([]*layerPlan, len(layers)), make([]error, len(layers))

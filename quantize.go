@@ -156,10 +156,18 @@ func (j *job) planModel(o Options) error {
 		return err
 	}
 	was := j.set.scheme.GroupSize
-	for g := halved(was, j.widest()); g >= smallestGroup; g /= 2 {
+	for g := halved(was, largestGroup); g >= smallestGroup; g /= 2 {
 		j.set.setGroupSize(g, why)
 		if j.planAlike() == nil {
 			j.fitted = append(j.fitted, fmt.Sprintf("groups of %d instead of %d: %s", g, was, why))
+			return nil
+		}
+	}
+	if o.Target != "" && o.GroupSize == 0 {
+		const why = "no groups divide the inputs of every layer"
+		j.set.setGroupSize(quant.WholeLine, why)
+		if j.planAlike() == nil {
+			j.fitted = append(j.fitted, fmt.Sprintf("whole rows instead of groups of %d: %s", was, why))
 			return nil
 		}
 	}
@@ -178,17 +186,6 @@ func (j *job) planAlike() error {
 	}
 	_, err := f.Config(layout.Contents{Layers: j.plannedLayers()})
 	return err
-}
-
-// widest is the largest number of inputs of a linear.
-func (j *job) widest() int {
-	most := 0
-	for _, b := range j.model.Blocks {
-		for _, l := range b.Linears {
-			most = max(most, l.In)
-		}
-	}
-	return most
 }
 
 // prepare reads the text and opens the output.

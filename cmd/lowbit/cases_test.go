@@ -45,7 +45,7 @@ var cases = map[string]caseWant{
 
 	"awq-group-16-256": {left: []string{}, has: []string{
 		`target vllm does not load it: needs groups that are a multiple of 32, not 16`,
-		`note: groups of 128 instead of 256: fit: the largest that format awq and every layer take`, `out-256 \(awq\)`}},
+		`groups of 128 instead of 256: fit: the largest that format awq and every layer take`, `out-256 \(awq\)`}},
 	"awq-outputs-not-64": {left: []string{"out"}, has: []string{
 		`outputs that are no multiple of 64 \(96 in model\.layers\.0\.self_attn\.q_proj\)`, `out \(compressed-tensors\)`}},
 	"tp-odd-groups": {left: []string{"out"}, has: []string{

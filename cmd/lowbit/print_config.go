@@ -48,9 +48,6 @@ func printPlan(w io.Writer, p *lowbit.Plan) error {
 	if p.NeedsText {
 		text += "needs calibration text\n"
 	}
-	for _, n := range p.Notes {
-		text += n + "\n"
-	}
 	for _, n := range p.Engines {
 		text += fmt.Sprintf("%v [%s]\n", n, n.Evidence())
 	}

@@ -112,12 +112,8 @@ func (a *app) quantize(ctx context.Context, o lowbit.Options, f *quantizeFlags) 
 	return printReport(a.stdout, result, !f.quiet)
 }
 
-// noteTarget says what was changed for the model, and what the target needs to
-// run the result.
+// noteTarget says what the target needs to run the result.
 func (a *app) noteTarget(p *lowbit.Plan, engine string) {
-	for _, n := range p.Notes {
-		fmt.Fprintf(a.stderr, "note: %s\n", n)
-	}
 	for _, n := range p.Engines {
 		if n.Engine == engine && n.Reason != "" {
 			fmt.Fprintf(a.stderr, "note: %v\n", n)

@@ -223,7 +223,7 @@ func TestText(t *testing.T) {
 
 // TestTarget: the result is what the engine loads.
 func TestTarget(t *testing.T) {
-	for engine, want := range map[string]string{"vllm": "compressed-tensors", "transformers": "gptq", "llama.cpp": "gguf"} {
+	for engine, want := range map[string]string{"vllm": "compressed-tensors", "transformers": "compressed-tensors", "llama.cpp": "gguf"} {
 		t.Run(engine, func(t *testing.T) {
 			out := filepath.Join(t.TempDir(), "out")
 			o := succeed(t, "quantize", embedded, "-o", out, "--target", engine, "--method", "rtn", "--json", "-q")

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/golowbit/lowbit/internal/kernel"
+	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/tensor"
 )
 
@@ -18,26 +19,26 @@ type Embedding struct {
 }
 
 // LoadEmbedding reads the embedding and what goes with it.
-func (m *Model) LoadEmbedding(w Weights) (*Embedding, error) {
-	e := &Embedding{spec: m.embed}
+func (m *Model) LoadEmbedding(w program.Weights) (*Embedding, error) {
+	e := &Embedding{spec: m.Embed}
 	var err error
-	if e.Weight, err = loadMatrix(w, m.names.embedding, m.Vocab, m.embedWidth()); err != nil {
+	if e.Weight, err = program.LoadMatrix(w, m.Names.Embedding, m.Vocab, m.embedWidth()); err != nil {
 		return nil, err
 	}
-	if m.names.projectIn != "" {
-		if e.project, err = loadMatrix(w, m.names.projectIn, m.Hidden, m.embedWidth()); err != nil {
+	if m.Names.ProjectIn != "" {
+		if e.project, err = program.LoadMatrix(w, m.Names.ProjectIn, m.Hidden, m.embedWidth()); err != nil {
 			return nil, err
 		}
 	}
-	if m.names.positions != "" {
-		if e.positions, err = loadMatrix(w, m.names.positions, m.MaxPosition+m.embed.offset, m.Hidden); err != nil {
+	if m.Names.Positions != "" {
+		if e.positions, err = program.LoadMatrix(w, m.Names.Positions, m.MaxPosition+m.Embed.Offset, m.Hidden); err != nil {
 			return nil, err
 		}
 	}
-	if m.embed.norm != nil {
-		s := *m.embed.norm
-		e.gain, e.bias, err = m.loadNorm(w, &s, m.names.embedNorm)
-		e.spec.norm = &s
+	if m.Embed.Norm != nil {
+		s := *m.Embed.Norm
+		e.gain, e.bias, err = m.loadNorm(w, &s, m.Names.EmbedNorm)
+		e.spec.Norm = &s
 	}
 	return e, err
 }
@@ -53,8 +54,8 @@ func (e *Embedding) Embed(dst *tensor.Matrix, ids []int32) error {
 	if dst.Rows != len(ids) || dst.Cols != width {
 		panic("decoder: embedding of mismatched shapes")
 	}
-	if e.positions != nil && len(ids) > e.positions.Rows-e.spec.offset {
-		return fmt.Errorf("window of %d tokens: the model has learned %d positions", len(ids), e.positions.Rows-e.spec.offset)
+	if e.positions != nil && len(ids) > e.positions.Rows-e.spec.Offset {
+		return fmt.Errorf("window of %d tokens: the model has learned %d positions", len(ids), e.positions.Rows-e.spec.Offset)
 	}
 	for i, id := range ids {
 		if id < 0 || int(id) >= e.Weight.Rows {
@@ -72,13 +73,13 @@ func (e *Embedding) token(row []float32, id, pos int) {
 		x := tensor.FromSlice(1, len(v), v)
 		tensor.Gemm(false, true, 1, x, e.project, 0, tensor.FromSlice(1, len(row), row), 1)
 	}
-	if e.spec.scale != 0 {
-		kernel.Scale(row, float32(e.spec.scale))
+	if e.spec.Scale != 0 {
+		kernel.Scale(row, float32(e.spec.Scale))
 	}
 	if e.positions != nil {
-		kernel.Axpy(1, e.positions.Row(e.spec.offset+pos), row)
+		kernel.Axpy(1, e.positions.Row(e.spec.Offset+pos), row)
 	}
-	if e.spec.norm != nil {
-		e.spec.norm.apply(row, row, e.gain, e.bias)
+	if e.spec.Norm != nil {
+		e.spec.Norm.Apply(row, row, e.gain, e.bias)
 	}
 }

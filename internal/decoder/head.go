@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/golowbit/lowbit/internal/kernel"
+	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/tensor"
 )
 
@@ -13,7 +14,7 @@ import (
 type Head struct {
 	Weight  *tensor.Matrix // [Vocab, Hidden], or as wide as the embedding
 	Bias    []float32      // [Vocab], or nil
-	spec    headSpec
+	spec    HeadSpec
 	gain    []float32 // of the norm [Hidden], or nil
 	shift   []float32 // its bias, or nil
 	project *tensor.Matrix
@@ -21,30 +22,30 @@ type Head struct {
 
 // LoadHead reads the output head. In a model with tied embeddings its matrix
 // is that of the embedding, which is read if nil.
-func (m *Model) LoadHead(w Weights, embedding *Embedding) (*Head, error) {
-	h := &Head{spec: m.head}
+func (m *Model) LoadHead(w program.Weights, embedding *Embedding) (*Head, error) {
+	h := &Head{spec: m.Head}
 	var err error
-	if !h.spec.none {
-		if h.gain, h.shift, err = m.loadNorm(w, &h.spec.norm, m.names.finalNorm); err != nil {
+	if !h.spec.None {
+		if h.gain, h.shift, err = m.loadNorm(w, &h.spec.Norm, m.Names.FinalNorm); err != nil {
 			return nil, err
 		}
 	}
 	width := m.embedWidth()
-	if m.names.projectOut != "" {
-		if h.project, err = loadMatrix(w, m.names.projectOut, width, m.Hidden); err != nil {
+	if m.Names.ProjectOut != "" {
+		if h.project, err = program.LoadMatrix(w, m.Names.ProjectOut, width, m.Hidden); err != nil {
 			return nil, err
 		}
 	}
 	switch {
 	case !m.Tied:
-		h.Weight, err = loadMatrix(w, m.names.head, m.Vocab, width)
+		h.Weight, err = program.LoadMatrix(w, m.Names.Head, m.Vocab, width)
 	case embedding != nil:
 		h.Weight = embedding.Weight
 	default:
-		h.Weight, err = loadMatrix(w, m.names.embedding, m.Vocab, width)
+		h.Weight, err = program.LoadMatrix(w, m.Names.Embedding, m.Vocab, width)
 	}
-	if err == nil && h.spec.bias {
-		h.Bias, err = loadVector(w, biasOf(m.names.head), m.Vocab)
+	if err == nil && h.spec.Bias {
+		h.Bias, err = program.LoadVector(w, biasOf(m.Names.Head), m.Vocab)
 	}
 	if err != nil {
 		return nil, err
@@ -53,18 +54,18 @@ func (m *Model) LoadHead(w Weights, embedding *Embedding) (*Head, error) {
 }
 
 // loadNorm reads gain and bias of a norm outside the blocks.
-func (m *Model) loadNorm(w Weights, s *normSpec, name string) (gain, bias []float32, err error) {
-	if s.eps == 0 {
-		s.eps = m.NormEps
+func (m *Model) loadNorm(w program.Weights, s *program.Norm, name string) (gain, bias []float32, err error) {
+	if s.Eps == 0 {
+		s.Eps = m.NormEps
 	}
-	if !s.plain {
-		if gain, err = loadVector(w, name, m.Hidden); err != nil {
+	if !s.Plain {
+		if gain, err = program.LoadVector(w, name, m.Hidden); err != nil {
 			return nil, nil, err
 		}
-		gain = s.gainOf(gain)
+		gain = s.GainOf(gain)
 	}
-	if s.bias {
-		bias, err = loadVector(w, biasOf(name), m.Hidden)
+	if s.Bias {
+		bias, err = program.LoadVector(w, biasOf(name), m.Hidden)
 	}
 	return gain, bias, err
 }
@@ -74,40 +75,40 @@ func biasOf(weight string) string { return strings.TrimSuffix(weight, ".weight")
 
 // Normed writes to dst [rows, width of Weight] what enters the output matrix; x
 // is [rows, Hidden].
-func (r *Runner) Normed(h *Head, dst, x *tensor.Matrix) {
+func (h *Head) Normed(r *program.Runner, dst, x *tensor.Matrix) {
 	if dst.Rows != x.Rows || dst.Cols != h.Weight.Cols {
 		panic("decoder: norm of mismatched shapes")
 	}
 	n := dst
 	if h.project != nil {
-		n = r.matrix(x.Rows, x.Cols)
-		defer r.release(n)
+		n = r.Matrix(x.Rows, x.Cols)
+		defer r.Release(n)
 	}
-	r.bands(x.Rows, func(i0, i1 int) {
+	r.Bands(x.Rows, func(i0, i1 int) {
 		for i := i0; i < i1; i++ {
-			if h.spec.none {
+			if h.spec.None {
 				copy(n.Row(i), x.Row(i))
 			} else {
-				h.spec.norm.apply(n.Row(i), x.Row(i), h.gain, h.shift)
+				h.spec.Norm.Apply(n.Row(i), x.Row(i), h.gain, h.shift)
 			}
 		}
 	})
 	if h.project != nil {
-		tensor.Gemm(false, true, 1, n, h.project, 0, dst, r.workers)
+		tensor.Gemm(false, true, 1, n, h.project, 0, dst, r.Workers())
 	}
 }
 
 // Logits writes the logits of x, [rows, Hidden], to dst, [rows, Vocab].
 // Vocabularies are large: call it for some rows at a time.
-func (r *Runner) Logits(h *Head, dst, x *tensor.Matrix) {
-	n := r.matrix(x.Rows, h.Weight.Cols)
-	r.Normed(h, n, x)
-	tensor.Gemm(false, true, 1, n, h.Weight, 0, dst, r.workers)
-	r.release(n)
-	if h.Bias == nil && h.spec.scale == 0 && h.spec.cap == 0 {
+func (h *Head) Logits(r *program.Runner, dst, x *tensor.Matrix) {
+	n := r.Matrix(x.Rows, h.Weight.Cols)
+	h.Normed(r, n, x)
+	tensor.Gemm(false, true, 1, n, h.Weight, 0, dst, r.Workers())
+	r.Release(n)
+	if h.Bias == nil && h.spec.Scale == 0 && h.spec.Cap == 0 {
 		return
 	}
-	r.bands(dst.Rows, func(i0, i1 int) {
+	r.Bands(dst.Rows, func(i0, i1 int) {
 		for i := i0; i < i1; i++ {
 			if h.Bias != nil {
 				kernel.Axpy(1, h.Bias, dst.Row(i))
@@ -117,13 +118,13 @@ func (r *Runner) Logits(h *Head, dst, x *tensor.Matrix) {
 	})
 }
 
-func (s *headSpec) adjust(logits []float32) {
-	if s.scale != 0 {
-		kernel.Scale(logits, float32(s.scale))
+func (s *HeadSpec) adjust(logits []float32) {
+	if s.Scale != 0 {
+		kernel.Scale(logits, float32(s.Scale))
 	}
-	if s.cap != 0 {
+	if s.Cap != 0 {
 		for j, v := range logits {
-			logits[j] = float32(s.cap * math.Tanh(float64(v)/s.cap))
+			logits[j] = float32(s.Cap * math.Tanh(float64(v)/s.Cap))
 		}
 	}
 }
@@ -153,11 +154,11 @@ func KL(p, q []float32) float64 {
 
 // NLLs writes the negative log-likelihood of targets[i] under row i of logits
 // to dst. A negative target is skipped and gives 0.
-func (r *Runner) NLLs(dst []float64, logits *tensor.Matrix, targets []int32) {
+func NLLs(r *program.Runner, dst []float64, logits *tensor.Matrix, targets []int32) {
 	if len(dst) != logits.Rows || len(targets) != logits.Rows {
 		panic("decoder: targets and logits differ in number")
 	}
-	r.bands(logits.Rows, func(i0, i1 int) {
+	r.Bands(logits.Rows, func(i0, i1 int) {
 		for i := i0; i < i1; i++ {
 			dst[i] = 0
 			if targets[i] >= 0 {
@@ -168,11 +169,11 @@ func (r *Runner) NLLs(dst []float64, logits *tensor.Matrix, targets []int32) {
 }
 
 // KLs writes KL of each row of p and q to dst.
-func (r *Runner) KLs(dst []float64, p, q *tensor.Matrix) {
+func KLs(r *program.Runner, dst []float64, p, q *tensor.Matrix) {
 	if len(dst) != p.Rows || p.Rows != q.Rows || p.Cols != q.Cols {
 		panic("decoder: logits of mismatched shapes")
 	}
-	r.bands(p.Rows, func(i0, i1 int) {
+	r.Bands(p.Rows, func(i0, i1 int) {
 		for i := i0; i < i1; i++ {
 			dst[i] = KL(p.Row(i), q.Row(i))
 		}

@@ -11,6 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/golowbit/lowbit/internal/decoder"
+	"github.com/golowbit/lowbit/internal/decoder/arch"
+	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/safetensors"
 	"github.com/golowbit/lowbit/tensor"
 )
@@ -18,19 +20,19 @@ import (
 // Model is a whole model in memory.
 type Model struct {
 	*decoder.Model
-	Runner    *decoder.Runner
+	Runner    *program.Runner
 	Embedding *decoder.Embedding
-	Blocks    []*decoder.Block
+	Blocks    []*program.Block
 	Head      *decoder.Head
 }
 
 // Load reads the model of a config.json.
-func Load(t require.TestingT, config []byte, w decoder.Weights) *Model {
-	m, err := decoder.ParseConfig(config)
+func Load(t require.TestingT, config []byte, w program.Weights) *Model {
+	m, err := arch.ParseConfig(config)
 	require.NoError(t, err)
 	require.NoError(t, m.Fit(w))
 	require.NoError(t, m.CheckShapes(w))
-	l := &Model{Model: m, Runner: decoder.NewRunner(0)}
+	l := &Model{Model: m, Runner: program.NewRunner(0)}
 	l.Embedding, err = m.LoadEmbedding(w)
 	require.NoError(t, err)
 	for _, p := range m.Blocks {
@@ -53,12 +55,11 @@ func (l *Model) Hidden(t require.TestingT, ids []int32, seqLen int) *tensor.Matr
 	return x
 }
 
-
 // Logits returns the logits [len(ids), vocab] of one sequence.
 func (l *Model) Logits(t require.TestingT, ids []int32) *tensor.Matrix {
 	x := l.Hidden(t, ids, len(ids))
 	logits := tensor.New(len(ids), l.Vocab)
-	l.Runner.Logits(l.Head, logits, x)
+	l.Head.Logits(l.Runner, logits, x)
 	return logits
 }
 
@@ -91,7 +92,7 @@ func WriteRandom(t testing.TB, dir string, dtype safetensors.DType, dev float64,
 	t.Helper()
 	config, err := os.ReadFile(filepath.Join(dir, "config.json"))
 	require.NoError(t, err)
-	m, err := decoder.ParseConfig(config)
+	m, err := arch.ParseConfig(config)
 	require.NoError(t, err)
 	var plan []safetensors.TensorInfo
 	for _, s := range m.Tensors() {

@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel"
-	"github.com/golowbit/lowbit/internal/decoder"
+	"github.com/golowbit/lowbit/internal/decoder/arch"
 	"github.com/golowbit/lowbit/internal/decodertest"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
@@ -100,9 +100,9 @@ func TestArchitecturesAgree(t *testing.T) {
 			// What is read from the file is the model it was made from.
 			data, err := json.Marshal(c.config)
 			require.NoError(t, err)
-			want, err := decoder.ParseConfig(data)
+			want, err := arch.ParseConfig(data)
 			require.NoError(t, err)
-			got, err := decoder.ParseConfig(src.Config())
+			got, err := arch.ParseConfig(src.Config())
 			require.NoError(t, err)
 			if c.config["sliding_window"] != nil {
 				want.ModelType, want.MaxPosition, want.Windows = "llama", 256, nil

@@ -7,8 +7,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/golowbit/lowbit/checkpoint"
-	"github.com/golowbit/lowbit/internal/decoder"
 	"github.com/golowbit/lowbit/internal/decodertest"
+	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/tensor"
 )
 
@@ -88,7 +88,7 @@ func roundBlock(x []float32) (sum, stored float32) {
 
 // widened returns a block whose matrices take what apply returns: for Q8_1
 // the further columns hold the minima.
-func (r inputRounding) widened(t testing.TB, b *decoder.Block, src *checkpoint.Model) *decoder.Block {
+func (r inputRounding) widened(t testing.TB, b *program.Block, src *checkpoint.Model) *program.Block {
 	if r != roundQ81 {
 		return b
 	}
@@ -113,7 +113,7 @@ func (r inputRounding) widened(t testing.TB, b *decoder.Block, src *checkpoint.M
 // head rounded.
 func roundedLogits(t testing.TB, m *decodertest.Model, src *checkpoint.Model, ids []int32, linear, head inputRounding) *tensor.Matrix {
 	t.Helper()
-	r := decoder.NewRunner(0)
+	r := program.NewRunner(0)
 	r.Inputs = linear.apply
 	n := len(ids)
 	x := tensor.New(n, m.Model.Hidden)
@@ -122,7 +122,7 @@ func roundedLogits(t testing.TB, m *decodertest.Model, src *checkpoint.Model, id
 		require.NoError(t, r.Forward(linear.widened(t, b, src), x, n, nil))
 	}
 	h := tensor.New(n, m.Model.Hidden)
-	r.Normed(m.Head, h, x)
+	m.Head.Normed(r, h, x)
 	logits := tensor.New(n, m.Vocab)
 	tensor.Gemm(false, true, 1, head.apply(h), m.Head.Weight, 0, logits, 0)
 	return logits

@@ -14,7 +14,7 @@ package fold
 import (
 	"math"
 
-	"github.com/golowbit/lowbit/internal/decoder"
+	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/tensor"
 )
 
@@ -30,7 +30,7 @@ type Round func(tensor string, v float32) float32
 // divided by it. What computes the stage is multiplied by the factors. A nil
 // *Scales changes nothing.
 type Scales struct {
-	block  *decoder.Block
+	block  *program.Block
 	factor [][]float32         // by stage; nil if it has none
 	stored []map[string]vector // by stage: gains and biases with the factors
 }
@@ -44,13 +44,13 @@ type vector struct {
 
 // New returns Scales without factors for a block, which is not changed by
 // them.
-func New(b *decoder.Block) *Scales {
+func New(b *program.Block) *Scales {
 	return &Scales{block: b, factor: make([][]float32, len(b.Stages)), stored: make([]map[string]vector, len(b.Stages))}
 }
 
 // Mean reduces a statistic of the channels of a stage to one for each factor,
 // the mean over those that share it.
-func Mean(f *decoder.Fold, perChannel []float32) []float32 {
+func Mean(f *program.Fold, perChannel []float32) []float32 {
 	if f.Share == nil {
 		return perChannel
 	}
@@ -100,7 +100,7 @@ func (s *Scales) Set(stage int, factors []float64, round Round) bool {
 }
 
 // setBias rounds the bias of the linear before.
-func (s *Scales) setBias(stage int, f *decoder.Fold, round Round) {
+func (s *Scales) setBias(stage int, f *program.Fold, round Round) {
 	bias := s.block.Linear(f.Before).Bias
 	if bias == nil {
 		return
@@ -116,7 +116,7 @@ func (s *Scales) setBias(stage int, f *decoder.Fold, round Round) {
 }
 
 // setGain rounds the gain of the norm before.
-func (s *Scales) setGain(stage int, f *decoder.Fold, round Round) {
+func (s *Scales) setGain(stage int, f *program.Fold, round Round) {
 	index := f.Vectors()[0]
 	name, old := s.block.Vector(index)
 	stored := make([]float32, len(old))
@@ -143,7 +143,7 @@ func ratio(old, w, one float32, name string, round Round) (factor, stored float3
 }
 
 // setBoth multiplies gain and bias of the norm before by powers of two.
-func (s *Scales) setBoth(stage int, f *decoder.Fold, round Round) {
+func (s *Scales) setBoth(stage int, f *program.Fold, round Round) {
 	factor := s.factor[stage]
 	for i, w := range factor {
 		factor[i] = float32(math.Exp2(math.Round(math.Log2(float64(w)))))
@@ -306,7 +306,7 @@ func (s *Scales) Stored() map[string][]float32 {
 
 // Block returns the block with all factors folded into it: another block of
 // the same function.
-func (s *Scales) Block() *decoder.Block {
+func (s *Scales) Block() *program.Block {
 	b := s.block.Clone()
 	for i := range b.Linears {
 		l := b.Linear(i)

@@ -10,7 +10,8 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/golowbit/lowbit/checkpoint"
-	"github.com/golowbit/lowbit/internal/decoder"
+	"github.com/golowbit/lowbit/internal/decoder/arch"
+	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/safetensors"
 	"github.com/golowbit/lowbit/tensor"
 )
@@ -29,19 +30,19 @@ type shape struct {
 	bias                                          bool
 }
 
-func (s shape) block(t require.TestingT) *decoder.Program {
+func (s shape) block(t require.TestingT) *program.Program {
 	class := map[string]string{"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM", "gemma3_text": "Gemma3ForCausalLM"}
 	config := fmt.Sprintf(`{"architectures": [%q], "model_type": %q, "num_hidden_layers": 1, "vocab_size": 8,
 		"num_attention_heads": %d, "num_key_value_heads": %d, "head_dim": %d, "hidden_size": %d, "intermediate_size": %d,
 		"attention_bias": %v, "mlp_bias": %v}`, class[s.kind], s.kind, s.heads, s.kvHeads, s.headDim, s.hidden, s.intermediate, s.bias, s.bias)
-	m, err := decoder.ParseConfig([]byte(config))
+	m, err := arch.ParseConfig([]byte(config))
 	require.NoError(t, err)
 	return m.Blocks[0]
 }
 
 // randomWeights makes up a block's tensors; vectors are exact in a type.
 type randomWeights struct {
-	p     *decoder.Program
+	p     *program.Program
 	rng   *rand.Rand
 	round Round
 }
@@ -74,9 +75,9 @@ func (w randomWeights) Vector(name string) ([]float32, error) {
 	return v, nil
 }
 
-func forward(t require.TestingT, b *decoder.Block, x *tensor.Matrix, seq int) *tensor.Matrix {
+func forward(t require.TestingT, b *program.Block, x *tensor.Matrix, seq int) *tensor.Matrix {
 	y := x.Clone()
-	require.NoError(t, decoder.NewRunner(1).Forward(b, y, seq, nil))
+	require.NoError(t, program.NewRunner(1).Forward(b, y, seq, nil))
 	return y
 }
 
@@ -158,9 +159,9 @@ func TestFoldingPreservesTheFunction(t *testing.T) {
 	})
 }
 
-func observe(t require.TestingT, b *decoder.Block, x *tensor.Matrix) []*tensor.Matrix {
+func observe(t require.TestingT, b *program.Block, x *tensor.Matrix) []*tensor.Matrix {
 	seen := make([]*tensor.Matrix, len(b.Stages))
-	require.NoError(t, decoder.NewRunner(1).Forward(b, x.Clone(), 12, func(stage int, f *decoder.Frame) error {
+	require.NoError(t, program.NewRunner(1).Forward(b, x.Clone(), 12, func(stage int, f *program.Frame) error {
 		seen[stage] = f.Input(&b.Stages[stage]).Clone()
 		return nil
 	}))
@@ -243,7 +244,7 @@ func TestRealModel(t *testing.T) {
 	src, err := checkpoint.Open("../../testdata/tinyllama-2m")
 	require.NoError(t, err)
 	defer src.Close()
-	m, err := decoder.ParseConfig(src.Config())
+	m, err := arch.ParseConfig(src.Config())
 	require.NoError(t, err)
 	e, err := m.LoadEmbedding(src)
 	require.NoError(t, err)
@@ -255,7 +256,7 @@ func TestRealModel(t *testing.T) {
 	require.NoError(t, e.Embed(want, ids))
 	got := want.Clone()
 	rng := rand.New(rand.NewPCG(3, 3))
-	r := decoder.NewRunner(2)
+	r := program.NewRunner(2)
 	for _, p := range m.Blocks {
 		b, err := p.Load(src)
 		require.NoError(t, err)

@@ -7,14 +7,15 @@ import (
 	"context"
 
 	"github.com/golowbit/lowbit/internal/decoder"
+	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/tensor"
 )
 
 // Walk is a model on its way over windows of tokens.
 type Walk struct {
 	Model   *decoder.Model
-	Weights decoder.Weights
-	Runner  *decoder.Runner
+	Weights program.Weights
+	Runner  *program.Runner
 	SeqLen  int // tokens a window
 }
 
@@ -39,9 +40,9 @@ func Rows(m *tensor.Matrix, r0, r1 int) *tensor.Matrix { return m.View(r0, r1, 0
 
 // Blocks calls fn for the first n blocks in order. While it works on one the
 // next is read: the weights of two blocks are in memory.
-func (w *Walk) Blocks(ctx context.Context, n int, fn func(b *decoder.Block) error) error {
+func (w *Walk) Blocks(ctx context.Context, n int, fn func(b *program.Block) error) error {
 	type loaded struct {
-		block *decoder.Block
+		block *program.Block
 		err   error
 	}
 	ctx, cancel := context.WithCancel(ctx)
@@ -81,7 +82,7 @@ func (w *Walk) Blocks(ctx context.Context, n int, fn func(b *decoder.Block) erro
 
 // Batches calls fn for batches of whole windows, rows [r0, r1) of n.
 func (w *Walk) Batches(ctx context.Context, n int, fn func(r0, r1 int) error) error {
-	step := decoder.Batch(w.SeqLen)
+	step := program.Batch(w.SeqLen)
 	for r0 := 0; r0 < n; r0 += step {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -95,11 +96,11 @@ func (w *Walk) Batches(ctx context.Context, n int, fn func(r0, r1 int) error) er
 
 // Forward takes a stream [tokens, hidden] through a block, in place. observe, if
 // not nil, sees every stage, batch by batch: row0 is the batch's first row.
-func (w *Walk) Forward(ctx context.Context, b *decoder.Block, x *tensor.Matrix, observe func(stage, row0 int, f *decoder.Frame) error) error {
+func (w *Walk) Forward(ctx context.Context, b *program.Block, x *tensor.Matrix, observe func(stage, row0 int, f *program.Frame) error) error {
 	return w.Batches(ctx, x.Rows, func(r0, r1 int) error {
-		var o decoder.Observer
+		var o program.Observer
 		if observe != nil {
-			o = func(stage int, f *decoder.Frame) error { return observe(stage, r0, f) }
+			o = func(stage int, f *program.Frame) error { return observe(stage, r0, f) }
 		}
 		return w.Runner.Forward(b, Rows(x, r0, r1), w.SeqLen, o)
 	})
@@ -107,7 +108,7 @@ func (w *Walk) Forward(ctx context.Context, b *decoder.Block, x *tensor.Matrix, 
 
 // Stream is a residual stream [tokens, hidden] and the block it goes through.
 type Stream struct {
-	Block *decoder.Block
+	Block *program.Block
 	X     *tensor.Matrix
 }
 
@@ -117,7 +118,7 @@ type Visitor interface {
 	Wants(stage int) bool
 	// Observe shows a stage of a batch that begins at a row, one frame for
 	// each stream.
-	Observe(stage, row0 int, frames []*decoder.Frame) error
+	Observe(stage, row0 int, frames []*program.Frame) error
 	// Settle ends a stage once all batches were shown: weights of the linears
 	// that read it may change now, and those before it no longer.
 	Settle(stage int) error
@@ -129,8 +130,8 @@ type Visitor interface {
 func (w *Walk) Stages(ctx context.Context, streams []Stream, v Visitor) error {
 	p := streams[0].Block.Program
 	n := streams[0].X.Rows
-	batch := decoder.Batch(w.SeqLen)
-	frames := make([][]*decoder.Frame, (n+batch-1)/batch)
+	batch := program.Batch(w.SeqLen)
+	frames := make([][]*program.Frame, (n+batch-1)/batch)
 	for i := range frames {
 		for _, s := range streams {
 			x := Rows(s.X, i*batch, min((i+1)*batch, n))
@@ -159,8 +160,8 @@ func (w *Walk) Stages(ctx context.Context, streams []Stream, v Visitor) error {
 }
 
 // show brings the frames of a batch to a stage and shows them.
-func (w *Walk) show(stage, row0 int, streams []Stream, frames []*decoder.Frame, v Visitor) error {
-	there := make([]*decoder.Frame, len(frames))
+func (w *Walk) show(stage, row0 int, streams []Stream, frames []*program.Frame, v Visitor) error {
+	there := make([]*program.Frame, len(frames))
 	for k, f := range frames {
 		there[k] = w.Runner.ToStage(streams[k].Block, f, stage)
 	}

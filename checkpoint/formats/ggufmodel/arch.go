@@ -11,6 +11,7 @@ import (
 
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/decoder"
+	"github.com/golowbit/lowbit/internal/decoder/arch"
 	"github.com/golowbit/lowbit/tensor"
 )
 
@@ -59,14 +60,14 @@ type ropeScaling struct {
 // way Hugging Face does.
 func readShape(config json.RawMessage) (*modelShape, error) {
 	const written = "GGUF is written for llama, mistral, qwen2 and qwen3; use format lowbit or dense"
-	c, err := decoder.ParseConfig(config)
+	c, err := arch.ParseConfig(config)
 	if errors.Is(err, decoder.ErrUnsupported) {
 		return nil, fmt.Errorf("%s: %w", layout.ConfigFile, errors.Join(err, layout.Unsupported(written)))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", layout.ConfigFile, err)
 	}
-	if c.Arch.GGUF == nil {
+	if c.GGUF == nil {
 		return nil, fmt.Errorf("%s: %w", layout.ConfigFile, layout.Unsupported("%s: "+written, c.ModelType))
 	}
 	switch {
@@ -75,7 +76,7 @@ func readShape(config json.RawMessage) (*modelShape, error) {
 	case c.ModelType == "qwen3" && c.OBias:
 		return nil, layout.Unsupported("llama.cpp's qwen3 has no bias in o_proj")
 	case c.Activation != "" && c.Activation != "silu" && c.Activation != "swish":
-		return nil, layout.Unsupported("llama.cpp's %s has no %s activation", c.Arch.GGUF.Name, c.Activation)
+		return nil, layout.Unsupported("llama.cpp's %s has no %s activation", c.GGUF.Name, c.Activation)
 	case c.Rope.Dim != c.HeadDim:
 		return nil, layout.Unsupported("rotations of a part of each head are not written to GGUF")
 	case !slices.Contains([]string{"", "linear", "llama3"}, c.Rope.Scaling.Type):
@@ -83,7 +84,7 @@ func readShape(config json.RawMessage) (*modelShape, error) {
 	}
 	r := c.Rope.Scaling
 	m := &modelShape{
-		arch: c.Arch.GGUF.Name, layers: c.Layers, vocab: c.Vocab, hidden: c.Hidden, intermediate: c.Intermediate,
+		arch: c.GGUF.Name, layers: c.Layers, vocab: c.Vocab, hidden: c.Hidden, intermediate: c.Intermediate,
 		heads: c.Heads, kvHeads: c.KVHeads, headDim: c.HeadDim, context: c.MaxPosition,
 		normEps: c.NormEps, ropeTheta: c.Rope.Theta, tied: c.Tied,
 		scaling: ropeScaling{r.Type, r.Factor, r.LowFreqFactor, r.HighFreqFactor, r.OriginalMaxPosition},
@@ -98,7 +99,7 @@ func readShape(config json.RawMessage) (*modelShape, error) {
 
 // checkTensors holds the tensors of a model to its config.json.
 func checkTensors(o layout.Origin) error {
-	m, err := decoder.ParseConfig(o.Config())
+	m, err := arch.ParseConfig(o.Config())
 	if err != nil {
 		return err
 	}
@@ -107,7 +108,7 @@ func checkTensors(o layout.Origin) error {
 
 // checkConfig reports whether a config.json made from metadata is a model's.
 func checkConfig(config json.RawMessage) error {
-	_, err := decoder.ParseConfig(config)
+	_, err := arch.ParseConfig(config)
 	return err
 }
 

@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/golowbit/lowbit/checkpoint"
-	"github.com/golowbit/lowbit/internal/decoder"
+	"github.com/golowbit/lowbit/internal/decoder/arch"
 	"github.com/golowbit/lowbit/internal/gguf"
 )
 
@@ -201,7 +201,7 @@ func FuzzGGUF(f *testing.F) {
 		}
 		defer m.Close()
 		readEverything(t, m)
-		_, err = decoder.ParseConfig(m.Config())
+		_, err = arch.ParseConfig(m.Config())
 		require.NoError(t, err)
 		_, _ = fs.ReadFile(m.Files(), "tokenizer.json")
 	})

@@ -16,7 +16,7 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel"
 	"github.com/golowbit/lowbit/checkpoint/internal/formattest"
 	"github.com/golowbit/lowbit/checkpoint/layout"
-	"github.com/golowbit/lowbit/internal/decoder"
+	"github.com/golowbit/lowbit/internal/decoder/arch"
 	"github.com/golowbit/lowbit/internal/decodertest"
 	"github.com/golowbit/lowbit/internal/gguf"
 	"github.com/golowbit/lowbit/quant"
@@ -77,7 +77,7 @@ func TestGGUFRoundTrip(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			dir := ggufFolder(t, c.config)
 			src := openModel(t, dir)
-			config, err := decoder.ParseConfig(src.Config())
+			config, err := arch.ParseConfig(src.Config())
 			require.NoError(t, err)
 			weights := map[string]*quant.Weight{}
 			schemes := ggufmodel.Schemes()
@@ -93,7 +93,7 @@ func TestGGUFRoundTrip(t *testing.T) {
 			require.NoError(t, err)
 			defer opened.Source.Close()
 
-			back, err := decoder.ParseConfig(m.Config())
+			back, err := arch.ParseConfig(m.Config())
 			require.NoError(t, err)
 			config.DType = back.DType
 			require.Equal(t, config.Config, back.Config)
@@ -289,7 +289,7 @@ func TestGGUFAssembleRefuses(t *testing.T) {
 func TestGGUFContext(t *testing.T) {
 	src := openModel(t, ggufFolder(t, ggufmodel.SmallConfig("mistral", map[string]any{"sliding_window": 32})))
 	m := openModel(t, writeGGUFModel(t, src, ggufmodel.Format{}, nil))
-	c, err := decoder.ParseConfig(m.Config())
+	c, err := arch.ParseConfig(m.Config())
 	require.NoError(t, err)
 	require.Equal(t, "llama", c.ModelType)
 	require.Equal(t, 32, c.MaxPosition)

@@ -34,9 +34,33 @@ func Notes(format string, layers []layout.Layer) []layout.Note {
 	return notes
 }
 
+// together is what counts of a layer's neighbours.
+type together struct {
+	outs  map[string]int // outputs by layer, dense ones too
+	dense bool           // some layer is dense
+	mixed bool           // quantized layers differ in their scheme
+}
+
+func look(layers []layout.Layer) together {
+	all := together{outs: make(map[string]int, len(layers))}
+	var first *layout.Layer
+	for i, l := range layers {
+		all.outs[l.Name] = l.Out
+		switch {
+		case l.Dense:
+			all.dense = true
+		case first == nil:
+			first = &layers[i]
+		case schemeOf(l) != schemeOf(*first):
+			all.mixed = true
+		}
+	}
+	return all
+}
+
 // judge is the note of one engine.
 func judge(engine, format string, layers []layout.Layer) layout.Note {
-	n := layout.Note{Engine: engine, Accepted: true}
+	n, all := layout.Note{Engine: engine, Accepted: true}, look(layers)
 	verified, quantized := true, 0
 	var mixture Alike
 	var sharded []layout.Layer
@@ -46,7 +70,7 @@ func judge(engine, format string, layers []layout.Layer) layout.Note {
 		}
 		quantized++
 		r := find(engine, format, l)
-		reason, ok := r.verdict(l, layers)
+		reason, ok := r.verdict(l, all)
 		switch {
 		case !ok && n.Accepted:
 			n.Accepted, n.Reason, n.Layer, n.Layers, n.Verified = false, reason, l.Name, 1, r.Evidence.Versions
@@ -57,7 +81,7 @@ func judge(engine, format string, layers []layout.Layer) layout.Note {
 				n.Reason = reason
 			}
 			n.Versions = r.Only
-			if verified = verified && r.Evidence.Versions != ""; verified {
+			if verified = verified && r.tried(all) && usual(l); verified {
 				n.Verified = r.Evidence.Versions
 			} else {
 				n.Verified = ""
@@ -77,13 +101,29 @@ func judge(engine, format string, layers []layout.Layer) layout.Note {
 	if reason, evidence := mixture.refuses(layers); reason != "" {
 		return layout.Note{Engine: engine, Reason: reason, Verified: evidence}
 	}
-	for _, more := range []string{narrow(format, engine, layers), shards(sharded)} {
+	warning := narrow(format, engine, layers)
+	if warning != "" {
+		n.Verified = ""
+	}
+	for _, more := range []string{warning, shards(sharded)} {
 		if more != "" && n.Reason != "" {
 			n.Reason += "; "
 		}
 		n.Reason += more
 	}
 	return n
+}
+
+// tried tells whether what the row rests on had layers together like these.
+func (r Row) tried(all together) bool {
+	return r.Evidence.Versions != "" && !all.mixed && (r.Mixed || !all.dense)
+}
+
+// usual tells whether a layer's shape is of a kind that was tried: no short last
+// group, and sides that are multiples of 32.
+func usual(l layout.Layer) bool {
+	g := l.Scheme.GroupSize
+	return l.Out%32 == 0 && l.In%32 == 0 && (l.Scheme.Axis == quant.IC || g == quant.WholeLine || l.In%g == 0)
 }
 
 // find returns the first row that speaks of the layer.
@@ -107,13 +147,16 @@ func (r Row) speaksOf(l layout.Layer) bool {
 }
 
 // verdict is what the row says of a layer among others.
-func (r Row) verdict(l layout.Layer, all []layout.Layer) (reason string, loads bool) {
+func (r Row) verdict(l layout.Layer, all together) (reason string, loads bool) {
 	note := strings.NewReplacer("{bits}", strconv.Itoa(l.Scheme.Bits), "{group}", strconv.Itoa(l.Scheme.GroupSize),
 		"{out}", strconv.Itoa(l.Out), "{in}", strconv.Itoa(l.In)).Replace(r.Note)
 	if !r.Loads {
 		return note, false
 	}
 	if broken := r.Needs.broken(l, all, r.Mixture == FusedAlike); broken != "" {
+		if r.Needs.Hint != "" {
+			broken += "; " + r.Needs.Hint
+		}
 		if r.Index == WithIndex {
 			broken += ", with a group index; quantize with static groups"
 		}
@@ -126,17 +169,15 @@ func (r Row) verdict(l layout.Layer, all []layout.Layer) (reason string, loads b
 }
 
 // broken says which of the needs a layer does not meet, "" if it meets them.
-func (n Needs) broken(l layout.Layer, all []layout.Layer, fused bool) string {
+func (n Needs) broken(l layout.Layer, all together, fused bool) string {
 	g, out, what := l.Scheme.GroupSize, l.Out, ""
 	if name, members, ok := vllm.FusedWith(l.Name); ok && fused {
-		together := 0
-		for _, m := range all {
-			if slices.Contains(members, m.Name) {
-				together += m.Out
-			}
+		sum := 0
+		for _, m := range members {
+			sum += all.outs[m]
 		}
-		if together > out {
-			out, what = together, " of "+name[strings.LastIndexByte(name, '.')+1:]
+		if sum > out {
+			out, what = sum, " of "+name[strings.LastIndexByte(name, '.')+1:]
 		}
 	}
 	whole := g == quant.WholeLine

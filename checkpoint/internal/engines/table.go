@@ -31,6 +31,7 @@ type Needs struct {
 	GroupBy     int // multiple of which the group size must be
 	GroupsIn    bool
 	GroupsOut   bool // the group size must divide the outputs
+	Hint        string
 }
 
 // Alike is what the linears of a model must have in common for an engine.
@@ -70,6 +71,7 @@ type Row struct {
 	HalfScale bool // the engine converts scales to the model's type
 	Shard     bool // tensor parallelism cuts between groups
 	Evidence  Evidence
+	Mixed     bool // tried with a linear of one block dense as well
 }
 
 // What was loaded, and where.
@@ -95,7 +97,7 @@ var (
 	usualGroups    = []int{32, 64, 128}
 	tileNeeds      = Needs{GroupsIn: true}
 	indexNeeds     = Needs{InBy: 128, OutBy: 64, GroupsIn: true}
-	awqKernelNeeds = Needs{GroupBy: 32, OutBy: 64, GroupsOut: true}
+	awqKernelNeeds = Needs{GroupBy: 32, OutBy: 64, GroupsOut: true, Hint: "groups of 32, 64, 128 or whole rows (-1) run with Marlin"}
 )
 
 const (
@@ -147,7 +149,7 @@ var Table = []Row{
 	{Engine: layout.EngineVLLM, Formats: gptqNames, Bits: []int{2, 3},
 		Note: "takes gptq only with 4 or 8 bits, not {bits}; format compressed-tensors holds 2 to 8 for it"},
 	{Engine: layout.EngineVLLM, Formats: gptqNames, Groups: marlinGroups, Index: WithIndex, Needs: indexNeeds, Mixture: FusedAlike, Loads: true, Shard: true, Note: indexNote},
-	{Engine: layout.EngineVLLM, Formats: gptqNames, Bits: []int{4}, Groups: marlinGroups, Needs: tileNeeds, Mixture: FusedAlike, Loads: true, HalfScale: true, Shard: true, Evidence: vllmCPU},
+	{Engine: layout.EngineVLLM, Formats: gptqNames, Bits: []int{4}, Groups: marlinGroups, Needs: tileNeeds, Mixture: FusedAlike, Loads: true, HalfScale: true, Shard: true, Evidence: vllmCPU, Mixed: true},
 	{Engine: layout.EngineVLLM, Formats: gptqNames, Bits: []int{8}, Groups: marlinGroups, Needs: tileNeeds, Mixture: FusedAlike, Loads: true, HalfScale: true, Shard: true},
 	{Engine: layout.EngineVLLM, Formats: gptqNames, Note: "takes groups of 32, 64, 128 or whole rows (-1), not {group}"},
 	{Engine: layout.EngineTransformers, Formats: gptqNames, Bits: []int{4}, Groups: usualGroups, Index: NoIndex, Mixture: OneScheme, Loads: true, Note: needsGPTQ, Evidence: optimum},
@@ -155,7 +157,7 @@ var Table = []Row{
 	{Engine: layout.EngineTransformers, Formats: gptqNames, Mixture: OneScheme, Loads: true, Note: needsGPTQ},
 	{Engine: layout.EngineGPTQModel, Formats: []string{"gptq_v1"}, Symmetry: Asymmetric, Evidence: gptqModel,
 		Note: "refuses asymmetric version 1 files that it did not write; use format gptq_v2"},
-	{Engine: layout.EngineGPTQModel, Formats: gptqNames, Bits: []int{4}, Groups: usualGroups, Index: NoIndex, Loads: true, Evidence: gptqModel},
+	{Engine: layout.EngineGPTQModel, Formats: gptqNames, Bits: []int{4}, Groups: usualGroups, Index: NoIndex, Loads: true, Evidence: gptqModel, Mixed: true},
 	{Engine: layout.EngineGPTQModel, Formats: gptqNames, Loads: true},
 	{Engine: layout.EngineLlamaCPP, Formats: gptqNames, Note: sourceOnly},
 	{Engine: layout.EngineMLX, Formats: gptqNames, Note: "stops with an error (g_idx)", Evidence: mlx},

@@ -6,7 +6,9 @@ import (
 
 	"github.com/golowbit/lowbit/gptq"
 	"github.com/golowbit/lowbit/internal/decoder"
+	"github.com/golowbit/lowbit/internal/decoder/arch"
 	"github.com/golowbit/lowbit/internal/kernel"
+	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/tensor"
 )
@@ -126,7 +128,7 @@ func (s *suite) rtn(ctx context.Context) error {
 // such blocks) on windows of 2048 tokens, attention included.
 func (s *suite) forward(ctx context.Context) error {
 	const blocks = 22
-	m, err := decoder.ParseConfig(fmt.Appendf(nil, `{"model_type": "llama", "hidden_size": %d, "intermediate_size": %d,
+	m, err := arch.ParseConfig(fmt.Appendf(nil, `{"model_type": "llama", "hidden_size": %d, "intermediate_size": %d,
 		"num_hidden_layers": 1, "num_attention_heads": %d, "num_key_value_heads": %d, "head_dim": 64, "vocab_size": 32000}`,
 		64*max(32/s.o.Shrink, 1), 64*max(88/s.o.Shrink, 1), max(32/s.o.Shrink, 1), max(4/s.o.Shrink, 1)))
 	if err != nil {
@@ -142,7 +144,7 @@ func (s *suite) forward(ctx context.Context) error {
 	for _, l := range m.Blocks[0].Linears {
 		flops += 2 * float64(l.Out) * float64(l.In)
 	}
-	r := decoder.NewRunner(s.threads)
+	r := program.NewRunner(s.threads)
 	x := tensor.FromSlice(tokens, c.Hidden, s.noise(tokens*c.Hidden))
 	y := tensor.New(tokens, c.Hidden)
 	t, err := s.time(ctx, func() error {

@@ -1,0 +1,43 @@
+package dense
+
+import (
+	"github.com/golowbit/lowbit/internal/decoder"
+	"github.com/golowbit/lowbit/internal/decoder/arch/spec"
+	"github.com/golowbit/lowbit/internal/program"
+)
+
+// stablelmArch is StableLM 2 (arXiv 2402.17834): Llama's block with LayerNorms, a
+// quarter of each head rotated, and in some a norm for each head of q and k, or
+// attention and MLP side by side.
+func stablelmArch() *spec.Architecture {
+	return &spec.Architecture{
+		Classes: []string{"StableLmForCausalLM"}, Type: "stablelm",
+		Read: func(f *spec.Fields, c *decoder.Config) func(*spec.Builder) {
+			spec.ReadShape(c, f, 32, 0)
+			c.NormEps = f.Float("layer_norm_eps", 1e-5)
+			c.QKVBias = f.Bool("use_qkv_bias", false)
+			c.QKNorm = f.Bool("qk_layernorm", false)
+			parallel := f.Bool("use_parallel_residual", false)
+			c.Rope = spec.ReadPartialRope(c, f, spec.FullAttention, 10000, 0.25)
+			norm := program.Norm{Layer: true, Bias: true}
+			c.Head.Norm = norm
+			act := spec.ReadActivation(f, "hidden_act", "silu")
+			return func(b *spec.Builder) {
+				h := b.Norm(program.Stream, "input_layernorm", norm)
+				q, k, v := b.QKV(h)
+				if c.QKNorm {
+					b.HeadNorms(q, "self_attn.q_layernorm.norms.%d", program.Norm{Layer: true})
+					b.HeadNorms(k, "self_attn.k_layernorm.norms.%d", program.Norm{Layer: true})
+				}
+				b.Rotate(q, c.Rope)
+				b.Rotate(k, c.Rope)
+				a := b.Attend(program.Attention{Q: q, K: k, V: v})
+				b.AddLinear(program.Stream, a, "self_attn.o_proj", false)
+				if !parallel {
+					h = b.Norm(program.Stream, "post_attention_layernorm", norm)
+				}
+				b.GatedMLP(program.Stream, h, "mlp.", act)
+			}
+		},
+	}
+}

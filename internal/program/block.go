@@ -1,0 +1,369 @@
+package program
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/golowbit/lowbit/tensor"
+)
+
+// Weights gives a model's tensors by name, finite.
+type Weights interface {
+	Matrix(name string) (*tensor.Matrix, error) // two dimensions, dense float32
+	Vector(name string) ([]float32, error)      // one dimension
+	// Rows are the entries i0 <= i < i1 of the first dimension of a tensor of any
+	// dimensions, one after the other, in dst's memory where that suffices.
+	Rows(name string, i0, i1 int, dst []float32) ([]float32, error)
+	Has(name string) bool
+	Shape(name string) ([]int, bool)
+}
+
+// Quantized is implemented by Weights that hold some layers quantized: it tells
+// whether Matrix gives a weight, name, as [Out, In] although the architecture
+// stores it otherwise (see Slice).
+type Quantized interface{ QuantizedWeight(name string) bool }
+
+// asOwn tells whether a layer is stored as a tensor of its own.
+func (l LinearInfo) asOwn(w Weights) bool {
+	if l.Slice == nil {
+		return true
+	}
+	if q, ok := w.(Quantized); ok && q.QuantizedWeight(l.WeightName()) {
+		return true
+	}
+	if l.Slice.Weight == l.WeightName() {
+		return false
+	}
+	return w.Has(l.WeightName()) || l.Slice.Optional && !w.Has(l.Slice.Weight)
+}
+
+// Linear is y = x Weightᵀ + Bias.
+type Linear struct {
+	Weight *tensor.Matrix // [out, in]
+	Bias   []float32      // [out], or nil
+}
+
+// Block is a Program with weights. It holds nothing but weights: a Clone with
+// another Weight in one of its linears is another block.
+type Block struct {
+	*Program
+	linears []Linear
+	params  []*tensor.Matrix // vectors have one row
+}
+
+// Clone returns a block that shares all weights.
+func (b *Block) Clone() *Block {
+	c := *b
+	c.linears = append([]Linear(nil), b.linears...)
+	c.params = append([]*tensor.Matrix(nil), b.params...)
+	return &c
+}
+
+// Linear returns a linear layer of the block, to be read or replaced.
+func (b *Block) Linear(i int) *Linear { return &b.linears[i] }
+
+// Vector returns the name and the content of a gain or bias.
+func (b *Block) Vector(i int) (name string, v []float32) { return b.paramName(i), b.params[i].Data }
+
+// SetVector replaces a gain or bias.
+func (b *Block) SetVector(i int, v []float32) { b.params[i] = tensor.FromSlice(1, len(v), v) }
+
+// Load reads a block's weights and checks that all are there and have the
+// shapes that the configuration asks for.
+func (p *Program) Load(w Weights) (*Block, error) {
+	b := &Block{Program: p, linears: make([]Linear, len(p.Linears)), params: make([]*tensor.Matrix, len(p.params))}
+	var err error
+	for i, t := range p.params {
+		if t.optional && !w.Has(p.paramName(i)) {
+			continue
+		}
+		if b.params[i], err = loadParam(w, p.paramName(i), t.shape); err != nil {
+			return nil, err
+		}
+	}
+	for _, path := range p.absent {
+		if err := checkNoEffect(w, p.prefix+path); err != nil {
+			return nil, err
+		}
+	}
+	for i, info := range p.Linears {
+		l := &b.linears[i]
+		if l.Weight, err = loadWeight(w, info); err != nil {
+			return nil, err
+		}
+		if l.Bias, err = loadBias(w, info); err != nil {
+			return nil, err
+		}
+	}
+	return b, nil
+}
+
+// CheckShapes compares the shapes of all tensors of the block with what the
+// program wants.
+func (p *Program) CheckShapes(w Weights) error {
+	for i, t := range p.params {
+		if t.optional && !w.Has(p.paramName(i)) {
+			continue
+		}
+		if err := CheckShape(w, p.paramName(i), t.shape...); err != nil {
+			return err
+		}
+	}
+	for _, l := range p.Linears {
+		s := l.Stored()
+		if l.asOwn(w) {
+			s = Slice{Weight: l.WeightName(), Bias: s.Bias, Outputs: l.Out, Step: 1}
+		}
+		if err := CheckShape(w, s.Weight, s.WeightShape(l.In)...); err != nil {
+			return err
+		}
+		if l.Bias && (s.Bias == l.BiasName() || !w.Has(l.BiasName())) {
+			if err := CheckShape(w, s.Bias, s.BiasShape()...); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// CheckShape compares the shape of a tensor with what is wanted.
+func CheckShape(w Weights, name string, want ...int) error {
+	got, ok := w.Shape(name)
+	if !ok {
+		return fmt.Errorf("tensor %q: missing, want shape %v%s", name, want, beside(w, name))
+	}
+	same := len(got) == len(want)
+	for i := 0; same && i < len(want); i++ {
+		same = got[i] == want[i]
+	}
+	if !same {
+		return fmt.Errorf("tensor %q: shape %v, want %v", name, got, want)
+	}
+	return nil
+}
+
+func loadParam(w Weights, name string, shape []int) (*tensor.Matrix, error) {
+	switch {
+	case len(shape) == 2:
+		return LoadMatrix(w, name, shape[0], shape[1])
+	case len(shape) > 2:
+		if err := CheckShape(w, name, shape...); err != nil {
+			return nil, err
+		}
+		v, err := w.Rows(name, 0, shape[0], nil)
+		if err != nil {
+			return nil, err
+		}
+		return tensor.FromSlice(shape[0], len(v)/shape[0], v), nil
+	}
+	v, err := LoadVector(w, name, shape[0])
+	if err != nil {
+		return nil, err
+	}
+	return tensor.FromSlice(1, len(v), v), nil
+}
+
+// LoadMatrix reads a matrix, rows x cols.
+func LoadMatrix(w Weights, name string, rows, cols int) (*tensor.Matrix, error) {
+	if err := CheckShape(w, name, rows, cols); err != nil {
+		return nil, err
+	}
+	m, err := w.Matrix(name)
+	if err != nil {
+		return nil, err
+	}
+	if m.Rows != rows || m.Cols != cols {
+		return nil, fmt.Errorf("tensor %q: shape [%d %d], want [%d %d]", name, m.Rows, m.Cols, rows, cols)
+	}
+	return m, nil
+}
+
+// loadWeight reads a linear layer's weight as [Out, In] from where it lies.
+func loadWeight(w Weights, l LinearInfo) (*tensor.Matrix, error) {
+	if l.asOwn(w) {
+		return LoadMatrix(w, l.WeightName(), l.Out, l.In)
+	}
+	s := l.Stored()
+	shape := s.WeightShape(l.In)
+	stored, err := loadStored(w, s, shape)
+	if err != nil || s.whole(l.Out) {
+		return stored, err
+	}
+	m := tensor.New(l.Out, l.In)
+	for i := range m.Rows {
+		o := s.Output0 + i*s.Step
+		if !s.Transposed {
+			copy(m.Row(i), stored.Row(o))
+			continue
+		}
+		for j := range m.Row(i) {
+			m.Data[i*m.Stride+j] = stored.Data[j*stored.Stride+o]
+		}
+	}
+	return m, nil
+}
+
+// loadStored reads a stored matrix: a tensor, or one of the experts in it.
+func loadStored(w Weights, s Slice, shape []int) (*tensor.Matrix, error) {
+	if s.Experts == 0 {
+		return LoadMatrix(w, s.Weight, shape[0], shape[1])
+	}
+	if err := CheckShape(w, s.Weight, shape...); err != nil {
+		return nil, err
+	}
+	v, err := w.Rows(s.Weight, s.Expert, s.Expert+1, nil)
+	if err != nil {
+		return nil, err
+	}
+	return tensor.FromSlice(shape[1], shape[2], v), nil
+}
+
+// LoadVector reads a vector of n elements.
+func LoadVector(w Weights, name string, n int) ([]float32, error) {
+	if err := CheckShape(w, name, n); err != nil {
+		return nil, err
+	}
+	v, err := w.Vector(name)
+	if err != nil {
+		return nil, err
+	}
+	if len(v) != n {
+		return nil, fmt.Errorf("tensor %q: %d elements, want %d", name, len(v), n)
+	}
+	return v, nil
+}
+
+// loadBias loads a bias that is there only if the configuration says so. One
+// that is there against the configuration is let pass only if it is all zeros
+// and so has no effect: to ignore another would run another model.
+func loadBias(w Weights, l LinearInfo) ([]float32, error) {
+	s := l.Stored()
+	switch {
+	case !l.Bias:
+		return nil, checkNoEffect(w, l.BiasName())
+	case s.Bias == l.BiasName() || w.Has(l.BiasName()):
+		return LoadVector(w, l.BiasName(), l.Out)
+	}
+	if err := CheckShape(w, s.Bias, s.BiasShape()...); err != nil {
+		return nil, err
+	}
+	v, err := w.Rows(s.Bias, s.Expert, s.Expert+1, nil)
+	if err != nil {
+		return nil, err
+	}
+	bias := make([]float32, l.Out)
+	for i := range bias {
+		bias[i] = v[s.Output0+i*s.Step]
+	}
+	return bias, nil
+}
+
+// checkNoEffect fails if a vector is there and not all zeros.
+func checkNoEffect(w Weights, name string) error {
+	if !w.Has(name) {
+		return nil
+	}
+	v, err := w.Vector(name)
+	if err != nil {
+		return err
+	}
+	for _, x := range v {
+		if x != 0 {
+			return fmt.Errorf("tensor %q: not foreseen by config.json, but present and not zero", name)
+		}
+	}
+	return nil
+}
+
+// Shape returns the shape of a tensor of the block; ok is false if the program
+// has none of that name.
+func (p *Program) Shape(name string) (shape []int, ok bool) {
+	for i := range p.params {
+		if p.paramName(i) == name {
+			return p.params[i].shape, true
+		}
+	}
+	for _, l := range p.Linears {
+		switch {
+		case l.WeightName() == name:
+			return []int{l.Out, l.In}, true
+		case l.Bias && l.BiasName() == name:
+			return []int{l.Out}, true
+		}
+	}
+	return nil, false
+}
+
+// TensorShape is a tensor that a model needs.
+type TensorShape struct {
+	Name  string
+	Shape []int
+}
+
+// Tensors lists the tensors of the block as they are stored where nothing is
+// quantized. What layers share is listed for each.
+func (p *Program) Tensors() []TensorShape {
+	var all []TensorShape
+	for i, t := range p.params {
+		all = append(all, TensorShape{p.paramName(i), t.shape})
+	}
+	for _, l := range p.Linears {
+		s := l.Stored()
+		all = append(all, TensorShape{s.Weight, s.WeightShape(l.In)})
+		if s.Bias != "" {
+			all = append(all, TensorShape{s.Bias, s.BiasShape()})
+		}
+	}
+	return all
+}
+
+// Under returns the name of a tensor of the block that is there if names begin with
+// another prefix, "" if there is none.
+func (p *Program) Under(w Weights, prefix string) string {
+	for _, t := range p.params {
+		if name := prefix + t.path; w.Has(name) {
+			return name
+		}
+	}
+	for _, l := range p.Linears {
+		for _, path := range []string{l.Path + ".weight", strings.TrimPrefix(l.Stored().Weight, p.prefix)} {
+			if name := prefix + path; w.Has(name) {
+				return name
+			}
+		}
+	}
+	return ""
+}
+
+// Rename gives the block's tensors names with another prefix.
+func (p *Program) Rename(prefix string) {
+	old := p.prefix
+	p.prefix = prefix
+	for i := range p.Linears {
+		l := &p.Linears[i]
+		l.Name = prefix + l.Path
+		if l.Slice == nil {
+			continue
+		}
+		s := *l.Slice
+		for _, name := range []*string{&s.Weight, &s.Bias} {
+			if rest, ok := strings.CutPrefix(*name, old); ok {
+				*name = prefix + rest
+			}
+		}
+		l.Slice = &s
+	}
+}
+
+// Settle leaves layers that may lie in tensors with several their Slice only if
+// they do.
+func (p *Program) Settle(w Weights) {
+	for i := range p.Linears {
+		if l := &p.Linears[i]; l.Slice != nil && l.Slice.Weight != l.WeightName() && l.asOwn(w) {
+			l.Slice = nil
+		}
+	}
+}
+
+// Width is how wide the residual stream is.
+func (p *Program) Width() int { return p.regs[Stream].width }

@@ -1,0 +1,351 @@
+package program
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/golowbit/lowbit/internal/kernel"
+	"github.com/golowbit/lowbit/tensor"
+)
+
+// routing is which tokens of a frame go to which expert.
+type routing struct {
+	rows    [][]int32   // by expert, ascending
+	weights [][]float32 // of what the expert gives, by expert
+}
+
+// Router says how a router scores experts for a token, which it takes, and
+// with what weights (Shazeer et al., arXiv 1701.06538; Jiang et al., Mixtral,
+// arXiv 2401.04088; DeepSeek-V3, arXiv 2412.19437, section 2.1.2).
+type Router struct {
+	Experts, Top int
+	Bias         bool // the logits have a bias
+
+	// Scores are the softmax of the logits; with Sigmoid the sigmoid of each; with
+	// OfChosen the logits themselves, and weights are the softmax over the chosen.
+	Sigmoid, OfChosen bool
+	// Correction is a vector that is added to scores for the choice alone, "" for
+	// none; CorrectionShape its shape if it is not [experts].
+	Correction      string
+	CorrectionShape []int
+	// Of equal groups of experts only the best few are chosen from: by their best
+	// score, or with Pairs by the sum of their two best. 0 means no groups.
+	Groups, TopGroups int
+	Pairs             bool
+	// Renormalize divides weights by their sum, which is taken as no less than
+	// floor; plus is added to it. Then they are multiplied by factor; 0 means 1.
+	Renormalize bool
+	Floor, Plus float32
+	Factor      float64
+	// Jitter is the threshold of SparseMixer (arXiv 2409.12136), 0 for the rest.
+	Jitter float64
+}
+
+// routerOp sends tokens to experts.
+type routerOp struct {
+	Router
+	src        Reg
+	id         int // of its routing in the frame
+	weight     int // parameter [experts, width]
+	shift      int // bias of the logits, or -1
+	correction int // or -1
+}
+
+// Router adds a softmax router and returns its number.
+func (b *Builder) Router(src Reg, path string, experts, top int, renormalize bool) int {
+	return b.Route(src, path, Router{Experts: experts, Top: top, Renormalize: renormalize})
+}
+
+// Route adds a router and returns its number. path is without ".weight".
+func (b *Builder) Route(src Reg, path string, s Router) int {
+	id := b.routers()
+	o := &routerOp{
+		Router: s, src: src, id: id, weight: b.Param(path+".weight", s.Experts, b.Width(src)),
+		shift: -1, correction: -1,
+	}
+	if s.Bias {
+		o.shift = b.Param(path+".bias", s.Experts)
+	}
+	if s.Correction != "" {
+		shape := s.CorrectionShape
+		if shape == nil {
+			shape = []int{s.Experts}
+		}
+		o.correction = b.Param(s.Correction, shape...)
+	}
+	b.do(o)
+	return id
+}
+
+// routers counts the routers so far.
+func (b *Builder) routers() int {
+	n := 0
+	for _, o := range b.p.ops {
+		if _, ok := o.(*routerOp); ok {
+			n++
+		}
+	}
+	return n
+}
+
+func (o *routerOp) reads() []Reg  { return []Reg{o.src} }
+func (o *routerOp) writes() []Reg { return nil }
+
+func (o *routerOp) run(x *exec) {
+	src := x.reg(o.src)
+	scores := x.r.Matrix(src.Rows, o.Experts)
+	tensor.Gemm(false, true, 1, src, x.b.params[o.weight], 0, scores, x.r.workers)
+	chosen := make([]int32, src.Rows*o.Top)
+	shift, correction := x.vector(o.shift), x.vector(o.correction)
+	x.rows(src.Rows, func(i int) {
+		p := scores.Row(i)
+		if shift != nil {
+			kernel.Axpy(1, shift, p)
+		}
+		copy(chosen[i*o.Top:], o.choose(p, correction))
+	})
+	x.route(o.id, o.Experts, o.Top, chosen, scores)
+	x.r.Release(scores)
+}
+
+// choose returns the experts for logits p and leaves their weights in p.
+func (o *routerOp) choose(p, correction []float32) []int32 {
+	switch {
+	case o.Jitter > 0:
+		return o.sparseMixer(p)
+	case o.OfChosen:
+		best := topK(p, o.Top)
+		chosen := make([]float32, len(best))
+		for j, e := range best {
+			chosen[j] = p[e]
+		}
+		softmax(chosen)
+		for j, e := range best {
+			p[e] = chosen[j]
+		}
+		return best
+	case o.Sigmoid:
+		Sigmoid.apply(p)
+	default:
+		softmax(p)
+	}
+	choice := p
+	if correction != nil {
+		choice = append([]float32(nil), p...)
+		kernel.Axpy(1, correction, choice)
+	}
+	if o.Groups > 1 {
+		choice = o.limit(choice)
+		if !o.Pairs {
+			for e, v := range choice {
+				p[e] = max(v, 0) // not of groups that are left out
+			}
+		}
+	}
+	best := topK(choice, o.Top)
+	var sum float32
+	for _, e := range best {
+		sum += p[e]
+	}
+	if o.Renormalize {
+		sum = max(sum, o.Floor) + o.Plus
+		for _, e := range best {
+			p[e] /= sum
+		}
+	}
+	if o.Factor != 0 {
+		for _, e := range best {
+			p[e] *= float32(o.Factor)
+		}
+	}
+	return best
+}
+
+// limit returns the scores with those of all but the best groups at -infinity.
+func (o *routerOp) limit(scores []float32) []float32 {
+	out := append([]float32(nil), scores...)
+	size := o.Experts / o.Groups
+	ranks := make([]float32, o.Groups)
+	none := float32(math.Inf(-1))
+	for g := range ranks {
+		best, second := none, none
+		for _, v := range out[g*size : (g+1)*size] {
+			if v > best {
+				best, second = v, best
+			} else if v > second {
+				second = v
+			}
+		}
+		if ranks[g] = best; o.Pairs {
+			ranks[g] += second
+		}
+	}
+	keep := topK(ranks, o.TopGroups)
+	for g := range ranks {
+		if !slices.Contains(keep, int32(g)) {
+			for e := g * size; e < (g+1)*size; e++ {
+				out[e] = none
+			}
+		}
+	}
+	return out
+}
+
+// sparseMixer takes the two best. The weight of each is its share in the softmax
+// over those that come close to it: within twice the jitter relative to the larger
+// of the best logit and their own size. What was taken first is left out for the
+// second.
+func (o *routerOp) sparseMixer(p []float32) []int32 {
+	logits := append([]float32(nil), p...)
+	left := append([]float32(nil), p...)
+	chosen := make([]int32, 0, 2)
+	for range 2 {
+		first := topK(left, 1)[0]
+		top := left[first]
+		var sum float64
+		for e, v := range left {
+			size := max(float32(math.Abs(float64(logits[e]))), top)
+			if (top-logits[e])/size <= float32(2*o.Jitter) {
+				sum += math.Exp(float64(v) - float64(top))
+			}
+		}
+		p[first] = float32(1 / sum)
+		left[first] = float32(math.Inf(-1))
+		chosen = append(chosen, first)
+	}
+	slices.Sort(chosen)
+	return chosen
+}
+
+// softmax sets p to exp(p)/Σ exp(p).
+func softmax(p []float32) {
+	_, top := kernel.MinMax(p)
+	kernel.Scale(p, 1/kernel.ExpShift(p, 1, top))
+}
+
+// topK returns the indices of the k largest, of equals the first, ascending.
+func topK(p []float32, k int) []int32 {
+	order := make([]int32, len(p))
+	for i := range order {
+		order[i] = int32(i)
+	}
+	slices.SortStableFunc(order, func(a, b int32) int { return cmp.Compare(p[b], p[a]) })
+	order = order[:k]
+	slices.Sort(order)
+	return order
+}
+
+// route records which rows go to which expert, with the weights at [row, expert].
+func (x *exec) route(id, experts, top int, chosen []int32, weights *tensor.Matrix) {
+	r := &routing{rows: make([][]int32, experts), weights: make([][]float32, experts)}
+	for i := range weights.Rows {
+		for _, e := range chosen[i*top : (i+1)*top] {
+			r.rows[e] = append(r.rows[e], int32(i))
+			r.weights[e] = append(r.weights[e], weights.At(i, int(e)))
+		}
+	}
+	for len(x.f.routes) <= id {
+		x.f.routes = append(x.f.routes, nil)
+	}
+	x.f.routes[id] = r
+}
+
+// gatherOp takes the rows of an expert.
+type gatherOp struct{ dst, src Reg }
+
+// Gather makes a register with the tokens that a router sends to an expert.
+func (b *Builder) Gather(src Reg, router, expert int) Reg {
+	dst := b.Reg(b.Width(src))
+	b.p.regs[dst].router, b.p.regs[dst].expert = router, expert
+	b.do(&gatherOp{dst, src})
+	return dst
+}
+
+func (o *gatherOp) reads() []Reg  { return []Reg{o.src} }
+func (o *gatherOp) writes() []Reg { return []Reg{o.dst} }
+
+func (o *gatherOp) run(x *exec) {
+	src, dst, d := x.reg(o.src), x.write(o.dst), x.f.p.regs[o.dst]
+	for i, row := range x.f.routes[d.router].rows[d.expert] {
+		copy(dst.Row(i), src.Row(int(row)))
+	}
+}
+
+// scatterOp adds what an expert gives, weighted, to its tokens.
+type scatterOp struct{ dst, src Reg }
+
+// Scatter adds a register with an expert's tokens to one with all tokens.
+func (b *Builder) Scatter(dst, src Reg) { b.do(&scatterOp{dst, src}) }
+
+func (o *scatterOp) reads() []Reg  { return []Reg{o.src, o.dst} }
+func (o *scatterOp) writes() []Reg { return []Reg{o.dst} }
+
+func (o *scatterOp) run(x *exec) {
+	src, dst, d := x.reg(o.src), x.reg(o.dst), x.f.p.regs[o.src]
+	r := x.f.routes[d.router]
+	for i, row := range r.rows[d.expert] {
+		kernel.Axpy(r.weights[d.expert][i], src.Row(i), dst.Row(int(row)))
+	}
+}
+
+// zeroOp clears a register.
+type zeroOp struct{ dst Reg }
+
+// Zeros makes a register of zeros for all tokens.
+func (b *Builder) Zeros(width int) Reg {
+	dst := b.Reg(width)
+	b.do(&zeroOp{dst})
+	return dst
+}
+
+func (o *zeroOp) reads() []Reg  { return nil }
+func (o *zeroOp) writes() []Reg { return []Reg{o.dst} }
+func (o *zeroOp) run(x *exec)   { x.write(o.dst).Zero() }
+
+// ExpertNames are the paths of an expert's linears, with its number for %d.
+type ExpertNames struct{ Gate, Up, Down string }
+
+// Experts adds gated experts behind a router: what they give together.
+func (b *Builder) Experts(h Reg, router, n, width int, act Activation, names ExpertNames) Reg {
+	y := b.Zeros(b.Width(h))
+	// Hugging Face transformers 5 holds all experts in two tensors, and there are
+	// files of that kind.
+	both, stacked := strings.CutSuffix(names.Gate, "%d.gate_proj")
+	part := func(src Reg, path string, e, out int, s Slice) Reg {
+		dst := b.Linear(src, fmt.Sprintf(path, e), out, false)
+		if s.Experts, s.Expert, s.Optional = n, e, true; stacked {
+			b.Sliced(s)
+		}
+		return dst
+	}
+	for e := range n {
+		in := b.Gather(h, router, e)
+		gate := part(in, names.Gate, e, width, Slice{Weight: both + "gate_up_proj", Outputs: 2 * width})
+		up := part(in, names.Up, e, width, Slice{Weight: both + "gate_up_proj", Outputs: 2 * width, Output0: width})
+		out := part(b.Gated(act, gate, up), names.Down, e, b.Width(h), Slice{Weight: both + "down_proj", Outputs: b.Width(h)})
+		b.Scatter(y, out)
+	}
+	return y
+}
+
+// Sliced says where the last linear is stored. The names in s are paths.
+func (b *Builder) Sliced(s Slice) {
+	l := &b.p.Linears[len(b.p.Linears)-1]
+	s.Weight = b.p.prefix + s.Weight
+	if l.Bias {
+		s.Bias = b.p.prefix + s.Bias
+	}
+	if s.Step == 0 {
+		s.Step = 1
+	}
+	l.Slice = &s
+}
+
+// Transposed says that the last linear is stored as [in, out].
+func (b *Builder) Transposed() {
+	l := &b.p.Linears[len(b.p.Linears)-1]
+	b.Sliced(Slice{Weight: l.Path + ".weight", Bias: l.Path + ".bias", Transposed: true, Outputs: l.Out})
+}

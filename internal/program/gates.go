@@ -1,0 +1,231 @@
+package program
+
+import (
+	"math"
+
+	"github.com/golowbit/lowbit/internal/kernel"
+)
+
+// Operations that multiply elements by others, beside gatedOp.
+
+// gateOp multiplies heads by act of other heads, and with norm normalizes them:
+// before that, or with last after it.
+type gateOp struct {
+	y, z    Heads
+	act     Activation
+	norm    *Norm
+	last    bool
+	gain    int  // parameter, or -1
+	perHead bool // each head has its own part of the gain
+}
+
+func (o *gateOp) reads() []Reg  { return []Reg{o.y.Reg, o.z.Reg} }
+func (o *gateOp) writes() []Reg { return []Reg{o.y.Reg} }
+
+// GateNorm adds a gate with a norm whose gain is a vector for all heads together
+// (perHead) or for each alike.
+func (b *Builder) GateNorm(y, z Heads, path string, last, perHead bool) {
+	width := y.Dim
+	if perHead {
+		width *= y.N
+	}
+	b.do(&gateOp{
+		y: y, z: z, act: SiLU, norm: &Norm{Eps: b.eps}, last: last, perHead: perHead, gain: b.Param(path+".weight", width),
+	})
+}
+
+func (o *gateOp) run(x *exec) {
+	y, z := x.reg(o.y.Reg), x.reg(o.z.Reg)
+	gain := x.vector(max(o.gain, -1))
+	x.rows(y.Rows, func(i int) {
+		gate := make([]float32, o.y.Dim)
+		for h := range o.y.N {
+			row := y.Row(i)[o.y.at(h):][:o.y.Dim]
+			copy(gate, z.Row(i)[o.z.at(h):])
+			o.act.apply(gate)
+			if o.norm != nil && !o.last {
+				o.norm.Apply(row, row, headPart(gain, h, o.y.Dim, o.perHead), nil)
+			}
+			for j, v := range gate {
+				row[j] *= v
+			}
+			if o.norm != nil && o.last {
+				o.norm.Apply(row, row, headPart(gain, h, o.y.Dim, o.perHead), nil)
+			}
+		}
+	})
+}
+
+// Gate multiplies heads by act of other heads.
+func (b *Builder) Gate(y, z Heads, act Activation) {
+	b.do(&gateOp{y: y, z: z, act: act, gain: -1})
+}
+
+// multiplyOp is dst = a*b, columns of registers from an offset on, as wide as dst.
+type multiplyOp struct {
+	dst, a, b Reg
+	aAt, bAt  int
+}
+
+// Multiply sets dst to the product of columns of two registers, those from the
+// offsets on.
+func (b *Builder) Multiply(dst, src1 Reg, at1 int, src2 Reg, at2 int) {
+	b.do(&multiplyOp{dst: dst, a: src1, aAt: at1, b: src2, bAt: at2})
+}
+
+func (o *multiplyOp) reads() []Reg  { return []Reg{o.a, o.b} }
+func (o *multiplyOp) writes() []Reg { return []Reg{o.dst} }
+
+func (o *multiplyOp) run(x *exec) {
+	dst, a, b := x.write(o.dst), x.reg(o.a), x.reg(o.b)
+	x.rows(dst.Rows, func(i int) {
+		d := dst.Row(i)
+		u, v := a.Row(i)[o.aAt:], b.Row(i)[o.bAt:]
+		for j := range d {
+			d[j] = u[j] * v[j]
+		}
+	})
+}
+
+// clampedGateOp is gate = (up+1) * gate * sigmoid(alpha*gate), the gate limited from
+// above and up from both sides.
+type clampedGateOp struct {
+	gate, up     Reg
+	alpha, limit float64
+}
+
+// ClampedGate sets gate to (up+1) * gate * sigmoid(alpha*gate), the gate limited from
+// above and up from both sides.
+func (b *Builder) ClampedGate(gate, up Reg, alpha, limit float64) {
+	b.do(&clampedGateOp{gate, up, alpha, limit})
+}
+
+func (o *clampedGateOp) reads() []Reg  { return []Reg{o.gate, o.up} }
+func (o *clampedGateOp) writes() []Reg { return []Reg{o.gate} }
+
+func (o *clampedGateOp) run(x *exec) {
+	gate, up := x.reg(o.gate), x.reg(o.up)
+	x.rows(gate.Rows, func(i int) {
+		g, u := gate.Row(i), up.Row(i)
+		for j := range g {
+			a := min(float64(g[j]), o.limit)
+			v := max(min(float64(u[j]), o.limit), -o.limit)
+			g[j] = float32((v + 1) * a / (1 + math.Exp(-o.alpha*a)))
+		}
+	})
+}
+
+// xieluOp is xIELU (Huang and Schlag, arXiv 2411.13010), an activation with two
+// learned numbers.
+type xieluOp struct {
+	reg                Reg
+	positive, negative int // parameters of one element, before softplus
+}
+
+// XIELU applies xIELU in place; the paths are those of its two numbers.
+func (b *Builder) XIELU(r Reg, positive, negative string) {
+	b.do(&xieluOp{r, b.Param(positive, 1), b.Param(negative, 1)})
+}
+
+func (o *xieluOp) reads() []Reg  { return []Reg{o.reg} }
+func (o *xieluOp) writes() []Reg { return []Reg{o.reg} }
+
+func (o *xieluOp) run(x *exec) {
+	const beta, eps = 0.5, -1e-6
+	softplus := func(v []float32) float64 { return math.Log1p(math.Exp(float64(v[0]))) }
+	up, down := softplus(x.vector(o.positive)), beta+softplus(x.vector(o.negative))
+	m := x.reg(o.reg)
+	x.rows(m.Rows, func(i int) {
+		row := m.Row(i)
+		for j, v := range row {
+			f := float64(v)
+			if f > 0 {
+				f = float64(up*f*f) + beta*f
+			} else {
+				f = float64((math.Expm1(min(f, eps))-f)*down) + beta*f
+			}
+			row[j] = float32(f)
+		}
+	})
+}
+
+// weighOp multiplies each row of dst by the sigmoid of a product of the row of
+// src with a vector.
+type weighOp struct {
+	dst, src Reg
+	weight   int
+}
+
+// Weigh multiplies dst by the sigmoid of one logit, the product of src with the
+// vector of a path.
+func (b *Builder) Weigh(dst, src Reg, path string) {
+	b.do(&weighOp{dst: dst, src: src, weight: b.Param(path, 1, b.Width(src))})
+}
+
+func (o *weighOp) reads() []Reg  { return []Reg{o.src, o.dst} }
+func (o *weighOp) writes() []Reg { return []Reg{o.dst} }
+
+func (o *weighOp) run(x *exec) {
+	src, dst, w := x.reg(o.src), x.reg(o.dst), x.vector(o.weight)
+	x.rows(dst.Rows, func(i int) {
+		var sum float64
+		for j, v := range src.Row(i) {
+			sum += float64(v) * float64(w[j])
+		}
+		kernel.Scale(dst.Row(i), float32(1/(1+math.Exp(-sum))))
+	})
+}
+
+// columnScaleOp multiplies parts of a register's columns, one after the other.
+type columnScaleOp struct {
+	reg     Reg
+	widths  []int
+	factors []float64
+}
+
+// ScaleColumns multiplies parts of a register's columns, one after the other, each
+// by its factor.
+func (b *Builder) ScaleColumns(r Reg, widths []int, factors []float64) {
+	b.do(&columnScaleOp{r, widths, factors})
+}
+
+func (o *columnScaleOp) reads() []Reg  { return []Reg{o.reg} }
+func (o *columnScaleOp) writes() []Reg { return []Reg{o.reg} }
+
+func (o *columnScaleOp) run(x *exec) {
+	m := x.reg(o.reg)
+	x.rows(m.Rows, func(i int) {
+		row := m.Row(i)
+		for k, w := range o.widths {
+			for j := range row[:w] {
+				row[j] *= float32(o.factors[k])
+			}
+			row = row[w:]
+		}
+	})
+}
+
+// growOp multiplies heads by 1 + beta ln(1 + ⌊position/length⌋), so that
+// attention stays sharp over long contexts.
+type growOp struct {
+	h      Heads
+	beta   float64
+	length int
+}
+
+// Grow multiplies heads by 1 + beta ln(1 + ⌊position/length⌋).
+func (b *Builder) Grow(h Heads, beta float64, length int) { b.do(&growOp{h, beta, length}) }
+
+func (o *growOp) reads() []Reg                  { return []Reg{o.h.Reg} }
+func (o *growOp) writes() []Reg                 { return []Reg{o.h.Reg} }
+func (o *growOp) leaves(r Reg, c0, c1 int) bool { return o.h.leaves(r, c0, c1) }
+
+func (o *growOp) run(x *exec) {
+	m := x.reg(o.h.Reg)
+	x.rows(m.Rows, func(i int) {
+		f := float32(1 + o.beta*math.Log1p(float64(i%x.f.seqLen/o.length)))
+		for h := range o.h.N {
+			kernel.Scale(m.Row(i)[o.h.at(h):][:o.h.Dim], f)
+		}
+	})
+}

@@ -1,0 +1,356 @@
+package program
+
+import (
+	"math"
+
+	"github.com/golowbit/lowbit/internal/kernel"
+	"github.com/golowbit/lowbit/tensor"
+)
+
+// Norm is a normalization of rows.
+type Norm struct {
+	Layer   bool    // LayerNorm (arXiv 1607.06450) instead of RMSNorm (arXiv 1910.07467)
+	Plain   bool    // no gain
+	PlusOne bool    // the gain is 1 + what is stored
+	Bias    bool    // with a bias
+	Eps     float64 // 0 means that of the configuration
+}
+
+// Apply normalizes src into dst, which may be the same.
+func (s Norm) Apply(dst, src, gain, bias []float32) {
+	eps := float32(s.Eps)
+	if !s.Layer && gain != nil {
+		kernel.RMSNorm(dst, src, gain, eps)
+		return
+	}
+	var mean, square float64
+	for _, v := range src {
+		mean += float64(v)
+		square += float64(v) * float64(v)
+	}
+	n := float64(len(src))
+	if !s.Layer {
+		f := float32(1 / math.Sqrt(square/n+float64(eps)))
+		for i, v := range src {
+			dst[i] = v * f
+		}
+		return
+	}
+	mean /= n
+	square = 0
+	for _, v := range src {
+		d := float64(v) - mean
+		square += d * d
+	}
+	f := 1 / math.Sqrt(square/n+float64(eps))
+	for i, v := range src {
+		y := float32((float64(v) - mean) * f)
+		if gain != nil {
+			y *= gain[i]
+		}
+		if bias != nil {
+			y += bias[i]
+		}
+		dst[i] = y
+	}
+}
+
+// GainOf returns the gain as it multiplies.
+func (s Norm) GainOf(stored []float32) []float32 {
+	if !s.PlusOne || stored == nil {
+		return stored
+	}
+	g := make([]float32, len(stored))
+	for i, v := range stored {
+		g[i] = 1 + v
+	}
+	return g
+}
+
+type normOp struct {
+	dst, src   Reg
+	spec       Norm
+	path       string
+	gain, bias int // parameters, or -1
+}
+
+func (o *normOp) reads() []Reg  { return []Reg{o.src} }
+func (o *normOp) writes() []Reg { return []Reg{o.dst} }
+
+func (o *normOp) run(x *exec) {
+	src, dst := x.reg(o.src), x.write(o.dst)
+	gain, bias := o.spec.GainOf(x.vector(o.gain)), x.vector(o.bias)
+	x.rows(src.Rows, func(i int) { o.spec.Apply(dst.Row(i), src.Row(i), gain, bias) })
+}
+
+func (o *normOp) fold(p *Program, _ int) *Fold {
+	if o.gain < 0 {
+		return nil
+	}
+	f := &Fold{Into: o.path, Channels: p.regs[o.dst].width, Before: -1, PlusOne: o.spec.PlusOne, vectors: []int{o.gain}}
+	if o.bias >= 0 {
+		f.vectors = append(f.vectors, o.bias)
+	}
+	return f
+}
+
+type headNormOp struct {
+	h          Heads
+	spec       Norm
+	gain, bias int
+	perHead    bool
+	gains      []int // of each head, where each is a tensor of its own
+}
+
+func (o *headNormOp) reads() []Reg                      { return []Reg{o.h.Reg} }
+func (o *headNormOp) writes() []Reg                     { return []Reg{o.h.Reg} }
+func (o *headNormOp) leaves(r Reg, c0, c1 int) bool     { return o.h.leaves(r, c0, c1) }
+func (o *headNormOp) part(v []float32, h int) []float32 { return headPart(v, h, o.h.Dim, o.perHead) }
+
+func headPart(v []float32, h, dim int, perHead bool) []float32 {
+	if v == nil || !perHead {
+		return v
+	}
+	return v[h*dim : (h+1)*dim]
+}
+
+func (o *headNormOp) run(x *exec) {
+	m := x.reg(o.h.Reg)
+	gain, bias := o.spec.GainOf(x.vector(o.gain)), x.vector(o.bias)
+	x.rows(m.Rows, func(i int) {
+		row := m.Row(i)
+		for h := range o.h.N {
+			head := row[o.h.at(h):][:o.h.Dim]
+			g := o.part(gain, h)
+			if o.gains != nil {
+				g = o.spec.GainOf(x.vector(o.gains[h]))
+			}
+			o.spec.Apply(head, head, g, o.part(bias, h))
+		}
+	})
+}
+
+type linearOp struct {
+	dst, src Reg
+	linear   int
+	add      bool
+}
+
+func (o *linearOp) reads() []Reg {
+	if o.add {
+		return []Reg{o.src, o.dst}
+	}
+	return []Reg{o.src}
+}
+func (o *linearOp) writes() []Reg { return []Reg{o.dst} }
+
+func (o *linearOp) run(x *exec) {
+	src := x.reg(o.src)
+	x.r.linear(x.write(o.dst), src, &x.b.linears[o.linear], o.add)
+}
+
+// rotateOp rotates pairs of elements of heads by their position (Su et al.,
+// RoFormer, arXiv 2104.09864).
+type rotateOp struct {
+	h    Heads
+	rope *Rope
+}
+
+func (o *rotateOp) reads() []Reg                  { return []Reg{o.h.Reg} }
+func (o *rotateOp) writes() []Reg                 { return []Reg{o.h.Reg} }
+func (o *rotateOp) leaves(r Reg, c0, c1 int) bool { return o.h.leaves(r, c0, c1) }
+
+func (o *rotateOp) run(x *exec) {
+	m := x.reg(o.h.Reg)
+	t := x.r.table(o.rope, x.f.seqLen)
+	x.rows(m.Rows, func(i int) {
+		row := m.Row(i)
+		for h := range o.h.N {
+			t.rotate(row[o.h.at(h):][:o.h.Dim], i%x.f.seqLen)
+		}
+	})
+}
+
+// Activation is a function of one element.
+type Activation uint8
+
+const (
+	SiLU     Activation = iota // x sigmoid(x), also called swish
+	GELU                       // x Φ(x)
+	GELUTanh                   // its approximation by tanh
+	ReLU
+	ReLU2 // relu(x)²
+	GELUQuick
+	Sigmoid
+	Identity
+)
+
+// apply sets x to act(x).
+func (a Activation) apply(x []float32) {
+	if a == Identity {
+		return
+	}
+	for i, v := range x {
+		f := float64(v)
+		switch a {
+		case SiLU:
+			f /= 1 + math.Exp(-f)
+		case GELU:
+			f *= 0.5 * (1 + math.Erf(f/math.Sqrt2))
+		case GELUTanh:
+			const c = 0.7978845608028654 // √(2/π)
+			f *= 0.5 * (1 + math.Tanh(c*(f+0.044715*f*f*f)))
+		case GELUQuick:
+			f /= 1 + math.Exp(-1.702*f)
+		case ReLU:
+			f = max(f, 0)
+		case ReLU2:
+			f = max(f, 0)
+			f *= f
+		case Sigmoid:
+			f = 1 / (1 + math.Exp(-f))
+		}
+		x[i] = float32(f)
+	}
+}
+
+// gatedOp is a gated linear unit (Shazeer, arXiv 2002.05202): dst = act(gate)*up,
+// as wide as dst. Gate and up are registers of their own, or columns of one.
+type gatedOp struct {
+	act          Activation
+	dst          Reg // may be gate
+	gate, up     Reg
+	gateAt, upAt int // first columns
+}
+
+func (o *gatedOp) reads() []Reg  { return []Reg{o.gate, o.up} }
+func (o *gatedOp) writes() []Reg { return []Reg{o.dst} }
+
+func (o *gatedOp) run(x *exec) {
+	gate, up, dst := x.reg(o.gate), x.reg(o.up), x.write(o.dst)
+	n := dst.Cols
+	x.rows(dst.Rows, func(i int) {
+		d, g, u := dst.Row(i), gate.Row(i)[o.gateAt:][:n], up.Row(i)[o.upAt:][:n]
+		if o.act == SiLU {
+			kernel.SiLUMul(d, g, u)
+			return
+		}
+		copy(d, g)
+		o.act.apply(d)
+		for j, v := range u {
+			d[j] *= v
+		}
+	})
+}
+
+func (o *gatedOp) fold(p *Program, at int) *Fold {
+	w := p.regs[o.dst].width
+	l, row, ok := p.computedBy(o.up, o.upAt, o.upAt+w, at)
+	if !ok {
+		return nil
+	}
+	return &Fold{Into: p.Linears[l].Path, Channels: w, Before: l, Row0: row}
+}
+
+type activateOp struct {
+	act Activation
+	reg Reg
+}
+
+func (o *activateOp) reads() []Reg  { return []Reg{o.reg} }
+func (o *activateOp) writes() []Reg { return []Reg{o.reg} }
+
+func (o *activateOp) run(x *exec) {
+	m := x.reg(o.reg)
+	x.rows(m.Rows, func(i int) { o.act.apply(m.Row(i)) })
+}
+
+// fold is there for ReLU alone: it keeps positive factors.
+func (o *activateOp) fold(p *Program, at int) *Fold {
+	w := p.regs[o.reg].width
+	l, row, ok := p.computedBy(o.reg, 0, w, at)
+	if !ok || o.act != ReLU {
+		return nil
+	}
+	return &Fold{Into: p.Linears[l].Path, Channels: w, Before: l, Row0: row}
+}
+
+// copyOp is dst = src.
+type copyOp struct{ dst, src Reg }
+
+func (o *copyOp) reads() []Reg  { return []Reg{o.src} }
+func (o *copyOp) writes() []Reg { return []Reg{o.dst} }
+func (o *copyOp) run(x *exec)   { x.write(o.dst).CopyFrom(x.reg(o.src)) }
+
+// addOp is dst += factor*src.
+type addOp struct {
+	dst, src Reg
+	factor   float32
+}
+
+func (o *addOp) reads() []Reg  { return []Reg{o.src, o.dst} }
+func (o *addOp) writes() []Reg { return []Reg{o.dst} }
+
+func (o *addOp) run(x *exec) {
+	dst, src := x.reg(o.dst), x.reg(o.src)
+	x.rows(dst.Rows, func(i int) { kernel.Axpy(o.factor, src.Row(i), dst.Row(i)) })
+}
+
+type scaleOp struct {
+	reg    Reg
+	factor float32
+}
+
+func (o *scaleOp) reads() []Reg  { return []Reg{o.reg} }
+func (o *scaleOp) writes() []Reg { return []Reg{o.reg} }
+
+func (o *scaleOp) run(x *exec) {
+	m := x.reg(o.reg)
+	x.rows(m.Rows, func(i int) { kernel.Scale(m.Row(i), o.factor) })
+}
+
+// clipOp limits elements to [-limit, limit].
+type clipOp struct {
+	reg   Reg
+	limit float32
+}
+
+func (o *clipOp) reads() []Reg  { return []Reg{o.reg} }
+func (o *clipOp) writes() []Reg { return []Reg{o.reg} }
+
+func (o *clipOp) run(x *exec) {
+	m := x.reg(o.reg)
+	x.rows(m.Rows, func(i int) {
+		row := m.Row(i)
+		for j, v := range row {
+			row[j] = min(max(v, -o.limit), o.limit)
+		}
+	})
+}
+
+// linear computes dst = x Wᵀ + b, or with add dst += x Wᵀ + b.
+func (r *Runner) linear(dst, x *tensor.Matrix, l *Linear, add bool) {
+	if x.Rows == 0 {
+		return
+	}
+	var beta float32
+	if add {
+		beta = 1
+	}
+	if r.Inputs != nil {
+		x = r.Inputs(x)
+	}
+	if r.BF16 {
+		tensor.GemmBF16(false, true, 1, x, l.Weight, beta, dst, r.workers)
+	} else {
+		tensor.Gemm(false, true, 1, x, l.Weight, beta, dst, r.workers)
+	}
+	if l.Bias == nil {
+		return
+	}
+	r.Bands(dst.Rows, func(i0, i1 int) {
+		for i := i0; i < i1; i++ {
+			kernel.Axpy(1, l.Bias, dst.Row(i))
+		}
+	})
+}

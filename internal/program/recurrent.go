@@ -1,0 +1,373 @@
+package program
+
+import (
+	"math"
+
+	"github.com/golowbit/lowbit/internal/kernel"
+	"github.com/golowbit/lowbit/tensor"
+)
+
+// Mixers with a state: what a token gets depends on those before it in its
+// window through a state of fixed size, which is zero before the first token and
+// kept in float32. Tokens of a window are gone through one after the other,
+// windows and heads (or channels) side by side.
+
+// convOp is a causal convolution over the tokens of a window, each channel by
+// itself: dst[t] = act(bias + Σ weight[k]·src[t-K+1+k]), with zeros before the
+// first token.
+type convOp struct {
+	dst, src     Reg
+	at           int // first column of src
+	weight, bias int // parameters [channels, 1, K] and [channels], or -1
+	act          Activation
+}
+
+// Conv adds a convolution of the columns of a register from at on, width
+// channels. path is without ".weight".
+func (b *Builder) Conv(src Reg, at, width, size int, path string, bias bool, act Activation) Reg {
+	o := &convOp{dst: b.like(src, width), src: src, at: at, weight: b.Param(path+".weight", width, 1, size), bias: -1, act: act}
+	if bias {
+		o.bias = b.Param(path+".bias", width)
+	}
+	b.do(o)
+	return o.dst
+}
+
+func (o *convOp) reads() []Reg  { return []Reg{o.src} }
+func (o *convOp) writes() []Reg { return []Reg{o.dst} }
+
+func (o *convOp) run(x *exec) {
+	src, dst := x.reg(o.src), x.write(o.dst)
+	weight, bias := x.b.params[o.weight], x.vector(o.bias)
+	size := weight.Cols
+	taps := make([]float32, len(weight.Data)) // [K, channels]
+	for c := range weight.Rows {
+		for k, v := range weight.Row(c) {
+			taps[k*weight.Rows+c] = v
+		}
+	}
+	x.rows(dst.Rows, func(i int) {
+		row := dst.Row(i)
+		clear(row)
+		if bias != nil {
+			copy(row, bias)
+		}
+		for k := range size {
+			if back := size - 1 - k; back <= i%x.f.seqLen {
+				in, tap := src.Row(i - back)[o.at:][:len(row)], taps[k*len(row):]
+				for c, v := range in {
+					row[c] += float32(v * tap[c])
+				}
+			}
+		}
+		o.act.apply(row)
+	})
+}
+
+func softplus(v float32) float64 {
+	if v > 20 {
+		return float64(v)
+	}
+	return math.Log1p(math.Exp(float64(v)))
+}
+
+// SelectiveScan is the state space of Mamba (Gu and Dao, arXiv 2312.00752): for
+// each channel, with A = -exp(A_log) [channels, state] and dt its time step,
+//
+//	h = exp(dt·A)·h + dt·B·u;  y = (C·h + D·u)·silu(z)
+type SelectiveScan struct {
+	dst              Reg
+	U, DT, BC, Gate  Reg
+	GateAt, BAt, CAt int // first columns
+	ALog, D          int // parameters
+}
+
+// SelectiveScan adds a state space of Mamba; the result is as wide as u.
+func (b *Builder) SelectiveScan(s SelectiveScan) Reg {
+	s.dst = b.like(s.U, b.Width(s.U))
+	b.do(&s)
+	return s.dst
+}
+
+func (o *SelectiveScan) reads() []Reg  { return []Reg{o.U, o.DT, o.BC, o.Gate} }
+func (o *SelectiveScan) writes() []Reg { return []Reg{o.dst} }
+func (o *SelectiveScan) heavy() bool   { return true }
+
+func (o *SelectiveScan) run(x *exec) {
+	const band = 32 // channels at a time
+	dst, aLog := x.write(o.dst), x.b.params[o.ALog]
+	channels := aLog.Rows
+	bands := (channels + band - 1) / band
+	windows := dst.Rows / x.f.seqLen
+	x.r.each(windows*bands, func(i int) {
+		c0 := i % bands * band
+		o.scan(x, i/bands*x.f.seqLen, c0, min(c0+band, channels))
+	})
+}
+
+// scan goes through a window, the rows from first on, in channels [c0, c1).
+func (o *SelectiveScan) scan(x *exec, first, c0, c1 int) {
+	dst, aLog, d := x.reg(o.dst), x.b.params[o.ALog], x.vector(o.D)
+	u, dt, bc, gate := x.reg(o.U), x.reg(o.DT), x.reg(o.BC), x.reg(o.Gate)
+	n := aLog.Cols
+	a := make([]float32, (c1-c0)*n)
+	for i := range a {
+		a[i] = -float32(math.Exp(float64(aLog.Row(c0 + i/n)[i%n])))
+	}
+	state, decay := make([]float32, len(a)), make([]float32, len(a))
+	steps, z := make([]float32, c1-c0), make([]float32, c1-c0)
+	for t := first; t < first+x.f.seqLen; t++ {
+		for c := range steps {
+			steps[c] = float32(softplus(dt.Row(t)[c0+c]))
+			for j := c * n; j < (c+1)*n; j++ {
+				decay[j] = steps[c] * a[j]
+			}
+		}
+		kernel.ExpShift(decay, 1, 0)
+		copy(z, gate.Row(t)[o.GateAt+c0:])
+		SiLU.apply(z)
+		bv, cv := bc.Row(t)[o.BAt:][:n], bc.Row(t)[o.CAt:][:n]
+		for c := range steps {
+			in := u.Row(t)[c0+c]
+			h := state[c*n : (c+1)*n]
+			y := advance(h, decay[c*n:], bv, cv, steps[c]*in)
+			dst.Row(t)[c0+c] = (y + float32(d[c0+c]*in)) * z[c]
+		}
+	}
+}
+
+// advance sets h to decay*h + in*b and returns the product of c with it.
+func advance(h, decay, b, c []float32, in float32) float32 {
+	var y float32
+	decay, b, c = decay[:len(h)], b[:len(h)], c[:len(h)]
+	for j, v := range h {
+		v = float32(decay[j]*v) + float32(in*b[j])
+		h[j] = v
+		y += float32(v * c[j])
+	}
+	return y
+}
+
+// HeadScan is the state space of Mamba-2 (Dao and Gu, arXiv 2405.21060): the
+// channels of a head share one A, one D and one time step, heads of a group B and C.
+type HeadScan struct {
+	dst              Reg
+	X, DT            Reg // x has x, B and C side by side
+	DtAt             int
+	Heads, Dim       int
+	Groups, State    int
+	Least, Most      float64 // bounds of the time step
+	ALog, D, Stepped int     // parameters [heads]; the last is added to dt
+}
+
+// HeadScan adds a state space of Mamba-2; the result has the heads side by side.
+func (b *Builder) HeadScan(s HeadScan) Reg {
+	s.dst = b.like(s.X, s.Heads*s.Dim)
+	b.do(&s)
+	return s.dst
+}
+
+func (o *HeadScan) reads() []Reg  { return []Reg{o.X, o.DT} }
+func (o *HeadScan) writes() []Reg { return []Reg{o.dst} }
+func (o *HeadScan) heavy() bool   { return true }
+
+func (o *HeadScan) run(x *exec) {
+	dst := x.write(o.dst)
+	x.r.each(dst.Rows/x.f.seqLen*o.Heads, func(i int) { o.scan(x, i/o.Heads*x.f.seqLen, i%o.Heads) })
+}
+
+func (o *HeadScan) scan(x *exec, first, head int) {
+	in, dt, dst := x.reg(o.X), x.reg(o.DT), x.reg(o.dst)
+	a := -math.Exp(float64(x.vector(o.ALog)[head]))
+	d, shift := x.vector(o.D)[head], x.vector(o.Stepped)[head]
+	inner, group := o.Heads*o.Dim, head/(o.Heads/o.Groups)
+	state := make([]float32, o.Dim*o.State)
+	for t := first; t < first+x.f.seqLen; t++ {
+		row := in.Row(t)
+		b, c := row[inner+group*o.State:][:o.State], row[inner+(o.Groups+group)*o.State:][:o.State]
+		step := min(max(softplus(dt.Row(t)[o.DtAt+head]+shift), o.Least), o.Most)
+		decay, s := float32(math.Exp(step*a)), float32(step)
+		u, y := row[head*o.Dim:][:o.Dim], dst.Row(t)[head*o.Dim:][:o.Dim]
+		for p, v := range u {
+			y[p] = advanceEven(state[p*o.State:][:o.State], b, c, decay, s*v) + float32(d*v)
+		}
+	}
+}
+
+// advanceEven is advance with the same decay everywhere.
+func advanceEven(h, b, c []float32, decay, in float32) float32 {
+	b, c = b[:len(h)], c[:len(h)]
+	var y float32
+	for j, v := range h {
+		v = float32(decay*v) + float32(in*b[j])
+		h[j] = v
+		y += float32(v * c[j])
+	}
+	return y
+}
+
+// DeltaScan is the gated delta rule (Yang et al., arXiv 2412.06464): for each value
+// head, with keys and queries of unit length, S [key width, value width],
+// decay exp(-exp(A_log)·softplus(a+dt_bias)) and β = sigmoid(b),
+//
+//	S = decay·S;  S += k ⊗ β(v - kᵀS);  y = qᵀS/√(key width)
+type DeltaScan struct {
+	dst              Reg
+	QKV              Reg
+	Beta, Step       Heads // of one column: b and a
+	Keys, Values     int   // heads
+	KeyDim, ValueDim int
+	ALog, Shift      int // parameters [value heads]
+}
+
+// DeltaRule adds a gated delta rule; the result has the value heads side by side.
+func (b *Builder) DeltaRule(s DeltaScan) Reg {
+	s.dst = b.like(s.QKV, s.Values*s.ValueDim)
+	b.do(&s)
+	return s.dst
+}
+
+func (o *DeltaScan) reads() []Reg  { return []Reg{o.QKV, o.Beta.Reg, o.Step.Reg} }
+func (o *DeltaScan) writes() []Reg { return []Reg{o.dst} }
+func (o *DeltaScan) heavy() bool   { return true }
+
+func (o *DeltaScan) run(x *exec) {
+	dst := x.write(o.dst)
+	x.r.each(dst.Rows/x.f.seqLen*o.Values, func(i int) { o.scan(x, i/o.Values*x.f.seqLen, i%o.Values) })
+}
+
+func (o *DeltaScan) scan(x *exec, first, head int) {
+	qkv, betas, steps, dst := x.reg(o.QKV), x.reg(o.Beta.Reg), x.reg(o.Step.Reg), x.reg(o.dst)
+	betaAt, stepAt := o.Beta.at(head), o.Step.at(head)
+	rate, shift := math.Exp(float64(x.vector(o.ALog)[head])), x.vector(o.Shift)[head]
+	key, n, m := head/(o.Values/o.Keys), o.KeyDim, o.ValueDim
+	state := make([]float32, n*m)
+	q, k, delta := make([]float32, n), make([]float32, n), make([]float32, m)
+	for t := first; t < first+x.f.seqLen; t++ {
+		row := qkv.Row(t)
+		unit(q, row[key*n:][:n], 1/math.Sqrt(float64(n)))
+		unit(k, row[(o.Keys+key)*n:][:n], 1)
+		v := row[2*o.Keys*n+head*m:][:m]
+		beta := float32(1 / (1 + math.Exp(-float64(betas.Row(t)[betaAt]))))
+		decay := float32(math.Exp(-rate * softplus(steps.Row(t)[stepAt]+shift)))
+		kernel.Scale(state, decay)
+		copy(delta, v)
+		for i, s := range k {
+			kernel.Axpy(-s, state[i*m:(i+1)*m], delta)
+		}
+		kernel.Scale(delta, beta)
+		y := dst.Row(t)[head*m:][:m]
+		clear(y)
+		for i := range k {
+			kernel.Axpy(k[i], delta, state[i*m:(i+1)*m])
+			kernel.Axpy(q[i], state[i*m:(i+1)*m], y)
+		}
+	}
+}
+
+// unit sets dst to src divided by its length, times a factor.
+func unit(dst, src []float32, factor float64) {
+	var sum float64
+	for _, v := range src {
+		sum += float64(v) * float64(v)
+	}
+	f := float32(factor / math.Sqrt(sum+1e-6))
+	for i, v := range src {
+		dst[i] = v * f
+	}
+}
+
+// DecayScan is linear attention with a decay for each head (Qin et al., Lightning
+// Attention-2, arXiv 2401.04658): S = exp(-slope)·S + k ⊗ v, y = qᵀS. It is computed
+// in blocks of tokens, as in the paper: what comes from earlier blocks through S,
+// and the block's own pairs. Files of transformers have the decays of a block as
+// tensors, rounded to their type, and those count where they are there.
+type DecayScan struct {
+	dst     Reg
+	Q, K, V Heads
+	Block   int
+	Slopes  []float64 // by head
+
+	// Optional parameters: slopes [heads, 1, 1], decays of S to a query and of a key
+	// to the end of the block [heads, block, 1], and of a key to a query
+	// [1, heads, block, block].
+	Stored, ToQuery, ToEnd, Pairs int
+}
+
+// DecayScan adds linear attention with decay; the result has the heads side by
+// side.
+func (b *Builder) DecayScan(s DecayScan) Reg {
+	s.dst = b.like(s.Q.Reg, s.Q.N*s.V.Dim)
+	b.do(&s)
+	return s.dst
+}
+
+func (o *DecayScan) reads() []Reg  { return []Reg{o.Q.Reg, o.K.Reg, o.V.Reg} }
+func (o *DecayScan) writes() []Reg { return []Reg{o.dst} }
+func (o *DecayScan) heavy() bool   { return true }
+
+func (o *DecayScan) run(x *exec) {
+	dst := x.write(o.dst)
+	x.r.each(dst.Rows/x.f.seqLen*o.Q.N, func(i int) {
+		d := o.decays(x, i%o.Q.N)
+		state := tensor.New(o.Q.Dim, o.V.Dim)
+		for t, first := 0, i/o.Q.N*x.f.seqLen; t < x.f.seqLen; t += o.Block {
+			o.blockOf(x, i%o.Q.N, first+t, min(o.Block, x.f.seqLen-t), d, state)
+		}
+	})
+}
+
+// blockDecays are the decays of one head.
+type blockDecays struct {
+	slope                 float64
+	toQuery, toEnd, pairs []float32
+}
+
+func (o *DecayScan) decays(x *exec, head int) blockDecays {
+	n := o.Block
+	d := blockDecays{slope: o.Slopes[head]}
+	if v := x.vector(o.Stored); v != nil {
+		d.slope = float64(v[head])
+	}
+	part := func(i, size int, missing func(j int) float64) []float32 {
+		if v := x.vector(i); v != nil {
+			return v[head*size : (head+1)*size]
+		}
+		v := make([]float32, size)
+		for j := range v {
+			v[j] = float32(math.Exp(-d.slope * missing(j)))
+		}
+		return v
+	}
+	d.toQuery = part(o.ToQuery, n, func(j int) float64 { return float64(j + 1) })
+	d.toEnd = part(o.ToEnd, n, func(j int) float64 { return float64(n - 1 - j) })
+	d.pairs = part(o.Pairs, n*n, func(j int) float64 {
+		if j%n > j/n {
+			return math.Inf(1)
+		}
+		return float64(j/n - j%n)
+	})
+	return d
+}
+
+// blockOf computes n tokens from row t on and brings the state behind them.
+func (o *DecayScan) blockOf(x *exec, head, t, n int, d blockDecays, state *tensor.Matrix) {
+	part := func(h Heads) *tensor.Matrix {
+		c := h.at(head)
+		return x.reg(h.Reg).View(t, t+n, c, c+h.Dim)
+	}
+	q, k, v := part(o.Q), part(o.K), part(o.V)
+	y := x.reg(o.dst).View(t, t+n, head*o.V.Dim, (head+1)*o.V.Dim)
+	scores, q2, k2 := tensor.New(n, n), q.Clone(), k.Clone()
+	tensor.Gemm(false, true, 1, q, k, 0, scores, 1)
+	for i := range n {
+		for j := range n {
+			scores.Data[i*n+j] *= d.pairs[i*o.Block+j]
+		}
+		kernel.Scale(q2.Row(i), d.toQuery[i])
+		kernel.Scale(k2.Row(i), d.toEnd[o.Block-n+i])
+	}
+	tensor.Gemm(false, false, 1, scores, v, 0, y, 1)
+	tensor.Gemm(false, false, 1, q2, state, 1, y, 1)
+	tensor.Gemm(true, false, 1, k2, v, float32(math.Exp(-d.slope*float64(n))), state, 1)
+}
