@@ -11,6 +11,7 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/formats/dense"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/decoder"
+	"github.com/golowbit/lowbit/internal/decoder/arch"
 	"github.com/golowbit/lowbit/internal/linears"
 	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/quant"
@@ -189,7 +190,7 @@ func convertedParts(src *checkpoint.Model) []checkpoint.Part {
 		return nil
 	}
 	// Fitted to the files a decoder forgets where the layers were.
-	stored, err := decoder.ParseConfig(src.Config())
+	stored, err := arch.ParseConfig(src.Config())
 	if err != nil {
 		return nil
 	}
