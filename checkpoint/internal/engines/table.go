@@ -84,7 +84,6 @@ var (
 	llamaCPP       = Evidence{"llama-cpp-python 0.3.36, CPU", "llamacpp_logits.py"}
 	ollama         = Evidence{"0.6.5, CPU", "chat"}
 	mlx            = Evidence{"mlx-lm 0.32.2 with mlx 0.32.4, CPU", "logits"}
-	documents      = Evidence{}
 	gptqNames      = []string{"gptq", "gptq_v1", "gptq_v2"}
 	ct             = []string{"compressed-tensors"}
 	awq            = []string{"awq"}

@@ -25,7 +25,6 @@ type (
 	global struct{ module, name string }
 	list   struct{ items []value }
 	dict   struct{ keys, values []value } // in order; a later key hides an equal one
-	mark   struct{}
 )
 
 // unpickler is the stack machine of Python's pickle.
