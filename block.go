@@ -2,6 +2,7 @@ package lowbit
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"slices"
@@ -288,7 +289,10 @@ func decoderOf(src *checkpoint.Model) (*decoder.Model, error) {
 	if err != nil {
 		return nil, &undecodable{fmt.Errorf("%s: config.json: %w", src.Path(), err)}
 	}
-	if err := m.Fit(src); err != nil {
+	switch err := m.Fit(src); {
+	case errors.Is(err, decoder.ErrNoHead): // an incomplete model, not one of other names
+		return nil, fmt.Errorf("%s: %w", src.Path(), err)
+	case err != nil:
 		return nil, &undecodable{fmt.Errorf("%s: %w", src.Path(), err)}
 	}
 	if err = m.CheckShapes(src); err == nil {

@@ -253,6 +253,11 @@ func TestFormatRefused(t *testing.T) {
 	require.NoFileExists(t, out)
 	require.NoFileExists(t, out+".partial")
 
+	o = runCommand(t, "quantize", embedded, "-o", out, "--format", "compressed-tensors", "--group-size", "48", "--calib", calibration)
+	require.Equal(t, exitError, o.code)
+	requireOneLine(t, o, "48 does not divide 256")
+	require.NotContains(t, o.stderr, "arm ", "the shape is what does not fit")
+
 	o = succeed(t, quick(out, "--format", "gptq", "--axis", "ada", "--fit")...)
 	require.Equal(t, 1, strings.Count(o.stderr, "warning: model.layers."), o.stderr)
 	require.Contains(t, o.stderr, "the same for 28 layers in all: ")

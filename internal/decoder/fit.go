@@ -1,12 +1,16 @@
 package decoder
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/golowbit/lowbit/internal/program"
 )
+
+// ErrNoHead is wrapped by Fit where everything fits but the head is not there.
+var ErrNoHead = errors.New("missing")
 
 // Fit takes the names that a file's tensors have. The same model is saved as
 // model.layers.0..., without "model." by those who save the model without its
@@ -91,7 +95,7 @@ func (m *Model) rename(w program.Weights, body, prefix string) error {
 	case head != "":
 		m.Names.Head = head
 	case !m.Tied:
-		return fmt.Errorf(`tensor %q: missing, and "tie_word_embeddings" is false%s`, m.Names.Head, program.There(w))
+		return fmt.Errorf(`tensor %q: %w, and "tie_word_embeddings" is false%s`, m.Names.Head, ErrNoHead, program.There(w))
 	}
 	if m.Tied && head != "" && w.Has(m.Names.Embedding) {
 		same, err := sameMatrix(w, m.Names.Embedding, head)
