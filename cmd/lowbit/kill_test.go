@@ -19,9 +19,9 @@ var kills = flag.Int("kills", 20, "how often TestKill kills a run")
 // killRuns are runs that go different ways to their result.
 var killRuns = [][]string{
 	{"--calib", calibration, "--samples", "4", "--per-document", "--bits", "3", "--group-size", "64", "--preset", "paper"},
-	{"--calib", calibration, "--samples", "2", "--per-document", "--format", "gguf", "--preset", "plain", "--axis", "oc", "--bits", "4", "--group-size", "32", "--symmetric"},
+	{"--calib", calibration, "--samples", "2", "--per-document", "--format", "gguf", "--preset", "plain", "--axis", "oc", "--bits", "4", "--group-size", "32", "--sym"},
 	{"--method", "rtn", "--axis", "oc"},
-	{"--method", "rtn", "--axis", "oc", "--format", "gguf", "--group-size", "32", "--symmetric"},
+	{"--method", "rtn", "--axis", "oc", "--format", "gguf", "--group-size", "32", "--sym"},
 }
 
 // TestKill kills runs at random moments with SIGKILL, again and again until one
@@ -45,24 +45,22 @@ func TestKill(t *testing.T) {
 		i := n % len(killRuns)
 		out := filepath.Join(dir, "run", "out")
 		args := append([]string{"quantize", embedded, "-q", "--resume", "-o", out}, killRuns[i]...)
-		for killed < *kills {
+		for ended := false; !ended; {
 			c, _, stderr := command(t, args...)
 			require.NoError(t, c.Start())
-			timer := time.AfterFunc(time.Duration(rand.Int64N(int64(wholes[i].took)*11/10)), func() { _ = c.Process.Kill() })
+			if killed < *kills {
+				after := time.Duration(rand.Int64N(int64(wholes[i].took) * 11 / 10))
+				time.AfterFunc(after, func() { _ = c.Process.Kill() })
+			}
 			err := c.Wait()
-			timer.Stop()
 			if status, ok := c.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signaled() {
 				killed++
+				// It may have been on its way out: complete, and all cleaned up.
+				ended = exists(out) && !exists(out+".partial")
 				continue
 			}
 			require.NoError(t, err, "%v: %s", args, stderr)
-			break
-		}
-		// A run killed after its result had got its name has only to be cleaned up.
-		if _, err := os.Stat(out + ".partial"); err == nil {
-			succeed(t, args...)
-		} else if _, err := os.Stat(out); err != nil {
-			succeed(t, args...)
+			ended = true
 		}
 		require.Equal(t, tree(t, wholes[i].out), tree(t, out), "%v", args)
 		require.NoFileExists(t, out+".partial")
@@ -70,6 +68,11 @@ func TestKill(t *testing.T) {
 		results++
 	}
 	t.Logf("%d kills, %d results compared", killed, results)
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
 }
 
 // tree returns the contents of a file or of the files of a folder.
