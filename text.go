@@ -6,9 +6,9 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -16,6 +16,7 @@ import (
 
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/internal/decoder"
+	"github.com/golowbit/lowbit/internal/disk"
 	"github.com/golowbit/lowbit/internal/tokenizer"
 )
 
@@ -43,6 +44,26 @@ type Text struct {
 	// token. nil means if the model's tokenizer adds one. A document that
 	// starts with the token already gets no second one.
 	BOS *bool
+	// MaxBytes is how long each file or reader may be; 0 means 1 GiB.
+	MaxBytes int64
+}
+
+const defaultMaxText = 1 << 30
+
+// limited reads a text of at most MaxBytes.
+func (t Text) limited(read func(limit int64) ([]byte, error)) ([]byte, error) {
+	limit := t.MaxBytes
+	if limit == 0 {
+		limit = defaultMaxText
+	}
+	data, err := read(limit)
+	switch {
+	case errors.Is(err, disk.ErrTooLarge):
+		err = fmt.Errorf("%w; Text.MaxBytes (--max-text) sets the limit", err)
+	case errors.Is(err, disk.ErrNotRegular):
+		err = fmt.Errorf("%w; what is no file can come through standard input (-)", err)
+	}
+	return data, err
 }
 
 // given reports whether there is any text.
@@ -52,6 +73,8 @@ func (t Text) given() bool {
 
 func (t Text) validate() error {
 	switch {
+	case t.MaxBytes < 0:
+		return badOptions("texts of at most %d bytes", t.MaxBytes)
 	case t.BOS != nil && !t.PerDocument:
 		return badOptions("a beginning-of-sequence token is for documents that are encoded by themselves (PerDocument)")
 	case slices.Contains(t.Readers, nil):
@@ -101,7 +124,7 @@ type passage struct {
 func (t Text) passages() ([]passage, error) {
 	var all []passage
 	for _, name := range t.Files {
-		data, err := os.ReadFile(name)
+		data, err := t.limited(func(limit int64) ([]byte, error) { return disk.ReadFile(name, limit) })
 		if err != nil {
 			return nil, err
 		}
@@ -116,9 +139,9 @@ func (t Text) passages() ([]passage, error) {
 		if n, ok := r.(interface{ Name() string }); ok {
 			name = n.Name()
 		}
-		data, err := io.ReadAll(r)
+		data, err := t.limited(func(limit int64) ([]byte, error) { return disk.ReadAll(r, name, limit) })
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
+			return nil, err
 		}
 		p, err := t.parse(name, data)
 		if err != nil {

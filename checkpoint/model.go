@@ -76,6 +76,9 @@ func Open(path string, extra ...layout.Format) (*Model, error) {
 	}
 	formats := withExtra(extra)
 	if !info.IsDir() {
+		if err := disk.Regular(path); err != nil {
+			return nil, err
+		}
 		return openFile(path, formats)
 	}
 	if snapshot, ok, err := hubcache.Resolve(path); err != nil {

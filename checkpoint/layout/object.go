@@ -26,6 +26,7 @@ func ParseObject(data []byte) (*Object, error) {
 		return nil, errors.New("not a JSON object")
 	}
 	o := &Object{}
+	at := map[string]int{}
 	for dec.More() {
 		t, err := dec.Token()
 		if err != nil {
@@ -36,7 +37,13 @@ func ParseObject(data []byte) (*Object, error) {
 			return nil, fmt.Errorf("not JSON: key %q: %w", t, err)
 		}
 		// As in Python and encoding/json, the last of equal keys counts.
-		o.Set(t.(string), v)
+		key := t.(string)
+		if i, twice := at[key]; twice {
+			o.Values[i] = v
+			continue
+		}
+		at[key] = len(o.Keys)
+		o.Keys, o.Values = append(o.Keys, key), append(o.Values, v)
 	}
 	if _, err := dec.Token(); err != nil {
 		return nil, fmt.Errorf("not JSON: %w", err)

@@ -3,7 +3,9 @@ package layout
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -54,4 +56,24 @@ func FuzzObject(f *testing.F) {
 			require.Equal(t, a.String(), b.String())
 		}
 	})
+}
+
+// TestObjectLarge: the time grows with the size of the text, not its square.
+func TestObjectLarge(t *testing.T) {
+	var b bytes.Buffer
+	b.WriteString(`{"a":0`)
+	for i := range 200_000 {
+		fmt.Fprintf(&b, `,"key %d":%d`, i, i)
+	}
+	b.WriteString(`}`)
+	start := time.Now()
+	o, err := ParseObject(b.Bytes())
+	require.NoError(t, err)
+	require.Len(t, o.Keys, 200_001)
+	require.Less(t, time.Since(start), 5*time.Second) // squared it took minutes
+}
+
+func TestShapeText(t *testing.T) {
+	require.Equal(t, "[1 any 3]", shapeText([]int{1, AnyDim, 3}))
+	require.Less(t, len(shapeText(make([]int, 100_000))), 100)
 }

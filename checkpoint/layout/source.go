@@ -82,6 +82,11 @@ const AnyDim = -1
 
 // TensorError is an error about a tensor in a file.
 func TensorError(src Source, name, format string, args ...any) error {
+	for i, a := range args {
+		if shape, ok := a.([]int); ok {
+			args[i] = shapeText(shape)
+		}
+	}
 	return fmt.Errorf("%s: tensor %q: %w", src.File(name), name, fmt.Errorf(format, args...))
 }
 
@@ -124,9 +129,14 @@ func oneOf(types []safetensors.DType) string {
 
 func shapeText(shape []int) string {
 	s := "["
+	const most = 16
 	for i, d := range shape {
 		if i > 0 {
 			s += " "
+		}
+		if i == most {
+			s += fmt.Sprintf("… %d dimensions", len(shape))
+			break
 		}
 		if d == AnyDim {
 			s += "any"

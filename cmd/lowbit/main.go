@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strings"
 	"syscall"
 
@@ -21,13 +22,20 @@ import (
 // Exit codes.
 const (
 	exitOK          = 0
-	exitError       = 1
+	exitError       = 1   // also after a panic
 	exitUsage       = 2   // a flag or an argument makes no sense
 	exitInterrupted = 130 // as a shell reports SIGINT
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// What Go cannot recover from, running out of memory above all, ends with
+	// SIGABRT and not with the code of wrong usage.
+	debug.SetTraceback("crash")
+	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) { // nohup
+		signals = append(signals, syscall.SIGHUP)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), signals...)
 	defer stop()
 	// A second signal ends the process at once.
 	context.AfterFunc(ctx, stop)
@@ -57,7 +65,13 @@ type interrupted struct{ text string }
 
 func (e interrupted) Error() string { return e.text }
 
-func (a *app) run(ctx context.Context) int {
+func (a *app) run(ctx context.Context) (code int) {
+	defer func() {
+		if p := recover(); p != nil {
+			fmt.Fprintf(a.stderr, "lowbit: internal error: %v\n%s", p, debug.Stack())
+			code = exitError
+		}
+	}()
 	root := a.command()
 	root.SetArgs(a.args)
 	err := root.ExecuteContext(ctx)

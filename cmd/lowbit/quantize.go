@@ -96,7 +96,7 @@ func (a *app) quantize(ctx context.Context, o lowbit.Options, f *quantizeFlags) 
 	result := quantizeResult{Report: report}
 	if f.eval.given() {
 		text := f.eval.text(a.stdin)
-		text.PerDocument, text.BOS, text.Field = f.calib.perDocument, f.calib.bos, f.calib.field
+		text.PerDocument, text.BOS, text.Field, text.MaxBytes = f.calib.perDocument, f.calib.bos, f.calib.field, f.calib.maxBytes
 		result.Evaluation, err = lowbit.Evaluate(ctx, lowbit.EvalOptions{
 			Model: o.Output, Against: o.Model, Base: o.Base, Tokenizer: o.Model,
 			Text: text, Window: f.window, Workers: o.Workers, Events: p.event,

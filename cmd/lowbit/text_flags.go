@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/golowbit/lowbit"
+	"github.com/golowbit/lowbit/internal/disk"
 )
 
 // textFlags are flags that name text, and say how it is read.
@@ -16,6 +17,7 @@ type textFlags struct {
 	perDocument bool
 	bos         *bool
 	field       string
+	maxBytes    int64
 }
 
 // register adds the flag that names the text.
@@ -33,6 +35,7 @@ func (f *textFlags) register(s *pflag.FlagSet, name, what string) {
 func (f *textFlags) registerReading(s *pflag.FlagSet) {
 	s.BoolVar(&f.perDocument, "per-document", false, "encode every document (text between blank lines, or a JSON line) by itself, after a beginning-of-sequence token if the tokenizer adds one")
 	boolOption(s, "bos", "with --per-document, that token or none, whatever the tokenizer does", func(v bool) { f.bos = &v })
+	s.Int64Var(&f.maxBytes, "max-text", 0, "the most `bytes` that each text may have (default 1 GiB)")
 	s.StringVar(&f.field, "field", "", "`key` of the text in JSON lines (default \"text\")")
 }
 
@@ -44,12 +47,15 @@ func (f *textFlags) check() error {
 		if _, err := os.Stat(name); err != nil {
 			return err
 		}
+		if err := disk.Regular(name); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
 func (f *textFlags) text(stdin io.Reader) lowbit.Text {
-	t := lowbit.Text{Files: f.files, PerDocument: f.perDocument, BOS: f.bos, Field: f.field}
+	t := lowbit.Text{Files: f.files, PerDocument: f.perDocument, BOS: f.bos, Field: f.field, MaxBytes: f.maxBytes}
 	if f.stdin {
 		t.Readers = []io.Reader{stdin}
 	}

@@ -26,6 +26,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/golowbit/lowbit/internal/disk"
 	"github.com/golowbit/lowbit/internal/tokenizer/chars"
 	"github.com/golowbit/lowbit/internal/tokenizer/model"
 	"github.com/golowbit/lowbit/internal/tokenizer/prefix"
@@ -157,10 +158,14 @@ type folder struct {
 
 func (d folder) path(name string) string { return filepath.Join(d.name, name) }
 
+// maxFile is the size beyond which a file is none of a tokenizer: the largest
+// have 40 MB.
+const maxFile = 256 << 20
+
 // read reads a file without the byte order mark that some editors write; its errors
 // name the file by its path.
 func (d folder) read(name string) ([]byte, error) {
-	data, err := fs.ReadFile(d.fsys, name)
+	data, err := disk.ReadFS(d.fsys, name, d.path(name), maxFile)
 	var pe *fs.PathError
 	if errors.As(err, &pe) {
 		return nil, &fs.PathError{Op: pe.Op, Path: d.path(name), Err: pe.Err}
