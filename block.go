@@ -213,14 +213,13 @@ func (r *blockRun) runStaged(ctx context.Context) error {
 	if r.full != nil {
 		streams = append(streams, walk.Stream{Block: r.block, X: r.full})
 	}
-	return r.walk.Stages(ctx, streams, &stagedVisit{run: r, ctx: ctx})
+	return r.walk.Stages(ctx, streams, &stagedVisit{run: r})
 }
 
 // stagedVisit collects the statistics of one stage after the other, from the
 // quantized stream and, beside it, the unquantized one.
 type stagedVisit struct {
 	run       *blockRun
-	ctx       context.Context // of the one call that it lives for
 	collector *quant.Collector
 }
 
@@ -254,14 +253,14 @@ func (v *stagedVisit) Observe(stage, _ int, frames []*program.Frame) error {
 }
 
 // Settle implements walk.Visitor.
-func (v *stagedVisit) Settle(stage int) error {
+func (v *stagedVisit) Settle(ctx context.Context, stage int) error {
 	var cal *quant.Calibration
 	if v.collector != nil {
 		cal = v.run.scaled(stage, v.collector.Calibration())
 		v.collector = nil
 	}
 	for _, i := range v.run.block.Stages[stage].Linears {
-		if err := v.run.layer(v.ctx, i, cal); err != nil {
+		if err := v.run.layer(ctx, i, cal); err != nil {
 			return err
 		}
 	}

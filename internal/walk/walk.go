@@ -121,7 +121,7 @@ type Visitor interface {
 	Observe(stage, row0 int, frames []*program.Frame) error
 	// Settle ends a stage once all batches were shown: weights of the linears
 	// that read it may change now, and those before it no longer.
-	Settle(stage int) error
+	Settle(ctx context.Context, stage int) error
 }
 
 // Stages takes streams through a block side by side, all batches of a stage
@@ -147,7 +147,7 @@ func (w *Walk) Stages(ctx context.Context, streams []Stream, v Visitor) error {
 				return err
 			}
 		}
-		if err := v.Settle(stage); err != nil {
+		if err := v.Settle(ctx, stage); err != nil {
 			return err
 		}
 	}
