@@ -13,6 +13,7 @@ import (
 	"sync"
 
 	"github.com/golowbit/lowbit/checkpoint/formats/mlx"
+	"github.com/golowbit/lowbit/checkpoint/internal/parts"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/disk"
 	"github.com/golowbit/lowbit/internal/parallel"
@@ -27,7 +28,7 @@ type plannedFile struct {
 	layers  []layout.Layer
 	planned map[string][]layout.Spec // by layer
 	dense   []layout.Spec
-	stacks  []*stack               // tensors that layers are put back into,
+	stacks  []*parts.Stack         // tensors that layers are put back into,
 	stacked map[string]layout.Spec // described by name
 
 	mu       sync.Mutex
@@ -50,9 +51,9 @@ func (w *Writer) planFile(layers []layout.Layer) (*plannedFile, error) {
 		if s == nil {
 			return false
 		}
-		if _, there := p.stacked[s.name]; !there {
-			spec := layout.Spec{Name: s.name, DType: t, Shape: s.pieces[0].stackShape()}
-			p.stacks, p.stacked[s.name] = append(p.stacks, s), spec
+		if _, there := p.stacked[s.Name]; !there {
+			spec := s.Spec(t)
+			p.stacks, p.stacked[s.Name] = append(p.stacks, s), spec
 			plan = append(plan, spec)
 		}
 		return true
@@ -261,20 +262,20 @@ func (w *Writer) assemble(ctx context.Context, dir string, layers []layout.Layer
 }
 
 // putBack writes a tensor with all layers that lie in it.
-func (w *Writer) putBack(p *plannedFile, origin overlay, s *stack) error {
-	spec := p.stacked[s.name]
-	data, err := s.restack(spec.DType, func(part piece) ([]float32, error) {
-		if part.bias {
-			return origin.Vector(part.name)
+func (w *Writer) putBack(p *plannedFile, origin overlay, s *parts.Stack) error {
+	spec := p.stacked[s.Name]
+	data, err := s.Encode(spec.DType, func(part parts.Piece) ([]float32, error) {
+		if part.Bias {
+			return origin.Vector(part.Name)
 		}
-		if _, ok := w.layers[part.part.Layer]; !ok {
-			m, err := origin.Matrix(part.name)
+		if _, ok := w.layers[part.Layer()]; !ok {
+			m, err := origin.Matrix(part.Name)
 			if err != nil {
 				return nil, err
 			}
 			return m.Data, nil
 		}
-		q, err := w.spooledWeight(part.part.Layer)
+		q, err := w.spooledWeight(part.Layer())
 		if err != nil {
 			return nil, err
 		}
@@ -283,7 +284,7 @@ func (w *Writer) putBack(p *plannedFile, origin overlay, s *stack) error {
 	if err != nil {
 		return err
 	}
-	if err := p.out.WriteTensor(s.name, data); err != nil {
+	if err := p.out.WriteTensor(s.Name, data); err != nil {
 		return err
 	}
 	p.wrote(int64(len(data)))

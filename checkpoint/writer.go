@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"github.com/golowbit/lowbit/checkpoint/formats/dense"
+	"github.com/golowbit/lowbit/checkpoint/internal/parts"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/disk"
 	"github.com/golowbit/lowbit/quant"
@@ -101,7 +102,7 @@ type Writer struct {
 	folder  layout.Folder           // the format, nil if it is a File
 	file    layout.File             // the format, nil if it is a Folder
 	direct  *plannedFile            // nil when spooling
-	stacks  map[string]*stack       // what tensors are put back into, by their names
+	stacks  map[string]*parts.Stack // what tensors are put back into, by their names
 
 	mu      sync.Mutex
 	state   map[string]layerState
@@ -150,7 +151,7 @@ func Create(o WriterOptions) (*Writer, error) {
 		state: map[string]layerState{}, reports: map[string]json.RawMessage{}, changed: map[string][]float32{}, disk: o.disk,
 	}
 	if _, ok := o.Format.(dense.Format); ok && len(o.Parts) > 0 {
-		w.stacks = stacksOf(o.Parts)
+		w.stacks = parts.Stacks(storedParts(o.Parts))
 		w.o.Direct = false // a tensor is written when all that is in it is done
 	}
 	if err := w.describeLayers(); err != nil {

@@ -1,4 +1,7 @@
-package checkpoint
+// Package parts has layers that lie in stored tensors which are transposed or
+// hold several of them: it shows them as tensors of their own, and puts them
+// back together.
+package parts
 
 import (
 	"fmt"
@@ -9,53 +12,49 @@ import (
 	"github.com/golowbit/lowbit/safetensors"
 )
 
-// Part is the place of a linear layer in stored tensors that are transposed or
-// hold several layers: the [in, out] matrices of GPT-2, all experts of a block,
-// gate and up.
+// Part is checkpoint.Part, where the fields are described.
 type Part struct {
-	Layer   string // its own name, without ".weight"
-	Out, In int
-	// Weight and Bias name the stored tensors. Bias is "" where there is none or
-	// it is stored under the layer's own name.
-	Weight, Bias string
-	Transposed   bool // the last two dimensions of Weight are [in, out]
-	// Experts is the first of three dimensions of the weight, and of two of the
-	// bias; Expert the index there. With Experts 0 they have two and one.
-	Experts, Expert int
-	// The stored tensors have this many outputs; the i-th of the layer is
-	// Output0 + i*Step of them.
+	Layer                  string
+	Out, In                int
+	Weight, Bias           string
+	Transposed             bool
+	Experts, Expert        int
 	Outputs, Output0, Step int
 }
 
-// piece is a tensor of a layer and where it lies in a stored one.
-type piece struct {
-	name, stack string
-	part        Part
-	in          int  // 1 for a bias
-	bias        bool // the tensor has one dimension less
+// Piece is a tensor of a layer and where it lies in a stored one.
+type Piece struct {
+	Name  string
+	Bias  bool // the tensor has one dimension less
+	part  Part
+	stack string
+	in    int // 1 for a bias
 }
 
+// Layer is the name of the layer that the tensor is of.
+func (p Piece) Layer() string { return p.part.Layer }
+
 // pieces are the weight and the bias of a part.
-func (p Part) pieces() []piece {
-	list := []piece{{name: p.Layer + layout.WeightSuffix, stack: p.Weight, part: p, in: p.In}}
+func (p Part) pieces() []Piece {
+	list := []Piece{{Name: p.Layer + layout.WeightSuffix, stack: p.Weight, part: p, in: p.In}}
 	if p.Bias != "" {
-		list = append(list, piece{name: p.Layer + biasSuffix, stack: p.Bias, part: p, in: 1, bias: true})
+		list = append(list, Piece{Name: p.Layer + ".bias", stack: p.Bias, part: p, in: 1, Bias: true})
 	}
 	return list
 }
 
-func (p piece) shape() []int {
-	if p.bias {
+func (p Piece) shape() []int {
+	if p.Bias {
 		return []int{p.part.Out}
 	}
 	return []int{p.part.Out, p.in}
 }
 
 // stackShape is the shape of the stored tensor.
-func (p piece) stackShape() []int {
+func (p Piece) stackShape() []int {
 	shape := []int{p.part.Outputs, p.in}
 	switch {
-	case p.bias:
+	case p.Bias:
 		shape = shape[:1]
 	case p.part.Transposed:
 		shape[0], shape[1] = shape[1], shape[0]
@@ -67,60 +66,52 @@ func (p piece) stackShape() []int {
 }
 
 // matrix is the first element of the stored matrix that the piece lies in.
-func (p piece) matrix() int { return p.part.Expert * p.part.Outputs * p.in }
+func (p Piece) matrix() int { return p.part.Expert * p.part.Outputs * p.in }
 
 // at is the place of element (o, i) in that matrix.
-func (p piece) at(o, i int) int {
+func (p Piece) at(o, i int) int {
 	row := p.part.Output0 + o*p.part.Step
-	if p.part.Transposed && !p.bias {
+	if p.part.Transposed && !p.Bias {
 		return i*p.part.Outputs + row
 	}
 	return row*p.in + i
 }
 
 // contiguous tells whether the piece is a run of bytes.
-func (p piece) contiguous() bool { return p.part.Step == 1 && (p.bias || !p.part.Transposed) }
+func (p Piece) contiguous() bool { return p.part.Step == 1 && (p.Bias || !p.part.Transposed) }
 
-// Split shows the model with layers as tensors of their own, "LAYER.weight"
-// [Out, In] and "LAYER.bias" [Out], in place of the stored tensors that they lie
-// in. parts must have all layers of each of these. It shares the model's files;
-// closing either closes both.
-func (m *Model) Split(parts []Part) (*Model, error) {
-	if len(parts) == 0 {
-		return m, nil
-	}
-	if m.dec != nil {
-		return nil, fmt.Errorf("%s: layers of a quantized model are not split", m.path)
-	}
-	s := &split{Source: m.src, pieces: map[string]piece{}, stacks: map[string][]string{}}
+// Split shows a source with layers as tensors of their own in place of the
+// stored tensors that they lie in. parts must have all layers of each of these.
+func Split(src layout.Source, parts []Part) (layout.Source, error) {
+	s := &split{Source: src, pieces: map[string]Piece{}, stacks: map[string][]string{}}
 	for _, part := range parts {
 		for _, p := range part.pieces() {
-			spec, err := layout.Want(m.src, p.stack, p.stackShape(), layout.FloatTypes()...)
+			spec, err := layout.Want(src, p.stack, p.stackShape(), layout.FloatTypes()...)
 			if err != nil {
 				return nil, err
 			}
-			_, twice := s.pieces[p.name]
-			if _, there := m.src.Spec(p.name); twice || there && p.name != p.stack {
-				return nil, layout.TensorError(m.src, p.stack, "%q in it is there twice", p.name)
+			_, twice := s.pieces[p.Name]
+			if _, there := src.Spec(p.Name); twice || there && p.Name != p.stack {
+				return nil, layout.TensorError(src, p.stack, "%q in it is there twice", p.Name)
 			}
-			s.pieces[p.name] = p
-			s.stacks[spec.Name] = append(s.stacks[spec.Name], p.name)
+			s.pieces[p.Name] = p
+			s.stacks[spec.Name] = append(s.stacks[spec.Name], p.Name)
 		}
 	}
-	for _, name := range m.src.Names() {
+	for _, name := range src.Names() {
 		if inside, ok := s.stacks[name]; ok {
 			s.names = append(s.names, inside...)
 		} else {
 			s.names = append(s.names, name)
 		}
 	}
-	return (&Model{path: m.path, base: m.base, config: m.config, noConfig: m.noConfig, src: s, format: m.format, files: m.files}).indexed()
+	return s, nil
 }
 
 // split is a source with layers that lie in larger tensors under their own names.
 type split struct {
 	layout.Source
-	pieces map[string]piece
+	pieces map[string]Piece
 	stacks map[string][]string // names of pieces by stored tensor
 	names  []string
 
@@ -199,10 +190,10 @@ func (s *split) gathered(name string) *gathered {
 
 // gather puts a piece together, from a megabyte or so of the stored matrix at a
 // time.
-func (s *split) gather(p piece, t safetensors.DType) ([]byte, error) {
+func (s *split) gather(p Piece, t safetensors.DType) ([]byte, error) {
 	size := t.Bits() / 8
 	rows, width := p.part.Outputs, p.in // of the stored matrix
-	if p.part.Transposed && !p.bias {
+	if p.part.Transposed && !p.Bias {
 		rows, width = width, rows
 	}
 	data := make([]byte, p.part.Out*p.in*size)
@@ -214,7 +205,7 @@ func (s *split) gather(p piece, t safetensors.DType) ([]byte, error) {
 		if err := s.Source.ReadAt(p.stack, b, int64(p.matrix()+r0*width)*int64(size)); err != nil {
 			return nil, err
 		}
-		if p.part.Transposed && !p.bias {
+		if p.part.Transposed && !p.Bias {
 			p.scatter(data, b, r0, r1, size)
 			continue
 		}
@@ -229,7 +220,7 @@ func (s *split) gather(p piece, t safetensors.DType) ([]byte, error) {
 
 // scatter puts inputs i0 to i1 of a transposed matrix, the rows of b, to their
 // places in data.
-func (p piece) scatter(data, b []byte, i0, i1, size int) {
+func (p Piece) scatter(data, b []byte, i0, i1, size int) {
 	const block = 16 // inputs at a time: a line of the cache
 	for j0 := i0; j0 < i1; j0 += block {
 		j1 := min(j0+block, i1)
@@ -249,33 +240,39 @@ func (p piece) scatter(data, b []byte, i0, i1, size int) {
 	}
 }
 
-// stack is a stored tensor that layers are put back into.
-type stack struct {
-	name   string
-	pieces []piece
+// Stack is a stored tensor that layers are put back into.
+type Stack struct {
+	Name   string
+	pieces []Piece
 }
 
-// stacksOf lists the stored tensors of parts; byPiece finds them.
-func stacksOf(parts []Part) (byPiece map[string]*stack) {
-	byName := map[string]*stack{}
-	byPiece = map[string]*stack{}
+// Stacks are the stored tensors of parts, by the names of their pieces.
+func Stacks(parts []Part) (byPiece map[string]*Stack) {
+	byName := map[string]*Stack{}
+	byPiece = map[string]*Stack{}
 	for _, part := range parts {
 		for _, p := range part.pieces() {
 			s := byName[p.stack]
 			if s == nil {
-				s = &stack{name: p.stack}
+				s = &Stack{Name: p.stack}
 				byName[p.stack] = s
 			}
 			s.pieces = append(s.pieces, p)
-			byPiece[p.name] = s
+			byPiece[p.Name] = s
 		}
 	}
 	return byPiece
 }
 
-// restack puts the pieces of a stored tensor back together. values gives each.
-func (s *stack) restack(t safetensors.DType, values func(p piece) ([]float32, error)) ([]byte, error) {
-	spec := layout.Spec{Name: s.name, DType: t, Shape: s.pieces[0].stackShape()}
+// Spec describes the tensor with elements of type t.
+func (s *Stack) Spec(t safetensors.DType) layout.Spec {
+	return layout.Spec{Name: s.Name, DType: t, Shape: s.pieces[0].stackShape()}
+}
+
+// Encode puts the pieces of the tensor back together, as its bytes. values gives
+// each.
+func (s *Stack) Encode(t safetensors.DType, values func(p Piece) ([]float32, error)) ([]byte, error) {
+	spec := s.Spec(t)
 	all := make([]float32, spec.Elems())
 	there := 0
 	for _, p := range s.pieces {
@@ -292,7 +289,7 @@ func (s *stack) restack(t safetensors.DType, values func(p piece) ([]float32, er
 		there += len(v)
 	}
 	if there != len(all) {
-		return nil, fmt.Errorf("tensor %q: its layers have %d elements, want %d", s.name, there, len(all))
+		return nil, fmt.Errorf("tensor %q: its layers have %d elements, want %d", s.Name, there, len(all))
 	}
 	data := make([]byte, spec.Bytes())
 	return data, safetensors.EncodeFloat32(data, t, all)
