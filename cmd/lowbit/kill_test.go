@@ -56,7 +56,11 @@ func TestKill(t *testing.T) {
 			if status, ok := c.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signaled() {
 				killed++
 				// It may have been on its way out: complete, and all cleaned up.
-				ended = exists(out) && !exists(out+".partial")
+				ended = exists(out) && !exists(filepath.Join(out+".partial", "state.json"))
+				if ended && exists(out+".partial") {
+					// Not even the name of the run is left: as after a run that ended.
+					requireOneLine(t, runCommand(t, args...), "exists already")
+				}
 				continue
 			}
 			require.NoError(t, err, "%v: %s", args, stderr)
