@@ -390,7 +390,10 @@ func TestBadInput(t *testing.T) {
 		}, want: []string{"model.layers.0.self_attn.q_proj"}},
 		{name: "NaN norm", make: func(t *testing.T, dir string) {
 			poison(t, dir, "model.layers.2.input_layernorm.weight", nan)
-		}, want: []string{"model.layers.2.input_layernorm.weight"}},
+		}, want: []string{"model.layers.2.input_layernorm.weight", "element 0 is NaN"}},
+		{name: "NaN in a later layer", make: func(t *testing.T, dir string) {
+			poison(t, dir, "model.layers.2.self_attn.q_proj.weight", nan)
+		}, want: []string{"model.layers.2", "14 of 28 layers are finished and kept in ", "--resume"}},
 		{name: "NaN embedding", make: func(t *testing.T, dir string) {
 			poison(t, dir, "model.embed_tokens.weight", nan)
 		}, want: []string{"embed"}},
