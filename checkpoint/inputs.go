@@ -1,35 +1,19 @@
 package checkpoint
 
 import (
-	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
-	"github.com/cespare/xxhash/v2"
-
-	"github.com/golowbit/lowbit/internal/disk"
+	"github.com/golowbit/lowbit/checkpoint/internal/inputs"
 )
-
-// input is a file that decides the result.
-type input struct {
-	Name string `json:"name"`
-	// ID is what the system says of a file of weights: size, times, inode. As
-	// long as it stays the file is not read.
-	ID string `json:"id,omitempty"`
-	// Hash is the XXH64 of what the file holds, "" as long as it is not known.
-	Hash string `json:"hash,omitempty"`
-
-	path string
-}
 
 // inputsOf lists the files of a model: those of weights by what the system
 // says of them, and all others that go into the result, tokenizer and texts,
 // by what they hold.
-func inputsOf(m *Model) ([]input, error) {
+func inputsOf(m *Model) ([]inputs.File, error) {
 	list, err := weightInputs(m)
 	if err != nil {
 		return nil, err
@@ -54,10 +38,8 @@ func inputsOf(m *Model) ([]input, error) {
 		if !st.Mode().IsRegular() {
 			continue
 		}
-		in := input{Name: name}
-		if st.Size() > maxConfig {
-			in.ID = disk.Identity(st)
-		} else if in.Hash, err = hashFile(m.files, name); err != nil {
+		in, err := inputs.Other(m.files, name, maxConfig)
+		if err != nil {
 			return nil, err
 		}
 		list = append(list, in)
@@ -66,7 +48,7 @@ func inputsOf(m *Model) ([]input, error) {
 }
 
 // weightInputs lists the files that hold the model's tensors.
-func weightInputs(m *Model) ([]input, error) {
+func weightInputs(m *Model) ([]inputs.File, error) {
 	var paths []string
 	add := func(path string) {
 		if st, err := os.Stat(path); err == nil && st.IsDir() {
@@ -92,13 +74,13 @@ func weightInputs(m *Model) ([]input, error) {
 		add(m.path) // the adapter
 	}
 	slices.Sort(paths)
-	list := make([]input, 0, len(paths))
+	list := make([]inputs.File, 0, len(paths))
 	for _, path := range slices.Compact(paths) {
-		st, err := os.Stat(path)
+		in, err := inputs.Weights(m.inputName(path), path)
 		if err != nil {
 			return nil, err
 		}
-		list = append(list, input{Name: m.inputName(path), ID: disk.Identity(st), path: path})
+		list = append(list, in)
 	}
 	return list, nil
 }
@@ -117,43 +99,6 @@ func (m *Model) inputName(path string) string {
 	return filepath.Base(path)
 }
 
-func hashFile(fsys fs.FS, name string) (string, error) {
-	f, err := fsys.Open(name)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	return hashOf(f)
-}
-
-func hashOf(r io.Reader) (string, error) {
-	h := xxhash.New()
-	if _, err := io.CopyBuffer(struct{ io.Writer }{h}, struct{ io.Reader }{r}, make([]byte, 1<<20)); err != nil {
-		return "", err
-	}
-	return fmt.Sprintf("%016x", h.Sum64()), nil
-}
-
-// hash reads a file of weights, which must not change meanwhile.
-func (in *input) hash() error {
-	if in.Hash != "" || in.path == "" {
-		return nil
-	}
-	f, err := os.Open(in.path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if in.Hash, err = hashOf(f); err != nil {
-		return err
-	}
-	st, err := f.Stat()
-	if err == nil && disk.Identity(st) != in.ID {
-		err = fmt.Errorf("%s: the file has changed since the run began: was %s, is %s", in.path, in.ID, disk.Identity(st))
-	}
-	return err
-}
-
 // hashInputs puts into the journal what the files of weights hold, once, before
 // anything is kept that depends on it.
 func (w *Writer) hashInputs() error {
@@ -164,8 +109,8 @@ func (w *Writer) hashInputs() error {
 		again := false
 		for i := range w.journal.Inputs {
 			in := &w.journal.Inputs[i]
-			again = again || in.Hash == "" && in.path != ""
-			if w.hashErr = in.hash(); w.hashErr != nil {
+			again = again || in.Unread()
+			if w.hashErr = in.Read(); w.hashErr != nil {
 				return
 			}
 		}
@@ -174,38 +119,4 @@ func (w *Writer) hashInputs() error {
 		}
 	})
 	return w.hashErr
-}
-
-// compareInputs says in which files an earlier run differs. What is known of
-// those that are the same goes into the journal.
-func (w *Writer) compareInputs(was []input) (string, error) {
-	old := map[string]input{}
-	for _, in := range was {
-		old[in.Name] = in
-	}
-	var list []string
-	for i := range w.journal.Inputs {
-		in := &w.journal.Inputs[i]
-		o, ok := old[in.Name]
-		delete(old, in.Name)
-		switch {
-		case !ok:
-			list = append(list, in.Name+" was not there")
-		case in.ID != "" && in.ID == o.ID:
-			in.Hash = o.Hash
-		case in.ID != "" && o.Hash == "":
-			list = append(list, fmt.Sprintf("%s has been changed or replaced: was %s, is %s", in.Name, o.ID, in.ID))
-		default:
-			if err := in.hash(); err != nil {
-				return "", err
-			}
-			if in.Hash != o.Hash {
-				list = append(list, fmt.Sprintf("%s holds something else than it did", in.Name))
-			}
-		}
-	}
-	for name := range old {
-		list = append(list, name+" is gone")
-	}
-	return joinSome(list), nil
 }

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/golowbit/lowbit/checkpoint/internal/inputs"
 	"github.com/golowbit/lowbit/internal/disk"
 )
 
@@ -23,7 +24,7 @@ type partialState struct {
 	Direct      bool            `json:"direct"`
 	Fingerprint json.RawMessage `json:"fingerprint"`
 	Config      json.RawMessage `json:"config"` // of the source
-	Inputs      []input         `json:"inputs"`
+	Inputs      []inputs.File   `json:"inputs"`
 	// Result identifies the complete result, from before it gets its name.
 	Result string `json:"result,omitempty"`
 }
@@ -39,10 +40,10 @@ const (
 
 // describeRun says what the run is.
 func (w *Writer) describeRun() error {
-	inputs, err := inputsOf(w.o.Source)
+	files, err := inputsOf(w.o.Source)
 	w.journal = partialState{
 		Version: stateVersion, Format: w.o.Format.Name(), Direct: w.o.Direct, Fingerprint: w.o.Fingerprint,
-		Config: w.o.Source.Config(), Inputs: inputs,
+		Config: w.o.Source.Config(), Inputs: files,
 	}
 	return err
 }
@@ -210,11 +211,12 @@ func (w *Writer) sameRun(s *partialState) error {
 	if diff != "" {
 		return fmt.Errorf("%s: %w: started from another config.json: %s", w.partial, ErrResume, diff)
 	}
-	if diff, err = w.compareInputs(s.Inputs); err != nil {
+	other, err := inputs.Compare(w.journal.Inputs, s.Inputs)
+	if err != nil {
 		return err
 	}
-	if diff != "" {
-		return fmt.Errorf("%s: %w: started from other files: %s", w.partial, ErrResume, diff)
+	if len(other) > 0 {
+		return fmt.Errorf("%s: %w: started from other files: %s", w.partial, ErrResume, joinSome(other))
 	}
 	return nil
 }
