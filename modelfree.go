@@ -15,6 +15,7 @@ import (
 	"github.com/golowbit/lowbit/internal/linears"
 	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/quant"
+	"github.com/golowbit/lowbit/safetensors"
 )
 
 // Layers that are no tensors of their own, and layers that no decoder knows.
@@ -89,14 +90,21 @@ func (j *job) planByShape(bad *planErrors) {
 			known[l.Stored().Weight], known[l.WeightName()] = true, true
 		}
 	}
-	j.found = linears.Find(j.src.Dense(), j.set.include)
+	var tensors []linears.Tensor
+	types := map[string]safetensors.DType{}
+	for _, s := range j.src.Dense() {
+		float := slices.Contains(layout.FloatTypes(), s.DType)
+		tensors = append(tensors, linears.Tensor{Name: s.Name, Type: fmt.Sprint(s.DType), Float: float, Shape: s.Shape})
+		types[s.Name] = s.DType
+	}
+	j.found = linears.Find(tensors, j.set.include)
 	for i := range j.found {
 		f := &j.found[i]
-		if j.model != nil && (known[f.Spec.Name] || !matches(j.set.include, f.Spec.Name)) {
+		if j.model != nil && (known[f.Tensor.Name] || !matches(j.set.include, f.Tensor.Name)) {
 			continue
 		}
 		out, in := f.Shape()
-		l := layout.Layer{Name: f.Name, Out: out, In: in, DType: f.DType, Bias: j.src.Has(f.Name + ".bias")}
+		l := layout.Layer{Name: f.Name, Out: out, In: in, DType: types[f.Tensor.Name], Bias: j.src.Has(f.Name + ".bias")}
 		if f.Dense != "" {
 			p := j.set.newLayerPlan(l)
 			p.dense, p.other, p.silent, p.notes = true, true, true, []string{"left dense: " + f.Dense}
@@ -112,7 +120,7 @@ func (j *job) planByShape(bad *planErrors) {
 			}
 			if !f.Own {
 				j.places[l.Name] = checkpoint.Part{
-					Layer: l.Name, Out: out, In: in, Weight: f.Spec.Name, Transposed: f.Transposed,
+					Layer: l.Name, Out: out, In: in, Weight: f.Tensor.Name, Transposed: f.Transposed,
 					Experts: f.Experts, Expert: e, Outputs: out, Step: 1,
 				}
 			}
@@ -129,7 +137,7 @@ func (j *job) add(p *layerPlan) {
 // checkInclude refuses expressions that match nothing.
 func (j *job) checkInclude() error {
 	for _, r := range j.set.include {
-		if !slices.ContainsFunc(j.found, func(f linears.Found) bool { return r.MatchString(f.Spec.Name) }) {
+		if !slices.ContainsFunc(j.found, func(f linears.Found) bool { return r.MatchString(f.Tensor.Name) }) {
 			return badOptions("nothing to include: no matrix is named like %q", r)
 		}
 	}

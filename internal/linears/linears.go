@@ -7,14 +7,22 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-
-	"github.com/golowbit/lowbit/checkpoint/layout"
 )
+
+// Tensor describes a stored tensor.
+type Tensor struct {
+	Name  string
+	Type  string // of its elements, for messages
+	Float bool   // the type is one that a linear layer's weight may have
+	Shape []int
+}
+
+const weightSuffix = ".weight"
 
 // Found is a tensor of two dimensions or more and what it is taken for.
 type Found struct {
-	layout.Spec
-	Name string // without ".weight"
+	Tensor Tensor
+	Name   string // without ".weight"
 	// Dense says why it is not a linear layer; "" if it is one, or several.
 	Dense string
 	// Experts is how many layers a tensor of three dimensions has, 0 for others.
@@ -27,8 +35,8 @@ type Found struct {
 
 // Shape returns outputs and inputs of a layer, or of each.
 func (f *Found) Shape() (out, in int) {
-	n := len(f.Spec.Shape)
-	out, in = f.Spec.Shape[n-2], f.Spec.Shape[n-1]
+	n := len(f.Tensor.Shape)
+	out, in = f.Tensor.Shape[n-2], f.Tensor.Shape[n-1]
 	if f.Transposed {
 		out, in = in, out
 	}
@@ -45,17 +53,17 @@ func (f *Found) LayerName(expert int) string {
 
 // Find looks at all tensors in turn. What include matches is a linear whatever
 // its name says, if its shape and type allow it.
-func Find(specs []layout.Spec, include []*regexp.Regexp) []Found {
+func Find(tensors []Tensor, include []*regexp.Regexp) []Found {
 	shapes := map[string][]int{}
-	for _, s := range specs {
+	for _, s := range tensors {
 		shapes[s.Name] = s.Shape
 	}
 	var all []Found
-	for _, s := range specs {
+	for _, s := range tensors {
 		if len(s.Shape) < 2 {
 			continue
 		}
-		f := Found{Spec: s, Name: strings.TrimSuffix(s.Name, layout.WeightSuffix)}
+		f := Found{Tensor: s, Name: strings.TrimSuffix(s.Name, weightSuffix)}
 		f.Own = len(s.Shape) == 2 && f.Name != s.Name
 		f.Dense = impossible(s)
 		if f.Dense == "" && !slices.ContainsFunc(include, func(r *regexp.Regexp) bool { return r.MatchString(s.Name) }) {
@@ -77,11 +85,11 @@ const (
 )
 
 // impossible says why a tensor cannot be a linear layer at all.
-func impossible(s layout.Spec) string {
+func impossible(s Tensor) string {
 	n := len(s.Shape)
 	switch {
-	case !slices.Contains(layout.FloatTypes(), s.DType):
-		return fmt.Sprintf("of type %v", s.DType)
+	case !s.Float:
+		return "of type " + s.Type
 	case n > 3:
 		return fmt.Sprintf("%d dimensions", n)
 	case min(s.Shape[n-1], s.Shape[n-2]) < 1:
@@ -93,9 +101,9 @@ func impossible(s layout.Spec) string {
 }
 
 // otherwise says what a tensor is if it is no linear layer.
-func otherwise(s layout.Spec) string {
+func otherwise(s Tensor) string {
 	name := strings.ToLower(s.Name)
-	words := strings.Split(strings.TrimSuffix(name, layout.WeightSuffix), ".")
+	words := strings.Split(strings.TrimSuffix(name, weightSuffix), ".")
 	for _, r := range rules() {
 		if r.of(words) {
 			return r.what
@@ -103,7 +111,7 @@ func otherwise(s layout.Spec) string {
 	}
 	n := len(s.Shape)
 	out, in := s.Shape[n-2], s.Shape[n-1]
-	weight := strings.HasSuffix(name, layout.WeightSuffix)
+	weight := strings.HasSuffix(name, weightSuffix)
 	experts := strings.Contains(name, "expert") || strings.Contains(name, "moe")
 	switch last := words[len(words)-1]; {
 	case strings.Contains(last, "conv"):
@@ -187,7 +195,7 @@ func rules() []rule {
 
 // inputsFirst tells whether the matrices of an expert tensor are [in, out]: its
 // bias, or the other tensor of the experts, has to fit.
-func inputsFirst(s layout.Spec, shapes map[string][]int) bool {
+func inputsFirst(s Tensor, shapes map[string][]int) bool {
 	a, b := s.Shape[1], s.Shape[2]
 	if bias := shapes[s.Name+"_bias"]; len(bias) == 2 && a != b {
 		return bias[1] == b

@@ -6,20 +6,17 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-
-	"github.com/golowbit/lowbit/checkpoint/layout"
-	"github.com/golowbit/lowbit/safetensors"
 )
 
-func spec(name string, shape ...int) layout.Spec {
-	return layout.Spec{Name: name, DType: safetensors.BF16, Shape: shape}
+func spec(name string, shape ...int) Tensor {
+	return Tensor{Name: name, Type: "BF16", Float: true, Shape: shape}
 }
 
 // TestFind: names as models have them, and a word of why they stay dense, "" if
 // they do not.
 func TestFind(t *testing.T) {
 	for _, c := range []struct {
-		spec  layout.Spec
+		spec  Tensor
 		dense string
 	}{
 		{spec("model.layers.0.self_attn.q_proj.weight", 64, 64), ""},
@@ -55,9 +52,9 @@ func TestFind(t *testing.T) {
 		{spec("patch.weight", 64, 3, 14, 14), "dimensions"},
 		{spec("model.layers.0.small.weight", 4, 64), "small"},
 		{spec("model.layers.0.other", 64, 64), "no weight"},
-		{layout.Spec{Name: "a.weight", DType: safetensors.I32, Shape: []int{64, 64}}, "type I32"},
+		{Tensor{Name: "a.weight", Type: "I32", Shape: []int{64, 64}}, "type I32"},
 	} {
-		found := Find([]layout.Spec{c.spec, spec("norm.weight", 64)}, nil)
+		found := Find([]Tensor{c.spec, spec("norm.weight", 64)}, nil)
 		require.Len(t, found, 1, c.spec.Name)
 		require.Contains(t, found[0].Dense, c.dense, c.spec.Name)
 		require.Equal(t, c.dense == "", found[0].Dense == "", "%s: %s", c.spec.Name, found[0].Dense)
@@ -67,7 +64,7 @@ func TestFind(t *testing.T) {
 
 func TestInclude(t *testing.T) {
 	include := []*regexp.Regexp{regexp.MustCompile("lm_head|patch|three")}
-	found := Find([]layout.Spec{spec("lm_head.weight", 97, 64), spec("patch.weight", 4, 4, 4, 4), spec("three", 2, 64, 32), spec("shared.weight", 97, 64)}, include)
+	found := Find([]Tensor{spec("lm_head.weight", 97, 64), spec("patch.weight", 4, 4, 4, 4), spec("three", 2, 64, 32), spec("shared.weight", 97, 64)}, include)
 	require.Empty(t, found[0].Dense)
 	require.NotEmpty(t, found[1].Dense, "no matrix")
 	require.Empty(t, found[2].Dense)
@@ -77,7 +74,7 @@ func TestInclude(t *testing.T) {
 
 // TestExpertOrder: [experts, in, out] is told by the bias, or by the other tensor.
 func TestExpertOrder(t *testing.T) {
-	order := func(specs ...layout.Spec) (out, in int) {
+	order := func(specs ...Tensor) (out, in int) {
 		f := Find(specs, nil)[0]
 		return f.Shape()
 	}
