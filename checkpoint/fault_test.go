@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -186,6 +187,7 @@ func disturbed(t *testing.T, route faultRoute, n int, stops bool, want map[strin
 		require.NoFileExists(t, o.Out, what)
 		require.NoDirExists(t, o.Out, what)
 	case <-stopped:
+		time.Sleep(20 * time.Millisecond) // other goroutines reach their next call
 		// The lock ends with the process.
 		err := os.Remove(filepath.Join(o.Out+PartialSuffix, lockFile))
 		require.True(t, err == nil || errors.Is(err, fs.ErrNotExist), what)
@@ -193,7 +195,8 @@ func disturbed(t *testing.T, route faultRoute, n int, stops bool, want map[strin
 	o.disk, o.Resume = disk.FS{}, true
 	if strings.Contains(t.Name(), "convert") {
 		// It is not resumed: what a killed one leaves is to be removed.
-		require.NoError(t, os.RemoveAll(o.Out+PartialSuffix))
+		// What was under way beside the call that never returns ends by itself.
+		require.Eventually(t, func() bool { return os.RemoveAll(o.Out+PartialSuffix) == nil }, 10*time.Second, 10*time.Millisecond, what)
 		if _, err := os.Stat(o.Out); err == nil {
 			require.Equal(t, want, treeSums(t, o.Out), what)
 			return true
@@ -332,29 +335,4 @@ func poison(t *testing.T, dir, tensor string, at int, v float64) {
 	}
 	copy(raw[at*len(bits):], bits)
 	require.NoError(t, os.WriteFile(path, data, 0o666))
-}
-
-// TestNotFinite compares with looking at every element.
-func TestNotFinite(t *testing.T) {
-	for _, v := range []uint16{0, 1, 0x7f7f, 0x7f80, 0x7f81, 0x7fff, 0x8000, 0xff7f, 0xff80, 0xffff, 0x7bff, 0x7c00, 0xfbff, 0xfc00} {
-		for at := range 11 {
-			data := make([]byte, 22)
-			for i := range data {
-				data[i] = 0x3b
-			}
-			data[2*at], data[2*at+1] = byte(v), byte(v>>8)
-			for _, dtype := range []safetensors.DType{safetensors.BF16, safetensors.F16} {
-				want := -1
-				if x := element(dtype, data[2*at:]); math.IsNaN(x) || math.IsInf(x, 0) {
-					want = at
-				}
-				got, _ := notFinite(dtype, data)
-				require.Equal(t, want, got, "%v %#x at %d", dtype, v, at)
-			}
-		}
-	}
-	i, _ := notFinite(safetensors.F64, []byte{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xf0, 0xff})
-	require.Equal(t, 1, i)
-	i, _ = notFinite(safetensors.I32, []byte{0xff, 0xff, 0xff, 0xff})
-	require.Equal(t, -1, i)
 }
