@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -124,7 +125,12 @@ type passage struct {
 func (t Text) passages() ([]passage, error) {
 	var all []passage
 	for _, name := range t.Files {
-		data, err := t.limited(func(limit int64) ([]byte, error) { return disk.ReadFile(name, limit) })
+		data, err := t.limited(func(limit int64) ([]byte, error) {
+			if name == "/dev/stdin" { // often a pipe
+				return disk.ReadAll(os.Stdin, name, limit)
+			}
+			return disk.ReadFile(name, limit)
+		})
 		if err != nil {
 			return nil, err
 		}
