@@ -50,7 +50,7 @@ var cases = map[string]caseWant{
 	"tp-odd-groups": {left: []string{"out"}, has: []string{
 		`tensor-parallel size up to 1 only: model\.layers\.0\.self_attn\.o_proj has 1 group of 128; groups of 32 would do up to 4`}},
 
-		files: map[string]string{"out/config.json": `"v_head\.summary"`}},
+	"lora-adapter-folder":        {failed: true, left: []string{}, has: []string{`LoRA adapter for "someorg/some-base"`, `--base`}},
 	"mlx-4bit-input":             {failed: true, left: []string{}, has: []string{`quantized already \(mlx\)`}},
 	"mlx-4bit-input-new":         {failed: true, left: []string{}, has: []string{`quantized already \(mlx\)`}},
 	"mistral-consolidated-only":  {has: []string{`architecture  mistral`, `model\.layers\.1\.mlp\.down_proj\.weight`}},
