@@ -140,7 +140,7 @@ func (oneFile) Name() string { return "one" }
 
 func (oneFile) Check(layout.Layer) error { return nil }
 
-func (oneFile) CheckModel(json.RawMessage) error { return nil }
+func (oneFile) CheckModel(layout.Origin) error { return nil }
 
 func (oneFile) Read(string) (*layout.Opened, error) { return nil, nil }
 

@@ -3,7 +3,7 @@ package decoder
 // arceeArch is Arcee's AFM: Llama's block with an MLP of squared ReLU.
 func arceeArch() *Architecture {
 	return &Architecture{
-		Classes: []string{"ArceeForCausalLM"}, Type: "arcee",
+		Classes: []string{"ArceeForCausalLM"}, Type: "arcee", GGUF: arceeGGUF(),
 		read: func(f *fields, c *Config) func(*builder) {
 			c.readShape(f, 0, 0)
 			c.NormEps = f.float("rms_norm_eps", 1e-5)
@@ -20,4 +20,10 @@ func arceeArch() *Architecture {
 			}
 		},
 	}
+}
+
+func arceeGGUF() *GGUF {
+	g := llamaGGUF("arcee", true, attentionBias, mlpBias)
+	g.Activation = GGUFActivation{Key: "hidden_act", Values: []string{"relu2"}}
+	return g
 }

@@ -4,7 +4,7 @@ package decoder
 // without bias, neighbours rotated, logits scaled.
 func cohereArch() *Architecture {
 	return &Architecture{
-		Classes: []string{"CohereForCausalLM"}, Type: "cohere",
+		Classes: []string{"CohereForCausalLM"}, Type: "cohere", GGUF: cohereGGUF(),
 		read: func(f *fields, c *Config) func(*builder) {
 			act := c.readCohere(f)
 			c.QKNorm = f.bool("use_qk_norm", false)
@@ -17,7 +17,7 @@ func cohereArch() *Architecture {
 // with full attention, and rotations only in the former.
 func cohere2Arch() *Architecture {
 	return &Architecture{
-		Classes: []string{"Cohere2ForCausalLM"}, Type: "cohere2",
+		Classes: []string{"Cohere2ForCausalLM"}, Type: "cohere2", GGUF: cohere2GGUF(),
 		read: func(f *fields, c *Config) func(*builder) {
 			act := c.readCohere(f)
 			c.setWindows(f, c.layerTypes(f, slidingBut(f.size("sliding_window_pattern", 4))), slidingWindow(f, 4096))
@@ -59,4 +59,35 @@ func (b *builder) cohereBlock(rope *Rope, act activation) {
 	a := b.attend(attention{q: q, k: k, v: v, window: c.Window(b.p.Index)})
 	b.addLinear(stream, a, "self_attn.o_proj", c.OBias)
 	b.gatedMLP(stream, h, "mlp.", act)
+}
+
+func cohereGGUF() *GGUF {
+	return &GGUF{
+		Name: "command-r", LayerNorm: true, EmbeddingHead: true, Rename: map[string]string{"rms_norm_eps": "layer_norm_eps"},
+		Keys:  []GGUFKey{{"logit_scale", "logit_scale"}},
+		Flags: []GGUFFlag{{Config: "use_qk_norm", Tensors: []string{"attn_q_norm.weight"}}},
+		Block: joined(ggufNorm("input_layernorm", "attn_norm"), ggufQKV(false), ggufQKNorms, []GGUFName{ggufOutput}, ggufGated),
+		Check: func(m *Model) error {
+			// The engine tells models with norms by their layers.
+			if err := m.require(map[string]any{"attention_bias": false, "use_qk_norm": m.Layers >= 64}); err != nil {
+				return err
+			}
+			return m.requireHidden()
+		},
+	}
+}
+
+// cohere2GGUF: the engine knows the pattern of the windows.
+func cohere2GGUF() *GGUF {
+	g := cohereGGUF()
+	plain := g.Check
+	g.Name, g.Windowed, g.Flags = "cohere2", true, nil
+	g.Keys = append(g.Keys, GGUFKey{"attention.sliding_window", "sliding_window"})
+	g.Check = func(m *Model) error {
+		if err := m.requireWindows(slidingBut(4)); err != nil {
+			return err
+		}
+		return plain(m)
+	}
+	return g
 }

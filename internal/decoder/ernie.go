@@ -3,7 +3,7 @@ package decoder
 // ernieArch is ERNIE 4.5's dense models: Llama's block with neighbours rotated.
 func ernieArch() *Architecture {
 	return &Architecture{
-		Classes: []string{"Ernie4_5ForCausalLM"}, Type: "ernie4_5",
+		Classes: []string{"Ernie4_5ForCausalLM"}, Type: "ernie4_5", GGUF: ernieGGUF(),
 		read: func(f *fields, c *Config) func(*builder) {
 			c.readShape(f, 2, 128)
 			c.NormEps = f.float("rms_norm_eps", 1e-5)
@@ -17,4 +17,12 @@ func ernieArch() *Architecture {
 			return plainBlock(readActivation(f, "hidden_act", "silu"))
 		},
 	}
+}
+
+func ernieGGUF() *GGUF {
+	g := llamaGGUF("ernie4_5", false)
+	g.RopeFreqs = false
+	g.Constants = map[string]any{"use_bias": false}
+	g.Check = func(m *Model) error { return m.require(map[string]any{"use_bias": false}) }
+	return g
 }

@@ -5,7 +5,7 @@ package decoder
 // in the layers that have one.
 func exaone4Arch() *Architecture {
 	return &Architecture{
-		Classes: []string{"Exaone4ForCausalLM"}, Type: "exaone4",
+		Classes: []string{"Exaone4ForCausalLM"}, Type: "exaone4", GGUF: exaone4GGUF(),
 		read: func(f *fields, c *Config) func(*builder) {
 			c.readShape(f, 32, 0)
 			c.NormEps = f.float("rms_norm_eps", 1e-5)
@@ -61,4 +61,20 @@ func (b *builder) exaone4Block(rope *Rope, act activation) {
 	y := b.mlpOutput(stream, "mlp.", act)
 	b.normSelf(y, "post_feedforward_layernorm", normSpec{})
 	b.add(stream, y, 1)
+}
+
+// exaone4GGUF: the engine has windows only in the model of 64 layers.
+func exaone4GGUF() *GGUF {
+	return &GGUF{
+		Name: "exaone4", RopeFreqs: true,
+		Constants: map[string]any{"sliding_window": nil},
+		Block: joined(ggufQKV(false), ggufQKNorms, []GGUFName{ggufOutput}, ggufNorm("post_attention_layernorm", "post_attention_norm"),
+			ggufGated, ggufNorm("post_feedforward_layernorm", "post_ffw_norm")),
+		Check: func(m *Model) error {
+			if m.number("sliding_window") != 0 {
+				return refuse("sliding_window", m.Value("sliding_window"), "exaone4 of this size")
+			}
+			return nil
+		},
+	}
 }

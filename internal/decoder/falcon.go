@@ -5,7 +5,7 @@ package decoder
 // the later ones groups of heads and a norm each for attention and MLP (40B, 180B).
 func falconArch() *Architecture {
 	return &Architecture{
-		Classes: []string{"FalconForCausalLM"}, Type: "falcon",
+		Classes: []string{"FalconForCausalLM"}, Type: "falcon", GGUF: falconGGUF(),
 		read: func(f *fields, c *Config) func(*builder) {
 			f.alias("hidden_size", "n_embed")
 			f.alias("intermediate_size", "ffn_hidden_size")
@@ -93,4 +93,35 @@ func (b *builder) falconQKV(h reg, s falconSpec) (q, k, v heads) {
 	k = heads{reg: r, n: c.KVHeads, dim: c.HeadDim, base: group * c.HeadDim, step: step}
 	v = heads{reg: r, n: c.KVHeads, dim: c.HeadDim, base: (group + 1) * c.HeadDim, step: step}
 	return q, k, v
+}
+
+// falconGGUF: queries come first, then keys, then values; the engine has the
+// approximated GELU for the exact one.
+func falconGGUF() *GGUF {
+	return &GGUF{
+		Name: "falcon", LayerNorm: true, Context: 2048, Activation: exactGELU("activation"),
+		Rename: map[string]string{
+			"rms_norm_eps": "layer_norm_epsilon", "num_key_value_heads": "num_kv_heads", "head_dim": "", "intermediate_size": "ffn_hidden_size",
+		},
+		Flags: []GGUFFlag{
+			{Config: "new_decoder_architecture", Tensors: []string{"attn_norm_2.weight"}},
+			{Config: "multi_query", Tensors: []string{"attn_norm_2.weight"}, Absent: true},
+		},
+		Constants: map[string]any{"parallel_attn": true, "bias": false, "alibi": false},
+		Block: []GGUFName{
+			{HF: "input_layernorm", GGUF: "attn_norm"}, {HF: "ln_mlp", GGUF: "attn_norm"}, {HF: "ln_attn", GGUF: "attn_norm_2"},
+			{HF: "self_attention.query_key_value", GGUF: "attn_qkv", Rows: splitKeyHeads}, {HF: "self_attention.dense", GGUF: "attn_output"},
+			{HF: "mlp.dense_h_to_4h", GGUF: "ffn_up"}, {HF: "mlp.dense_4h_to_h", GGUF: "ffn_down"},
+		},
+		Check: func(m *Model) error {
+			if err := m.require(map[string]any{"bias": false, "alibi": false, "parallel_attn": true}); err != nil {
+				return err
+			}
+			grouped := m.Value("new_decoder_architecture") == true
+			if grouped && m.Value("num_ln_in_parallel_attn") != 2 || !grouped && m.KVHeads != 1 {
+				return refuse("multi_query", "such heads", "falcon")
+			}
+			return m.requireHidden()
+		},
+	}
 }

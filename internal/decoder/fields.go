@@ -16,6 +16,7 @@ type fields struct {
 	values map[string]json.RawMessage
 	called map[string]string // what a key is called in the file, if otherwise
 	nested bool              // it is one of several, each for a type of layers
+	seen   map[string]any    // what the keys came to that were asked for
 	err    error
 }
 
@@ -115,9 +116,18 @@ func shorten(v json.RawMessage) string {
 func (f *fields) int(key string, missing int) int {
 	v := missing
 	if !f.read(key, &v, "an integer") {
-		return missing
+		v = missing
 	}
+	f.note(key, v)
 	return v
+}
+
+// note records what a key came to.
+func (f *fields) note(key string, v any) {
+	if f.seen == nil {
+		f.seen = map[string]any{}
+	}
+	f.seen[key] = v
 }
 
 func (f *fields) need(key string) int {
@@ -130,8 +140,9 @@ func (f *fields) need(key string) int {
 func (f *fields) float(key string, missing float64) float64 {
 	v := missing
 	if !f.read(key, &v, "a number") {
-		return missing
+		v = missing
 	}
+	f.note(key, v)
 	return v
 }
 
@@ -153,16 +164,18 @@ func (f *fields) needFloat(key string) float64 {
 func (f *fields) bool(key string, missing bool) bool {
 	v := missing
 	if !f.read(key, &v, "true or false") {
-		return missing
+		v = missing
 	}
+	f.note(key, v)
 	return v
 }
 
 func (f *fields) str(key, missing string) string {
 	v := missing
 	if !f.read(key, &v, "a string") {
-		return missing
+		v = missing
 	}
+	f.note(key, v)
 	return v
 }
 

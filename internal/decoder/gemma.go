@@ -6,7 +6,7 @@ import "math"
 // GeGLU and embeddings times the square root of their width.
 func gemmaArch() *Architecture {
 	return &Architecture{
-		Classes: []string{"GemmaForCausalLM"}, Type: "gemma",
+		Classes: []string{"GemmaForCausalLM"}, Type: "gemma", GGUF: gemmaGGUF(),
 		read: func(f *fields, c *Config) func(*builder) {
 			c.readGemma(f, 0)
 			c.Rope = c.readRope(f, fullAttention, 10000)
@@ -31,7 +31,7 @@ func gemmaArch() *Architecture {
 // MLP, soft caps of scores and logits, every second layer with a window.
 func gemma2Arch() *Architecture {
 	return &Architecture{
-		Classes: []string{"Gemma2ForCausalLM"}, Type: "gemma2",
+		Classes: []string{"Gemma2ForCausalLM"}, Type: "gemma2", GGUF: gemma2GGUF(),
 		read: func(f *fields, c *Config) func(*builder) {
 			c.readGemma(f, 4)
 			c.head.cap = f.orNull("final_logit_softcapping", 30)
@@ -78,4 +78,53 @@ func (b *builder) gemma2Block(rope *Rope, scale, cap float64, act activation) {
 	y := b.mlpOutput(h, "mlp.", act)
 	b.normSelf(y, "post_feedforward_layernorm", gain)
 	b.add(stream, y, 1)
+}
+
+// gemmaGGUF: the engine has the approximated GELU only, as the model.
+func gemmaGGUF() *GGUF {
+	return &GGUF{
+		Name: "gemma", EmbeddingHead: true,
+		Activation: GGUFActivation{Key: "hidden_act", Values: []string{"gelu_pytorch_tanh", "gelu", "gelu_new", "gelu_fast"}},
+		Block: joined(ggufGain("input_layernorm", "attn_norm"), ggufQKV(false), []GGUFName{ggufOutput},
+			ggufGain("post_attention_layernorm", "ffn_norm"), ggufGated),
+		Check: func(m *Model) error { return m.require(map[string]any{"attention_bias": false}) },
+	}
+}
+
+// gemma2GGUF: the engine knows the pattern of the windows, and takes the width of
+// a head for the scale of attention but in the model of 46 layers.
+func gemma2GGUF() *GGUF {
+	return &GGUF{
+		Name: "gemma2", EmbeddingHead: true, Windowed: true, HeadWidth: "query_pre_attn_scalar", Largest: 46,
+		Activation: geluActivation("hidden_activation"),
+		Keys: []GGUFKey{
+			{"attention.sliding_window", "sliding_window"}, {"attn_logit_softcapping", "attn_logit_softcapping"},
+			{"final_logit_softcapping", "final_logit_softcapping"},
+		},
+		Block: gemma2Names(),
+		Check: func(m *Model) error {
+			if m.number("attn_logit_softcapping") == 0 || m.number("final_logit_softcapping") == 0 {
+				return refuse("attn_logit_softcapping", "null", "gemma2")
+			}
+			if err := m.requireWindows(slidingBut(2)); err != nil {
+				return err
+			}
+			return m.requireGemma()
+		},
+	}
+}
+
+func gemma2Names() []GGUFName {
+	return joined(ggufGain("input_layernorm", "attn_norm"), ggufQKV(false),
+		ggufGain("self_attn.q_norm", "attn_q_norm"), ggufGain("self_attn.k_norm", "attn_k_norm"), []GGUFName{ggufOutput},
+		ggufGain("post_attention_layernorm", "post_attention_norm"), ggufGain("pre_feedforward_layernorm", "ffn_norm"),
+		ggufGated, ggufGain("post_feedforward_layernorm", "post_ffw_norm"))
+}
+
+// requireGemma refuses biases, and scales of attention that the engine does not take.
+func (m *Model) requireGemma() error {
+	if err := m.requireScale(); err != nil {
+		return err
+	}
+	return m.require(map[string]any{"attention_bias": false})
 }

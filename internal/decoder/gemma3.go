@@ -7,7 +7,7 @@ import "math"
 // with full attention, and a rotation for either.
 func gemma3Arch() *Architecture {
 	return &Architecture{
-		Classes: []string{"Gemma3ForCausalLM"}, Type: "gemma3_text",
+		Classes: []string{"Gemma3ForCausalLM"}, Type: "gemma3_text", GGUF: gemma3GGUF(),
 		read: func(f *fields, c *Config) func(*builder) {
 			c.readGemma(f, 4)
 			c.QKNorm = true
@@ -16,6 +16,7 @@ func gemma3Arch() *Architecture {
 			c.setWindows(f, c.layerTypes(f, slidingBut(pattern)), slidingWindow(f, 4096))
 			c.Rope = c.layerRope(f, 1e6)
 			local := c.localRope(f)
+			f.noteLocal(local)
 			scale := 1 / math.Sqrt(f.float("query_pre_attn_scalar", 256))
 			cap := f.float("attn_logit_softcapping", 0)
 			act := readActivation(f, "hidden_activation", "gelu_pytorch_tanh")
@@ -39,10 +40,13 @@ func gemma3ImageArch() *Architecture {
 			"num_attention_heads": 8, "max_position_embeddings": 131072,
 		},
 	})
+	a.GGUF = gemma3GGUF()
+	a.GGUF.Images = true
 	read := a.read
 	a.read = func(f *fields, c *Config) func(*builder) {
 		block := read(f, c)
 		c.head.cap = 0
+		f.note("final_logit_softcapping", 0.0)
 		return block
 	}
 	return a
@@ -55,4 +59,37 @@ func (c *Config) localRope(f *fields) *Rope {
 		return c.readRope(f, slidingAttention, 10000)
 	}
 	return &Rope{Theta: f.float("rope_local_base_freq", 10000), Dim: c.HeadDim}
+}
+
+// gemma3GGUF: the engine scales the rotations of full attention only, and has no
+// soft caps where there are windows.
+func gemma3GGUF() *GGUF {
+	return &GGUF{
+		Name: "gemma3", EmbeddingHead: true, Windowed: true, HeadWidth: "query_pre_attn_scalar", Largest: 62,
+		Activation: geluActivation("hidden_activation"),
+		Keys: []GGUFKey{
+			{"attention.sliding_window", "sliding_window"}, {"rope.freq_base_swa", "rope_local_base_freq"},
+		},
+		Block: gemma2Names(),
+		Check: func(m *Model) error {
+			if err := m.requireWindows(slidingBut(6)); err != nil {
+				return err
+			}
+			err := m.require(map[string]any{
+				"final_logit_softcapping": 0.0, "attn_logit_softcapping": 0.0, "rope scaling of windows": "",
+			})
+			if err != nil {
+				return err
+			}
+			return m.requireGemma()
+		},
+	}
+}
+
+// noteLocal records the rotation of layers with a window.
+func (f *fields) noteLocal(r *Rope) {
+	if r != nil {
+		f.note("rope_local_base_freq", r.Theta)
+		f.note("rope scaling of windows", r.Scaling.Type)
+	}
 }

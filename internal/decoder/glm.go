@@ -20,7 +20,7 @@ func glmArch() *Architecture {
 // glm4Arch is GLM-4-0414: that with norms also after attention and MLP.
 func glm4Arch() *Architecture {
 	return &Architecture{
-		Classes: []string{"Glm4ForCausalLM"}, Type: "glm4",
+		Classes: []string{"Glm4ForCausalLM"}, Type: "glm4", GGUF: glm4GGUF(),
 		read: func(f *fields, c *Config) func(*builder) {
 			act := c.readGLM(f)
 			return func(b *builder) {
@@ -49,4 +49,15 @@ func (c *Config) readGLM(f *fields) activation {
 		c.Rope.Interleaved = true
 	}
 	return readActivation(f, "hidden_act", "silu")
+}
+
+// glm4GGUF: gate and up stay in one matrix.
+func glm4GGUF() *GGUF {
+	return &GGUF{
+		Name: "glm4", Flags: []GGUFFlag{{Config: "attention_bias", Tensors: []string{"attn_q.bias"}}},
+		Block: joined(ggufNorm("input_layernorm", "attn_norm"), ggufQKV(false), []GGUFName{ggufOutput},
+			ggufNorm("post_self_attn_layernorm", "post_attention_norm"), ggufNorm("post_attention_layernorm", "ffn_norm"),
+			[]GGUFName{{HF: "mlp.gate_up_proj", GGUF: "ffn_up"}, {HF: "mlp.down_proj", GGUF: "ffn_down"}},
+			ggufNorm("post_mlp_layernorm", "post_ffw_norm")),
+	}
 }

@@ -4,7 +4,7 @@ package decoder
 // matrices that are stored as [in, out].
 func gpt2Arch() *Architecture {
 	return &Architecture{
-		Classes: []string{"GPT2LMHeadModel"}, Type: "gpt2",
+		Classes: []string{"GPT2LMHeadModel"}, Type: "gpt2", GGUF: gpt2GGUF(),
 		read: func(f *fields, c *Config) func(*builder) {
 			f.gptKeys("n_inner")
 			c.readShape(f, 0, 0)
@@ -81,4 +81,21 @@ func (b *builder) gpt2Block(scale float64, act activation) {
 func (b *builder) transposed() {
 	l := &b.p.Linears[len(b.p.Linears)-1]
 	b.sliced(Slice{Weight: l.Path + ".weight", Bias: l.Path + ".bias", Transposed: true, Outputs: l.Out})
+}
+
+func gpt2GGUF() *GGUF {
+	return &GGUF{
+		Name: "gpt2", LayerNorm: true, Unrotated: true, Activation: geluActivation("activation_function"),
+		Rename: map[string]string{
+			"hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head", "intermediate_size": "n_inner",
+			"max_position_embeddings": "n_positions", "rms_norm_eps": "layer_norm_epsilon", "num_key_value_heads": "", "head_dim": "",
+		},
+		Block: []GGUFName{
+			{HF: "ln_1", GGUF: "attn_norm"}, {HF: "attn.c_attn", GGUF: "attn_qkv"}, {HF: "attn.c_proj", GGUF: "attn_output"},
+			{HF: "ln_2", GGUF: "ffn_norm"}, {HF: "mlp.c_fc", GGUF: "ffn_up"}, {HF: "mlp.c_proj", GGUF: "ffn_down"},
+		},
+		Check: func(m *Model) error {
+			return m.require(map[string]any{"scale_attn_weights": true, "scale_attn_by_inverse_layer_idx": false})
+		},
+	}
 }

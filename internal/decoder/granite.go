@@ -6,7 +6,7 @@ import "math"
 // scores, what a branch adds to the residual stream, and the logits.
 func graniteArch() *Architecture {
 	return &Architecture{
-		Classes: []string{"GraniteForCausalLM"}, Type: "granite",
+		Classes: []string{"GraniteForCausalLM"}, Type: "granite", GGUF: graniteGGUF(),
 		read: func(f *fields, c *Config) func(*builder) {
 			c.readShape(f, 0, 0)
 			c.QKVBias = f.bool("attention_bias", false)
@@ -52,4 +52,17 @@ func (b *builder) graniteAttention(h reg, rope *Rope, m multipliers) {
 	b.rotate(k, rope)
 	a := b.attend(attention{q: q, k: k, v: v, window: c.Window(b.p.Index), scale: m.attention})
 	b.add(stream, b.linear(a, "self_attn.o_proj", c.Hidden, c.OBias), m.residual)
+}
+
+func graniteGGUF() *GGUF {
+	g := llamaGGUF("granite", true, attentionBias, mlpBias)
+	g.Keys = graniteKeys()
+	return g
+}
+
+func graniteKeys() []GGUFKey {
+	return []GGUFKey{
+		{"embedding_scale", "embedding_multiplier"}, {"attention.scale", "attention_multiplier"},
+		{"residual_scale", "residual_multiplier"}, {"logit_scale", "logits_scaling"},
+	}
 }

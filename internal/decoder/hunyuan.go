@@ -6,7 +6,7 @@ import "math"
 // after the rotation.
 func hunyuanArch() *Architecture {
 	return &Architecture{
-		Classes: []string{"HunYuanDenseV1ForCausalLM"}, Type: "hunyuan_v1_dense",
+		Classes: []string{"HunYuanDenseV1ForCausalLM"}, Type: "hunyuan_v1_dense", GGUF: hunyuanGGUF(),
 		read: func(f *fields, c *Config) func(*builder) {
 			c.readShape(f, 0, 0)
 			c.NormEps = f.float("rms_norm_eps", 1e-5)
@@ -56,4 +56,15 @@ func (b *builder) hunyuanAttention(h reg) {
 	b.headNorm(q, "self_attn.query_layernorm", normSpec{}, false)
 	b.headNorm(k, "self_attn.key_layernorm", normSpec{}, false)
 	b.addLinear(stream, b.attend(attention{q: q, k: k, v: v}), "self_attn.o_proj", c.OBias)
+}
+
+// hunyuanGGUF: the base of the rotation is the one that scaling gives.
+func hunyuanGGUF() *GGUF {
+	return &GGUF{
+		Name: "hunyuan-dense", RopeFreqs: true, Flags: []GGUFFlag{{Config: "attention_bias", Tensors: []string{"attn_q.bias"}}},
+		Block: joined(ggufNorm("input_layernorm", "attn_norm"), ggufQKV(false), []GGUFName{
+			{HF: "self_attn.query_layernorm", GGUF: "attn_q_norm"}, {HF: "self_attn.key_layernorm", GGUF: "attn_k_norm"}, ggufOutput,
+		}, ggufNorm("post_attention_layernorm", "ffn_norm"), ggufGated),
+		Check: func(m *Model) error { return m.require(map[string]any{"attention_bias": false}) },
+	}
 }

@@ -41,6 +41,7 @@ func withImages(class, modelType, missing string, sizes map[string]map[string]in
 			}
 			block := a.read(t, c)
 			f.take(t)
+			f.seen = t.seen
 			c.Tied = tied
 			return block
 		},

@@ -20,6 +20,7 @@ func (c *Config) readShape(f *fields, kvHeads, headDim int) {
 		kvHeads = c.Heads
 	}
 	c.KVHeads = f.int("num_key_value_heads", kvHeads)
+	f.alias("max_position_embeddings", "max_sequence_length") // the first Llamas
 	c.MaxPosition = f.int("max_position_embeddings", 0)
 	if c.HeadDim = f.int("head_dim", 0); f.null("head_dim") && f.err == nil {
 		switch {

@@ -3,7 +3,7 @@ package decoder
 // llamaArch is Llama and what has its blocks under the same name.
 func llamaArch() *Architecture {
 	return &Architecture{
-		Classes: []string{"LlamaForCausalLM"}, Type: "llama", GGUF: llamaGGUF("llama", true),
+		Classes: []string{"LlamaForCausalLM"}, Type: "llama", GGUF: llamaGGUF("llama", true, attentionBias, mlpBias),
 		read: func(f *fields, c *Config) func(*builder) {
 			c.readShape(f, 0, 0)
 			c.QKVBias = f.bool("attention_bias", false)

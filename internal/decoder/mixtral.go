@@ -4,7 +4,7 @@ package decoder
 // front of gated experts, two of them for each token.
 func mixtralArch() *Architecture {
 	return &Architecture{
-		Classes: []string{"MixtralForCausalLM"}, Type: "mixtral",
+		Classes: []string{"MixtralForCausalLM"}, Type: "mixtral", GGUF: mixtralGGUF(),
 		read: func(f *fields, c *Config) func(*builder) {
 			c.readShape(f, 8, 0)
 			c.Rope = c.readRope(f, fullAttention, 1e6)
@@ -33,4 +33,14 @@ func (c *Config) topExperts(f *fields, key string, missing int) int {
 		f.fail(key, "%d, want 1 to the number of experts, %d", top, c.Experts)
 	}
 	return top
+}
+
+// mixtralGGUF is Llama with experts.
+func mixtralGGUF() *GGUF {
+	return &GGUF{
+		Name: "llama", Needs: "expert_count", RopeFreqs: true,
+		Keys: []GGUFKey{{"expert_count", "num_local_experts"}, {"expert_used_count", "num_experts_per_tok"}},
+		Block: joined(ggufNorm("input_layernorm", "attn_norm"), ggufQKV(true), []GGUFName{ggufOutput},
+			ggufNorm("post_attention_layernorm", "ffn_norm"), ggufExperts("block_sparse_moe.gate", wExperts)),
+	}
 }

@@ -39,10 +39,6 @@ type Config struct {
 	// current one included; 0 is full attention. nil is full attention everywhere.
 	Windows []int
 
-	// Activation is that of the MLP, by its name in config.json, in architectures
-	// that llama.cpp has; "" in others.
-	Activation string
-
 	// Biases and norms that some architectures have or have not by configuration.
 	QKVBias, OBias, MLPBias, QKNorm bool
 
@@ -150,6 +146,8 @@ type Model struct {
 	Config
 	Arch   *Architecture
 	Blocks []*Program
+
+	read map[string]any // what the keys of config.json came to that were asked for
 }
 
 // ParseConfig reads the content of a config.json as Hugging Face transformers
@@ -168,9 +166,7 @@ func ParseConfig(data []byte) (*Model, error) {
 	c := &m.Config
 	c.ModelType = m.Arch.Type
 	block := m.Arch.read(f, c)
-	if m.Arch.GGUF != nil {
-		c.Activation = f.str("hidden_act", "silu")
-	}
+	m.read = f.seen
 	if f.err != nil {
 		return nil, f.err
 	}

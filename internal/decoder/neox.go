@@ -5,7 +5,7 @@ package decoder
 // parallel or one after the other.
 func neoxArch() *Architecture {
 	return &Architecture{
-		Classes: []string{"GPTNeoXForCausalLM"}, Type: "gpt_neox",
+		Classes: []string{"GPTNeoXForCausalLM"}, Type: "gpt_neox", GGUF: neoxGGUF(),
 		read: func(f *fields, c *Config) func(*builder) {
 			f.alias("rope_theta", "rotary_emb_base")
 			f.alias("partial_rotary_factor", "rotary_pct")
@@ -52,4 +52,26 @@ func (b *builder) headwiseQKV(h reg, path string, bias bool) (q, k, v heads) {
 		return heads{reg: r, n: c.Heads, dim: c.HeadDim, base: i * c.HeadDim, step: 3 * c.HeadDim}
 	}
 	return part(0), part(1), part(2)
+}
+
+// neoxGGUF: the engine has the approximated GELU for the exact one.
+func neoxGGUF() *GGUF {
+	return &GGUF{
+		Name: "gptneox", LayerNorm: true, OwnHead: true, Activation: exactGELU("hidden_act"),
+		Rename: map[string]string{
+			"rms_norm_eps": "layer_norm_eps", "num_key_value_heads": "", "head_dim": "", "rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct",
+		},
+		Keys: []GGUFKey{{"use_parallel_residual", "use_parallel_residual"}},
+		Block: []GGUFName{
+			{HF: "input_layernorm", GGUF: "attn_norm"}, {HF: "attention.query_key_value", GGUF: "attn_qkv", Rows: splitHeads},
+			{HF: "attention.dense", GGUF: "attn_output"}, {HF: "post_attention_layernorm", GGUF: "ffn_norm"},
+			{HF: "mlp.dense_h_to_4h", GGUF: "ffn_up"}, {HF: "mlp.dense_4h_to_h", GGUF: "ffn_down"},
+		},
+		Check: func(m *Model) error {
+			if err := m.require(map[string]any{"attention_bias": true}); err != nil {
+				return err
+			}
+			return m.requireHidden()
+		},
+	}
 }

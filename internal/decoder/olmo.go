@@ -34,7 +34,7 @@ func olmoArch() *Architecture {
 // of before, and of all queries and all keys together.
 func olmo2Arch() *Architecture {
 	return &Architecture{
-		Classes: []string{"Olmo2ForCausalLM"}, Type: "olmo2",
+		Classes: []string{"Olmo2ForCausalLM"}, Type: "olmo2", GGUF: olmo2GGUF(),
 		read: func(f *fields, c *Config) func(*builder) {
 			act := c.readOlmo2(f)
 			c.Rope = c.readRope(f, fullAttention, 10000)
@@ -47,12 +47,13 @@ func olmo2Arch() *Architecture {
 // full attention, and only the latter's rotation scaled.
 func olmo3Arch() *Architecture {
 	return &Architecture{
-		Classes: []string{"Olmo3ForCausalLM"}, Type: "olmo3",
+		Classes: []string{"Olmo3ForCausalLM"}, Type: "olmo3", GGUF: olmo3GGUF(),
 		read: func(f *fields, c *Config) func(*builder) {
 			act := c.readOlmo2(f)
 			c.setWindows(f, c.layerTypes(f, slidingBut(4)), slidingWindow(f, 4096))
 			c.Rope = c.layerRope(f, 500000)
 			local := c.slidingRope(f, 500000)
+			f.noteLocal(local)
 			return func(b *builder) {
 				rope := c.Rope
 				if c.Window(b.p.Index) > 0 {
@@ -98,4 +99,38 @@ func (b *builder) olmo2Block(rope *Rope, act activation) {
 	y := b.mlpOutput(stream, "mlp.", act)
 	b.normSelf(y, "post_feedforward_layernorm", normSpec{})
 	b.add(stream, y, 1)
+}
+
+func olmo2GGUF() *GGUF {
+	return &GGUF{
+		Name: "olmo2", OwnHead: true,
+		Block: joined(ggufQKV(false), ggufQKNorms, []GGUFName{ggufOutput}, ggufNorm("post_attention_layernorm", "post_attention_norm"),
+			ggufGated, ggufNorm("post_feedforward_layernorm", "post_ffw_norm")),
+		Check: func(m *Model) error {
+			if err := m.require(map[string]any{"attention_bias": false}); err != nil {
+				return err
+			}
+			return m.requireHidden()
+		},
+	}
+}
+
+// olmo3GGUF: the engine knows the pattern of the windows.
+func olmo3GGUF() *GGUF {
+	g := olmo2GGUF()
+	plain := g.Check
+	g.Needs, g.Windowed, g.Keys = "attention.sliding_window", true, []GGUFKey{{"attention.sliding_window", "sliding_window"}}
+	g.Check = func(m *Model) error {
+		if err := m.requireWindows(slidingBut(4)); err != nil {
+			return err
+		}
+		if m.Rope != nil && m.number("rope_local_base_freq") != m.Rope.Theta {
+			return refuse("rope_parameters", "base of its own for windows", "olmo2")
+		}
+		if err := m.require(map[string]any{"rope scaling of windows": ""}); err != nil {
+			return err
+		}
+		return plain(m)
+	}
+	return g
 }

@@ -4,7 +4,7 @@ package decoder
 // their whole width, then q, k and v clipped.
 func olmoeArch() *Architecture {
 	return &Architecture{
-		Classes: []string{"OlmoeForCausalLM"}, Type: "olmoe",
+		Classes: []string{"OlmoeForCausalLM"}, Type: "olmoe", GGUF: olmoeGGUF(),
 		read: func(f *fields, c *Config) func(*builder) {
 			c.readShape(f, 0, 0)
 			c.NormEps = f.float("rms_norm_eps", 1e-5)
@@ -33,6 +33,25 @@ func olmoeArch() *Architecture {
 				r := b.router(h, "mlp.gate", c.Experts, top, renormalize)
 				b.add(stream, b.experts(h, r, c.Experts, c.Intermediate, act, hubExperts), 1)
 			}
+		},
+	}
+}
+
+// olmoeGGUF: the engine clips nothing.
+func olmoeGGUF() *GGUF {
+	return &GGUF{
+		Name: "olmoe", OwnHead: true, Constants: map[string]any{"norm_topk_prob": false},
+		Keys: []GGUFKey{{"expert_count", "num_experts"}, {"expert_used_count", "num_experts_per_tok"}},
+		Block: joined(ggufNorm("input_layernorm", "attn_norm"), ggufQKV(false), ggufQKNorms, []GGUFName{ggufOutput},
+			ggufNorm("post_attention_layernorm", "ffn_norm"), ggufExperts("mlp.gate", hubExperts)),
+		Check: func(m *Model) error {
+			if err := m.require(map[string]any{"attention_bias": false, "norm_topk_prob": false, "clip_qkv": 0.0}); err != nil {
+				return err
+			}
+			if m.KVHeads != m.Heads { // the norm of keys is as wide as that of queries
+				return refuse("num_key_value_heads", m.KVHeads, "olmoe")
+			}
+			return m.requireHidden()
 		},
 	}
 }

@@ -5,7 +5,7 @@ package decoder
 // head, biases also in the head.
 func phiArch() *Architecture {
 	return &Architecture{
-		Classes: []string{"PhiForCausalLM"}, Type: "phi",
+		Classes: []string{"PhiForCausalLM"}, Type: "phi", GGUF: phiGGUF(),
 		read: func(f *fields, c *Config) func(*builder) {
 			c.readShape(f, 0, 0)
 			c.NormEps = f.float("layer_norm_eps", 1e-5)
@@ -35,4 +35,19 @@ func (b *builder) phiBlock(act activation) {
 	b.rotate(k, c.Rope)
 	b.addLinear(stream, b.attend(attention{q: q, k: k, v: v}), "self_attn.dense", true)
 	b.addLinear(stream, b.activate(act, u), "mlp.fc2", true)
+}
+
+func phiGGUF() *GGUF {
+	return &GGUF{
+		Name: "phi2", LayerNorm: true, OwnHead: true, Activation: geluActivation("hidden_act"), Rename: map[string]string{"rms_norm_eps": "layer_norm_eps"},
+		Block: joined(ggufNorm("input_layernorm", "attn_norm"), ggufQKV(false), []GGUFName{
+			{HF: "self_attn.dense", GGUF: "attn_output"}, {HF: "mlp.fc1", GGUF: "ffn_up"}, {HF: "mlp.fc2", GGUF: "ffn_down"},
+		}),
+		Check: func(m *Model) error {
+			if err := m.require(map[string]any{"qk_layernorm": false}); err != nil {
+				return err
+			}
+			return m.requireHidden()
+		},
+	}
 }

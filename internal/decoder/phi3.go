@@ -4,7 +4,7 @@ package decoder
 // one matrix, and gate and up in one, a part of each head rotated.
 func phi3Arch() *Architecture {
 	return &Architecture{
-		Classes: []string{"Phi3ForCausalLM"}, Type: "phi3",
+		Classes: []string{"Phi3ForCausalLM"}, Type: "phi3", GGUF: phi3GGUF(),
 		read: func(f *fields, c *Config) func(*builder) {
 			f.missing("original_max_position_embeddings", 4096)
 			c.readShape(f, 0, 0)
@@ -51,4 +51,17 @@ func (b *builder) fusedQKV(h reg, path string, bias bool) (q, k, v heads) {
 // fusedGate adds one linear for the gate and the other factor, and the product.
 func (b *builder) fusedGate(h reg, act activation) reg {
 	return b.gatedHalves(act, b.linear(h, "mlp.gate_up_proj", 2*b.c.Intermediate, false))
+}
+
+// phi3GGUF: q, k and v stay in one matrix, and gate and up.
+func phi3GGUF() *GGUF {
+	return &GGUF{
+		Name: "phi3", LongRope: true,
+		Block: []GGUFName{
+			{HF: "input_layernorm", GGUF: "attn_norm"}, {HF: "self_attn.qkv_proj", GGUF: "attn_qkv"}, ggufOutput,
+			{HF: "post_attention_layernorm", GGUF: "ffn_norm"}, {HF: "mlp.gate_up_proj", GGUF: "ffn_up"},
+			{HF: "mlp.down_proj", GGUF: "ffn_down"},
+		},
+		Check: (*Model).requireHidden,
+	}
 }

@@ -11,7 +11,7 @@ import (
 // experts a shared one, weighted by a sigmoid.
 func qwen2MoEArch() *Architecture {
 	return &Architecture{
-		Classes: []string{"Qwen2MoeForCausalLM"}, Type: "qwen2_moe",
+		Classes: []string{"Qwen2MoeForCausalLM"}, Type: "qwen2_moe", GGUF: qwen2MoEGGUF(),
 		read: func(f *fields, c *Config) func(*builder) {
 			c.readShape(f, 16, 0)
 			c.QKVBias = f.bool("qkv_bias", true)
@@ -67,4 +67,51 @@ func (o *weighOp) run(x *exec) {
 		}
 		kernel.Scale(dst.Row(i), float32(1/(1+math.Exp(-sum))))
 	})
+}
+
+// qwen2MoEGGUF: the engine has experts in every layer, whose weights stay as the
+// softmax gives them.
+func qwen2MoEGGUF() *GGUF {
+	return &GGUF{
+		Name: "qwen2moe", OwnHead: true, Keys: qwenExpertKeys("shared_expert_intermediate_size"),
+		Flags: []GGUFFlag{{Config: "qkv_bias", Tensors: []string{"attn_q.bias"}}},
+		Block: joined(ggufNorm("input_layernorm", "attn_norm"), ggufQKV(false), []GGUFName{ggufOutput},
+			ggufNorm("post_attention_layernorm", "ffn_norm"), ggufExperts("mlp.gate", hubExperts), []GGUFName{
+				{HF: "mlp.shared_expert_gate", GGUF: "ffn_gate_inp_shexp", Flat: true},
+				{HF: "mlp.shared_expert.gate_proj", GGUF: "ffn_gate_shexp"}, {HF: "mlp.shared_expert.up_proj", GGUF: "ffn_up_shexp"},
+				{HF: "mlp.shared_expert.down_proj", GGUF: "ffn_down_shexp"},
+			}),
+		Check: func(m *Model) error {
+			if err := m.requireExperts(false); err != nil {
+				return err
+			}
+			return m.requireHidden()
+		},
+	}
+}
+
+// qwenExpertKeys are the keys of experts; shared is "" where there is no shared one.
+func qwenExpertKeys(shared string) []GGUFKey {
+	keys := []GGUFKey{
+		{"expert_count", "num_experts"}, {"expert_used_count", "num_experts_per_tok"},
+		{"expert_feed_forward_length", "moe_intermediate_size"},
+	}
+	if shared != "" {
+		keys = append(keys, GGUFKey{"expert_shared_feed_forward_length", shared})
+	}
+	return keys
+}
+
+// requireExperts refuses layers without experts, and weights of another norm.
+func (m *Model) requireExperts(renormalize bool) error {
+	for _, p := range m.Blocks {
+		if p.hasLinear("mlp.gate_proj") {
+			return refuse("mlp_only_layers", "layers without experts", m.Arch.GGUF.Name)
+		}
+	}
+	return m.require(map[string]any{"norm_topk_prob": renormalize})
+}
+
+func (p *Program) hasLinear(path string) bool {
+	return slices.ContainsFunc(p.Linears, func(l LinearInfo) bool { return l.Path == path })
 }

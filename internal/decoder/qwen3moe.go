@@ -6,7 +6,7 @@ import "slices"
 // all MLPs are experts behind a softmax router.
 func qwen3MoEArch() *Architecture {
 	return &Architecture{
-		Classes: []string{"Qwen3MoeForCausalLM"}, Type: "qwen3_moe",
+		Classes: []string{"Qwen3MoeForCausalLM"}, Type: "qwen3_moe", GGUF: qwen3MoEGGUF(),
 		read: func(f *fields, c *Config) func(*builder) {
 			c.readShape(f, 4, 0)
 			c.QKNorm = true
@@ -34,6 +34,22 @@ func qwen3MoEArch() *Architecture {
 				y := b.experts(h, r, c.Experts, width, act, expertNames{expert + "gate_proj", expert + "up_proj", expert + "down_proj"})
 				b.add(stream, y, 1)
 			}
+		},
+	}
+}
+
+// qwen3MoEGGUF: the engine has experts in every layer, whose weights add up to 1.
+func qwen3MoEGGUF() *GGUF {
+	return &GGUF{
+		Name: "qwen3moe", Keys: qwenExpertKeys(""), Constants: map[string]any{"norm_topk_prob": true},
+		Flags: []GGUFFlag{attentionBias},
+		Block: joined(ggufNorm("input_layernorm", "attn_norm"), ggufQKV(false), ggufQKNorms, []GGUFName{ggufOutput},
+			ggufNorm("post_attention_layernorm", "ffn_norm"), ggufExperts("mlp.gate", hubExperts)),
+		Check: func(m *Model) error {
+			if err := m.require(map[string]any{"attention_bias": false}); err != nil {
+				return err
+			}
+			return m.requireExperts(true)
 		},
 	}
 }

@@ -4,7 +4,7 @@ package decoder
 // others by configuration.
 func seedOSSArch() *Architecture {
 	return &Architecture{
-		Classes: []string{"SeedOssForCausalLM"}, Type: "seed_oss",
+		Classes: []string{"SeedOssForCausalLM"}, Type: "seed_oss", GGUF: seedOSSGGUF(),
 		read: func(f *fields, c *Config) func(*builder) {
 			c.readShape(f, 8, 128)
 			c.QKVBias = f.bool("attention_bias", true)
@@ -13,5 +13,15 @@ func seedOSSArch() *Architecture {
 			c.Rope = c.readRope(f, fullAttention, 10000)
 			return plainBlock(readActivation(f, "hidden_act", "silu"))
 		},
+	}
+}
+
+func seedOSSGGUF() *GGUF {
+	return &GGUF{
+		Name:  "seed_oss",
+		Flags: []GGUFFlag{{Config: "attention_bias", Tensors: []string{"attn_q.bias"}}},
+		Block: joined(ggufNorm("input_layernorm", "attn_norm"), ggufQKV(false), []GGUFName{ggufOutput},
+			ggufNorm("post_attention_layernorm", "post_attention_norm"), ggufGated),
+		Check: func(m *Model) error { return m.require(map[string]any{"mlp_bias": false, "attention_out_bias": false}) },
 	}
 }

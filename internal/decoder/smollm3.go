@@ -4,7 +4,7 @@ package decoder
 // (Yang et al., arXiv 2501.18795), those with a window if there is one.
 func smollm3Arch() *Architecture {
 	return &Architecture{
-		Classes: []string{"SmolLM3ForCausalLM"}, Type: "smollm3",
+		Classes: []string{"SmolLM3ForCausalLM"}, Type: "smollm3", GGUF: smollm3GGUF(),
 		read: func(f *fields, c *Config) func(*builder) {
 			c.readShape(f, 4, 0)
 			c.Tied = f.bool("tie_word_embeddings", true)
@@ -45,4 +45,28 @@ func smollm3Arch() *Architecture {
 			}
 		},
 	}
+}
+
+// smollm3GGUF: the engine leaves out every fourth rotation, whatever is said.
+func smollm3GGUF() *GGUF {
+	g := llamaGGUF("smollm3", true, attentionBias, mlpBias)
+	g.RopeFreqs = false
+	g.Check = func(m *Model) error {
+		for i, p := range m.Blocks {
+			if p.rotates() != ((i+1)%4 != 0) {
+				return refuse("no_rope_layers", "such a pattern", "smollm3")
+			}
+		}
+		return nil
+	}
+	return g
+}
+
+func (p *Program) rotates() bool {
+	for _, o := range p.ops {
+		if _, ok := o.(*rotateOp); ok {
+			return true
+		}
+	}
+	return false
 }

@@ -4,7 +4,7 @@ package decoder
 // everywhere, an MLP without gate, a window.
 func starcoder2Arch() *Architecture {
 	return &Architecture{
-		Classes: []string{"Starcoder2ForCausalLM"}, Type: "starcoder2",
+		Classes: []string{"Starcoder2ForCausalLM"}, Type: "starcoder2", GGUF: starcoder2GGUF(),
 		read: func(f *fields, c *Config) func(*builder) {
 			c.readShape(f, 2, 0)
 			c.NormEps = f.float("norm_epsilon", 1e-5)
@@ -23,6 +23,22 @@ func starcoder2Arch() *Architecture {
 				h = b.norm(stream, "post_attention_layernorm", norm)
 				b.plainMLP(h, "mlp.c_fc", "mlp.c_proj", act)
 			}
+		},
+	}
+}
+
+// starcoder2GGUF: the engine has no windows and wants the biases.
+func starcoder2GGUF() *GGUF {
+	return &GGUF{
+		Name: "starcoder2", LayerNorm: true, Activation: geluActivation("hidden_act"), Rename: map[string]string{"rms_norm_eps": "norm_epsilon"},
+		Constants: map[string]any{"sliding_window": nil},
+		Block: joined(ggufNorm("input_layernorm", "attn_norm"), ggufQKV(false), []GGUFName{ggufOutput},
+			ggufNorm("post_attention_layernorm", "ffn_norm"), []GGUFName{{HF: "mlp.c_fc", GGUF: "ffn_up"}, {HF: "mlp.c_proj", GGUF: "ffn_down"}}),
+		Check: func(m *Model) error {
+			if err := m.require(map[string]any{"use_bias": true}); err != nil {
+				return err
+			}
+			return m.requireHidden()
 		},
 	}
 }

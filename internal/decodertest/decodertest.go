@@ -53,7 +53,6 @@ func (l *Model) Hidden(t require.TestingT, ids []int32, seqLen int) *tensor.Matr
 	return x
 }
 
-
 // Logits returns the logits [len(ids), vocab] of one sequence.
 func (l *Model) Logits(t require.TestingT, ids []int32) *tensor.Matrix {
 	x := l.Hidden(t, ids, len(ids))
