@@ -59,7 +59,7 @@ func TestRowsAndColumns(t *testing.T) {
 		require.ErrorContains(t, err, "rows 1 to")
 		require.ErrorContains(t, m.Columns(name, -1, 1, &c), "columns -1 to 1")
 		// Rows of a vector are its elements.
-		v, err := m.Rows(testNorm, 1, 3, nil)
+		v, err = m.Rows(testNorm, 1, 3, nil)
 		require.NoError(t, err)
 		require.Len(t, v, 2)
 	}

@@ -99,8 +99,8 @@ func checkArch(m *decoder.Model) error {
 	if act, ok := m.Value(key).(string); ok && !slices.Contains(values, act) {
 		return layout.Unsupported("llama.cpp's %s has no %s activation", g.Name, act)
 	}
-	if m.Rope != nil && m.Rope.Dim != m.HeadDim && slices.ContainsFunc(g.Block, func(n decoder.GGUFName) bool { return n.HF == "self_attn.q_proj" && n.Rows != nil }) {
-		return layout.Unsupported("rotations of a part of each head are not written to GGUF for %s", m.ModelType)
+	if err := checkPairs(m); err != nil {
+		return err
 	}
 	if g.Check != nil {
 		if err := g.Check(m); err != nil {
@@ -111,7 +111,19 @@ func checkArch(m *decoder.Model) error {
 	return err
 }
 
-// context is the length up to which the engine computes what Hugging Face does:
+// checkPairs refuses rotations of a part of each head where rows change places
+// so that the engine has all pairs of a head side by side.
+func checkPairs(m *decoder.Model) error {
+	paired := slices.ContainsFunc(m.Arch.GGUF.Block, func(n decoder.GGUFName) bool {
+		return n.HF == "self_attn.q_proj" && n.Rows != nil
+	})
+	if paired && m.Rope != nil && m.Rope.Dim != m.HeadDim {
+		return layout.Unsupported("rotations of a part of each head, %d of %d, for %s", m.Rope.Dim, m.HeadDim, m.Arch.GGUF.Name)
+	}
+	return nil
+}
+
+// contextOf is the length up to which the engine computes what Hugging Face does:
 // where it has no windows, up to their length both attentions are the same.
 func contextOf(m *decoder.Model) int {
 	n := m.MaxPosition

@@ -81,9 +81,7 @@ func TestGGUFRefuses(t *testing.T) {
 		{Name: "group of no blocks", Set: func(l *layout.Layer) { l.Scheme.GroupSize = 100 }, Want: "group size 100"},
 		{Name: "scales", Set: func(l *layout.Layer) { l.Scheme.ScaleType = quant.F32 }, Want: "half-float"},
 		{Name: "asymmetric 8", Set: func(l *layout.Layer) { l.Scheme.Bits, l.Scheme.Symmetric = 8, false }, Want: "symmetric grid"},
-		{Name: "OPT", Set: func(l *layout.Layer) { l.Name = "model.decoder.layers.0.fc1" }, Want: "llama, qwen2 or qwen3"},
-		{Name: "experts", Set: func(l *layout.Layer) { l.Name = "model.layers.0.block_sparse_moe.experts.0.w1" }, Want: "llama, qwen2 or qwen3"},
-		{Name: "fused", Set: func(l *layout.Layer) { l.Name = "model.layers.0.self_attn.qkv_proj" }, Want: "llama, qwen2 or qwen3"},
+		{Name: "OPT", Set: func(l *layout.Layer) { l.Name = "model.decoder.layers.0.fc9" }, Want: "no linear"},
 	})
 	for _, ok := range []func(l *layout.Layer){
 		func(l *layout.Layer) { l.Name = "lm_head" },

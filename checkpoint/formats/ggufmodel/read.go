@@ -91,6 +91,9 @@ func openFile(f *gguf.File, path string) (json.RawMessage, *modelFile, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("metadata, as a %s: %w", layout.ConfigFile, err)
 	}
+	if err := checkPairs(m); err != nil {
+		return nil, nil, err
+	}
 	known := knownTensors(m)
 	src := &modelFile{f: f, path: path, tensors: map[string]fileTensor{}}
 	for _, t := range f.Tensors() {

@@ -102,7 +102,15 @@ func readFactors(f *gguf.File, name string, n int) ([]float32, error) {
 		return nil, err
 	}
 	factors := make([]float32, n)
-	return factors, t.Type.Decode(factors, data)
+	if err := t.Type.Decode(factors, data); err != nil {
+		return nil, err
+	}
+	for _, v := range factors {
+		if !(v > 0) || v-v != 0 {
+			return nil, fmt.Errorf("tensor %q: %g, want positive numbers", name, v)
+		}
+	}
+	return factors, nil
 }
 
 // ropeScaling gives rope_scaling of a config.json, nil if there is none.
