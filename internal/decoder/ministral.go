@@ -3,7 +3,7 @@ package decoder
 // ministralArch is Ministral: Mistral's block with windows by layer.
 func ministralArch() *Architecture {
 	return &Architecture{
-		Classes: []string{"MinistralForCausalLM"}, Type: "ministral",
+		Classes: []string{"MinistralForCausalLM"}, Type: "ministral", GGUF: llamaGGUF("llama", true),
 		read: func(f *fields, c *Config) func(*builder) {
 			c.readShape(f, 8, 0)
 			c.Rope = c.readRope(f, fullAttention, 10000)
@@ -51,7 +51,7 @@ func ministral3Arch() *Architecture {
 
 // mistral3Arch is Mistral Small 3 and Ministral 3 for images and text.
 func mistral3Arch() *Architecture {
-	return withImages("Mistral3ForConditionalGeneration", "mistral3", "mistral", map[string]map[string]int{
+	a := withImages("Mistral3ForConditionalGeneration", "mistral3", "mistral", map[string]map[string]int{
 		"mistral": {
 			"vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
 			"num_attention_heads": 32, "max_position_embeddings": 131072,
@@ -61,6 +61,10 @@ func mistral3Arch() *Architecture {
 			"num_attention_heads": 32, "max_position_embeddings": 262144,
 		},
 	})
+	a.GGUF = llamaGGUF("llama", true)
+	a.GGUF.Images = true
+	a.GGUF.Check = func(m *Model) error { return m.require(map[string]any{"model_type": "mistral"}) }
+	return a
 }
 
 // readGrowth reads the growth of queries with the position, which is beside the

@@ -4,7 +4,7 @@ package decoder
 // no gains, and queries, keys and values clipped.
 func olmoArch() *Architecture {
 	return &Architecture{
-		Classes: []string{"OlmoForCausalLM"}, Type: "olmo",
+		Classes: []string{"OlmoForCausalLM"}, Type: "olmo", GGUF: olmoGGUF(),
 		read: func(f *fields, c *Config) func(*builder) {
 			c.readShape(f, 0, 0)
 			c.QKVBias = f.bool("attention_bias", false)
@@ -12,7 +12,8 @@ func olmoArch() *Architecture {
 			c.Rope = c.readRope(f, fullAttention, 10000)
 			clip := f.float("clip_qkv", 0)
 			act := readActivation(f, "hidden_act", "silu")
-			norm := normSpec{layer: true, plain: true, eps: 1e-5}
+			c.NormEps = 1e-5
+			norm := normSpec{layer: true, plain: true}
 			c.head.norm = norm
 			return func(b *builder) {
 				h := b.norm(stream, "input_layernorm", norm)
@@ -133,4 +134,18 @@ func olmo3GGUF() *GGUF {
 		return plain(m)
 	}
 	return g
+}
+
+// olmoGGUF: norms have no tensors.
+func olmoGGUF() *GGUF {
+	return &GGUF{
+		Name: "olmo", LayerNorm: true, Rename: map[string]string{"rms_norm_eps": ""}, Keys: []GGUFKey{{"attention.clamp_kqv", "clip_qkv"}},
+		Block: joined(ggufQKV(true), []GGUFName{ggufOutput}, ggufGated),
+		Check: func(m *Model) error {
+			if err := m.require(map[string]any{"attention_bias": false}); err != nil {
+				return err
+			}
+			return m.requireHidden()
+		},
+	}
 }

@@ -126,6 +126,11 @@ func otherArchitectures() []archCase {
 	add("ernie4_5", "Ernie4_5ForCausalLM", "ernie4_5", 0, more{"head_dim": 32})
 	add("seed_oss", "SeedOssForCausalLM", "seed_oss", 0, more{"attention_bias": true, "head_dim": 32})
 	add("hunyuan-dense", "HunYuanDenseV1ForCausalLM", "hunyuan_v1_dense", 0, more{"rope_scaling": more{"type": "dynamic", "alpha": 1000.0, "factor": 1.0}})
+	add("olmo", "OlmoForCausalLM", "olmo", 0, more{"clip_qkv": 4.0})
+	add("ministral", "MinistralForCausalLM", "ministral", 0, more{"rms_norm_eps": 1e-5, "sliding_window": 256, "num_hidden_layers": 4})
+	small := smallConfig("mistral")
+	small["sliding_window"] = nil
+	add("mistral3, images", "Mistral3ForConditionalGeneration", "mistral3", 0, more{"text_config": small})
 	add("arcee", "ArceeForCausalLM", "arcee", 0, more{"hidden_act": "relu2"})
 	twice(0)
 	yarn := more{"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
