@@ -77,17 +77,9 @@ func cohereGGUF() *GGUF {
 	}
 }
 
-// cohere2GGUF: the engine knows the pattern of the windows.
 func cohere2GGUF() *GGUF {
 	g := cohereGGUF()
-	plain := g.Check
-	g.Name, g.Windowed, g.Flags = "cohere2", true, nil
+	g.Name, g.Period, g.Flags = "cohere2", 4, nil
 	g.Keys = append(g.Keys, GGUFKey{"attention.sliding_window", "sliding_window"})
-	g.Check = func(m *Model) error {
-		if err := m.requireWindows(slidingBut(4)); err != nil {
-			return err
-		}
-		return plain(m)
-	}
 	return g
 }

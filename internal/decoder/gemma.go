@@ -91,11 +91,10 @@ func gemmaGGUF() *GGUF {
 	}
 }
 
-// gemma2GGUF: the engine knows the pattern of the windows, and takes the width of
-// a head for the scale of attention but in the model of 46 layers.
+// gemma2GGUF: the engine takes the width of a head for the scale of attention but in the model of 46 layers.
 func gemma2GGUF() *GGUF {
 	return &GGUF{
-		Name: "gemma2", EmbeddingHead: true, Windowed: true, HeadWidth: "query_pre_attn_scalar", Largest: 46,
+		Name: "gemma2", EmbeddingHead: true, Period: 2, HeadWidth: "query_pre_attn_scalar", Largest: 46,
 		Activation: geluActivation("hidden_activation"),
 		Keys: []GGUFKey{
 			{"attention.sliding_window", "sliding_window"}, {"attn_logit_softcapping", "attn_logit_softcapping"},
@@ -105,9 +104,6 @@ func gemma2GGUF() *GGUF {
 		Check: func(m *Model) error {
 			if m.number("attn_logit_softcapping") == 0 || m.number("final_logit_softcapping") == 0 {
 				return refuse("attn_logit_softcapping", "null", "gemma2")
-			}
-			if err := m.requireWindows(slidingBut(2)); err != nil {
-				return err
 			}
 			return m.requireGemma()
 		},

@@ -65,16 +65,13 @@ func (c *Config) localRope(f *fields) *Rope {
 // soft caps where there are windows.
 func gemma3GGUF() *GGUF {
 	return &GGUF{
-		Name: "gemma3", EmbeddingHead: true, Windowed: true, HeadWidth: "query_pre_attn_scalar", Largest: 62,
+		Name: "gemma3", EmbeddingHead: true, Period: 6, HeadWidth: "query_pre_attn_scalar", Largest: 62,
 		Activation: geluActivation("hidden_activation"),
 		Keys: []GGUFKey{
 			{"attention.sliding_window", "sliding_window"}, {"rope.freq_base_swa", "rope_local_base_freq"},
 		},
 		Block: gemma2Names(),
 		Check: func(m *Model) error {
-			if err := m.requireWindows(slidingBut(6)); err != nil {
-				return err
-			}
 			err := m.require(map[string]any{
 				"final_logit_softcapping": 0.0, "attn_logit_softcapping": 0.0, "rope scaling of windows": "",
 			})

@@ -18,9 +18,10 @@ type GGUF struct {
 	// RopeFreqs says that the engine reads divisors of the rotary frequencies,
 	// LongRope that it reads a set of them each for short and long contexts.
 	RopeFreqs, LongRope bool
-	// Windowed says that the engine has the windows of attention; otherwise the
+	// Period says that of so many layers the engine has a window in all but the
+	// last, if the metadata has no other number; with 0 it has no windows, and the
 	// context is cut to them.
-	Windowed bool
+	Period int
 	// Context is what an absent length of the context means.
 	Context int
 	// Unrotated says that there are no rotations.
@@ -255,14 +256,27 @@ func (m *Model) require(values map[string]any) error {
 	return nil
 }
 
-// requireWindows refuses windows that are not as a pattern has them.
-func (m *Model) requireWindows(pattern func(i int) string) error {
-	for i := range m.Layers {
-		if (m.Window(i) > 0) != (pattern(i) == slidingAttention) {
-			return refuse("layer_types", "such a pattern", m.Arch.GGUF.Name)
+// WindowPeriod is the number of layers after which one has no window.
+func (m *Model) WindowPeriod() (int, error) {
+	for n := 1; n <= m.Layers+1; n++ {
+		pattern, same := slidingBut(n), true
+		for i := range m.Layers {
+			same = same && (m.Window(i) > 0) == (pattern(i) == slidingAttention)
+		}
+		if same {
+			return n, nil
 		}
 	}
-	return nil
+	return 0, refuse("layer_types", "such a pattern", m.Arch.GGUF.Name)
+}
+
+// LayerTypes is "layer_types" for a period.
+func LayerTypes(layers, period int) []string {
+	types := make([]string, layers)
+	for i := range types {
+		types[i] = slidingBut(period)(i)
+	}
+	return types
 }
 
 // requireScale refuses a HeadWidth that is not what the engine takes.

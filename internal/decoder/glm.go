@@ -4,7 +4,7 @@ package decoder
 // of each head rotated, in pairs of neighbours.
 func glmArch() *Architecture {
 	return &Architecture{
-		Classes: []string{"GlmForCausalLM"}, Type: "glm",
+		Classes: []string{"GlmForCausalLM"}, Type: "glm", GGUF: glmGGUF(),
 		read: func(f *fields, c *Config) func(*builder) {
 			act := c.readGLM(f)
 			return func(b *builder) {
@@ -59,5 +59,16 @@ func glm4GGUF() *GGUF {
 			ggufNorm("post_self_attn_layernorm", "post_attention_norm"), ggufNorm("post_attention_layernorm", "ffn_norm"),
 			[]GGUFName{{HF: "mlp.gate_up_proj", GGUF: "ffn_up"}, {HF: "mlp.down_proj", GGUF: "ffn_down"}},
 			ggufNorm("post_mlp_layernorm", "post_ffw_norm")),
+	}
+}
+
+// glmGGUF is glm4GGUF without the norms after attention and MLP.
+func glmGGUF() *GGUF {
+	return &GGUF{
+		Name: "chatglm", Flags: []GGUFFlag{{Config: "attention_bias", Tensors: []string{"attn_q.bias"}}},
+		Block: joined(ggufNorm("input_layernorm", "attn_norm"), ggufQKV(false), []GGUFName{ggufOutput},
+			ggufNorm("post_attention_layernorm", "ffn_norm"),
+			[]GGUFName{{HF: "mlp.gate_up_proj", GGUF: "ffn_up"}, {HF: "mlp.down_proj", GGUF: "ffn_down"}}),
+		Check: (*Model).requireHidden,
 	}
 }

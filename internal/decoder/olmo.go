@@ -116,15 +116,12 @@ func olmo2GGUF() *GGUF {
 	}
 }
 
-// olmo3GGUF: the engine knows the pattern of the windows.
+// olmo3GGUF: the engine has one base for all rotations.
 func olmo3GGUF() *GGUF {
 	g := olmo2GGUF()
 	plain := g.Check
-	g.Needs, g.Windowed, g.Keys = "attention.sliding_window", true, []GGUFKey{{"attention.sliding_window", "sliding_window"}}
+	g.Needs, g.Period, g.Keys = "attention.sliding_window", 4, []GGUFKey{{"attention.sliding_window", "sliding_window"}}
 	g.Check = func(m *Model) error {
-		if err := m.requireWindows(slidingBut(4)); err != nil {
-			return err
-		}
 		if m.Rope != nil && m.number("rope_local_base_freq") != m.Rope.Theta {
 			return refuse("rope_parameters", "base of its own for windows", "olmo2")
 		}

@@ -73,6 +73,10 @@ func otherArchitectures() []archCase {
 		"rope_scaling": more{"rope_type": "linear", "factor": 8.0},
 	})
 	add("gemma3", "Gemma3ForCausalLM", "gemma3_text", deep, gemma3)
+	add("gemma3, other windows", "Gemma3ForCausalLM", "gemma3_text", deep, with(gemma3, more{"sliding_window_pattern": 2, "num_hidden_layers": 4}))
+	add("gemma2, windows only", "Gemma2ForCausalLM", "gemma2", tabled, with(gemma, more{
+		"query_pre_attn_scalar": 32, "sliding_window": 24, "layer_types": []string{"sliding_attention", "sliding_attention"},
+	}))
 	add("gemma3, images", "Gemma3ForConditionalGeneration", "gemma3", deep, more{
 		"text_config": with(with(smallConfig("gemma3_text"), gemma3), more{"model_type": "gemma3_text"}), "tie_word_embeddings": true,
 	})
@@ -99,11 +103,15 @@ func otherArchitectures() []archCase {
 	add("stablelm, parallel, norms of heads", "StableLmForCausalLM", "stablelm", 0, more{
 		"partial_rotary_factor": 0.5, "qk_layernorm": true, "use_parallel_residual": true, "layer_norm_eps": 1e-4,
 	})
+	add("olmo3, other windows", "Olmo3ForCausalLM", "olmo3", 0, more{
+		"sliding_window": 24, "num_hidden_layers": 3, "layer_types": []string{"sliding_attention", "full_attention", "sliding_attention"},
+	})
 	cohere := more{"layer_norm_eps": 1e-5, "logit_scale": 0.25, "tie_word_embeddings": true}
 	add("cohere", "CohereForCausalLM", "cohere", 0, cohere)
 	add("cohere, norms of heads", "CohereForCausalLM", "cohere", 0, with(cohere, more{"use_qk_norm": true, "num_hidden_layers": 64}))
 	add("cohere2", "Cohere2ForCausalLM", "cohere2", 0, with(cohere, more{"sliding_window": 24, "num_hidden_layers": 5}))
 	add("glm4", "Glm4ForCausalLM", "glm4", 0, more{"attention_bias": true, "partial_rotary_factor": 0.5, "head_dim": 32, "rms_norm_eps": 1e-5})
+	add("glm", "GlmForCausalLM", "glm", 0, more{"attention_bias": true, "partial_rotary_factor": 0.5, "rms_norm_eps": 1e-5})
 	add("gpt2", "GPT2LMHeadModel", "gpt2", tabled, more{
 		"activation_function": "gelu_new", "n_embd": 64, "n_head": 4, "n_layer": 2, "n_inner": 96, "n_positions": 512, "layer_norm_epsilon": 1e-5,
 		"hidden_size": nil, "num_attention_heads": nil, "num_hidden_layers": nil, "num_key_value_heads": nil, "intermediate_size": nil, "head_dim": nil,

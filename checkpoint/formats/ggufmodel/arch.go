@@ -107,6 +107,11 @@ func checkArch(m *decoder.Model) error {
 			return errors.Join(err, layout.ErrUnsupported)
 		}
 	}
+	if g.Period > 0 {
+		if _, err := m.WindowPeriod(); err != nil {
+			return errors.Join(err, layout.ErrUnsupported)
+		}
+	}
 	_, _, err := ropeTensors(m)
 	return err
 }
@@ -128,7 +133,7 @@ func checkPairs(m *decoder.Model) error {
 func contextOf(m *decoder.Model) int {
 	n := m.MaxPosition
 	for _, w := range m.Windows {
-		if w > 0 && !m.Arch.GGUF.Windowed {
+		if w > 0 && m.Arch.GGUF.Period == 0 {
 			n = min(n, w)
 		}
 	}

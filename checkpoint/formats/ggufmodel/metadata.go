@@ -71,6 +71,9 @@ func (w *configWriter) set(key string, v any) {
 	w.o.Set(key, data)
 }
 
+// maxLayers bounds lists with an entry for each layer; no model comes near.
+const maxLayers = 1 << 14
+
 // configOf makes a config.json of a file's metadata.
 func configOf(a *decoder.Architecture, f *gguf.File) (json.RawMessage, error) {
 	g := a.GGUF
@@ -109,6 +112,9 @@ func configOf(a *decoder.Architecture, f *gguf.File) (json.RawMessage, error) {
 		r.rotation(headDim)
 	}
 	r.architecture(g, f)
+	if n := r.int(keyPeriod, 0); n > 0 && g.Period > 0 && layers <= maxLayers {
+		r.set("layer_types", decoder.LayerTypes(layers, n))
+	}
 	if g.HeadWidth != "" {
 		r.set(g.HeadWidth, g.ScaleWidth(layers, hidden, heads, headDim))
 	}

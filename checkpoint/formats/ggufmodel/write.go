@@ -374,6 +374,9 @@ func (a *assembly) metadata(tensors []gguf.Tensor) []gguf.KV {
 			gguf.KV{Key: p + "attention.value_length", Value: uint32(m.HeadDim)})
 	}
 	kv = append(kv, ropeKV(m, p)...)
+	if n, _ := m.WindowPeriod(); g.Period > 0 && !slices.Equal(decoder.LayerTypes(m.Layers, n), decoder.LayerTypes(m.Layers, g.Period)) {
+		kv = append(kv, gguf.KV{Key: p + keyPeriod, Value: uint32(n)})
+	}
 	for _, k := range g.Keys {
 		switch v := m.Value(k.Config).(type) {
 		case int:
@@ -390,6 +393,9 @@ func (a *assembly) metadata(tensors []gguf.Tensor) []gguf.KV {
 	}
 	return kv
 }
+
+// keyPeriod is the number of layers after which one has no window.
+const keyPeriod = "attention.sliding_window_pattern"
 
 func epsilonKey(g *decoder.GGUF) string {
 	if g.LayerNorm {
