@@ -46,7 +46,7 @@ type GGUF struct {
 	Constants map[string]any
 	// Block are the tensors of a block, in the order of the file.
 	Block []GGUFName
-	// Check refuses, as ErrUnsupported, what the engine does not run as Hugging Face does.
+	// Check refuses what the engine does not run as Hugging Face does.
 	Check func(m *Model) error
 }
 
@@ -243,7 +243,7 @@ func splitGroups(c *Config, groups int) []int {
 
 // refuse is an error about a value that the engine does not run.
 func refuse(key string, value any, engine string) error {
-	return fmt.Errorf(`%q: llama.cpp has no %v in %s: %w`, key, value, engine, ErrUnsupported)
+	return fmt.Errorf("%q: %v is not in llama.cpp's %s", key, value, engine)
 }
 
 // require refuses all values of keys but one each.

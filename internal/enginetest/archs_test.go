@@ -101,8 +101,7 @@ func TestArchitecturesAgree(t *testing.T) {
 			require.Less(t, d.mean, bound)
 
 			if c.other {
-				source := load2(t, dirs[i])
-				again := diverge(source.Logits(t, ids), ours)
+				again := diverge(source(t, dirs[i]).Logits(t, ids), ours)
 				if c.scheme.Bits == 0 {
 					require.Less(t, again.mean, 1e-11, "the file read back and its source")
 				}

@@ -8,8 +8,10 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel"
 	"github.com/golowbit/lowbit/internal/decodertest"
 	"github.com/golowbit/lowbit/quant"
+	"github.com/golowbit/lowbit/safetensors"
 )
 
 // archCase is a model whose file the engine must run as it is run here.
@@ -21,7 +23,8 @@ type archCase struct {
 	other  bool    // the file read back is compared by its logits, not by its configuration
 }
 
-func load2(t testing.TB, dir string) *decodertest.Model {
+// source loads a folder.
+func source(t testing.TB, dir string) *decodertest.Model {
 	t.Helper()
 	src, err := checkpoint.Open(dir)
 	require.NoError(t, err)
@@ -152,4 +155,23 @@ func otherArchitectures() []archCase {
 		}
 	}
 	return list
+}
+
+// Without the engine: what is read back from a file computes what its source does.
+func TestReadBack(t *testing.T) {
+	ids := sampleIDs(t, 60)
+	for _, c := range otherArchitectures() {
+		if c.scheme.Bits > 0 {
+			continue
+		}
+		t.Run(c.name, func(t *testing.T) {
+			dir := randomModel(t, embedded(), c.config)
+			m, src := load(t, writeGGUF(t, dir, ggufmodel.Format{Dense: safetensors.F32}, c.scheme))
+			require.Less(t, diverge(source(t, dir).Logits(t, ids), m.Logits(t, ids)).mean, 1e-11)
+			// And again, from the file itself.
+			second := writeGGUF(t, src.Path(), ggufmodel.Format{}, c.scheme)
+			again, _ := load(t, second)
+			require.Equal(t, m.Logits(t, ids).Data, again.Logits(t, ids).Data)
+		})
+	}
 }

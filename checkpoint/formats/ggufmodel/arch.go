@@ -104,12 +104,12 @@ func checkArch(m *decoder.Model) error {
 	}
 	if g.Check != nil {
 		if err := g.Check(m); err != nil {
-			return errors.Join(err, layout.ErrUnsupported)
+			return layout.Unsupported("%v", err)
 		}
 	}
 	if g.Period > 0 {
 		if _, err := m.WindowPeriod(); err != nil {
-			return errors.Join(err, layout.ErrUnsupported)
+			return layout.Unsupported("%v", err)
 		}
 	}
 	_, _, err := ropeTensors(m)
