@@ -36,18 +36,19 @@ func writeGGUF(t testing.TB, dir string, g ggufmodel.Format, s quant.Scheme) str
 	defer src.Close()
 	weights := map[string]*quant.Weight{}
 	var layers []layout.Layer
-	for _, spec := range src.Dense() {
-		name, ok := strings.CutSuffix(spec.Name, ".weight")
-		if s.Bits == 0 || !ok || !strings.HasSuffix(name, "_proj") {
-			continue
+	if s.Bits > 0 {
+		for _, b := range decodertest.Load(t, src.Config(), src).Blocks {
+			for i, l := range b.Linears {
+				if l.Slice != nil {
+					continue // not a tensor of its own
+				}
+				w, err := quant.RTN{}.Quantize(t.Context(), b.Linear(i).Weight, s, nil)
+				require.NoError(t, err)
+				layer := layout.LayerOf(l.Name, w)
+				layer.DType, _ = src.DType(l.Stored().Weight)
+				layers, weights[l.Name] = append(layers, layer), w
+			}
 		}
-		m, err := src.Matrix(spec.Name)
-		require.NoError(t, err)
-		w, err := quant.RTN{}.Quantize(t.Context(), m, s, nil)
-		require.NoError(t, err)
-		l := layout.LayerOf(name, w)
-		l.DType = spec.DType
-		layers, weights[name] = append(layers, l), w
 	}
 	path := filepath.Join(t.TempDir(), "model.gguf")
 	w, err := checkpoint.Create(checkpoint.WriterOptions{Out: path, Source: src, Format: g, Layers: layers})
