@@ -11,7 +11,6 @@ import (
 
 	"github.com/golowbit/lowbit/checkpoint/internal/formattest"
 	"github.com/golowbit/lowbit/checkpoint/layout"
-	"github.com/golowbit/lowbit/internal/decoder"
 	"github.com/golowbit/lowbit/internal/decoder/arch"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"

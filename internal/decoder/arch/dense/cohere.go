@@ -70,7 +70,7 @@ func cohereBlock(b *spec.Builder, rope *program.Rope, act program.Activation) {
 func cohereGGUF() *decoder.GGUF {
 	return &decoder.GGUF{
 		Name: "command-r", LayerNorm: true, EmbeddingHead: true, Rename: map[string]string{"rms_norm_eps": "layer_norm_eps"},
-		Keys:  []decoder.GGUFKey{{"logit_scale", "logit_scale"}},
+		Keys:  []decoder.GGUFKey{{Name: "logit_scale", Config: "logit_scale"}},
 		Flags: []decoder.GGUFFlag{{Config: "use_qk_norm", Tensors: []string{"attn_q_norm.weight"}}},
 		Block: spec.Joined(spec.GGUFNorm("input_layernorm", "attn_norm"), spec.GGUFQKV(false), spec.GGUFQKNorms, []decoder.GGUFName{spec.GGUFOutput}, spec.GGUFGated),
 		Check: func(m *decoder.Model) error {
@@ -86,6 +86,6 @@ func cohereGGUF() *decoder.GGUF {
 func cohere2GGUF() *decoder.GGUF {
 	g := cohereGGUF()
 	g.Name, g.Period, g.Flags = "cohere2", 4, nil
-	g.Keys = append(g.Keys, decoder.GGUFKey{"attention.sliding_window", "sliding_window"})
+	g.Keys = append(g.Keys, decoder.GGUFKey{Name: "attention.sliding_window", Config: "sliding_window"})
 	return g
 }

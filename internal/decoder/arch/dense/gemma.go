@@ -103,8 +103,8 @@ func gemma2GGUF() *decoder.GGUF {
 		Name: "gemma2", EmbeddingHead: true, Period: 2, HeadWidth: "query_pre_attn_scalar", Largest: 46,
 		Activation: spec.GELU("hidden_activation"),
 		Keys: []decoder.GGUFKey{
-			{"attention.sliding_window", "sliding_window"}, {"attn_logit_softcapping", "attn_logit_softcapping"},
-			{"final_logit_softcapping", "final_logit_softcapping"},
+			{Name: "attention.sliding_window", Config: "sliding_window"}, {Name: "attn_logit_softcapping", Config: "attn_logit_softcapping"},
+			{Name: "final_logit_softcapping", Config: "final_logit_softcapping"},
 		},
 		Block: gemma2Names(),
 		Check: func(m *decoder.Model) error {

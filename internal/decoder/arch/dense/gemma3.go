@@ -74,7 +74,7 @@ func gemma3GGUF() *decoder.GGUF {
 		Name: "gemma3", EmbeddingHead: true, Period: 6, HeadWidth: "query_pre_attn_scalar", Largest: 62,
 		Activation: spec.GELU("hidden_activation"),
 		Keys: []decoder.GGUFKey{
-			{"attention.sliding_window", "sliding_window"}, {"rope.freq_base_swa", "rope_local_base_freq"},
+			{Name: "attention.sliding_window", Config: "sliding_window"}, {Name: "rope.freq_base_swa", Config: "rope_local_base_freq"},
 		},
 		Block: gemma2Names(),
 		Check: func(m *decoder.Model) error {

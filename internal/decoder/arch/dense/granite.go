@@ -68,7 +68,7 @@ func graniteGGUF() *decoder.GGUF {
 
 func graniteKeys() []decoder.GGUFKey {
 	return []decoder.GGUFKey{
-		{"embedding_scale", "embedding_multiplier"}, {"attention.scale", "attention_multiplier"},
-		{"residual_scale", "residual_multiplier"}, {"logit_scale", "logits_scaling"},
+		{Name: "embedding_scale", Config: "embedding_multiplier"}, {Name: "attention.scale", Config: "attention_multiplier"},
+		{Name: "residual_scale", Config: "residual_multiplier"}, {Name: "logit_scale", Config: "logits_scaling"},
 	}
 }

@@ -67,7 +67,7 @@ func neoxGGUF() *decoder.GGUF {
 		Rename: map[string]string{
 			"rms_norm_eps": "layer_norm_eps", "num_key_value_heads": "", "head_dim": "", "rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct",
 		},
-		Keys: []decoder.GGUFKey{{"use_parallel_residual", "use_parallel_residual"}},
+		Keys: []decoder.GGUFKey{{Name: "use_parallel_residual", Config: "use_parallel_residual"}},
 		Block: []decoder.GGUFName{
 			{HF: "input_layernorm", GGUF: "attn_norm"}, {HF: "attention.query_key_value", GGUF: "attn_qkv", Rows: spec.SplitHeads},
 			{HF: "attention.dense", GGUF: "attn_output"}, {HF: "post_attention_layernorm", GGUF: "ffn_norm"},

@@ -126,7 +126,7 @@ func olmo2GGUF() *decoder.GGUF {
 func olmo3GGUF() *decoder.GGUF {
 	g := olmo2GGUF()
 	plain := g.Check
-	g.Needs, g.Period, g.Keys = "attention.sliding_window", 4, []decoder.GGUFKey{{"attention.sliding_window", "sliding_window"}}
+	g.Needs, g.Period, g.Keys = "attention.sliding_window", 4, []decoder.GGUFKey{{Name: "attention.sliding_window", Config: "sliding_window"}}
 	g.Check = func(m *decoder.Model) error {
 		if m.Rope != nil && m.Number("rope_local_base_freq") != m.Rope.Theta {
 			return decoder.Refuse("rope_parameters", "base of its own for windows", "olmo2")
@@ -142,7 +142,7 @@ func olmo3GGUF() *decoder.GGUF {
 // olmoGGUF: norms have no tensors.
 func olmoGGUF() *decoder.GGUF {
 	return &decoder.GGUF{
-		Name: "olmo", LayerNorm: true, Rename: map[string]string{"rms_norm_eps": ""}, Keys: []decoder.GGUFKey{{"attention.clamp_kqv", "clip_qkv"}},
+		Name: "olmo", LayerNorm: true, Rename: map[string]string{"rms_norm_eps": ""}, Keys: []decoder.GGUFKey{{Name: "attention.clamp_kqv", Config: "clip_qkv"}},
 		Block: spec.Joined(spec.GGUFQKV(true), []decoder.GGUFName{spec.GGUFOutput}, spec.GGUFGated),
 		Check: func(m *decoder.Model) error {
 			if err := m.Require(map[string]any{"attention_bias": false}); err != nil {

@@ -36,7 +36,7 @@ func mixtralArch() *spec.Architecture {
 func mixtralGGUF() *decoder.GGUF {
 	return &decoder.GGUF{
 		Name: "llama", Needs: "expert_count", RopeFreqs: true,
-		Keys: []decoder.GGUFKey{{"expert_count", "num_local_experts"}, {"expert_used_count", "num_experts_per_tok"}},
+		Keys: []decoder.GGUFKey{{Name: "expert_count", Config: "num_local_experts"}, {Name: "expert_used_count", Config: "num_experts_per_tok"}},
 		Block: spec.Joined(spec.GGUFNorm("input_layernorm", "attn_norm"), spec.GGUFQKV(true), []decoder.GGUFName{spec.GGUFOutput},
 			spec.GGUFNorm("post_attention_layernorm", "ffn_norm"), spec.GGUFExperts("block_sparse_moe.gate", spec.WExperts)),
 	}

@@ -47,7 +47,7 @@ func olmoeArch() *spec.Architecture {
 func olmoeGGUF() *decoder.GGUF {
 	return &decoder.GGUF{
 		Name: "olmoe", OwnHead: true, Constants: map[string]any{"norm_topk_prob": false},
-		Keys: []decoder.GGUFKey{{"expert_count", "num_experts"}, {"expert_used_count", "num_experts_per_tok"}},
+		Keys: []decoder.GGUFKey{{Name: "expert_count", Config: "num_experts"}, {Name: "expert_used_count", Config: "num_experts_per_tok"}},
 		Block: spec.Joined(spec.GGUFNorm("input_layernorm", "attn_norm"), spec.GGUFQKV(false), spec.GGUFQKNorms, []decoder.GGUFName{spec.GGUFOutput},
 			spec.GGUFNorm("post_attention_layernorm", "ffn_norm"), spec.GGUFExperts("mlp.gate", spec.HubExperts)),
 		Check: func(m *decoder.Model) error {

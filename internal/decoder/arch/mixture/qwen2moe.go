@@ -66,11 +66,11 @@ func qwen2MoEGGUF() *decoder.GGUF {
 // qwenExpertKeys are the keys of experts; shared is "" where there is no shared one.
 func qwenExpertKeys(shared string) []decoder.GGUFKey {
 	keys := []decoder.GGUFKey{
-		{"expert_count", "num_experts"}, {"expert_used_count", "num_experts_per_tok"},
-		{"expert_feed_forward_length", "moe_intermediate_size"},
+		{Name: "expert_count", Config: "num_experts"}, {Name: "expert_used_count", Config: "num_experts_per_tok"},
+		{Name: "expert_feed_forward_length", Config: "moe_intermediate_size"},
 	}
 	if shared != "" {
-		keys = append(keys, decoder.GGUFKey{"expert_shared_feed_forward_length", shared})
+		keys = append(keys, decoder.GGUFKey{Name: "expert_shared_feed_forward_length", Config: shared})
 	}
 	return keys
 }
