@@ -138,7 +138,7 @@ func (j *job) openModel(o Options) error {
 // the model, and where none was asked for, it takes the largest that does.
 func (j *job) planModel(o Options) error {
 	if f, ok := j.set.format.(layout.File); ok {
-		if err := f.CheckModel(j.src.Config()); err != nil {
+		if err := f.CheckModel(j.src); err != nil {
 			return fmt.Errorf("%s: format %s: %w", j.path, f.Name(), err)
 		}
 	}

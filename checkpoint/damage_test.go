@@ -3,7 +3,6 @@ package checkpoint
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -140,7 +139,7 @@ func (oneFile) Name() string { return "one" }
 
 func (oneFile) Check(layout.Layer) error { return nil }
 
-func (oneFile) CheckModel(json.RawMessage) error { return nil }
+func (oneFile) CheckModel(layout.Origin) error { return nil }
 
 func (oneFile) Read(string) (*layout.Opened, error) { return nil, nil }
 

@@ -134,7 +134,7 @@ func Create(o WriterOptions) (*Writer, error) {
 	switch {
 	case file != nil:
 		o.Direct = false
-		if err := file.CheckModel(o.Source.Config()); err != nil {
+		if err := file.CheckModel(o.Source); err != nil {
 			return nil, fmt.Errorf("format %s: %s: %w", file.Name(), o.Source.Path(), err)
 		}
 	case folder == nil:

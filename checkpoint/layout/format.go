@@ -147,9 +147,10 @@ type Sidecar interface {
 type File interface {
 	Format
 
-	// CheckModel reports, before any work, whether the format holds a model
-	// with this config.json. The error wraps ErrUnsupported if it does not.
-	CheckModel(config json.RawMessage) error
+	// CheckModel reports, before any work, whether the format holds the model,
+	// from its configuration, its tokenizer and the names and shapes of its
+	// tensors. The error wraps ErrUnsupported if it does not.
+	CheckModel(o Origin) error
 
 	// Read opens path, a regular file. It returns nil, with no error, if the
 	// file is not of this format.

@@ -39,6 +39,7 @@ var cases = map[string]caseWant{
 	"chat-text-double-bos":       {perplexities: []float64{1517.6184, 1517.6184}},
 	"add-bos-false":              {perplexities: []float64{1486.5207}, left: []string{"out.gguf"}},
 	"skip-matches-nothing":       {has: []string{`no layer's name matches "model\.layer\.1\.\*down_proj"`}, left: []string{}},
+	"qwen-bos-null":              {left: []string{"out.gguf"}, files: map[string]string{"out.gguf": `tokenizer\.ggml\.bos_token_id`}},
 	"calibration-bom-crlf": {perplexities: []float64{1487.2609, 1486.5207, 1487.2609, 1486.5207, 1487.2609, 1486.5207, 1487.2609},
 		has: []string{`utf16\.txt: not UTF-8`, `latin1\.txt: not UTF-8`, `empty\.txt: 0 tokens`, `blank\.txt: \d tokens`}},
 
@@ -49,6 +50,14 @@ var cases = map[string]caseWant{
 		`outputs that are no multiple of 64 \(96 in model\.layers\.0\.self_attn\.q_proj\)`, `out \(compressed-tensors\)`}},
 	"tp-odd-groups": {left: []string{"out"}, has: []string{
 		`tensor-parallel size up to 1 only: model\.layers\.0\.self_attn\.o_proj has 1 group of 128; groups of 32 would do up to 4`}},
+
+	"unknown-pretokenizer":        {failed: true, early: true, left: []string{}, has: []string{`(?i)pre-?tokenizer`}},
+	"tokenizer-longer-than-model": {failed: true, early: true, left: []string{}, has: []string{`<pad>`}},
+	"extra-tensor-value-head": {early: true, left: []string{"out"}, has: []string{`v_head\.summary\.weight`, `"v_head\.summary"`},
+		files: map[string]string{"out/config.json": `"v_head\.summary"`}},
+	"llama1-config":        {failed: false, early: true, left: []string{"out.gguf"}, has: []string{`"LLaMAForCausalLM" is not supported`}},
+	"tokenizer-model-only": {failed: true, early: true, left: []string{"out"}, has: []string{`tokenizer\.model`}},
+	"llama3-rope-v5":       {perplexities: []float64{1159.7475}, evals: 1, left: []string{"out", "out.gguf"}, not: []string{`no llama3 scaling`}, has: []string{`"rope_type": "llama3"`}},
 
 	"lora-adapter-folder":        {failed: true, left: []string{}, has: []string{`LoRA adapter for "someorg/some-base"`, `--base`}},
 	"mlx-4bit-input":             {failed: true, left: []string{}, has: []string{`quantized already \(mlx\)`}},

@@ -39,10 +39,6 @@ type Config struct {
 	// current one included; 0 is full attention. nil is full attention everywhere.
 	Windows []int
 
-	// Activation is that of the MLP, by its name in config.json, in architectures
-	// that llama.cpp has; "" in others.
-	Activation string
-
 	// Biases and norms that some architectures have or have not by configuration.
 	QKVBias, OBias, MLPBias, QKNorm bool
 
@@ -106,6 +102,8 @@ type Model struct {
 	// architecture.
 	GGUF   *GGUF
 	Blocks []*program.Program
+	// Read is what the keys of config.json came to that were asked for.
+	Read map[string]any
 }
 
 // Limits far above any model: they keep products of sizes far from overflow
@@ -269,14 +267,4 @@ func (c *Config) embedWidth() int {
 		return c.Embed.Width
 	}
 	return c.Hidden
-}
-
-// GGUF is what llama.cpp calls an architecture and its tensors.
-type GGUF struct {
-	Name string // general.architecture
-	// PermuteRows says that rows of q and k are stored with the pairs of a
-	// rotation side by side.
-	PermuteRows bool
-	// Tensors are the names inside a block, by those of Hugging Face.
-	Tensors map[string]string
 }

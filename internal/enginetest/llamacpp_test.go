@@ -36,18 +36,19 @@ func writeGGUF(t testing.TB, dir string, g ggufmodel.Format, s quant.Scheme) str
 	defer src.Close()
 	weights := map[string]*quant.Weight{}
 	var layers []layout.Layer
-	for _, spec := range src.Dense() {
-		name, ok := strings.CutSuffix(spec.Name, ".weight")
-		if s.Bits == 0 || !ok || !strings.HasSuffix(name, "_proj") {
-			continue
+	if s.Bits > 0 {
+		for _, b := range decodertest.Load(t, src.Config(), src).Blocks {
+			for i, l := range b.Linears {
+				if l.Slice != nil {
+					continue // not a tensor of its own
+				}
+				w, err := quant.RTN{}.Quantize(t.Context(), b.Linear(i).Weight, s, nil)
+				require.NoError(t, err)
+				layer := layout.LayerOf(l.Name, w)
+				layer.DType, _ = src.DType(l.Stored().Weight)
+				layers, weights[l.Name] = append(layers, layer), w
+			}
 		}
-		m, err := src.Matrix(spec.Name)
-		require.NoError(t, err)
-		w, err := quant.RTN{}.Quantize(t.Context(), m, s, nil)
-		require.NoError(t, err)
-		l := layout.LayerOf(name, w)
-		l.DType = spec.DType
-		layers, weights[name] = append(layers, l), w
 	}
 	path := filepath.Join(t.TempDir(), "model.gguf")
 	w, err := checkpoint.Create(checkpoint.WriterOptions{Out: path, Source: src, Format: g, Layers: layers})
@@ -123,7 +124,7 @@ func logitsCases() []logitsCase {
 	short.ScaleType = quant.F16Short
 	dense := func(d safetensors.DType) ggufmodel.Format { return ggufmodel.Format{Dense: d} }
 	quantized := func(name string, s quant.Scheme) logitsCase {
-		return logitsCase{name: name, s: s, linear: roundQ8, head: roundF16, plain: 1e-3, rounded: 1e-9}
+		return logitsCase{name: name, s: s, linear: roundQ8, head: roundF16, plain: 1e-3, rounded: 5e-7}
 	}
 	list := []logitsCase{
 		{name: "F32", g: dense(safetensors.F32), plain: 1e-10, rounded: 1e-10},
@@ -229,7 +230,9 @@ func TestOneBlockAgrees(t *testing.T) {
 			d := diverge(answers[i].logits, tensor.FromSlice(n, vocab, rounded))
 			t.Logf("KL from float32 arithmetic: %v; from the engine's rounding: %v",
 				diverge(answers[i].logits, tensor.FromSlice(n, vocab, plain)), d)
-			require.Less(t, d.median, 1e-10)
+			// 1e-12 on CPUs without arithmetic in half floats; with it (AVX512_FP16)
+			// the engine adds up F16 products in it: 3e-7 measured.
+			require.Less(t, d.median, 2e-6)
 		})
 	}
 }

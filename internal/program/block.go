@@ -309,6 +309,9 @@ func (p *Program) Tensors() []TensorShape {
 	}
 	for _, l := range p.Linears {
 		s := l.Stored()
+		if s.Optional {
+			s = LinearInfo{Name: l.Name, Out: l.Out, Bias: l.Bias}.Stored()
+		}
 		all = append(all, TensorShape{s.Weight, s.WeightShape(l.In)})
 		if s.Bias != "" {
 			all = append(all, TensorShape{s.Bias, s.BiasShape()})

@@ -191,7 +191,20 @@ type op interface {
 }
 
 // paramName returns the full name of the i-th dense tensor.
+// Prefix is what the names of all tensors of the block begin with.
+func (p *Program) Prefix() string { return p.prefix }
+
 func (p *Program) paramName(i int) string { return p.prefix + p.params[i].path }
+
+// Rotates tells whether the block rotates queries or keys.
+func (p *Program) Rotates() bool {
+	for _, o := range p.ops {
+		if _, ok := o.(*rotateOp); ok {
+			return true
+		}
+	}
+	return false
+}
 
 // After returns the stage whose factors the rows of a linear take, or -1.
 func (p *Program) After(linear int) int {

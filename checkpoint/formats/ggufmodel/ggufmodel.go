@@ -2,20 +2,19 @@
 package ggufmodel
 
 import (
-	"encoding/json"
 	"fmt"
-	"math"
 
 	"github.com/golowbit/lowbit/checkpoint/internal/engines"
 	"github.com/golowbit/lowbit/checkpoint/layout"
+	"github.com/golowbit/lowbit/internal/decoder"
 	"github.com/golowbit/lowbit/internal/gguf"
 	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 )
 
-// Format is llama.cpp's one-file format, for the architectures llama (Mistral
-// too), qwen2 and qwen3. What is quantized is stored bit by bit: no scale and
+// Format is llama.cpp's one-file format, for the architectures whose files have
+// llama.cpp's names (decoder.Architecture.GGUF). What is quantized is stored bit by bit: no scale and
 // no code is changed, so that the engine's weights are those of
 // quant.Weight.Dequantize.
 //
@@ -52,8 +51,8 @@ func (g Format) Check(l layout.Layer) error {
 	}
 	s := l.Scheme
 	switch {
-	case !namedLinear.MatchString(l.Name):
-		return layout.Unsupported("the name %q is of no linear of llama, qwen2 or qwen3; use format lowbit or dense", l.Name)
+	case !namedLinear().MatchString(l.Name):
+		return layout.Unsupported("the name %q is of no linear of an architecture that GGUF is written for; use format lowbit or dense", l.Name)
 	case s.Axis != quant.OC:
 		return layout.Unsupported("groups lie along the input dimension in GGUF; use axis oc, or format hqq or lowbit")
 	case l.RowScale || l.InputScale:
@@ -147,20 +146,31 @@ func (p *packer) row(dst []byte, r int) error {
 	return nil
 }
 
-// CheckModel says whether the engine has the model's architecture.
-func (g Format) CheckModel(config json.RawMessage) error {
+// CheckModel says whether the engine has the model's architecture and tokenizer,
+// and whether each tensor has a place.
+func (g Format) CheckModel(src layout.Origin) error {
 	switch g.Dense {
 	case "", safetensors.F16, safetensors.F32, safetensors.BF16:
 	default:
 		return layout.Unsupported("dense tensors of type %s, want F16, F32 or BF16", g.Dense)
 	}
-	_, err := readShape(config)
+	m, err := modelOf(src)
+	if err != nil {
+		return err
+	}
+	if _, err := checkRest(m, src); err != nil {
+		return err
+	}
+	_, err = tokenizerKV(src, m.Vocab)
 	return err
 }
 
 // denseType is the type in which a dense matrix is stored.
-func (g Format) denseType(name string, cols int) gguf.Type {
-	if g.Q8Embeddings && (name == embeddingName || name == headName) && cols%gguf.BlockLen == 0 {
+func (g Format) denseType(t decoder.GGUFTensor, cols int) gguf.Type {
+	if t.Dense {
+		return gguf.F32
+	}
+	if g.Q8Embeddings && t.Outer && cols%gguf.BlockLen == 0 {
 		return gguf.Q8_0
 	}
 	switch g.Dense {
@@ -170,82 +180,4 @@ func (g Format) denseType(name string, cols int) gguf.Type {
 		return gguf.BF16
 	}
 	return gguf.F16
-}
-
-// ropeFactors are the divisors of the rotary frequencies that llama.cpp
-// reads from rope_freqs.weight: "llama3" scaling of transformers'
-// modeling_rope_utils, by the turns a frequency makes in the context of the
-// first training. nil where the scaling is no "llama3".
-func ropeFactors(m *modelShape) []float32 {
-	if m.scaling.kind != "llama3" {
-		return nil
-	}
-	return llama3Factors(m.scaling, m.ropeTheta, m.headDim)
-}
-
-func llama3Factors(s ropeScaling, theta float64, headDim int) []float32 {
-	f := make([]float32, headDim/2)
-	for i := range f {
-		turns := float64(s.originalContext) * ropeTurns(theta, headDim, i)
-		smooth := (turns - s.lowFreq) / (s.highFreq - s.lowFreq)
-		switch {
-		case turns > s.highFreq:
-			f[i] = 1
-		case turns < s.lowFreq:
-			f[i] = float32(s.factor)
-		default:
-			f[i] = float32(1 / ((1-smooth)/s.factor + smooth))
-		}
-	}
-	return f
-}
-
-// ropeTurns is the number of turns pair i of a head makes per position.
-func ropeTurns(theta float64, headDim, i int) float64 {
-	return math.Pow(theta, -2*float64(i)/float64(headDim)) / (2 * math.Pi)
-}
-
-// findLlama3 returns the scaling that gives the factors. Between the
-// frequencies that stay and those divided by the factor, the blend is a line in
-// the turns per position; its slope and intercept give the thresholds up to
-// the original context, which only sets their unit and is taken to be 8192 as
-// in the models that use this.
-func findLlama3(factors []float32, theta float64) (ropeScaling, bool) {
-	const original = 8192
-	s := ropeScaling{"llama3", 1, 1, 4, original}
-	for _, f := range factors {
-		s.factor = max(s.factor, float64(f))
-	}
-	headDim := 2 * len(factors)
-	// The two blended frequencies that are farthest apart fix the line best.
-	var turns, smooth []float64
-	for i, f := range factors {
-		if f > 1 && float64(f) < s.factor {
-			turns = append(turns, original*ropeTurns(theta, headDim, i))
-			smooth = append(smooth, (1/float64(f)-1/s.factor)/(1-1/s.factor))
-		}
-	}
-	candidates := []ropeScaling{s}
-	if n := len(turns) - 1; n >= 1 && turns[0] != turns[n] {
-		slope := (smooth[0] - smooth[n]) / (turns[0] - turns[n])
-		fitted := s
-		fitted.lowFreq = turns[0] - smooth[0]/slope
-		fitted.highFreq = fitted.lowFreq + 1/slope
-		candidates = append(candidates, fitted)
-	}
-	for _, c := range candidates {
-		if c.lowFreq > 0 && c.highFreq > c.lowFreq && closeTo(llama3Factors(c, theta, headDim), factors) {
-			return c, true
-		}
-	}
-	return s, false
-}
-
-func closeTo(a, b []float32) bool {
-	for i := range a {
-		if !(math.Abs(float64(a[i]-b[i])) <= 1e-5*math.Abs(float64(b[i]))) {
-			return false
-		}
-	}
-	return true
 }

@@ -257,21 +257,21 @@ func TestGGUFEmbeddedModel(t *testing.T) {
 	require.ErrorIs(t, err, fs.ErrNotExist)
 }
 
-// What cannot be written is said before the file is there.
+// What cannot be written is said before any work.
 func TestGGUFAssembleRefuses(t *testing.T) {
 	write := func(dir string, g ggufmodel.Format) error {
 		src, err := checkpoint.Open(dir)
 		require.NoError(t, err)
 		defer src.Close()
 		out := filepath.Join(t.TempDir(), "out.gguf")
-		w, err := checkpoint.Create(checkpoint.WriterOptions{Out: out, Source: src, Format: g})
-		require.NoError(t, err)
-		err = w.Finish(t.Context())
+		_, err = checkpoint.Create(checkpoint.WriterOptions{Out: out, Source: src, Format: g})
+		require.Error(t, err)
 		require.NoFileExists(t, out)
+		require.NoDirExists(t, out+checkpoint.PartialSuffix)
 		return err
 	}
 	require.ErrorContains(t, write(ggufFolder(t, ggufmodel.SmallConfig("llama", nil), "model.extra.weight"), ggufmodel.Format{}), `tensor "model.extra.weight"`)
-	require.ErrorContains(t, write(ggufFolder(t, ggufmodel.SmallConfig("llama", map[string]any{"vocab_size": 1000, "bos_token_id": 1, "eos_token_id": 1})), ggufmodel.Format{}), "1024 tokens, but the model's vocabulary has 1000")
+	require.ErrorContains(t, write(ggufFolder(t, ggufmodel.SmallConfig("llama", map[string]any{"vocab_size": 1000, "bos_token_id": 1, "eos_token_id": 1})), ggufmodel.Format{}), "vocab_size is 1000")
 	dir := ggufFolder(t, ggufmodel.SmallConfig("llama", nil))
 	require.NoError(t, os.Remove(filepath.Join(dir, "tokenizer.json")))
 	require.ErrorContains(t, write(dir, ggufmodel.Format{}), "holds its tokenizer")

@@ -7,9 +7,11 @@ import (
 	"io"
 	"math"
 	"os"
-	"strconv"
+	"slices"
 
 	"github.com/golowbit/lowbit/checkpoint/layout"
+	"github.com/golowbit/lowbit/internal/decoder"
+	archs "github.com/golowbit/lowbit/internal/decoder/arch"
 	"github.com/golowbit/lowbit/internal/gguf"
 	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/quant"
@@ -33,12 +35,15 @@ type modelFile struct {
 type fileTensor struct {
 	info gguf.Tensor
 	spec layout.Spec
-	// rows and rowBytes are the shape in the file, in bytes; head is the
-	// number of rows of a head where rows have other places, else 0.
+	// offset is where it begins in the stored tensor; rows and rowBytes are its
+	// shape there, in bytes.
+	offset         int64
 	rows, rowBytes int
-	head           int
-	// decoded says that the tensor is given as F32 but stored as blocks.
-	decoded bool
+	to             []int // where each row is; nil: in order
+	plusOne        bool
+	// decoded says that the tensor is given as F32 but stored as blocks, moved
+	// that it is given transposed.
+	decoded, moved bool
 }
 
 // Read opens a GGUF file of a model of the Llama family.
@@ -75,52 +80,98 @@ func isGGUF(path string) (bool, error) {
 }
 
 func openFile(f *gguf.File, path string) (json.RawMessage, *modelFile, error) {
-	m, err := readFileShape(f)
+	arch, err := archOf(f)
 	if err != nil {
 		return nil, nil, err
 	}
+	config, err := configOf(arch, f)
+	if err != nil {
+		return nil, nil, err
+	}
+	m, err := archs.ParseConfig(config)
+	if err != nil {
+		return nil, nil, fmt.Errorf("metadata, as a %s: %w", layout.ConfigFile, err)
+	}
+	if err := checkPairs(m); err != nil {
+		return nil, nil, err
+	}
+	known := knownTensors(m)
 	src := &modelFile{f: f, path: path, tensors: map[string]fileTensor{}}
 	for _, t := range f.Tensors() {
-		if t.Name == nameRopeFreqs {
+		if t.Name == nameRopeFreqs || t.Name == nameRopeLong || t.Name == nameRopeShort {
 			continue // part of the configuration
 		}
-		name, ok := huggingFaceName(t.Name, m.layers)
+		k, ok := known[t.Name]
 		if !ok {
-			return nil, nil, fmt.Errorf("tensor %q: %w", t.Name, layout.Unsupported("no tensor of a %s of %d layers that can be read", m.arch, m.layers))
+			return nil, nil, fmt.Errorf("tensor %q: %w", t.Name, layout.Unsupported("no tensor of a %s of %d layers that can be read", arch.GGUF.Name, m.Layers))
 		}
-		if err := src.add(name, t, m); err != nil {
+		if err := src.add(k, t); err != nil {
 			return nil, nil, fmt.Errorf("tensor %q: %w", t.Name, err)
 		}
-	}
-	embedding, ok := src.tensors[embeddingName]
-	if !ok {
-		return nil, nil, fmt.Errorf("no tensor %q", nameEmbedding)
-	}
-	config, err := m.config(f, src, embedding)
-	if err != nil {
-		return nil, nil, err
-	}
-	if err := checkConfig(config); err != nil {
-		return nil, nil, fmt.Errorf("metadata, as a %s: %w", layout.ConfigFile, err)
 	}
 	return config, src, nil
 }
 
-// add registers a tensor.
-func (g *modelFile) add(name string, t gguf.Tensor, m *fileShape) error {
+// knownTensors are the tensors of a model by their names in the file. Of several
+// with one name it is the one that the model has.
+func knownTensors(m *decoder.Model) map[string]decoder.GGUFTensor {
+	has := map[string]bool{}
+	for _, t := range m.Tensors() {
+		has[t.Name] = true
+	}
+	known := map[string]decoder.GGUFTensor{}
+	for _, t := range m.GGUFTensors() {
+		if _, ok := known[t.Name]; !ok || has[t.Parts[0]] {
+			known[t.Name] = t
+		}
+	}
+	return known
+}
+
+// add registers a tensor, or all that are stacked in it.
+func (g *modelFile) add(k decoder.GGUFTensor, t gguf.Tensor) error {
 	if !t.Type.Readable() {
 		return layout.Unsupported("values of type %v are not read, only "+gguf.ReadableTypes, t.Type)
 	}
-	_, matrix := layout.CutWeight(name)
-	matrix = matrix && len(t.Dims) == 2
-	if !matrix && len(t.Dims) != 1 {
+	dims := t.Dims
+	if k.Stacked {
+		if len(dims) < 2 || dims[len(dims)-1] != len(k.Parts) {
+			return fmt.Errorf("dimensions %v, want %d in the last", t.Dims, len(k.Parts))
+		}
+		dims = dims[:len(dims)-1]
+	}
+	_, matrix := layout.CutWeight(k.Parts[0])
+	matrix = matrix && len(dims) == 2
+	if !matrix && len(dims) != 1 {
 		return fmt.Errorf("dimensions %v, want a vector or matrix", t.Dims)
 	}
-	e := fileTensor{info: t, rows: t.Dims[len(t.Dims)-1]}
-	e.rowBytes = int(t.Bytes() / int64(e.rows))
+	e := fileTensor{info: t, rows: dims[len(dims)-1], plusOne: k.PlusOne}
+	e.info.Dims = dims
+	size := t.Bytes() / int64(len(k.Parts))
+	e.rowBytes = int(size / int64(e.rows))
+	if k.From != nil {
+		if len(k.From) != e.rows {
+			return fmt.Errorf("%d rows, want %d", e.rows, len(k.From))
+		}
+		e.to = inverted(k.From)
+	}
+	for i, name := range k.Parts {
+		e.offset = int64(i) * size
+		if err := g.addOne(k, name, e, matrix); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (g *modelFile) addOne(k decoder.GGUFTensor, name string, e fileTensor, matrix bool) error {
+	t := e.info
 	e.spec = layout.Spec{Name: name, Shape: append([]int(nil), e.rows)}
 	if matrix {
 		e.spec.Shape = append(e.spec.Shape, t.Dims[0])
+	}
+	if k.Flat {
+		e.spec.Shape = []int{1, e.rows}
 	}
 	switch t.Type {
 	case gguf.F32:
@@ -133,7 +184,7 @@ func (g *modelFile) add(name string, t gguf.Tensor, m *fileShape) error {
 		if !matrix {
 			return fmt.Errorf("a vector of type %v, want F32, F16 or BF16", t.Type)
 		}
-		if name == embeddingName {
+		if k.Dense || k.Outer && t.Name != nameHead {
 			e.spec.DType, e.decoded = safetensors.F32, true
 			break
 		}
@@ -144,11 +195,9 @@ func (g *modelFile) add(name string, t gguf.Tensor, m *fileShape) error {
 			Scheme: quant.Scheme{Bits: t.Type.CodeBits(), GroupSize: t.Type.Group(), Symmetric: symmetricType(t.Type)},
 		})
 	}
-	if heads := rotaryRows(m.arch, name, m.heads, m.kvHeads); heads > 0 {
-		if e.rows%(2*heads) != 0 {
-			return fmt.Errorf("%d rows are not an even number for each of %d heads", e.rows, heads)
-		}
-		e.head = e.rows / heads
+	if k.Transposed && e.spec.DType != safetensors.U8 {
+		e.moved = true
+		slices.Reverse(e.spec.Shape)
 	}
 	g.names = append(g.names, name)
 	g.tensors[name] = e
@@ -175,7 +224,20 @@ func (g *modelFile) ReadAt(name string, p []byte, off int64) error {
 	if size := e.spec.Bytes(); off < 0 || off > size || int64(len(p)) > size-off {
 		return layout.TensorError(g, name, "bytes %d to %d of %d asked for", off, off+int64(len(p)), size)
 	}
-	if e.head == 0 && !e.decoded {
+	if e.moved || e.plusOne {
+		whole, err := g.whole(e)
+		if err != nil {
+			return err
+		}
+		copy(p, whole[off:])
+		return nil
+	}
+	return g.readRows(e, p, off)
+}
+
+// readRows reads rows in Hugging Face's order.
+func (g *modelFile) readRows(e fileTensor, p []byte, off int64) error {
+	if e.to == nil && !e.decoded {
 		return g.readFile(e, p, off)
 	}
 	// Row by row: rows lie elsewhere, or are decoded.
@@ -195,8 +257,35 @@ func (g *modelFile) ReadAt(name string, p []byte, off int64) error {
 	return nil
 }
 
+// whole reads a tensor that is given transposed or as one less.
+func (g *modelFile) whole(e fileTensor) ([]byte, error) {
+	data := make([]byte, e.spec.Bytes())
+	if err := g.readRows(e, data, 0); err != nil {
+		return nil, err
+	}
+	if e.plusOne {
+		values := make([]float32, e.spec.Elems())
+		if err := e.info.Type.Decode(values, data); err != nil {
+			return nil, err
+		}
+		for i := range values {
+			values[i]--
+		}
+		return data, e.info.Type.Encode(data, values)
+	}
+	size := len(data) / e.spec.Elems()
+	in, out := e.spec.Shape[0], e.spec.Shape[1]
+	moved := make([]byte, len(data))
+	for r := range out {
+		for c := range in {
+			copy(moved[(c*out+r)*size:][:size], data[(r*in+c)*size:])
+		}
+	}
+	return moved, nil
+}
+
 func (g *modelFile) readFile(e fileTensor, p []byte, off int64) error {
-	if err := g.f.ReadAt(e.info.Name, p, off); err != nil {
+	if err := g.f.ReadAt(e.info.Name, p, e.offset+off); err != nil {
 		return fmt.Errorf("%s: %w", g.path, err)
 	}
 	return nil
@@ -204,8 +293,8 @@ func (g *modelFile) readFile(e fileTensor, p []byte, off int64) error {
 
 // readRow reads Hugging Face's row r.
 func (g *modelFile) readRow(e fileTensor, dst []byte, r int) error {
-	if e.head > 0 {
-		r = interleaved(r, e.head)
+	if e.to != nil {
+		r = e.to[r]
 	}
 	if !e.decoded {
 		return g.readFile(e, dst, int64(r)*int64(e.rowBytes))
@@ -309,249 +398,4 @@ func wholeZero(d, m float32, limit int) (z uint8, ok bool) {
 		return 0, false
 	}
 	return uint8(q), true
-}
-
-// fileShape is what the metadata says of the model's shape.
-type fileShape struct {
-	arch           string
-	layers         int
-	heads, kvHeads int
-}
-
-func readFileShape(f *gguf.File) (*fileShape, error) {
-	v, _ := f.Value("general.architecture")
-	arch, _ := v.(string)
-	if _, ok := classes[arch]; !ok {
-		return nil, layout.Unsupported("general.architecture %q is not read, only llama, qwen2 and qwen3", arch)
-	}
-	m := &fileShape{arch: arch}
-	r := metadata{f: f, prefix: arch + "."}
-	m.layers = r.need("block_count")
-	m.heads = r.need("attention.head_count")
-	m.kvHeads = r.int("attention.head_count_kv", m.heads)
-	if n := r.int("expert_count", 0); n != 0 && r.err == nil {
-		r.err = layout.Unsupported("a mixture of %d experts is not read", n)
-	}
-	return m, r.err
-}
-
-// config makes a config.json.
-func (m *fileShape) config(f *gguf.File, src *modelFile, embedding fileTensor) (json.RawMessage, error) {
-	r := metadata{f: f, prefix: m.arch + "."}
-	hidden := r.need("embedding_length")
-	headDim := r.int("attention.key_length", 0)
-	if headDim == 0 {
-		headDim = hidden / m.heads
-	}
-	for _, key := range []string{"attention.value_length", "rope.dimension_count"} {
-		if d := r.int(key, headDim); d != headDim && r.err == nil {
-			r.err = layout.Unsupported("%s is %d, but heads are %d wide", r.prefix+key, d, headDim)
-		}
-	}
-	theta := r.float("rope.freq_base", "10000")
-	_, head := src.tensors[headName]
-	prefix := blockPrefix(0)
-	has := func(name string) bool { _, ok := src.tensors[prefix+name]; return ok }
-	o := &layout.Object{}
-	set := func(key string, v any) {
-		data, err := json.Marshal(v)
-		if err != nil && r.err == nil {
-			r.err = fmt.Errorf("%s: %w", key, err)
-		}
-		o.Set(key, data)
-	}
-	set("architectures", []string{classes[m.arch]})
-	set("model_type", m.arch)
-	set("vocab_size", embedding.rows)
-	set("hidden_size", hidden)
-	set("intermediate_size", r.need("feed_forward_length"))
-	set("num_hidden_layers", m.layers)
-	set("num_attention_heads", m.heads)
-	set("num_key_value_heads", m.kvHeads)
-	set("head_dim", headDim)
-	set("hidden_act", "silu")
-	set("max_position_embeddings", r.need("context_length"))
-	set("rms_norm_eps", r.float("attention.layer_norm_rms_epsilon", ""))
-	set("rope_theta", theta)
-	scaling, err := r.ropeScaling(headDim, theta)
-	if err != nil && r.err == nil {
-		r.err = err
-	}
-	set("rope_scaling", scaling)
-	if m.arch != archQwen2 {
-		set("attention_bias", has("self_attn.o_proj.bias") || has("self_attn.q_proj.bias"))
-	}
-	if m.arch == archLlama {
-		set("mlp_bias", has("mlp.down_proj.bias") || has("mlp.up_proj.bias"))
-	}
-	set("tie_word_embeddings", !head)
-	dtype := map[gguf.Type]string{gguf.F32: "float32", gguf.BF16: "bfloat16"}[embedding.info.Type]
-	if dtype == "" {
-		dtype = "float16"
-	}
-	set("torch_dtype", dtype)
-	for _, role := range []string{"bos", "eos"} {
-		if id := r.absolute("tokenizer.ggml."+role+"_token_id", -1); id >= 0 && id < embedding.rows {
-			set(role+"_token_id", id)
-		}
-	}
-	if r.err != nil {
-		return nil, r.err
-	}
-	return o.Bytes(), nil
-}
-
-// metadata reads metadata and keeps the first error.
-type metadata struct {
-	f      *gguf.File
-	prefix string
-	err    error
-}
-
-// ropeScaling gives rope_scaling of a config.json, nil if there is none.
-func (r *metadata) ropeScaling(headDim int, theta json.Number) (map[string]any, error) {
-	kind := ""
-	if v, ok := r.f.Value(r.prefix + "rope.scaling.type"); ok {
-		kind, _ = v.(string)
-	}
-	factor := r.float("rope.scaling.factor", r.float("rope.scale_linear", "1"))
-	switch kind {
-	case "", "none", "linear":
-	default:
-		return nil, layout.Unsupported("%srope.scaling.type %q is not read, only none and linear", r.prefix, kind)
-	}
-	t, ok := r.f.Tensor(nameRopeFreqs)
-	if !ok {
-		if kind == "none" || factor == "1" || factor == "0" {
-			return nil, nil
-		}
-		return map[string]any{"rope_type": "linear", "factor": factor}, nil
-	}
-	if kind == "linear" && factor != "1" {
-		return nil, layout.Unsupported("both %q and a linear scaling", nameRopeFreqs)
-	}
-	if t.Type != gguf.F32 || len(t.Dims) != 1 || t.Dims[0] != headDim/2 {
-		return nil, fmt.Errorf("tensor %q: %v %v, want %d F32", t.Name, t.Type, t.Dims, headDim/2)
-	}
-	data := make([]byte, t.Bytes())
-	if err := r.f.ReadAt(t.Name, data, 0); err != nil {
-		return nil, err
-	}
-	factors := make([]float32, t.Dims[0])
-	if err := t.Type.Decode(factors, data); err != nil {
-		return nil, err
-	}
-	base, err := theta.Float64()
-	if err != nil {
-		return nil, err
-	}
-	s, ok := findLlama3(factors, base)
-	if !ok {
-		return nil, layout.Unsupported("the factors in %q are of no llama3 scaling", t.Name)
-	}
-	return map[string]any{
-		"rope_type": s.kind, "factor": s.factor, "low_freq_factor": s.lowFreq,
-		"high_freq_factor": s.highFreq, "original_max_position_embeddings": s.originalContext,
-	}, nil
-}
-
-// maxCount bounds what the metadata may say: products of two such numbers fit
-// an int of 64 bits, and no model comes near.
-const maxCount = 1 << 30
-
-func (r *metadata) need(key string) int {
-	if _, ok := r.f.Value(r.prefix + key); !ok && r.err == nil {
-		r.err = fmt.Errorf("no key %q", r.prefix+key)
-	}
-	n := r.int(key, 1)
-	if n < 1 && r.err == nil {
-		r.err = fmt.Errorf("key %q: %d, want at least 1", r.prefix+key, n)
-	}
-	return max(n, 1)
-}
-
-func (r *metadata) int(key string, missing int) int { return r.absolute(r.prefix+key, missing) }
-
-// absolute reads an unsigned number, or an array with one entry for each
-// layer if they are all the same.
-func (r *metadata) absolute(key string, missing int) int {
-	v, ok := r.f.Value(key)
-	if !ok {
-		return missing
-	}
-	n, ok := countOf(v)
-	if !ok {
-		if r.err == nil {
-			r.err = fmt.Errorf("key %q: a %T, want one number from 0 to %d", key, v, maxCount)
-		}
-		return missing
-	}
-	return n
-}
-
-func countOf(v any) (int, bool) {
-	fits := func(u uint64) (int, bool) {
-		if u > maxCount {
-			return 0, false // negative numbers too
-		}
-		return int(u), true
-	}
-	same := func(n int, at func(int) any) (int, bool) {
-		if n == 0 {
-			return 0, false
-		}
-		for i := range n {
-			if at(i) != at(0) {
-				return 0, false
-			}
-		}
-		return countOf(at(0))
-	}
-	switch v := v.(type) {
-	case uint8:
-		return int(v), true
-	case uint16:
-		return int(v), true
-	case uint32:
-		return fits(uint64(v))
-	case uint64:
-		return fits(v)
-	case int8:
-		return fits(uint64(v))
-	case int16:
-		return fits(uint64(v))
-	case int32:
-		return fits(uint64(v))
-	case int64:
-		return fits(uint64(v))
-	case []uint32:
-		return same(len(v), func(i int) any { return v[i] })
-	case []int32:
-		return same(len(v), func(i int) any { return v[i] })
-	}
-	return 0, false
-}
-
-// float reads a number as the shortest decimal that gives it, so that 1e-05
-// does not become 9.999999747378752e-06. An empty default is an error if the
-// key is not there.
-func (r *metadata) float(key string, missing json.Number) json.Number {
-	v, ok := r.f.Value(r.prefix + key)
-	var s string
-	switch v := v.(type) {
-	case float32:
-		s = strconv.FormatFloat(float64(v), 'g', -1, 32)
-	case float64:
-		s = strconv.FormatFloat(v, 'g', -1, 64)
-	}
-	if !ok && missing != "" {
-		return missing
-	}
-	if f, err := strconv.ParseFloat(s, 64); err != nil || f-f != 0 {
-		if r.err == nil {
-			r.err = fmt.Errorf("key %q: %q (%T), want a finite floating-point number", r.prefix+key, s, v)
-		}
-		return "1"
-	}
-	return json.Number(s)
 }

@@ -116,7 +116,11 @@ func tokenizerMetadata(t *tokenizer.Tokenizer, files fs.FS, vocab int) ([]gguf.K
 		return nil, layout.Unsupported("a %v tokenizer, want byte-level or SentencePiece BPE", t.Kind())
 	}
 	for _, role := range tokenRoles {
-		if id, ok := role.get(t); ok && int(id) < vocab {
+		id, ok := role.get(t)
+		if !ok { // then the one that config.json names
+			id, ok = t.ConfigID(role.short)
+		}
+		if ok && int(id) < vocab {
 			add(role.key, uint32(id))
 		}
 	}
@@ -130,13 +134,13 @@ func tokenizerMetadata(t *tokenizer.Tokenizer, files fs.FS, vocab int) ([]gguf.K
 
 // tokenRoles are the special tokens GGUF names.
 var tokenRoles = []struct {
-	key, role string
-	get       func(*tokenizer.Tokenizer) (int32, bool)
+	key, role, short string
+	get              func(*tokenizer.Tokenizer) (int32, bool)
 }{
-	{"tokenizer.ggml.bos_token_id", "bos_token", (*tokenizer.Tokenizer).BOS},
-	{"tokenizer.ggml.eos_token_id", "eos_token", (*tokenizer.Tokenizer).EOS},
-	{"tokenizer.ggml.unknown_token_id", "unk_token", (*tokenizer.Tokenizer).Unknown},
-	{"tokenizer.ggml.padding_token_id", "pad_token", (*tokenizer.Tokenizer).Padding},
+	{"tokenizer.ggml.bos_token_id", "bos_token", "bos", (*tokenizer.Tokenizer).BOS},
+	{"tokenizer.ggml.eos_token_id", "eos_token", "eos", (*tokenizer.Tokenizer).EOS},
+	{"tokenizer.ggml.unknown_token_id", "unk_token", "unk", (*tokenizer.Tokenizer).Unknown},
+	{"tokenizer.ggml.padding_token_id", "pad_token", "pad", (*tokenizer.Tokenizer).Padding},
 }
 
 // paddedVocab gives every row of the embedding a token: the engine takes the
@@ -145,7 +149,13 @@ var tokenRoles = []struct {
 func paddedVocab(t *tokenizer.Tokenizer, vocab int) ([]string, []int32, error) {
 	tokens, kinds := t.Vocab()
 	if len(tokens) > vocab {
-		return nil, nil, fmt.Errorf("%d tokens, but the model's vocabulary has %d", len(tokens), vocab)
+		beyond := tokens[vocab:]
+		const most = 8
+		more := ""
+		if len(beyond) > most {
+			beyond, more = beyond[:most], ", ..."
+		}
+		return nil, nil, layout.Unsupported("%d tokens, but vocab_size is %d: the model has no rows for %q%s; if no text has them they can be removed from %s", len(tokens), vocab, beyond, more, tokenizerFile)
 	}
 	types := make([]int32, vocab)
 	seen := make(map[string]bool, vocab)

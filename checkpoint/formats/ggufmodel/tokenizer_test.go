@@ -174,7 +174,7 @@ func TestPaddedVocab(t *testing.T) {
 	require.Equal(t, []string{"a", "b", "[PAD8]", "[PAD3]", "<|x|>", "<tool>", "<s>", "[PAD7]", "[[PAD8]]"}, tokens)
 	require.Equal(t, []int32{1, 1, 1, 5, 3, 4, 3, 5, 5}, types)
 	_, _, err = paddedVocab(tok, 6)
-	require.ErrorContains(t, err, "7 tokens, but the model's vocabulary has 6")
+	require.ErrorContains(t, err, "7 tokens, but vocab_size is 6")
 }
 
 // Merges whose order no scores give are refused.

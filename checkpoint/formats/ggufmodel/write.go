@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"strings"
+	"slices"
 
 	"github.com/golowbit/lowbit/checkpoint/layout"
+	"github.com/golowbit/lowbit/internal/decoder"
+	"github.com/golowbit/lowbit/internal/decoder/arch/spec"
 	"github.com/golowbit/lowbit/internal/disk"
 	"github.com/golowbit/lowbit/internal/gguf"
 	"github.com/golowbit/lowbit/internal/parallel"
@@ -16,8 +18,8 @@ import (
 
 // plannedTensor is a tensor to be written.
 type plannedTensor struct {
+	decoder.GGUFTensor
 	info gguf.Tensor
-	name string // in Hugging Face's spelling
 	// write appends the data.
 	write func(w *gguf.Writer, t plannedTensor) error
 }
@@ -25,7 +27,7 @@ type plannedTensor struct {
 // assembly is what the tensors of one file are made from.
 type assembly struct {
 	g      Format
-	shape  *modelShape
+	model  *decoder.Model
 	src    layout.Origin
 	layers map[string]layout.Layer
 	weight func(name string) (*quant.Weight, error)
@@ -33,17 +35,14 @@ type assembly struct {
 
 // Write makes the file: metadata, tokenizer and tensors.
 func (g Format) Write(ctx context.Context, path string, src layout.Origin, layers []layout.Layer, weight func(name string) (*quant.Weight, error)) error {
-	if err := g.CheckModel(src.Config()); err != nil {
+	if err := g.CheckModel(src); err != nil {
 		return fmt.Errorf("%s: %w", src.Path(), err)
 	}
-	shape, err := readShape(src.Config())
+	m, err := modelOf(src)
 	if err != nil {
 		return fmt.Errorf("%s: %w", src.Path(), err)
 	}
-	if err := checkTensors(src); err != nil {
-		return fmt.Errorf("%s: %w", src.Path(), err)
-	}
-	a := &assembly{g: g, shape: shape, src: src, layers: map[string]layout.Layer{}, weight: weight}
+	a := &assembly{g: g, model: m, src: src, layers: map[string]layout.Layer{}, weight: weight}
 	for _, l := range layers {
 		if err := g.Check(l); err != nil {
 			return fmt.Errorf("layer %s: %w", l.Name, err)
@@ -54,7 +53,7 @@ func (g Format) Write(ctx context.Context, path string, src layout.Origin, layer
 	if err != nil {
 		return fmt.Errorf("%s: %w", src.Path(), err)
 	}
-	tokens, err := tokenizerKV(src, shape.vocab)
+	tokens, err := tokenizerKV(src, m.Vocab)
 	if err != nil {
 		return err
 	}
@@ -68,7 +67,7 @@ func (g Format) Write(ctx context.Context, path string, src layout.Origin, layer
 	}
 	err = parallel.For(ctx, 0, len(tensors), func(i int) error {
 		if err := tensors[i].write(w, tensors[i]); err != nil {
-			return fmt.Errorf("tensor %q: %w", tensors[i].name, err)
+			return fmt.Errorf("tensor %q: %w", tensors[i].Parts, err)
 		}
 		return nil
 	})
@@ -80,47 +79,93 @@ func (g Format) Write(ctx context.Context, path string, src layout.Origin, layer
 
 // plan lists the tensors in file order.
 func (a *assembly) plan() ([]plannedTensor, error) {
-	var tensors []plannedTensor
-	if f := ropeFactors(a.shape); f != nil {
-		tensors = append(tensors, plannedTensor{
-			info: gguf.Tensor{Name: nameRopeFreqs, Type: gguf.F32, Dims: []int{len(f)}}, name: nameRopeFreqs,
-			write: func(w *gguf.Writer, t plannedTensor) error { return appendFloats(w, t, f) },
-		})
+	tensors, err := a.ropePlan()
+	if err != nil {
+		return nil, err
 	}
-	used := map[string]bool{}
-	for _, n := range tensorNames(a.shape.layers) {
-		shape, ok := a.src.Shape(n[0])
-		if !ok {
-			continue
-		}
-		used[n[0]] = true
-		if _, packed := a.layerOf(n[0]); n[0] == headName && a.shape.tied && !packed {
-			continue // the engine takes the embedding, as Hugging Face does
-		}
-		t := plannedTensor{info: gguf.Tensor{Name: n[1]}, name: n[0]}
-		for i := len(shape) - 1; i >= 0; i-- {
-			t.info.Dims = append(t.info.Dims, shape[i])
-		}
-		t.info.Type, t.write = a.typeOf(n[0], shape)
-		tensors = append(tensors, t)
+	used, err := checkRest(a.model, a.src)
+	if err != nil {
+		return nil, err
 	}
-	return tensors, a.checkRest(used)
-}
-
-// checkRest refuses tensors that would be lost.
-func (a *assembly) checkRest(used map[string]bool) error {
 	for name := range a.layers {
 		if !used[name+layout.WeightSuffix] {
-			return fmt.Errorf("layer %q has no place in a model of %d layers", name, a.shape.layers)
+			return nil, fmt.Errorf("layer %q has no place in a model of %d layers", name, a.model.Layers)
 		}
 	}
-	for _, s := range a.src.Dense() {
-		// Older checkpoints store the frequencies that follow from the config.
-		if !used[s.Name] && !strings.HasSuffix(s.Name, ".rotary_emb.inv_freq") {
-			return fmt.Errorf("tensor %q: %w", s.Name, layout.Unsupported("GGUF has no name for it in a model of %d layers", a.shape.layers))
+	for _, t := range a.model.GGUFTensors() {
+		if t.Name == nameHead && a.model.Tied {
+			if a.model.GGUF.OwnHead {
+				t.Parts = []string{a.model.EmbeddingName()}
+			} else if _, packed := a.layerOf(t.Parts[0]); !packed {
+				continue // the engine takes the embedding, as Hugging Face does
+			}
+		}
+		p, ok, err := a.planOne(t)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			tensors = append(tensors, p)
 		}
 	}
-	return nil
+	return tensors, nil
+}
+
+func (a *assembly) ropePlan() ([]plannedTensor, error) {
+	names, values, err := ropeTensors(a.model)
+	if err != nil {
+		return nil, err
+	}
+	var tensors []plannedTensor
+	for i, name := range names {
+		tensors = append(tensors, plannedTensor{
+			info: gguf.Tensor{Name: name, Type: gguf.F32, Dims: []int{len(values[i])}}, GGUFTensor: decoder.GGUFTensor{Parts: []string{name}},
+			write: func(w *gguf.Writer, t plannedTensor) error { return appendFloats(w, t, values[i]) },
+		})
+	}
+	return tensors, nil
+}
+
+// planOne plans a tensor; ok is false if it is not there.
+func (a *assembly) planOne(t decoder.GGUFTensor) (p plannedTensor, ok bool, err error) {
+	shape, ok := a.src.Shape(t.Parts[0])
+	if !ok {
+		return p, false, nil
+	}
+	_, packed := a.layerOf(t.Parts[0])
+	for _, part := range t.Parts[1:] {
+		other, ok := a.src.Shape(part)
+		if !ok || !slices.Equal(shape, other) {
+			return p, false, fmt.Errorf("tensor %q: shape %v, want %v as %q", part, other, shape, t.Parts[0])
+		}
+		l, also := a.layerOf(part)
+		if first, _ := a.layerOf(t.Parts[0]); also != packed || packed && blockType(l.Scheme) != blockType(first.Scheme) {
+			return p, false, fmt.Errorf("tensors %q and %q: %w", t.Parts[0], part, layout.Unsupported("the engine has all experts of a block in one tensor of one type"))
+		}
+	}
+	t.Transposed = t.Transposed && !packed
+	p = plannedTensor{GGUFTensor: t, info: gguf.Tensor{Name: t.Name}}
+	for i := len(shape) - 1; i >= 0; i-- {
+		p.info.Dims = append(p.info.Dims, shape[i])
+	}
+	if t.Transposed {
+		slices.Reverse(p.info.Dims)
+	}
+	if t.Flat {
+		p.info.Dims = []int{shape[0] * shape[1]}
+	}
+	rows := 1
+	if len(p.info.Dims) > 1 {
+		rows = p.info.Dims[1]
+	}
+	if t.From != nil && len(t.From) != rows && len(p.info.Dims) > 1 {
+		return p, false, fmt.Errorf("tensor %q: %d rows, want %d", t.Parts[0], rows, len(t.From))
+	}
+	p.info.Type, p.write = a.typeOf(p)
+	if t.Stacked {
+		p.info.Dims = append(p.info.Dims, len(t.Parts))
+	}
+	return p, true, nil
 }
 
 func (a *assembly) layerOf(tensor string) (layout.Layer, bool) {
@@ -133,93 +178,144 @@ func (a *assembly) layerOf(tensor string) (layout.Layer, bool) {
 }
 
 // typeOf chooses the type of a tensor and how it is written.
-func (a *assembly) typeOf(name string, shape []int) (gguf.Type, func(*gguf.Writer, plannedTensor) error) {
+func (a *assembly) typeOf(t plannedTensor) (gguf.Type, func(*gguf.Writer, plannedTensor) error) {
+	name, dims := t.Parts[0], t.info.Dims
 	if l, ok := a.layerOf(name); ok {
-		return blockType(l.Scheme), func(w *gguf.Writer, t plannedTensor) error { return a.writePacked(w, t, l) }
+		return blockType(l.Scheme), a.writePacked
 	}
-	if len(shape) == 1 {
-		return gguf.F32, a.writeVector
+	if len(dims) == 1 {
+		return gguf.F32, a.writeVectors
+	}
+	write := a.writeMatrices
+	if t.Transposed {
+		write = a.writeTransposed
 	}
 	if f, ok := a.src.Source().(*modelFile); ok && a.g == (Format{}) {
 		// What is read from a GGUF keeps its type, so that rewriting changes nothing.
 		if e := f.tensors[name]; e.decoded {
 			return e.info.Type, func(w *gguf.Writer, t plannedTensor) error { return copyBlocks(w, t, f, e) }
 		} else if e.info.Type.Writable() {
-			return e.info.Type, a.writeMatrix
+			return e.info.Type, write
 		}
 	}
-	return a.g.denseType(name, shape[len(shape)-1]), a.writeMatrix
+	return a.g.denseType(t.GGUFTensor, dims[0]), write
 }
 
-func (a *assembly) writePacked(w *gguf.Writer, t plannedTensor, l layout.Layer) error {
-	q, err := a.weight(l.Name)
-	if err != nil {
-		return err
-	}
-	if q.Out != t.info.Dims[1] || q.In != t.info.Dims[0] {
-		return fmt.Errorf("weight of shape [%d %d], want [%d %d]", q.Out, q.In, t.info.Dims[1], t.info.Dims[0])
-	}
+func (a *assembly) writePacked(w *gguf.Writer, t plannedTensor) error {
 	var row func(int) int
-	if dim := a.headDim(t.name, q.Out); dim > 0 {
-		row = func(r int) int { return interleaved(r, dim) }
+	if t.From != nil {
+		to := inverted(t.From)
+		row = func(r int) int { return to[r] }
 	}
-	data, err := packRows(q, t.info.Type, row)
-	if err != nil {
-		return err
-	}
-	return w.Append(t.info.Name, data)
-}
-
-// headDim is the number of rows of a head where rows change places, else 0.
-func (a *assembly) headDim(name string, rows int) int {
-	heads := rotaryRows(a.shape.arch, name, a.shape.heads, a.shape.kvHeads)
-	if heads == 0 {
-		return 0
-	}
-	return rows / heads
-}
-
-func (a *assembly) writeVector(w *gguf.Writer, t plannedTensor) error {
-	v, err := a.src.Vector(t.name)
-	if err != nil {
-		return err
-	}
-	if dim := a.headDim(t.name, len(v)); dim > 0 {
-		moved := make([]float32, len(v))
-		for r, x := range v {
-			moved[interleaved(r, dim)] = x
+	for _, part := range t.Parts {
+		l, _ := a.layerOf(part)
+		q, err := a.weight(l.Name)
+		if err != nil {
+			return err
 		}
-		v = moved
+		if q.Out != t.info.Dims[1] || q.In != t.info.Dims[0] {
+			return fmt.Errorf("weight of shape [%d %d], want [%d %d]", q.Out, q.In, t.info.Dims[1], t.info.Dims[0])
+		}
+		data, err := packRows(q, t.info.Type, row)
+		if err != nil {
+			return err
+		}
+		if err := w.Append(t.info.Name, data); err != nil {
+			return err
+		}
 	}
-	return appendFloats(w, t, v)
+	return nil
 }
 
-// writeMatrix writes a dense matrix some rows at a time, so that a large
+func (a *assembly) writeVectors(w *gguf.Writer, t plannedTensor) error {
+	for _, part := range t.Parts {
+		v, err := a.vector(part, t.Flat)
+		if err != nil {
+			return err
+		}
+		if t.From != nil || t.PlusOne {
+			v = slices.Clone(v)
+		}
+		if t.From != nil {
+			whole := slices.Clone(v)
+			for r, from := range t.From {
+				v[r] = whole[from]
+			}
+		}
+		if t.PlusOne {
+			for i := range v {
+				v[i]++
+			}
+		}
+		if err := appendFloats(w, t, v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// vector reads a vector, or a matrix of one row.
+func (a *assembly) vector(name string, flat bool) ([]float32, error) {
+	if flat {
+		return a.src.Rows(name, 0, 1, nil)
+	}
+	return a.src.Vector(name)
+}
+
+// writeMatrices writes dense matrices some rows at a time, so that a large
 // embedding is never in memory as a whole.
-func (a *assembly) writeMatrix(w *gguf.Writer, t plannedTensor) error {
+func (a *assembly) writeMatrices(w *gguf.Writer, t plannedTensor) error {
 	rows, cols := t.info.Dims[1], t.info.Dims[0]
-	dim := a.headDim(t.name, rows)
 	step := max(1, (1<<20)/cols)
-	if dim > 0 {
+	if t.From != nil {
 		step = 1 // neighbours in the file are none in the source
 	}
 	values := make([]float32, step*cols)
 	data := make([]byte, step*t.info.Type.RowBytes(cols))
-	for r := 0; r < rows; r += step {
-		n := min(step, rows-r)
+	for _, part := range t.Parts {
+		for r := 0; r < rows; r += step {
+			n := min(step, rows-r)
+			from := r
+			if t.From != nil {
+				from = t.From[r]
+			}
+			v, err := a.src.Rows(part, from, from+n, values)
+			if err != nil {
+				return err
+			}
+			b := data[:n*t.info.Type.RowBytes(cols)]
+			if err := t.info.Type.Encode(b, v); err != nil {
+				return fmt.Errorf("%w: store dense tensors as BF16 or F32", err)
+			}
+			if err := w.Append(t.info.Name, b); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// writeTransposed writes a dense matrix that is stored as [in, out].
+func (a *assembly) writeTransposed(w *gguf.Writer, t plannedTensor) error {
+	out, in := t.info.Dims[1], t.info.Dims[0]
+	v, err := a.src.Rows(t.Parts[0], 0, in, nil)
+	if err != nil {
+		return err
+	}
+	row := make([]float32, in)
+	data := make([]byte, t.info.Type.RowBytes(in))
+	for r := range out {
 		from := r
-		if dim > 0 {
-			from = deinterleaved(r, dim)
+		if t.From != nil {
+			from = t.From[r]
 		}
-		v, err := a.src.Rows(t.name, from, from+n, values)
-		if err != nil {
-			return err
+		for i := range row {
+			row[i] = v[i*out+from]
 		}
-		b := data[:n*t.info.Type.RowBytes(cols)]
-		if err := t.info.Type.Encode(b, v); err != nil {
+		if err := t.info.Type.Encode(data, row); err != nil {
 			return fmt.Errorf("%w: store dense tensors as BF16 or F32", err)
 		}
-		if err := w.Append(t.info.Name, b); err != nil {
+		if err := w.Append(t.info.Name, data); err != nil {
 			return err
 		}
 	}
@@ -252,35 +348,62 @@ func appendFloats(w *gguf.Writer, t plannedTensor, v []float32) error {
 
 // metadata describes the model (ggml's docs/gguf.md, llama-arch.cpp).
 func (a *assembly) metadata(tensors []gguf.Tensor) []gguf.KV {
-	m, p := a.shape, a.shape.arch+"."
+	m, g := a.model, a.model.GGUF
+	p := g.Name + "."
 	kv := []gguf.KV{
-		{Key: "general.architecture", Value: m.arch},
+		{Key: "general.architecture", Value: g.Name},
 		{Key: "general.type", Value: "model"},
 		{Key: "general.name", Value: modelName(a.src.Path())},
 		{Key: "general.file_type", Value: fileType(tensors)},
 		{Key: "general.quantization_version", Value: uint32(2)},
-		{Key: p + "vocab_size", Value: uint32(m.vocab)},
-		{Key: p + "context_length", Value: uint32(m.context)},
-		{Key: p + "embedding_length", Value: uint32(m.hidden)},
-		{Key: p + "block_count", Value: uint32(m.layers)},
-		{Key: p + "feed_forward_length", Value: uint32(m.intermediate)},
-		{Key: p + "attention.head_count", Value: uint32(m.heads)},
-		{Key: p + "attention.head_count_kv", Value: uint32(m.kvHeads)},
-		{Key: p + "attention.layer_norm_rms_epsilon", Value: float32(m.normEps)},
-		{Key: p + "rope.dimension_count", Value: uint32(m.headDim)},
-		{Key: p + "rope.freq_base", Value: float32(m.ropeTheta)},
+		{Key: p + "vocab_size", Value: uint32(m.Vocab)},
+		{Key: p + "context_length", Value: uint32(contextOf(m))},
+		{Key: p + "embedding_length", Value: uint32(m.Hidden)},
+		{Key: p + "block_count", Value: uint32(m.Layers)},
+		{Key: p + "feed_forward_length", Value: uint32(m.Intermediate)},
+		{Key: p + "attention.head_count", Value: uint32(m.Heads)},
+		{Key: p + "attention.head_count_kv", Value: uint32(m.KVHeads)},
+		{Key: p + epsilonKey(g), Value: float32(m.NormEps)},
 	}
-	if m.headDim*m.heads != m.hidden || m.arch == archQwen3 {
+	if m.Rope != nil {
 		kv = append(kv,
-			gguf.KV{Key: p + "attention.key_length", Value: uint32(m.headDim)},
-			gguf.KV{Key: p + "attention.value_length", Value: uint32(m.headDim)})
+			gguf.KV{Key: p + "rope.dimension_count", Value: uint32(m.Rope.Dim)},
+			gguf.KV{Key: p + "rope.freq_base", Value: float32(m.Rope.Theta)})
 	}
-	if m.scaling.kind == "linear" {
+	if m.QueryWidth() != m.Hidden || (g.Name != "llama" && g.Name != "qwen2") {
 		kv = append(kv,
-			gguf.KV{Key: p + "rope.scaling.type", Value: "linear"},
-			gguf.KV{Key: p + "rope.scaling.factor", Value: float32(m.scaling.factor)})
+			gguf.KV{Key: p + "attention.key_length", Value: uint32(m.HeadDim)},
+			gguf.KV{Key: p + "attention.value_length", Value: uint32(m.HeadDim)})
+	}
+	kv = append(kv, ropeKV(m, p)...)
+	if n, _ := m.WindowPeriod(); g.Period > 0 && !slices.Equal(spec.Sequence(m.Layers, n), spec.Sequence(m.Layers, g.Period)) {
+		kv = append(kv, gguf.KV{Key: p + keyPeriod, Value: uint32(n)})
+	}
+	for _, k := range g.Keys {
+		switch v := m.Value(k.Config).(type) {
+		case int:
+			if v != 0 {
+				kv = append(kv, gguf.KV{Key: p + k.Name, Value: uint32(v)})
+			}
+		case float64:
+			if v != 0 {
+				kv = append(kv, gguf.KV{Key: p + k.Name, Value: float32(v)})
+			}
+		case bool:
+			kv = append(kv, gguf.KV{Key: p + k.Name, Value: v})
+		}
 	}
 	return kv
+}
+
+// keyPeriod is the number of layers after which one has no window.
+const keyPeriod = "attention.sliding_window_pattern"
+
+func epsilonKey(g *decoder.GGUF) string {
+	if g.LayerNorm {
+		return "attention.layer_norm_epsilon"
+	}
+	return "attention.layer_norm_rms_epsilon"
 }
 
 func modelName(path string) string {

@@ -48,7 +48,7 @@ func arch(name, modelType string, more map[string]any) map[string]any {
 func TestParseConfig(t *testing.T) {
 	plain := decoder.Config{
 		ModelType: "llama", Hidden: 64, Intermediate: 96, Layers: 3, Heads: 8, KVHeads: 2, HeadDim: 8, Vocab: 100,
-		MaxPosition: 512, NormEps: 1e-5, DType: "bfloat16", BOS: 1, EOS: []int{2}, Activation: "silu", Names: decoder.PlainNames(),
+		MaxPosition: 512, NormEps: 1e-5, DType: "bfloat16", BOS: 1, EOS: []int{2}, Names: decoder.PlainNames(),
 	}
 	null := json.RawMessage("null")
 	for _, tt := range []struct {

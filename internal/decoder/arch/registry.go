@@ -27,6 +27,17 @@ func architectures() []*spec.Architecture {
 	return slices.Concat(dense.Architectures(), mixture.Architectures(), recurrent.Architectures())
 }
 
+// WithGGUF lists the architectures that llama.cpp has.
+func WithGGUF() []*spec.Architecture {
+	var all []*spec.Architecture
+	for _, a := range architectures() {
+		if a.GGUF != nil {
+			all = append(all, a)
+		}
+	}
+	return all
+}
+
 // Supported lists the classes of all architectures that can be run.
 func Supported() []string {
 	var all []string
@@ -53,9 +64,7 @@ func ParseConfig(data []byte) (*decoder.Model, error) {
 	c := &m.Config
 	c.ModelType, m.GGUF = a.Type, a.GGUF
 	block := a.Read(f, c)
-	if m.GGUF != nil {
-		c.Activation = f.Str("hidden_act", "silu")
-	}
+	m.Read = f.Seen
 	if f.Err != nil {
 		return nil, f.Err
 	}

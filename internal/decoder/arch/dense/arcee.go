@@ -9,7 +9,7 @@ import (
 // arceeArch is Arcee's AFM: Llama's block with an MLP of squared ReLU.
 func arceeArch() *spec.Architecture {
 	return &spec.Architecture{
-		Classes: []string{"ArceeForCausalLM"}, Type: "arcee",
+		Classes: []string{"ArceeForCausalLM"}, Type: "arcee", GGUF: arceeGGUF(),
 		Read: func(f *spec.Fields, c *decoder.Config) func(*spec.Builder) {
 			spec.ReadShape(c, f, 0, 0)
 			c.NormEps = f.Float("rms_norm_eps", 1e-5)
@@ -26,4 +26,10 @@ func arceeArch() *spec.Architecture {
 			}
 		},
 	}
+}
+
+func arceeGGUF() *decoder.GGUF {
+	g := spec.LlamaGGUF("arcee", true, spec.AttentionBias, spec.MLPBias)
+	g.Activation = decoder.GGUFActivation{Key: "hidden_act", Values: []string{"relu2"}}
+	return g
 }

@@ -10,11 +10,12 @@ import (
 // embedding, q, k and v of each head side by side.
 func bloomArch() *spec.Architecture {
 	return &spec.Architecture{
-		Classes: []string{"BloomForCausalLM"}, Type: "bloom",
+		Classes: []string{"BloomForCausalLM"}, Type: "bloom", GGUF: bloomGGUF(),
 		Read: func(f *spec.Fields, c *decoder.Config) func(*spec.Builder) {
 			f.Alias("hidden_size", "n_embed")
 			f.Alias("num_hidden_layers", "n_layer")
 			f.Alias("num_attention_heads", "n_head")
+			f.Alias("max_position_embeddings", "seq_length")
 			f.Otherwise("intermediate_size", 4*f.Int("hidden_size", 0))
 			f.Otherwise("tie_word_embeddings", true)
 			spec.ReadShape(c, f, 0, 0)
@@ -54,4 +55,22 @@ func bloomBlock(b *spec.Builder, slopes []float64, after bool) {
 	b.AddLinear(program.Stream, b.Attend(program.Attention{Q: q, K: k, V: v, Slopes: slopes}), "self_attention.dense", true)
 	h = normed("post_attention_layernorm")
 	b.TwoLayerMLP(program.Stream, h, "mlp.dense_h_to_4h", "mlp.dense_4h_to_h", c.Intermediate, program.GELUTanh, true)
+}
+
+func bloomGGUF() *decoder.GGUF {
+	return &decoder.GGUF{
+		Name: "bloom", LayerNorm: true, Context: 2048, Unrotated: true, Activation: decoder.GGUFActivation{Key: "bloom has one", Values: []string{""}},
+		Rename: map[string]string{
+			"rms_norm_eps": "layer_norm_epsilon", "num_key_value_heads": "", "head_dim": "", "num_hidden_layers": "n_layer",
+			"num_attention_heads": "n_head", "bloom has one": "", "intermediate_size": "", "max_position_embeddings": "seq_length",
+		},
+		Block: []decoder.GGUFName{
+			{HF: "input_layernorm", GGUF: "attn_norm"}, {HF: "self_attention.query_key_value", GGUF: "attn_qkv", Rows: spec.SplitHeads},
+			{HF: "self_attention.dense", GGUF: "attn_output"}, {HF: "post_attention_layernorm", GGUF: "ffn_norm"},
+			{HF: "mlp.dense_h_to_4h", GGUF: "ffn_up"}, {HF: "mlp.dense_4h_to_h", GGUF: "ffn_down"},
+		},
+		Check: func(m *decoder.Model) error {
+			return m.Require(map[string]any{"apply_residual_connection_post_layernorm": false})
+		},
+	}
 }

@@ -10,7 +10,7 @@ import (
 // without bias, neighbours rotated, logits scaled.
 func cohereArch() *spec.Architecture {
 	return &spec.Architecture{
-		Classes: []string{"CohereForCausalLM"}, Type: "cohere",
+		Classes: []string{"CohereForCausalLM"}, Type: "cohere", GGUF: cohereGGUF(),
 		Read: func(f *spec.Fields, c *decoder.Config) func(*spec.Builder) {
 			act := readCohere(c, f)
 			c.QKNorm = f.Bool("use_qk_norm", false)
@@ -23,7 +23,7 @@ func cohereArch() *spec.Architecture {
 // with full attention, and rotations only in the former.
 func cohere2Arch() *spec.Architecture {
 	return &spec.Architecture{
-		Classes: []string{"Cohere2ForCausalLM"}, Type: "cohere2",
+		Classes: []string{"Cohere2ForCausalLM"}, Type: "cohere2", GGUF: cohere2GGUF(),
 		Read: func(f *spec.Fields, c *decoder.Config) func(*spec.Builder) {
 			act := readCohere(c, f)
 			spec.SetWindows(c, f, spec.LayerTypes(c, f, spec.SlidingBut(f.Size("sliding_window_pattern", 4))), spec.SlidingWindow(f, 4096))
@@ -65,4 +65,27 @@ func cohereBlock(b *spec.Builder, rope *program.Rope, act program.Activation) {
 	a := b.Attend(program.Attention{Q: q, K: k, V: v, Window: c.Window(b.Index)})
 	b.AddLinear(program.Stream, a, "self_attn.o_proj", c.OBias)
 	b.GatedMLP(program.Stream, h, "mlp.", act)
+}
+
+func cohereGGUF() *decoder.GGUF {
+	return &decoder.GGUF{
+		Name: "command-r", LayerNorm: true, EmbeddingHead: true, Rename: map[string]string{"rms_norm_eps": "layer_norm_eps"},
+		Keys:  []decoder.GGUFKey{{Name: "logit_scale", Config: "logit_scale"}},
+		Flags: []decoder.GGUFFlag{{Config: "use_qk_norm", Tensors: []string{"attn_q_norm.weight"}}},
+		Block: spec.Joined(spec.GGUFNorm("input_layernorm", "attn_norm"), spec.GGUFQKV(false), spec.GGUFQKNorms, []decoder.GGUFName{spec.GGUFOutput}, spec.GGUFGated),
+		Check: func(m *decoder.Model) error {
+			// The engine tells models with norms by their layers.
+			if err := m.Require(map[string]any{"attention_bias": false, "use_qk_norm": m.Layers >= 64}); err != nil {
+				return err
+			}
+			return m.RequireHidden()
+		},
+	}
+}
+
+func cohere2GGUF() *decoder.GGUF {
+	g := cohereGGUF()
+	g.Name, g.Period, g.Flags = "cohere2", 4, nil
+	g.Keys = append(g.Keys, decoder.GGUFKey{Name: "attention.sliding_window", Config: "sliding_window"})
+	return g
 }

@@ -11,7 +11,7 @@ import (
 // in the layers that have one.
 func exaone4Arch() *spec.Architecture {
 	return &spec.Architecture{
-		Classes: []string{"Exaone4ForCausalLM"}, Type: "exaone4",
+		Classes: []string{"Exaone4ForCausalLM"}, Type: "exaone4", GGUF: exaone4GGUF(),
 		Read: func(f *spec.Fields, c *decoder.Config) func(*spec.Builder) {
 			spec.ReadShape(c, f, 32, 0)
 			c.NormEps = f.Float("rms_norm_eps", 1e-5)
@@ -67,4 +67,20 @@ func exaone4Block(b *spec.Builder, rope *program.Rope, act program.Activation) {
 	y := b.MLPOutput(program.Stream, "mlp.", act)
 	b.NormSelf(y, "post_feedforward_layernorm", program.Norm{})
 	b.Add(program.Stream, y, 1)
+}
+
+// exaone4GGUF: the engine has windows only in the model of 64 layers.
+func exaone4GGUF() *decoder.GGUF {
+	return &decoder.GGUF{
+		Name: "exaone4", RopeFreqs: true,
+		Constants: map[string]any{"sliding_window": nil},
+		Block: spec.Joined(spec.GGUFQKV(false), spec.GGUFQKNorms, []decoder.GGUFName{spec.GGUFOutput}, spec.GGUFNorm("post_attention_layernorm", "post_attention_norm"),
+			spec.GGUFGated, spec.GGUFNorm("post_feedforward_layernorm", "post_ffw_norm")),
+		Check: func(m *decoder.Model) error {
+			if m.Number("sliding_window") != 0 {
+				return decoder.Refuse("sliding_window", m.Value("sliding_window"), "exaone4 of this size")
+			}
+			return nil
+		},
+	}
 }

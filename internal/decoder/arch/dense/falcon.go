@@ -11,7 +11,7 @@ import (
 // the later ones groups of heads and a norm each for attention and MLP (40B, 180B).
 func falconArch() *spec.Architecture {
 	return &spec.Architecture{
-		Classes: []string{"FalconForCausalLM"}, Type: "falcon",
+		Classes: []string{"FalconForCausalLM"}, Type: "falcon", GGUF: falconGGUF(),
 		Read: func(f *spec.Fields, c *decoder.Config) func(*spec.Builder) {
 			f.Alias("hidden_size", "n_embed")
 			f.Alias("intermediate_size", "ffn_hidden_size")
@@ -99,4 +99,35 @@ func falconQKV(b *spec.Builder, h program.Reg, s falconSpec) (q, k, v program.He
 	k = program.Heads{Reg: r, N: c.KVHeads, Dim: c.HeadDim, Base: group * c.HeadDim, Step: step}
 	v = program.Heads{Reg: r, N: c.KVHeads, Dim: c.HeadDim, Base: (group + 1) * c.HeadDim, Step: step}
 	return q, k, v
+}
+
+// falconGGUF: queries come first, then keys, then values; the engine has the
+// approximated GELU for the exact one.
+func falconGGUF() *decoder.GGUF {
+	return &decoder.GGUF{
+		Name: "falcon", LayerNorm: true, Context: 2048, Activation: spec.ExactGELU("activation"),
+		Rename: map[string]string{
+			"rms_norm_eps": "layer_norm_epsilon", "num_key_value_heads": "num_kv_heads", "head_dim": "", "intermediate_size": "ffn_hidden_size",
+		},
+		Flags: []decoder.GGUFFlag{
+			{Config: "new_decoder_architecture", Tensors: []string{"attn_norm_2.weight"}},
+			{Config: "multi_query", Tensors: []string{"attn_norm_2.weight"}, Absent: true},
+		},
+		Constants: map[string]any{"parallel_attn": true, "bias": false, "alibi": false},
+		Block: []decoder.GGUFName{
+			{HF: "input_layernorm", GGUF: "attn_norm"}, {HF: "ln_mlp", GGUF: "attn_norm"}, {HF: "ln_attn", GGUF: "attn_norm_2"},
+			{HF: "self_attention.query_key_value", GGUF: "attn_qkv", Rows: spec.SplitKeyHeads}, {HF: "self_attention.dense", GGUF: "attn_output"},
+			{HF: "mlp.dense_h_to_4h", GGUF: "ffn_up"}, {HF: "mlp.dense_4h_to_h", GGUF: "ffn_down"},
+		},
+		Check: func(m *decoder.Model) error {
+			if err := m.Require(map[string]any{"bias": false, "alibi": false, "parallel_attn": true}); err != nil {
+				return err
+			}
+			grouped := m.Value("new_decoder_architecture") == true
+			if grouped && m.Value("num_ln_in_parallel_attn") != 2 || !grouped && m.KVHeads != 1 {
+				return decoder.Refuse("multi_query", "such heads", "falcon")
+			}
+			return m.RequireHidden()
+		},
+	}
 }

@@ -12,7 +12,7 @@ import (
 // GeGLU and embeddings times the square root of their width.
 func gemmaArch() *spec.Architecture {
 	return &spec.Architecture{
-		Classes: []string{"GemmaForCausalLM"}, Type: "gemma",
+		Classes: []string{"GemmaForCausalLM"}, Type: "gemma", GGUF: gemmaGGUF(),
 		Read: func(f *spec.Fields, c *decoder.Config) func(*spec.Builder) {
 			readGemma(c, f, 0)
 			c.Rope = spec.ReadRope(c, f, spec.FullAttention, 10000)
@@ -37,7 +37,7 @@ func gemmaArch() *spec.Architecture {
 // MLP, soft caps of scores and logits, every second layer with a window.
 func gemma2Arch() *spec.Architecture {
 	return &spec.Architecture{
-		Classes: []string{"Gemma2ForCausalLM"}, Type: "gemma2",
+		Classes: []string{"Gemma2ForCausalLM"}, Type: "gemma2", GGUF: gemma2GGUF(),
 		Read: func(f *spec.Fields, c *decoder.Config) func(*spec.Builder) {
 			readGemma(c, f, 4)
 			c.Head.Cap = f.OrNull("final_logit_softcapping", 30)
@@ -84,4 +84,49 @@ func gemma2Block(b *spec.Builder, rope *program.Rope, scale, cap float64, act pr
 	y := b.MLPOutput(h, "mlp.", act)
 	b.NormSelf(y, "post_feedforward_layernorm", gain)
 	b.Add(program.Stream, y, 1)
+}
+
+// gemmaGGUF: the engine has the approximated GELU only, as the model.
+func gemmaGGUF() *decoder.GGUF {
+	return &decoder.GGUF{
+		Name: "gemma", EmbeddingHead: true,
+		Activation: decoder.GGUFActivation{Key: "hidden_act", Values: []string{"gelu_pytorch_tanh", "gelu", "gelu_new", "gelu_fast"}},
+		Block: spec.Joined(spec.GGUFGain("input_layernorm", "attn_norm"), spec.GGUFQKV(false), []decoder.GGUFName{spec.GGUFOutput},
+			spec.GGUFGain("post_attention_layernorm", "ffn_norm"), spec.GGUFGated),
+		Check: func(m *decoder.Model) error { return m.Require(map[string]any{"attention_bias": false}) },
+	}
+}
+
+// gemma2GGUF: the engine takes the width of a head for the scale of attention but in the model of 46 layers.
+func gemma2GGUF() *decoder.GGUF {
+	return &decoder.GGUF{
+		Name: "gemma2", EmbeddingHead: true, Period: 2, HeadWidth: "query_pre_attn_scalar", Largest: 46,
+		Activation: spec.GELU("hidden_activation"),
+		Keys: []decoder.GGUFKey{
+			{Name: "attention.sliding_window", Config: "sliding_window"}, {Name: "attn_logit_softcapping", Config: "attn_logit_softcapping"},
+			{Name: "final_logit_softcapping", Config: "final_logit_softcapping"},
+		},
+		Block: gemma2Names(),
+		Check: func(m *decoder.Model) error {
+			if m.Number("attn_logit_softcapping") == 0 || m.Number("final_logit_softcapping") == 0 {
+				return decoder.Refuse("attn_logit_softcapping", "null", "gemma2")
+			}
+			return requireGemma(m)
+		},
+	}
+}
+
+func gemma2Names() []decoder.GGUFName {
+	return spec.Joined(spec.GGUFGain("input_layernorm", "attn_norm"), spec.GGUFQKV(false),
+		spec.GGUFGain("self_attn.q_norm", "attn_q_norm"), spec.GGUFGain("self_attn.k_norm", "attn_k_norm"), []decoder.GGUFName{spec.GGUFOutput},
+		spec.GGUFGain("post_attention_layernorm", "post_attention_norm"), spec.GGUFGain("pre_feedforward_layernorm", "ffn_norm"),
+		spec.GGUFGated, spec.GGUFGain("post_feedforward_layernorm", "post_ffw_norm"))
+}
+
+// requireGemma refuses biases, and scales of attention that the engine does not take.
+func requireGemma(m *decoder.Model) error {
+	if err := m.RequireScale(); err != nil {
+		return err
+	}
+	return m.Require(map[string]any{"attention_bias": false})
 }

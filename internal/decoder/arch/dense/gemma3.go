@@ -13,7 +13,7 @@ import (
 // with full attention, and a rotation for either.
 func gemma3Arch() *spec.Architecture {
 	return &spec.Architecture{
-		Classes: []string{"Gemma3ForCausalLM"}, Type: "gemma3_text",
+		Classes: []string{"Gemma3ForCausalLM"}, Type: "gemma3_text", GGUF: gemma3GGUF(),
 		Read: func(f *spec.Fields, c *decoder.Config) func(*spec.Builder) {
 			readGemma(c, f, 4)
 			c.QKNorm = true
@@ -22,6 +22,7 @@ func gemma3Arch() *spec.Architecture {
 			spec.SetWindows(c, f, spec.LayerTypes(c, f, spec.SlidingBut(pattern)), spec.SlidingWindow(f, 4096))
 			c.Rope = spec.LayerRope(c, f, 1e6)
 			local := localRope(c, f)
+			noteLocal(f, local)
 			scale := 1 / math.Sqrt(f.Float("query_pre_attn_scalar", 256))
 			cap := f.Float("attn_logit_softcapping", 0)
 			act := spec.ReadActivation(f, "hidden_activation", "gelu_pytorch_tanh")
@@ -45,10 +46,13 @@ func gemma3ImageArch() *spec.Architecture {
 			"num_attention_heads": 8, "max_position_embeddings": 131072,
 		},
 	}, gemma3Arch())
+	a.GGUF = gemma3GGUF()
+	a.GGUF.Images = true
 	read := a.Read
 	a.Read = func(f *spec.Fields, c *decoder.Config) func(*spec.Builder) {
 		block := read(f, c)
 		c.Head.Cap = 0
+		f.Note("final_logit_softcapping", 0.0)
 		return block
 	}
 	return a
@@ -61,4 +65,34 @@ func localRope(c *decoder.Config, f *spec.Fields) *program.Rope {
 		return spec.ReadRope(c, f, spec.SlidingAttention, 10000)
 	}
 	return &program.Rope{Theta: f.Float("rope_local_base_freq", 10000), Dim: c.HeadDim}
+}
+
+// gemma3GGUF: the engine scales the rotations of full attention only, and has no
+// soft caps where there are windows.
+func gemma3GGUF() *decoder.GGUF {
+	return &decoder.GGUF{
+		Name: "gemma3", EmbeddingHead: true, Period: 6, HeadWidth: "query_pre_attn_scalar", Largest: 62,
+		Activation: spec.GELU("hidden_activation"),
+		Keys: []decoder.GGUFKey{
+			{Name: "attention.sliding_window", Config: "sliding_window"}, {Name: "rope.freq_base_swa", Config: "rope_local_base_freq"},
+		},
+		Block: gemma2Names(),
+		Check: func(m *decoder.Model) error {
+			err := m.Require(map[string]any{
+				"final_logit_softcapping": 0.0, "attn_logit_softcapping": 0.0, "rope scaling of windows": "",
+			})
+			if err != nil {
+				return err
+			}
+			return requireGemma(m)
+		},
+	}
+}
+
+// noteLocal records the rotation of layers with a window.
+func noteLocal(f *spec.Fields, r *program.Rope) {
+	if r != nil {
+		f.Note("rope_local_base_freq", r.Theta)
+		f.Note("rope scaling of windows", r.Scaling.Type)
+	}
 }

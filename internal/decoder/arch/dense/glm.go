@@ -10,7 +10,7 @@ import (
 // of each head rotated, in pairs of neighbours.
 func glmArch() *spec.Architecture {
 	return &spec.Architecture{
-		Classes: []string{"GlmForCausalLM"}, Type: "glm",
+		Classes: []string{"GlmForCausalLM"}, Type: "glm", GGUF: glmGGUF(),
 		Read: func(f *spec.Fields, c *decoder.Config) func(*spec.Builder) {
 			act := readGLM(c, f)
 			return func(b *spec.Builder) {
@@ -26,7 +26,7 @@ func glmArch() *spec.Architecture {
 // glm4Arch is GLM-4-0414: that with norms also after attention and MLP.
 func glm4Arch() *spec.Architecture {
 	return &spec.Architecture{
-		Classes: []string{"Glm4ForCausalLM"}, Type: "glm4",
+		Classes: []string{"Glm4ForCausalLM"}, Type: "glm4", GGUF: glm4GGUF(),
 		Read: func(f *spec.Fields, c *decoder.Config) func(*spec.Builder) {
 			act := readGLM(c, f)
 			return func(b *spec.Builder) {
@@ -55,4 +55,26 @@ func readGLM(c *decoder.Config, f *spec.Fields) program.Activation {
 		c.Rope.Interleaved = true
 	}
 	return spec.ReadActivation(f, "hidden_act", "silu")
+}
+
+// glm4GGUF: gate and up stay in one matrix.
+func glm4GGUF() *decoder.GGUF {
+	return &decoder.GGUF{
+		Name: "glm4", Flags: []decoder.GGUFFlag{{Config: "attention_bias", Tensors: []string{"attn_q.bias"}}},
+		Block: spec.Joined(spec.GGUFNorm("input_layernorm", "attn_norm"), spec.GGUFQKV(false), []decoder.GGUFName{spec.GGUFOutput},
+			spec.GGUFNorm("post_self_attn_layernorm", "post_attention_norm"), spec.GGUFNorm("post_attention_layernorm", "ffn_norm"),
+			[]decoder.GGUFName{{HF: "mlp.gate_up_proj", GGUF: "ffn_up"}, {HF: "mlp.down_proj", GGUF: "ffn_down"}},
+			spec.GGUFNorm("post_mlp_layernorm", "post_ffw_norm")),
+	}
+}
+
+// glmGGUF is glm4GGUF without the norms after attention and MLP.
+func glmGGUF() *decoder.GGUF {
+	return &decoder.GGUF{
+		Name: "chatglm", Flags: []decoder.GGUFFlag{{Config: "attention_bias", Tensors: []string{"attn_q.bias"}}},
+		Block: spec.Joined(spec.GGUFNorm("input_layernorm", "attn_norm"), spec.GGUFQKV(false), []decoder.GGUFName{spec.GGUFOutput},
+			spec.GGUFNorm("post_attention_layernorm", "ffn_norm"),
+			[]decoder.GGUFName{{HF: "mlp.gate_up_proj", GGUF: "ffn_up"}, {HF: "mlp.down_proj", GGUF: "ffn_down"}}),
+		Check: (*decoder.Model).RequireHidden,
+	}
 }

@@ -10,7 +10,7 @@ import (
 // matrices that are stored as [in, out].
 func gpt2Arch() *spec.Architecture {
 	return &spec.Architecture{
-		Classes: []string{"GPT2LMHeadModel"}, Type: "gpt2",
+		Classes: []string{"GPT2LMHeadModel"}, Type: "gpt2", GGUF: gpt2GGUF(),
 		Read: func(f *spec.Fields, c *decoder.Config) func(*spec.Builder) {
 			gptKeys(f, "n_inner")
 			spec.ReadShape(c, f, 0, 0)
@@ -74,4 +74,21 @@ func gpt2Block(b *spec.Builder, scale float64, act program.Activation) {
 	b.Transposed()
 	b.AddLinear(program.Stream, b.Activate(act, u), "mlp.c_proj", true)
 	b.Transposed()
+}
+
+func gpt2GGUF() *decoder.GGUF {
+	return &decoder.GGUF{
+		Name: "gpt2", LayerNorm: true, Unrotated: true, Activation: spec.GELU("activation_function"),
+		Rename: map[string]string{
+			"hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head", "intermediate_size": "n_inner",
+			"max_position_embeddings": "n_positions", "rms_norm_eps": "layer_norm_epsilon", "num_key_value_heads": "", "head_dim": "",
+		},
+		Block: []decoder.GGUFName{
+			{HF: "ln_1", GGUF: "attn_norm"}, {HF: "attn.c_attn", GGUF: "attn_qkv"}, {HF: "attn.c_proj", GGUF: "attn_output"},
+			{HF: "ln_2", GGUF: "ffn_norm"}, {HF: "mlp.c_fc", GGUF: "ffn_up"}, {HF: "mlp.c_proj", GGUF: "ffn_down"},
+		},
+		Check: func(m *decoder.Model) error {
+			return m.Require(map[string]any{"scale_attn_weights": true, "scale_attn_by_inverse_layer_idx": false})
+		},
+	}
 }

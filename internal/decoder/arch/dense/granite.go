@@ -12,7 +12,7 @@ import (
 // scores, what a branch adds to the residual stream, and the logits.
 func graniteArch() *spec.Architecture {
 	return &spec.Architecture{
-		Classes: []string{"GraniteForCausalLM"}, Type: "granite",
+		Classes: []string{"GraniteForCausalLM"}, Type: "granite", GGUF: graniteGGUF(),
 		Read: func(f *spec.Fields, c *decoder.Config) func(*spec.Builder) {
 			spec.ReadShape(c, f, 0, 0)
 			c.QKVBias = f.Bool("attention_bias", false)
@@ -58,4 +58,17 @@ func GraniteAttention(b *spec.Builder, h program.Reg, rope *program.Rope, m Mult
 	b.Rotate(k, rope)
 	a := b.Attend(program.Attention{Q: q, K: k, V: v, Window: c.Window(b.Index), Scale: m.attention})
 	b.Add(program.Stream, b.Linear(a, "self_attn.o_proj", c.Hidden, c.OBias), m.Residual)
+}
+
+func graniteGGUF() *decoder.GGUF {
+	g := spec.LlamaGGUF("granite", true, spec.AttentionBias, spec.MLPBias)
+	g.Keys = graniteKeys()
+	return g
+}
+
+func graniteKeys() []decoder.GGUFKey {
+	return []decoder.GGUFKey{
+		{Name: "embedding_scale", Config: "embedding_multiplier"}, {Name: "attention.scale", Config: "attention_multiplier"},
+		{Name: "residual_scale", Config: "residual_multiplier"}, {Name: "logit_scale", Config: "logits_scaling"},
+	}
 }

@@ -12,7 +12,7 @@ import (
 // after the rotation.
 func hunyuanArch() *spec.Architecture {
 	return &spec.Architecture{
-		Classes: []string{"HunYuanDenseV1ForCausalLM"}, Type: "hunyuan_v1_dense",
+		Classes: []string{"HunYuanDenseV1ForCausalLM"}, Type: "hunyuan_v1_dense", GGUF: hunyuanGGUF(),
 		Read: func(f *spec.Fields, c *decoder.Config) func(*spec.Builder) {
 			spec.ReadShape(c, f, 0, 0)
 			c.NormEps = f.Float("rms_norm_eps", 1e-5)
@@ -63,4 +63,15 @@ func HunyuanAttention(b *spec.Builder, h program.Reg) {
 	b.HeadNorm(q, "self_attn.query_layernorm", program.Norm{}, false)
 	b.HeadNorm(k, "self_attn.key_layernorm", program.Norm{}, false)
 	b.AddLinear(program.Stream, b.Attend(program.Attention{Q: q, K: k, V: v}), "self_attn.o_proj", c.OBias)
+}
+
+// hunyuanGGUF: the base of the rotation is the one that scaling gives.
+func hunyuanGGUF() *decoder.GGUF {
+	return &decoder.GGUF{
+		Name: "hunyuan-dense", RopeFreqs: true, Flags: []decoder.GGUFFlag{{Config: "attention_bias", Tensors: []string{"attn_q.bias"}}},
+		Block: spec.Joined(spec.GGUFNorm("input_layernorm", "attn_norm"), spec.GGUFQKV(false), []decoder.GGUFName{
+			{HF: "self_attn.query_layernorm", GGUF: "attn_q_norm"}, {HF: "self_attn.key_layernorm", GGUF: "attn_k_norm"}, spec.GGUFOutput,
+		}, spec.GGUFNorm("post_attention_layernorm", "ffn_norm"), spec.GGUFGated),
+		Check: func(m *decoder.Model) error { return m.Require(map[string]any{"attention_bias": false}) },
+	}
 }

@@ -8,7 +8,7 @@ import (
 // llamaArch is Llama and what has its blocks under the same name.
 func llamaArch() *spec.Architecture {
 	return &spec.Architecture{
-		Classes: []string{"LlamaForCausalLM"}, Type: "llama", GGUF: spec.LlamaGGUF("llama", true),
+		Classes: []string{"LlamaForCausalLM"}, Type: "llama", GGUF: spec.LlamaGGUF("llama", true, spec.AttentionBias, spec.MLPBias),
 		Read: func(f *spec.Fields, c *decoder.Config) func(*spec.Builder) {
 			spec.ReadShape(c, f, 0, 0)
 			c.QKVBias = f.Bool("attention_bias", false)

@@ -9,7 +9,7 @@ import (
 // ministralArch is Ministral: Mistral's block with windows by layer.
 func ministralArch() *spec.Architecture {
 	return &spec.Architecture{
-		Classes: []string{"MinistralForCausalLM"}, Type: "ministral",
+		Classes: []string{"MinistralForCausalLM"}, Type: "ministral", GGUF: spec.LlamaGGUF("llama", true),
 		Read: func(f *spec.Fields, c *decoder.Config) func(*spec.Builder) {
 			spec.ReadShape(c, f, 8, 0)
 			c.Rope = spec.ReadRope(c, f, spec.FullAttention, 10000)
@@ -57,7 +57,7 @@ func ministral3Arch() *spec.Architecture {
 
 // mistral3Arch is Mistral Small 3 and Ministral 3 for images and text.
 func mistral3Arch() *spec.Architecture {
-	return spec.WithImages("Mistral3ForConditionalGeneration", "mistral3", "mistral", map[string]map[string]int{
+	a := spec.WithImages("Mistral3ForConditionalGeneration", "mistral3", "mistral", map[string]map[string]int{
 		"mistral": {
 			"vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
 			"num_attention_heads": 32, "max_position_embeddings": 131072,
@@ -67,6 +67,10 @@ func mistral3Arch() *spec.Architecture {
 			"num_attention_heads": 32, "max_position_embeddings": 262144,
 		},
 	}, mistralArch(), ministralArch(), ministral3Arch(), llamaArch())
+	a.GGUF = spec.LlamaGGUF("llama", true)
+	a.GGUF.Images = true
+	a.GGUF.Check = func(m *decoder.Model) error { return m.Require(map[string]any{"model_type": "mistral"}) }
+	return a
 }
 
 // readGrowth reads the growth of queries with the position, which is beside the

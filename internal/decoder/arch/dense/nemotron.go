@@ -10,7 +10,7 @@ import (
 // gains of 1+w, half of each head rotated, an MLP of squared ReLU.
 func nemotronArch() *spec.Architecture {
 	return &spec.Architecture{
-		Classes: []string{"NemotronForCausalLM"}, Type: "nemotron",
+		Classes: []string{"NemotronForCausalLM"}, Type: "nemotron", GGUF: nemotronGGUF(),
 		Read: func(f *spec.Fields, c *decoder.Config) func(*spec.Builder) {
 			spec.ReadShape(c, f, 0, 0)
 			c.NormEps = f.Float("norm_eps", 1e-5)
@@ -36,4 +36,14 @@ func plainMLP(b *spec.Builder, h program.Reg, up, down string, act program.Activ
 	c := b.Config
 	y := b.Activate(act, b.Linear(h, up, c.Intermediate, c.MLPBias))
 	b.AddLinear(program.Stream, y, down, c.MLPBias)
+}
+
+func nemotronGGUF() *decoder.GGUF {
+	return &decoder.GGUF{
+		Name: "nemotron", LayerNorm: true, OwnHead: true, Activation: decoder.GGUFActivation{Key: "hidden_act", Values: []string{"relu2"}},
+		Rename: map[string]string{"rms_norm_eps": "norm_eps"}, Flags: []decoder.GGUFFlag{spec.AttentionBias, spec.MLPBias},
+		Block: spec.Joined(spec.GGUFGain("input_layernorm", "attn_norm"), spec.GGUFQKV(false), []decoder.GGUFName{spec.GGUFOutput},
+			spec.GGUFGain("post_attention_layernorm", "ffn_norm"), []decoder.GGUFName{{HF: "mlp.up_proj", GGUF: "ffn_up"}, {HF: "mlp.down_proj", GGUF: "ffn_down"}}),
+		Check: (*decoder.Model).RequireHidden,
+	}
 }

@@ -11,7 +11,7 @@ import (
 // parallel or one after the other.
 func neoxArch() *spec.Architecture {
 	return &spec.Architecture{
-		Classes: []string{"GPTNeoXForCausalLM"}, Type: "gpt_neox",
+		Classes: []string{"GPTNeoXForCausalLM"}, Type: "gpt_neox", GGUF: neoxGGUF(),
 		Read: func(f *spec.Fields, c *decoder.Config) func(*spec.Builder) {
 			f.Alias("rope_theta", "rotary_emb_base")
 			f.Alias("partial_rotary_factor", "rotary_pct")
@@ -58,4 +58,26 @@ func headwiseQKV(b *spec.Builder, h program.Reg, path string, bias bool) (q, k, 
 		return program.Heads{Reg: r, N: c.Heads, Dim: c.HeadDim, Base: i * c.HeadDim, Step: 3 * c.HeadDim}
 	}
 	return part(0), part(1), part(2)
+}
+
+// neoxGGUF: the engine has the approximated GELU for the exact one.
+func neoxGGUF() *decoder.GGUF {
+	return &decoder.GGUF{
+		Name: "gptneox", LayerNorm: true, OwnHead: true, Activation: spec.ExactGELU("hidden_act"),
+		Rename: map[string]string{
+			"rms_norm_eps": "layer_norm_eps", "num_key_value_heads": "", "head_dim": "", "rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct",
+		},
+		Keys: []decoder.GGUFKey{{Name: "use_parallel_residual", Config: "use_parallel_residual"}},
+		Block: []decoder.GGUFName{
+			{HF: "input_layernorm", GGUF: "attn_norm"}, {HF: "attention.query_key_value", GGUF: "attn_qkv", Rows: spec.SplitHeads},
+			{HF: "attention.dense", GGUF: "attn_output"}, {HF: "post_attention_layernorm", GGUF: "ffn_norm"},
+			{HF: "mlp.dense_h_to_4h", GGUF: "ffn_up"}, {HF: "mlp.dense_4h_to_h", GGUF: "ffn_down"},
+		},
+		Check: func(m *decoder.Model) error {
+			if err := m.Require(map[string]any{"attention_bias": true}); err != nil {
+				return err
+			}
+			return m.RequireHidden()
+		},
+	}
 }

@@ -10,7 +10,7 @@ import (
 // no gains, and queries, keys and values clipped.
 func olmoArch() *spec.Architecture {
 	return &spec.Architecture{
-		Classes: []string{"OlmoForCausalLM"}, Type: "olmo",
+		Classes: []string{"OlmoForCausalLM"}, Type: "olmo", GGUF: olmoGGUF(),
 		Read: func(f *spec.Fields, c *decoder.Config) func(*spec.Builder) {
 			spec.ReadShape(c, f, 0, 0)
 			c.QKVBias = f.Bool("attention_bias", false)
@@ -18,7 +18,8 @@ func olmoArch() *spec.Architecture {
 			c.Rope = spec.ReadRope(c, f, spec.FullAttention, 10000)
 			clip := f.Float("clip_qkv", 0)
 			act := spec.ReadActivation(f, "hidden_act", "silu")
-			norm := program.Norm{Layer: true, Plain: true, Eps: 1e-5}
+			c.NormEps = 1e-5
+			norm := program.Norm{Layer: true, Plain: true}
 			c.Head.Norm = norm
 			return func(b *spec.Builder) {
 				h := b.Norm(program.Stream, "input_layernorm", norm)
@@ -40,7 +41,7 @@ func olmoArch() *spec.Architecture {
 // of before, and of all queries and all keys together.
 func olmo2Arch() *spec.Architecture {
 	return &spec.Architecture{
-		Classes: []string{"Olmo2ForCausalLM"}, Type: "olmo2",
+		Classes: []string{"Olmo2ForCausalLM"}, Type: "olmo2", GGUF: olmo2GGUF(),
 		Read: func(f *spec.Fields, c *decoder.Config) func(*spec.Builder) {
 			act := readOlmo2(c, f)
 			c.Rope = spec.ReadRope(c, f, spec.FullAttention, 10000)
@@ -53,12 +54,13 @@ func olmo2Arch() *spec.Architecture {
 // full attention, and only the latter's rotation scaled.
 func olmo3Arch() *spec.Architecture {
 	return &spec.Architecture{
-		Classes: []string{"Olmo3ForCausalLM"}, Type: "olmo3",
+		Classes: []string{"Olmo3ForCausalLM"}, Type: "olmo3", GGUF: olmo3GGUF(),
 		Read: func(f *spec.Fields, c *decoder.Config) func(*spec.Builder) {
 			act := readOlmo2(c, f)
 			spec.SetWindows(c, f, spec.LayerTypes(c, f, spec.SlidingBut(4)), spec.SlidingWindow(f, 4096))
 			c.Rope = spec.LayerRope(c, f, 500000)
 			local := slidingRope(c, f, 500000)
+			noteLocal(f, local)
 			return func(b *spec.Builder) {
 				rope := c.Rope
 				if c.Window(b.Index) > 0 {
@@ -104,4 +106,49 @@ func olmo2Block(b *spec.Builder, rope *program.Rope, act program.Activation) {
 	y := b.MLPOutput(program.Stream, "mlp.", act)
 	b.NormSelf(y, "post_feedforward_layernorm", program.Norm{})
 	b.Add(program.Stream, y, 1)
+}
+
+func olmo2GGUF() *decoder.GGUF {
+	return &decoder.GGUF{
+		Name: "olmo2", OwnHead: true,
+		Block: spec.Joined(spec.GGUFQKV(false), spec.GGUFQKNorms, []decoder.GGUFName{spec.GGUFOutput}, spec.GGUFNorm("post_attention_layernorm", "post_attention_norm"),
+			spec.GGUFGated, spec.GGUFNorm("post_feedforward_layernorm", "post_ffw_norm")),
+		Check: func(m *decoder.Model) error {
+			if err := m.Require(map[string]any{"attention_bias": false}); err != nil {
+				return err
+			}
+			return m.RequireHidden()
+		},
+	}
+}
+
+// olmo3GGUF: the engine has one base for all rotations.
+func olmo3GGUF() *decoder.GGUF {
+	g := olmo2GGUF()
+	plain := g.Check
+	g.Needs, g.Period, g.Keys = "attention.sliding_window", 4, []decoder.GGUFKey{{Name: "attention.sliding_window", Config: "sliding_window"}}
+	g.Check = func(m *decoder.Model) error {
+		if m.Rope != nil && m.Number("rope_local_base_freq") != m.Rope.Theta {
+			return decoder.Refuse("rope_parameters", "base of its own for windows", "olmo2")
+		}
+		if err := m.Require(map[string]any{"rope scaling of windows": ""}); err != nil {
+			return err
+		}
+		return plain(m)
+	}
+	return g
+}
+
+// olmoGGUF: norms have no tensors.
+func olmoGGUF() *decoder.GGUF {
+	return &decoder.GGUF{
+		Name: "olmo", LayerNorm: true, Rename: map[string]string{"rms_norm_eps": ""}, Keys: []decoder.GGUFKey{{Name: "attention.clamp_kqv", Config: "clip_qkv"}},
+		Block: spec.Joined(spec.GGUFQKV(true), []decoder.GGUFName{spec.GGUFOutput}, spec.GGUFGated),
+		Check: func(m *decoder.Model) error {
+			if err := m.Require(map[string]any{"attention_bias": false}); err != nil {
+				return err
+			}
+			return m.RequireHidden()
+		},
+	}
 }

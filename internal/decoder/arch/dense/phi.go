@@ -11,7 +11,7 @@ import (
 // head, biases also in the head.
 func phiArch() *spec.Architecture {
 	return &spec.Architecture{
-		Classes: []string{"PhiForCausalLM"}, Type: "phi",
+		Classes: []string{"PhiForCausalLM"}, Type: "phi", GGUF: phiGGUF(),
 		Read: func(f *spec.Fields, c *decoder.Config) func(*spec.Builder) {
 			spec.ReadShape(c, f, 0, 0)
 			c.NormEps = f.Float("layer_norm_eps", 1e-5)
@@ -41,4 +41,19 @@ func phiBlock(b *spec.Builder, act program.Activation) {
 	b.Rotate(k, c.Rope)
 	b.AddLinear(program.Stream, b.Attend(program.Attention{Q: q, K: k, V: v}), "self_attn.dense", true)
 	b.AddLinear(program.Stream, b.Activate(act, u), "mlp.fc2", true)
+}
+
+func phiGGUF() *decoder.GGUF {
+	return &decoder.GGUF{
+		Name: "phi2", LayerNorm: true, OwnHead: true, Activation: spec.GELU("hidden_act"), Rename: map[string]string{"rms_norm_eps": "layer_norm_eps"},
+		Block: spec.Joined(spec.GGUFNorm("input_layernorm", "attn_norm"), spec.GGUFQKV(false), []decoder.GGUFName{
+			{HF: "self_attn.dense", GGUF: "attn_output"}, {HF: "mlp.fc1", GGUF: "ffn_up"}, {HF: "mlp.fc2", GGUF: "ffn_down"},
+		}),
+		Check: func(m *decoder.Model) error {
+			if err := m.Require(map[string]any{"qk_layernorm": false}); err != nil {
+				return err
+			}
+			return m.RequireHidden()
+		},
+	}
 }

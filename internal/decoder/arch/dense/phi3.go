@@ -10,7 +10,7 @@ import (
 // one matrix, and gate and up in one, a part of each head rotated.
 func phi3Arch() *spec.Architecture {
 	return &spec.Architecture{
-		Classes: []string{"Phi3ForCausalLM"}, Type: "phi3",
+		Classes: []string{"Phi3ForCausalLM"}, Type: "phi3", GGUF: phi3GGUF(),
 		Read: func(f *spec.Fields, c *decoder.Config) func(*spec.Builder) {
 			f.Missing("original_max_position_embeddings", 4096)
 			spec.ReadShape(c, f, 0, 0)
@@ -57,4 +57,17 @@ func fusedQKV(b *spec.Builder, h program.Reg, path string, bias bool) (q, k, v p
 // fusedGate adds one linear for the gate and the other factor, and the product.
 func fusedGate(b *spec.Builder, h program.Reg, act program.Activation) program.Reg {
 	return b.GatedHalves(act, b.Linear(h, "mlp.gate_up_proj", 2*b.Config.Intermediate, false))
+}
+
+// phi3GGUF: q, k and v stay in one matrix, and gate and up.
+func phi3GGUF() *decoder.GGUF {
+	return &decoder.GGUF{
+		Name: "phi3", LongRope: true,
+		Block: []decoder.GGUFName{
+			{HF: "input_layernorm", GGUF: "attn_norm"}, {HF: "self_attn.qkv_proj", GGUF: "attn_qkv"}, spec.GGUFOutput,
+			{HF: "post_attention_layernorm", GGUF: "ffn_norm"}, {HF: "mlp.gate_up_proj", GGUF: "ffn_up"},
+			{HF: "mlp.down_proj", GGUF: "ffn_down"},
+		},
+		Check: (*decoder.Model).RequireHidden,
+	}
 }

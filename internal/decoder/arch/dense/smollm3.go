@@ -10,7 +10,7 @@ import (
 // (Yang et al., arXiv 2501.18795), those with a window if there is one.
 func smollm3Arch() *spec.Architecture {
 	return &spec.Architecture{
-		Classes: []string{"SmolLM3ForCausalLM"}, Type: "smollm3",
+		Classes: []string{"SmolLM3ForCausalLM"}, Type: "smollm3", GGUF: smollm3GGUF(),
 		Read: func(f *spec.Fields, c *decoder.Config) func(*spec.Builder) {
 			spec.ReadShape(c, f, 4, 0)
 			c.Tied = f.Bool("tie_word_embeddings", true)
@@ -51,4 +51,19 @@ func smollm3Arch() *spec.Architecture {
 			}
 		},
 	}
+}
+
+// smollm3GGUF: the engine leaves out every fourth rotation, whatever is said.
+func smollm3GGUF() *decoder.GGUF {
+	g := spec.LlamaGGUF("smollm3", true, spec.AttentionBias, spec.MLPBias)
+	g.RopeFreqs = false
+	g.Check = func(m *decoder.Model) error {
+		for i, p := range m.Blocks {
+			if p.Rotates() != ((i+1)%4 != 0) {
+				return decoder.Refuse("no_rope_layers", "such a pattern", "smollm3")
+			}
+		}
+		return nil
+	}
+	return g
 }

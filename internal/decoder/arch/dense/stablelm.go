@@ -11,7 +11,7 @@ import (
 // attention and MLP side by side.
 func stablelmArch() *spec.Architecture {
 	return &spec.Architecture{
-		Classes: []string{"StableLmForCausalLM"}, Type: "stablelm",
+		Classes: []string{"StableLmForCausalLM"}, Type: "stablelm", GGUF: stablelmGGUF(),
 		Read: func(f *spec.Fields, c *decoder.Config) func(*spec.Builder) {
 			spec.ReadShape(c, f, 32, 0)
 			c.NormEps = f.Float("layer_norm_eps", 1e-5)
@@ -26,8 +26,8 @@ func stablelmArch() *spec.Architecture {
 				h := b.Norm(program.Stream, "input_layernorm", norm)
 				q, k, v := b.QKV(h)
 				if c.QKNorm {
-					b.HeadNorms(q, "self_attn.q_layernorm.norms.%d", program.Norm{Layer: true})
-					b.HeadNorms(k, "self_attn.k_layernorm.norms.%d", program.Norm{Layer: true})
+					b.HeadNorms(q, stablelmQueryNorm, program.Norm{Layer: true})
+					b.HeadNorms(k, stablelmKeyNorm, program.Norm{Layer: true})
 				}
 				b.Rotate(q, c.Rope)
 				b.Rotate(k, c.Rope)
@@ -39,5 +39,25 @@ func stablelmArch() *spec.Architecture {
 				b.GatedMLP(program.Stream, h, "mlp.", act)
 			}
 		},
+	}
+}
+
+// The norms of queries and keys are one tensor each, a row for each head.
+const (
+	stablelmQueryNorm = "self_attn.q_layernorm.norms.%d"
+	stablelmKeyNorm   = "self_attn.k_layernorm.norms.%d"
+)
+
+func stablelmGGUF() *decoder.GGUF {
+	return &decoder.GGUF{
+		Name: "stablelm", LayerNorm: true, OwnHead: true, Rename: map[string]string{"rms_norm_eps": "layer_norm_eps"},
+		Flags: []decoder.GGUFFlag{
+			{Config: "use_qkv_bias", Tensors: []string{"attn_q.bias"}}, {Config: "qk_layernorm", Tensors: []string{"attn_q_norm.weight"}},
+			{Config: "use_parallel_residual", Tensors: []string{"ffn_norm.weight"}, Absent: true},
+		},
+		Block: spec.Joined(spec.GGUFNorm("input_layernorm", "attn_norm"), spec.GGUFQKV(false), []decoder.GGUFName{
+			{HF: stablelmQueryNorm, GGUF: "attn_q_norm"}, {HF: stablelmKeyNorm, GGUF: "attn_k_norm", KeyHeads: true}, spec.GGUFOutput,
+		}, spec.GGUFNorm("post_attention_layernorm", "ffn_norm"), spec.GGUFGated),
+		Check: (*decoder.Model).RequireHidden,
 	}
 }

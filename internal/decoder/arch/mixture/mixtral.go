@@ -10,7 +10,7 @@ import (
 // front of gated experts, two of them for each token.
 func mixtralArch() *spec.Architecture {
 	return &spec.Architecture{
-		Classes: []string{"MixtralForCausalLM"}, Type: "mixtral",
+		Classes: []string{"MixtralForCausalLM"}, Type: "mixtral", GGUF: mixtralGGUF(),
 		Read: func(f *spec.Fields, c *decoder.Config) func(*spec.Builder) {
 			spec.ReadShape(c, f, 8, 0)
 			c.Rope = spec.ReadRope(c, f, spec.FullAttention, 1e6)
@@ -29,5 +29,15 @@ func mixtralArch() *spec.Architecture {
 				b.Add(program.Stream, y, 1)
 			}
 		},
+	}
+}
+
+// mixtralGGUF is Llama with experts.
+func mixtralGGUF() *decoder.GGUF {
+	return &decoder.GGUF{
+		Name: "llama", Needs: "expert_count", RopeFreqs: true,
+		Keys: []decoder.GGUFKey{{Name: "expert_count", Config: "num_local_experts"}, {Name: "expert_used_count", Config: "num_experts_per_tok"}},
+		Block: spec.Joined(spec.GGUFNorm("input_layernorm", "attn_norm"), spec.GGUFQKV(true), []decoder.GGUFName{spec.GGUFOutput},
+			spec.GGUFNorm("post_attention_layernorm", "ffn_norm"), spec.GGUFExperts("block_sparse_moe.gate", spec.WExperts)),
 	}
 }

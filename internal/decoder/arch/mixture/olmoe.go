@@ -10,7 +10,7 @@ import (
 // their whole width, then q, k and v clipped.
 func olmoeArch() *spec.Architecture {
 	return &spec.Architecture{
-		Classes: []string{"OlmoeForCausalLM"}, Type: "olmoe",
+		Classes: []string{"OlmoeForCausalLM"}, Type: "olmoe", GGUF: olmoeGGUF(),
 		Read: func(f *spec.Fields, c *decoder.Config) func(*spec.Builder) {
 			spec.ReadShape(c, f, 0, 0)
 			c.NormEps = f.Float("rms_norm_eps", 1e-5)
@@ -39,6 +39,25 @@ func olmoeArch() *spec.Architecture {
 				r := b.Router(h, "mlp.gate", c.Experts, top, renormalize)
 				b.Add(program.Stream, b.Experts(h, r, c.Experts, c.Intermediate, act, spec.HubExperts), 1)
 			}
+		},
+	}
+}
+
+// olmoeGGUF: the engine clips nothing.
+func olmoeGGUF() *decoder.GGUF {
+	return &decoder.GGUF{
+		Name: "olmoe", OwnHead: true, Constants: map[string]any{"norm_topk_prob": false},
+		Keys: []decoder.GGUFKey{{Name: "expert_count", Config: "num_experts"}, {Name: "expert_used_count", Config: "num_experts_per_tok"}},
+		Block: spec.Joined(spec.GGUFNorm("input_layernorm", "attn_norm"), spec.GGUFQKV(false), spec.GGUFQKNorms, []decoder.GGUFName{spec.GGUFOutput},
+			spec.GGUFNorm("post_attention_layernorm", "ffn_norm"), spec.GGUFExperts("mlp.gate", spec.HubExperts)),
+		Check: func(m *decoder.Model) error {
+			if err := m.Require(map[string]any{"attention_bias": false, "norm_topk_prob": false, "clip_qkv": 0.0}); err != nil {
+				return err
+			}
+			if m.KVHeads != m.Heads { // the norm of keys is as wide as that of queries
+				return decoder.Refuse("num_key_value_heads", m.KVHeads, "olmoe")
+			}
+			return m.RequireHidden()
 		},
 	}
 }

@@ -13,7 +13,7 @@ import (
 // experts a shared one, weighted by a sigmoid.
 func qwen2MoEArch() *spec.Architecture {
 	return &spec.Architecture{
-		Classes: []string{"Qwen2MoeForCausalLM"}, Type: "qwen2_moe",
+		Classes: []string{"Qwen2MoeForCausalLM"}, Type: "qwen2_moe", GGUF: qwen2MoEGGUF(),
 		Read: func(f *spec.Fields, c *decoder.Config) func(*spec.Builder) {
 			spec.ReadShape(c, f, 16, 0)
 			c.QKVBias = f.Bool("qkv_bias", true)
@@ -40,4 +40,51 @@ func qwen2MoEArch() *spec.Architecture {
 			}
 		},
 	}
+}
+
+// qwen2MoEGGUF: the engine has experts in every layer, whose weights stay as the
+// softmax gives them.
+func qwen2MoEGGUF() *decoder.GGUF {
+	return &decoder.GGUF{
+		Name: "qwen2moe", OwnHead: true, Keys: qwenExpertKeys("shared_expert_intermediate_size"),
+		Flags: []decoder.GGUFFlag{{Config: "qkv_bias", Tensors: []string{"attn_q.bias"}}},
+		Block: spec.Joined(spec.GGUFNorm("input_layernorm", "attn_norm"), spec.GGUFQKV(false), []decoder.GGUFName{spec.GGUFOutput},
+			spec.GGUFNorm("post_attention_layernorm", "ffn_norm"), spec.GGUFExperts("mlp.gate", spec.HubExperts), []decoder.GGUFName{
+				{HF: "mlp.shared_expert_gate", GGUF: "ffn_gate_inp_shexp", Flat: true},
+				{HF: "mlp.shared_expert.gate_proj", GGUF: "ffn_gate_shexp"}, {HF: "mlp.shared_expert.up_proj", GGUF: "ffn_up_shexp"},
+				{HF: "mlp.shared_expert.down_proj", GGUF: "ffn_down_shexp"},
+			}),
+		Check: func(m *decoder.Model) error {
+			if err := requireExperts(m, false); err != nil {
+				return err
+			}
+			return m.RequireHidden()
+		},
+	}
+}
+
+// qwenExpertKeys are the keys of experts; shared is "" where there is no shared one.
+func qwenExpertKeys(shared string) []decoder.GGUFKey {
+	keys := []decoder.GGUFKey{
+		{Name: "expert_count", Config: "num_experts"}, {Name: "expert_used_count", Config: "num_experts_per_tok"},
+		{Name: "expert_feed_forward_length", Config: "moe_intermediate_size"},
+	}
+	if shared != "" {
+		keys = append(keys, decoder.GGUFKey{Name: "expert_shared_feed_forward_length", Config: shared})
+	}
+	return keys
+}
+
+// requireExperts refuses layers without experts, and weights of another norm.
+func requireExperts(m *decoder.Model, renormalize bool) error {
+	for _, p := range m.Blocks {
+		if hasLinear(p, "mlp.gate_proj") {
+			return decoder.Refuse("mlp_only_layers", "layers without experts", m.GGUF.Name)
+		}
+	}
+	return m.Require(map[string]any{"norm_topk_prob": renormalize})
+}
+
+func hasLinear(p *program.Program, path string) bool {
+	return slices.ContainsFunc(p.Linears, func(l program.LinearInfo) bool { return l.Path == path })
 }

@@ -13,7 +13,7 @@ import (
 // all MLPs are experts behind a softmax router.
 func qwen3MoEArch() *spec.Architecture {
 	return &spec.Architecture{
-		Classes: []string{"Qwen3MoeForCausalLM"}, Type: "qwen3_moe",
+		Classes: []string{"Qwen3MoeForCausalLM"}, Type: "qwen3_moe", GGUF: qwen3MoEGGUF(),
 		Read: func(f *spec.Fields, c *decoder.Config) func(*spec.Builder) {
 			spec.ReadShape(c, f, 4, 0)
 			c.QKNorm = true
@@ -41,6 +41,22 @@ func qwen3MoEArch() *spec.Architecture {
 				y := b.Experts(h, r, c.Experts, width, act, program.ExpertNames{Gate: expert + "gate_proj", Up: expert + "up_proj", Down: expert + "down_proj"})
 				b.Add(program.Stream, y, 1)
 			}
+		},
+	}
+}
+
+// qwen3MoEGGUF: the engine has experts in every layer, whose weights add up to 1.
+func qwen3MoEGGUF() *decoder.GGUF {
+	return &decoder.GGUF{
+		Name: "qwen3moe", Keys: qwenExpertKeys(""), Constants: map[string]any{"norm_topk_prob": true},
+		Flags: []decoder.GGUFFlag{spec.AttentionBias},
+		Block: spec.Joined(spec.GGUFNorm("input_layernorm", "attn_norm"), spec.GGUFQKV(false), spec.GGUFQKNorms, []decoder.GGUFName{spec.GGUFOutput},
+			spec.GGUFNorm("post_attention_layernorm", "ffn_norm"), spec.GGUFExperts("mlp.gate", spec.HubExperts)),
+		Check: func(m *decoder.Model) error {
+			if err := m.Require(map[string]any{"attention_bias": false}); err != nil {
+				return err
+			}
+			return requireExperts(m, true)
 		},
 	}
 }

@@ -19,6 +19,7 @@ type Fields struct {
 	Values map[string]json.RawMessage
 	called map[string]string // what a key is called in the file, if otherwise
 	nested bool              // it is one of several, each for a type of layers
+	Seen   map[string]any    // what the keys came to that were asked for
 	Err    error
 }
 
@@ -124,9 +125,18 @@ func Shorten(v json.RawMessage) string {
 func (f *Fields) Int(key string, missing int) int {
 	v := missing
 	if !f.read(key, &v, "an integer") {
-		return missing
+		v = missing
 	}
+	f.Note(key, v)
 	return v
+}
+
+// Note records what a key came to.
+func (f *Fields) Note(key string, v any) {
+	if f.Seen == nil {
+		f.Seen = map[string]any{}
+	}
+	f.Seen[key] = v
 }
 
 // need reads an integer that must be there.
@@ -141,8 +151,9 @@ func (f *Fields) need(key string) int {
 func (f *Fields) Float(key string, missing float64) float64 {
 	v := missing
 	if !f.read(key, &v, "a number") {
-		return missing
+		v = missing
 	}
+	f.Note(key, v)
 	return v
 }
 
@@ -166,8 +177,9 @@ func (f *Fields) needFloat(key string) float64 {
 func (f *Fields) Bool(key string, missing bool) bool {
 	v := missing
 	if !f.read(key, &v, "true or false") {
-		return missing
+		v = missing
 	}
+	f.Note(key, v)
 	return v
 }
 
@@ -175,8 +187,9 @@ func (f *Fields) Bool(key string, missing bool) bool {
 func (f *Fields) Str(key, missing string) string {
 	v := missing
 	if !f.read(key, &v, "a string") {
-		return missing
+		v = missing
 	}
+	f.Note(key, v)
 	return v
 }
 

@@ -51,6 +51,7 @@ func WithImages(class, modelType, missing string, sizes map[string]map[string]in
 			}
 			block := inner[i].Read(t, c)
 			f.Take(t)
+			f.Seen = t.Seen
 			c.Tied = tied
 			return block
 		},

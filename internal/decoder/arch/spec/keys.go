@@ -23,6 +23,7 @@ func ReadShape(c *decoder.Config, f *Fields, kvHeads, headDim int) {
 		kvHeads = c.Heads
 	}
 	c.KVHeads = f.Int("num_key_value_heads", kvHeads)
+	f.Alias("max_position_embeddings", "max_sequence_length") // the first Llamas
 	c.MaxPosition = f.Int("max_position_embeddings", 0)
 	if c.HeadDim = f.Int("head_dim", 0); f.Null("head_dim") && f.Err == nil {
 		switch {

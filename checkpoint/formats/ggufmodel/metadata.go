@@ -1,0 +1,310 @@
+package ggufmodel
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+
+	"github.com/golowbit/lowbit/checkpoint/layout"
+	"github.com/golowbit/lowbit/internal/decoder"
+	"github.com/golowbit/lowbit/internal/decoder/arch"
+	"github.com/golowbit/lowbit/internal/decoder/arch/spec"
+	"github.com/golowbit/lowbit/internal/gguf"
+)
+
+// archOf finds the architecture of a file.
+func archOf(f *gguf.File) (*spec.Architecture, error) {
+	v, _ := f.Value("general.architecture")
+	name, _ := v.(string)
+	var found *spec.Architecture
+	for _, a := range arch.WithGGUF() {
+		g := a.GGUF
+		if g.Name != name || g.Images {
+			continue
+		}
+		n, _ := f.Value(name + "." + g.Needs)
+		count, _ := countOf(n)
+		if g.Needs != "" && count > 0 {
+			return a, nil
+		}
+		if g.Needs == "" && found == nil {
+			found = a
+		}
+	}
+	if found == nil {
+		return nil, layout.Unsupported("general.architecture %q is not read here", name)
+	}
+	r := metadata{f: f, prefix: name + "."}
+	if n := r.int("expert_count", 0); n != 0 && r.err == nil && !hasKey(found.GGUF, "expert_count") {
+		r.err = layout.Unsupported("a mixture of %d experts is not read", n)
+	}
+	return found, r.err
+}
+
+func hasKey(g *decoder.GGUF, name string) bool {
+	for _, k := range g.Keys {
+		if k.Name == name {
+			return true
+		}
+	}
+	return false
+}
+
+// configWriter puts a config.json together and keeps the first error.
+type configWriter struct {
+	metadata
+	rename map[string]string
+	o      layout.Object
+}
+
+func (w *configWriter) set(key string, v any) {
+	if name, ok := w.rename[key]; ok {
+		key = name
+	}
+	if key == "" {
+		return
+	}
+	data, err := json.Marshal(v)
+	if err != nil && w.err == nil {
+		w.err = fmt.Errorf("%s: %w", key, err)
+	}
+	w.o.Set(key, data)
+}
+
+// maxLayers bounds lists with an entry for each layer; no model comes near.
+const maxLayers = 1 << 14
+
+// configOf makes a config.json of a file's metadata.
+func configOf(a *spec.Architecture, f *gguf.File) (json.RawMessage, error) {
+	g := a.GGUF
+	r := &configWriter{metadata: metadata{f: f, prefix: g.Name + "."}, rename: g.Rename}
+	embedding, ok := f.Tensor(nameEmbedding)
+	if !ok || len(embedding.Dims) != 2 {
+		return nil, fmt.Errorf("no matrix %q", nameEmbedding)
+	}
+	vocab := embedding.Dims[1]
+	layers, heads := r.need("block_count"), r.need("attention.head_count")
+	hidden := r.need("embedding_length")
+	headDim := r.int("attention.key_length", 0)
+	if headDim == 0 {
+		headDim = hidden / heads
+	}
+	if d := r.int("attention.value_length", headDim); d != headDim && r.err == nil {
+		r.err = layout.Unsupported("%s is %d, but heads are %d wide", r.prefix+"attention.value_length", d, headDim)
+	}
+	r.set("architectures", []string{a.Classes[0]})
+	r.set("model_type", a.Type)
+	r.set("vocab_size", vocab)
+	r.set("hidden_size", hidden)
+	r.set("intermediate_size", r.need("feed_forward_length"))
+	r.set("num_hidden_layers", layers)
+	r.set("num_attention_heads", heads)
+	r.set("num_key_value_heads", r.int("attention.head_count_kv", heads))
+	r.set("head_dim", headDim)
+	if g.Activation.Key == "" {
+		r.set("hidden_act", "silu")
+	} else {
+		r.set(g.Activation.Key, g.Activation.Values[0])
+	}
+	r.set("max_position_embeddings", r.need("context_length"))
+	r.set("rms_norm_eps", r.float(epsilonKey(g), ""))
+	if !g.Unrotated {
+		r.rotation(headDim)
+	}
+	r.architecture(g, f)
+	if n := r.int(keyPeriod, 0); n > 0 && g.Period > 0 && layers <= maxLayers {
+		r.set("layer_types", spec.Sequence(layers, n))
+	}
+	if g.HeadWidth != "" {
+		r.set(g.HeadWidth, g.ScaleWidth(layers, hidden, heads, headDim))
+	}
+	_, head := f.Tensor(nameHead)
+	r.set("tie_word_embeddings", !head)
+	dtype := map[gguf.Type]string{gguf.F32: "float32", gguf.BF16: "bfloat16"}[embedding.Type]
+	if dtype == "" {
+		dtype = "float16"
+	}
+	r.set("torch_dtype", dtype)
+	for _, role := range []string{"bos", "eos"} {
+		if id := r.absolute("tokenizer.ggml."+role+"_token_id", -1); id >= 0 && id < vocab {
+			r.set(role+"_token_id", id)
+		}
+	}
+	if r.err != nil {
+		return nil, r.err
+	}
+	return r.o.Bytes(), nil
+}
+
+// rotation sets what config.json says of rotations.
+func (w *configWriter) rotation(headDim int) {
+	dim := w.int("rope.dimension_count", headDim)
+	if dim < 1 || dim > headDim {
+		if w.err == nil {
+			w.err = fmt.Errorf("%s is %d, but heads are %d wide", w.prefix+"rope.dimension_count", dim, headDim)
+		}
+		return
+	}
+	theta := w.float("rope.freq_base", "10000")
+	base, err := theta.Float64()
+	if err != nil && w.err == nil {
+		w.err = err
+	}
+	w.set("rope_theta", theta)
+	if dim != headDim {
+		part := float64(dim) / float64(headDim)
+		if int(float64(headDim)*part) < dim {
+			part = math.Nextafter(part, 1)
+		}
+		w.set("partial_rotary_factor", part)
+	}
+	scaling, err := w.ropeScaling(dim, base)
+	if err != nil && w.err == nil {
+		w.err = err
+	}
+	w.set("rope_scaling", scaling)
+}
+
+// architecture sets what only some architectures have.
+func (w *configWriter) architecture(g *decoder.GGUF, f *gguf.File) {
+	for _, k := range g.Keys {
+		v, ok := f.Value(w.prefix + k.Name)
+		if !ok {
+			continue
+		}
+		switch v := v.(type) {
+		case bool, string:
+			w.set(k.Config, v)
+		case float32, float64:
+			w.set(k.Config, w.float(k.Name, ""))
+		default:
+			w.set(k.Config, w.int(k.Name, 0))
+		}
+	}
+	for _, flag := range g.Flags {
+		there := false
+		for _, name := range flag.Tensors {
+			_, ok := f.Tensor("blk.0." + name)
+			there = there || ok
+		}
+		w.set(flag.Config, there != flag.Absent)
+	}
+	keys := make([]string, 0, len(g.Constants))
+	for key := range g.Constants {
+		keys = append(keys, key)
+	}
+	slices.Sort(keys)
+	for _, key := range keys {
+		w.set(key, g.Constants[key])
+	}
+}
+
+// metadata reads metadata and keeps the first error.
+type metadata struct {
+	f      *gguf.File
+	prefix string
+	err    error
+}
+
+// maxCount bounds what the metadata may say: products of two such numbers fit
+// an int of 64 bits, and no model comes near.
+const maxCount = 1 << 30
+
+func (r *metadata) need(key string) int {
+	if _, ok := r.f.Value(r.prefix + key); !ok && r.err == nil {
+		r.err = fmt.Errorf("no key %q", r.prefix+key)
+	}
+	n := r.int(key, 1)
+	if n < 1 && r.err == nil {
+		r.err = fmt.Errorf("key %q: %d, want at least 1", r.prefix+key, n)
+	}
+	return max(n, 1)
+}
+
+func (r *metadata) int(key string, missing int) int { return r.absolute(r.prefix+key, missing) }
+
+// absolute reads an unsigned number, or an array with one entry for each
+// layer if they are all the same.
+func (r *metadata) absolute(key string, missing int) int {
+	v, ok := r.f.Value(key)
+	if !ok {
+		return missing
+	}
+	n, ok := countOf(v)
+	if !ok {
+		if r.err == nil {
+			r.err = fmt.Errorf("key %q: a %T, want one number from 0 to %d", key, v, maxCount)
+		}
+		return missing
+	}
+	return n
+}
+
+func countOf(v any) (int, bool) {
+	fits := func(u uint64) (int, bool) {
+		if u > maxCount {
+			return 0, false // negative numbers too
+		}
+		return int(u), true
+	}
+	same := func(n int, at func(int) any) (int, bool) {
+		if n == 0 {
+			return 0, false
+		}
+		for i := range n {
+			if at(i) != at(0) {
+				return 0, false
+			}
+		}
+		return countOf(at(0))
+	}
+	switch v := v.(type) {
+	case uint8:
+		return int(v), true
+	case uint16:
+		return int(v), true
+	case uint32:
+		return fits(uint64(v))
+	case uint64:
+		return fits(v)
+	case int8:
+		return fits(uint64(v))
+	case int16:
+		return fits(uint64(v))
+	case int32:
+		return fits(uint64(v))
+	case int64:
+		return fits(uint64(v))
+	case []uint32:
+		return same(len(v), func(i int) any { return v[i] })
+	case []int32:
+		return same(len(v), func(i int) any { return v[i] })
+	}
+	return 0, false
+}
+
+// float reads a number as the shortest decimal that gives it, so that 1e-05
+// does not become 9.999999747378752e-06. An empty default is an error if the
+// key is not there.
+func (r *metadata) float(key string, missing json.Number) json.Number {
+	v, ok := r.f.Value(r.prefix + key)
+	var s string
+	switch v := v.(type) {
+	case float32:
+		s = strconv.FormatFloat(float64(v), 'g', -1, 32)
+	case float64:
+		s = strconv.FormatFloat(v, 'g', -1, 64)
+	}
+	if !ok && missing != "" {
+		return missing
+	}
+	if f, err := strconv.ParseFloat(s, 64); err != nil || f-f != 0 {
+		if r.err == nil {
+			r.err = fmt.Errorf("key %q: %q (%T), want a finite floating-point number", r.prefix+key, s, v)
+		}
+		return "1"
+	}
+	return json.Number(s)
+}

@@ -1,0 +1,194 @@
+package enginetest
+
+import (
+	"maps"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel"
+	"github.com/golowbit/lowbit/internal/decodertest"
+	"github.com/golowbit/lowbit/quant"
+	"github.com/golowbit/lowbit/safetensors"
+)
+
+// archCase is a model whose file the engine must run as it is run here.
+type archCase struct {
+	name   string
+	config map[string]any
+	scheme quant.Scheme
+	bound  float64 // of the mean KL; 0: 1e-8
+	other  bool    // the file read back is compared by its logits, not by its configuration
+}
+
+// source loads a folder.
+func source(t testing.TB, dir string) *decodertest.Model {
+	t.Helper()
+	src, err := checkpoint.Open(dir)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, src.Close()) })
+	return decodertest.Load(t, src.Config(), src)
+}
+
+// tabled is for architectures with GELU: llama.cpp looks its values up in a table
+// of half floats.
+const tabled = 3e-6
+
+// deep is for such a model of 7 random layers, in which differences grow.
+const deep = 3e-5
+
+type more = map[string]any
+
+// caseList collects cases.
+type caseList []archCase
+
+// add adds a case: the small configuration with more, without what is nil there.
+func (l *caseList) add(name, class, modelType string, bound float64, m more) {
+	c := smallConfig(modelType)
+	c["architectures"], c["tie_word_embeddings"] = []string{class}, false
+	delete(c, "rms_norm_eps")
+	maps.Copy(c, m)
+	for key, v := range c {
+		if v == nil {
+			delete(c, key)
+		}
+	}
+	*l = append(*l, archCase{name: name, config: c, bound: bound, other: true})
+}
+
+func with(base, m more) more {
+	c := maps.Clone(base)
+	maps.Copy(c, m)
+	return c
+}
+
+// otherArchitectures are those beside Llama's, each in float32 and as Q8_0.
+func otherArchitectures() []archCase {
+	var l caseList
+	l.gemmas()
+	l.gated()
+	l.ungated()
+	l.small()
+	for _, c := range l {
+		if c.config["model_type"] == "gpt2" {
+			continue // its matrices are stored transposed, which writers of layers do not know
+		}
+		c.name, c.scheme = c.name+", Q8_0", scheme(8, 32, true)
+		l = append(l, c)
+	}
+	yarn := more{"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+	l.add("llama, yarn", "LlamaForCausalLM", "llama", 0, more{"rope_scaling": yarn, "head_dim": 64, "rms_norm_eps": 1e-5})
+	l.add("qwen2, yarn", "Qwen2ForCausalLM", "qwen2", 0, more{"rope_scaling": yarn, "rms_norm_eps": 1e-6})
+	l.add("llama, llama3 scaling of few frequencies", "LlamaForCausalLM", "llama", 0, more{"rms_norm_eps": 1e-5, "rope_scaling": more{
+		"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}})
+	return l
+}
+
+func (l *caseList) gemmas() {
+	gemma := more{"hidden_act": "gelu_pytorch_tanh", "hidden_activation": "gelu_pytorch_tanh", "head_dim": 32, "tie_word_embeddings": true, "rms_norm_eps": 1e-6}
+	l.add("gemma", "GemmaForCausalLM", "gemma", tabled, gemma)
+	l.add("gemma2", "Gemma2ForCausalLM", "gemma2", tabled, with(gemma, more{
+		"query_pre_attn_scalar": 32, "sliding_window": 24, "attn_logit_softcapping": 20.0, "final_logit_softcapping": 15.0, "num_hidden_layers": 3,
+	}))
+	gemma3 := with(gemma, more{
+		"query_pre_attn_scalar": 32, "sliding_window": 24, "num_hidden_layers": 7, "rope_theta": 1e6, "rope_local_base_freq": 8000.0,
+		"rope_scaling": more{"rope_type": "linear", "factor": 8.0},
+	})
+	l.add("gemma3", "Gemma3ForCausalLM", "gemma3_text", deep, gemma3)
+	l.add("gemma3, other windows", "Gemma3ForCausalLM", "gemma3_text", deep, with(gemma3, more{"sliding_window_pattern": 2, "num_hidden_layers": 4}))
+	l.add("gemma2, windows only", "Gemma2ForCausalLM", "gemma2", tabled, with(gemma, more{
+		"query_pre_attn_scalar": 32, "sliding_window": 24, "layer_types": []string{"sliding_attention", "sliding_attention"},
+	}))
+	l.add("gemma3, images", "Gemma3ForConditionalGeneration", "gemma3", deep, more{
+		"text_config": with(with(smallConfig("gemma3_text"), gemma3), more{"model_type": "gemma3_text"}), "tie_word_embeddings": true,
+	})
+}
+
+func (l *caseList) gated() {
+	longrope := more{"type": "longrope", "short_factor": []float64{1, 1.1, 1.2, 1.3, 1.5, 1.7}, "long_factor": []float64{1, 1.5, 2, 3, 4, 5}}
+	l.add("phi3", "Phi3ForCausalLM", "phi3", 0, more{"rms_norm_eps": 1e-5})
+	l.add("phi3, part rotated, longrope", "Phi3ForCausalLM", "phi3", 0, more{
+		"partial_rotary_factor": 0.75, "rope_scaling": longrope, "max_position_embeddings": 1024, "original_max_position_embeddings": 512,
+	})
+	l.add("mixtral", "MixtralForCausalLM", "mixtral", 0, more{"num_local_experts": 4, "num_experts_per_tok": 2, "rms_norm_eps": 1e-5})
+	moe := more{"num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 32, "rms_norm_eps": 1e-5}
+	l.add("qwen2moe", "Qwen2MoeForCausalLM", "qwen2_moe", 0, with(moe, more{"shared_expert_intermediate_size": 64}))
+	l.add("qwen3moe", "Qwen3MoeForCausalLM", "qwen3_moe", 0, with(moe, more{"norm_topk_prob": true, "head_dim": 32, "tie_word_embeddings": true}))
+	l.add("olmoe", "OlmoeForCausalLM", "olmoe", 0, with(moe, more{"intermediate_size": 64, "num_key_value_heads": 4}))
+	l.add("starcoder2", "Starcoder2ForCausalLM", "starcoder2", tabled, more{
+		"hidden_act": "gelu_pytorch_tanh", "use_bias": true, "norm_epsilon": 1e-4, "sliding_window": 256, "tie_word_embeddings": true,
+	})
+	l.add("granite", "GraniteForCausalLM", "granite", 0, more{
+		"embedding_multiplier": 3.0, "attention_multiplier": 0.3, "residual_multiplier": 0.4, "logits_scaling": 2.0, "attention_bias": true, "mlp_bias": true,
+	})
+	l.add("olmo2", "Olmo2ForCausalLM", "olmo2", 0, more{"rms_norm_eps": 1e-5})
+	l.add("olmo2, tied", "Olmo2ForCausalLM", "olmo2", 0, more{"tie_word_embeddings": true})
+	l.add("olmo3", "Olmo3ForCausalLM", "olmo3", 0, more{"sliding_window": 24, "num_hidden_layers": 5})
+	l.add("stablelm", "StableLmForCausalLM", "stablelm", 0, more{"partial_rotary_factor": 0.25, "use_qkv_bias": true})
+	l.add("stablelm, parallel, norms of heads", "StableLmForCausalLM", "stablelm", 0, more{
+		"partial_rotary_factor": 0.5, "qk_layernorm": true, "use_parallel_residual": true, "layer_norm_eps": 1e-4,
+	})
+	l.add("olmo3, other windows", "Olmo3ForCausalLM", "olmo3", 0, more{
+		"sliding_window": 24, "num_hidden_layers": 3, "layer_types": []string{"sliding_attention", "full_attention", "sliding_attention"},
+	})
+	cohere := more{"layer_norm_eps": 1e-5, "logit_scale": 0.25, "tie_word_embeddings": true}
+	l.add("cohere", "CohereForCausalLM", "cohere", 0, cohere)
+	l.add("cohere, norms of heads", "CohereForCausalLM", "cohere", 0, with(cohere, more{"use_qk_norm": true, "num_hidden_layers": 64}))
+	l.add("cohere2", "Cohere2ForCausalLM", "cohere2", 0, with(cohere, more{"sliding_window": 24, "num_hidden_layers": 5}))
+	l.add("glm4", "Glm4ForCausalLM", "glm4", 0, more{"attention_bias": true, "partial_rotary_factor": 0.5, "head_dim": 32, "rms_norm_eps": 1e-5})
+	l.add("glm", "GlmForCausalLM", "glm", 0, more{"attention_bias": true, "partial_rotary_factor": 0.5, "rms_norm_eps": 1e-5})
+}
+
+func (l *caseList) ungated() {
+	l.add("gpt2", "GPT2LMHeadModel", "gpt2", tabled, more{
+		"activation_function": "gelu_new", "n_embd": 64, "n_head": 4, "n_layer": 2, "n_inner": 96, "n_positions": 512, "layer_norm_epsilon": 1e-5,
+		"hidden_size": nil, "num_attention_heads": nil, "num_hidden_layers": nil, "num_key_value_heads": nil, "intermediate_size": nil, "head_dim": nil,
+		"tie_word_embeddings": true, "max_position_embeddings": nil,
+	})
+	neox := more{"hidden_act": "gelu", "num_key_value_heads": nil, "head_dim": nil, "rotary_pct": 0.25, "layer_norm_eps": 1e-5}
+	l.add("gptneox", "GPTNeoXForCausalLM", "gpt_neox", 1e-4, neox)
+	l.add("gptneox, one after the other", "GPTNeoXForCausalLM", "gpt_neox", 1e-4, with(neox, more{"use_parallel_residual": false}))
+	falcon := more{"activation": "gelu", "head_dim": nil, "num_key_value_heads": nil, "layer_norm_epsilon": 1e-5, "tie_word_embeddings": true}
+	l.add("falcon, one key head", "FalconForCausalLM", "falcon", 1e-4, falcon)
+	l.add("falcon, groups", "FalconForCausalLM", "falcon", 1e-4, with(falcon, more{"new_decoder_architecture": true, "num_kv_heads": 2}))
+	l.add("bloom", "BloomForCausalLM", "bloom", tabled, more{
+		"n_layer": 2, "n_head": 4, "layer_norm_epsilon": 1e-5, "intermediate_size": nil, "num_key_value_heads": nil, "head_dim": nil,
+		"num_hidden_layers": nil, "num_attention_heads": nil, "max_position_embeddings": nil, "tie_word_embeddings": true,
+	})
+	l.add("phi2", "PhiForCausalLM", "phi", tabled, more{"hidden_act": "gelu_new", "partial_rotary_factor": 0.5, "layer_norm_eps": 1e-5})
+}
+
+func (l *caseList) small() {
+	l.add("smollm3", "SmolLM3ForCausalLM", "smollm3", 0, more{"num_hidden_layers": 5, "tie_word_embeddings": true})
+	l.add("nemotron", "NemotronForCausalLM", "nemotron", 0, more{"hidden_act": "relu2", "norm_eps": 1e-5, "partial_rotary_factor": 0.5})
+	l.add("exaone4", "Exaone4ForCausalLM", "exaone4", 0, more{"sliding_window": 0, "rms_norm_eps": 1e-5})
+	l.add("ernie4_5", "Ernie4_5ForCausalLM", "ernie4_5", 0, more{"head_dim": 32})
+	l.add("seed_oss", "SeedOssForCausalLM", "seed_oss", 0, more{"attention_bias": true, "head_dim": 32})
+	l.add("hunyuan-dense", "HunYuanDenseV1ForCausalLM", "hunyuan_v1_dense", 0, more{"rope_scaling": more{"type": "dynamic", "alpha": 1000.0, "factor": 1.0}})
+	l.add("olmo", "OlmoForCausalLM", "olmo", 0, more{"clip_qkv": 4.0})
+	l.add("ministral", "MinistralForCausalLM", "ministral", 0, more{"rms_norm_eps": 1e-5, "sliding_window": 256, "num_hidden_layers": 4})
+	small := smallConfig("mistral")
+	small["sliding_window"] = nil
+	l.add("mistral3, images", "Mistral3ForConditionalGeneration", "mistral3", 0, more{"text_config": small})
+	l.add("arcee", "ArceeForCausalLM", "arcee", 0, more{"hidden_act": "relu2"})
+}
+
+// Without the engine: what is read back from a file computes what its source does.
+func TestReadBack(t *testing.T) {
+	ids := sampleIDs(t, 60)
+	for _, c := range otherArchitectures() {
+		if c.scheme.Bits > 0 {
+			continue
+		}
+		t.Run(c.name, func(t *testing.T) {
+			dir := randomModel(t, embedded(), c.config)
+			m, src := load(t, writeGGUF(t, dir, ggufmodel.Format{Dense: safetensors.F32}, c.scheme))
+			require.Less(t, diverge(source(t, dir).Logits(t, ids), m.Logits(t, ids)).mean, 1e-11)
+			// And again, from the file itself.
+			second := writeGGUF(t, src.Path(), ggufmodel.Format{}, c.scheme)
+			again, _ := load(t, second)
+			require.Equal(t, m.Logits(t, ids).Data, again.Logits(t, ids).Data)
+		})
+	}
+}
