@@ -225,7 +225,7 @@ func (r *blockRun) foldMethod() quant.Quantizer {
 	if r.job.set.search != adadim.SearchMethod {
 		return quant.RTN{Workers: r.job.set.workers}
 	}
-	return draftOf(r.job.set.method)
+	return quant.Draft(r.job.set.method)
 }
 
 // least is the least relative error of a layer among arms.

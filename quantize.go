@@ -376,9 +376,6 @@ func (j *job) runUncalibrated(ctx context.Context) error {
 	return nil
 }
 
-// draftOf is the method by which candidates for m are compared.
-func draftOf(m quant.Quantizer) quant.Quantizer { return quant.Draft(m) }
-
 // report is what is known of a layer before it is quantized.
 func (p *layerPlan) report() *LayerReport {
 	r := &LayerReport{Name: p.name, Out: p.out, In: p.in, Dense: p.dense, Folded: p.folded}
