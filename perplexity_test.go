@@ -88,16 +88,20 @@ func (r goldenRow) options() (Options, bool) {
 }
 
 // tolerance is how far perplexity and KL may be from the row's, relatively:
-// about three times what docs/accuracy.md measured. Rounding to nearest gives
-// the reference's codes, so that only the five decimals of the row are left.
-// GPTQ's codes depend on the order of float32 sums where weights are near a
-// tie; broken models amplify that.
+// about three times the largest deviation measured on two CPUs (AVX2: 0.03 % at
+// 3 and 4 bits, 0.12 % of broken models, 1.6 % at 2 bits; AVX-512: the same but
+// for -1.3 % in another row of 2 bits). Rounding to nearest gives the
+// reference's codes, so that only the five decimals of the row are left. GPTQ's
+// codes depend on the order of float32 sums where weights are near a tie; few
+// levels and broken models amplify that.
 func (r goldenRow) tolerance() (perplexity, kl float64) {
 	switch {
 	case r.Bits == 32 || strings.HasPrefix(r.Method, "RTN"):
 		return 3e-6, 3e-5
+	case r.Bits == 2:
+		return 0.04, 0.05
 	case r.Perplexity < 100:
-		return 0.0006, 0.004
+		return 0.001, 0.004
 	}
 	return 0.003, 0.003
 }
