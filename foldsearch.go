@@ -15,14 +15,6 @@ import (
 	"github.com/golowbit/lowbit/tensor"
 )
 
-// The exponents that are tried: of the mean absolute inputs, and of the root
-// mean square of the rows of the linear before. What is folded is chosen for
-// several layers at once, so 1 is among them, which makes all channels alike.
-var (
-	inputPowers = []float64{0.25, 0.5, 0.75, 1}
-	rowPowers   = []float64{0.5, 1}
-)
-
 // worthFolding is by how much the logarithm of a layer's error must fall, in
 // the mean over the layers, for a scale to be folded under a method that
 // makes up for its rounding: to three quarters of the error. On models with
@@ -30,46 +22,19 @@ var (
 // model was found no better for it, or worse.
 var worthFolding = math.Log(4. / 3)
 
-// scaling is a candidate for what is folded.
-type scaling struct {
-	factors []float64
-	note    string
-}
-
 // scalings lists the candidates for an input, after that of no scale.
-func (r *blockRun) scalings(stage int, cal *quant.Calibration) []scaling {
+func (r *blockRun) scalings(stage int, cal *quant.Calibration) []fold.Candidate {
 	var input, row bool
 	for _, a := range r.job.set.arms {
 		input, row = input || a.InputScale, row || a.RowScale
 	}
-	var list []scaling
 	into := r.block.Stages[stage].Fold
-	powers := func(stat, powers []float64, note string) {
-		for _, power := range powers {
-			s := scaling{make([]float64, len(stat)), fmt.Sprintf(note, into.Into, power)}
-			for i, v := range stat {
-				s.factors[i] = math.Pow(v, -power)
-			}
-			list = append(list, s)
-		}
-	}
+	var list []fold.Candidate
 	if input && cal.MeanAbs != nil {
-		var stat []float64
-		for _, v := range fold.Mean(into, cal.MeanAbs) {
-			stat = append(stat, float64(v))
-		}
-		powers(stat, inputPowers, "input scale into %s, power %g")
+		list = fold.InputCandidates(into, cal.MeanAbs)
 	}
-	if into.Before >= 0 && row {
-		w := r.block.Linear(into.Before).Weight
-		stat := make([]float64, into.Channels)
-		for i := range stat {
-			for _, v := range w.Row(into.Row0 + i) {
-				stat[i] += float64(v) * float64(v)
-			}
-			stat[i] = math.Sqrt(stat[i] / float64(w.Cols))
-		}
-		powers(stat, rowPowers, "row scale of %s, power %g")
+	if row && into.Before >= 0 {
+		list = append(list, fold.RowCandidates(into, r.block.Linear(into.Before).Weight)...)
 	}
 	return list
 }
@@ -110,12 +75,12 @@ func (r *blockRun) foldStage(ctx context.Context, stage int, cals []*quant.Calib
 	if err != nil {
 		return err
 	}
-	var chosen scaling
+	var chosen fold.Candidate
 	if quant.NeedsCalibration(r.job.set.method) {
 		least -= worthFolding
 	}
 	for _, s := range r.scalings(stage, cals[stage]) {
-		if !r.scales.Set(stage, s.factors, r.round) {
+		if !r.scales.Set(stage, s.Factors, r.round) {
 			continue
 		}
 		e, err := errs.mean(ctx)
@@ -126,9 +91,9 @@ func (r *blockRun) foldStage(ctx context.Context, stage int, cals []*quant.Calib
 			least, chosen = e, s
 		}
 	}
-	r.scales.Set(stage, chosen.factors, r.round)
+	r.scales.Set(stage, chosen.Factors, r.round)
 	for _, i := range r.block.Stages[stage].Linears {
-		r.planOf(i).folded = chosen.note
+		r.planOf(i).folded = chosen.Note
 	}
 	return nil
 }

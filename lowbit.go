@@ -20,6 +20,8 @@ package lowbit
 import (
 	"errors"
 	"fmt"
+
+	"github.com/golowbit/lowbit/internal/walk"
 )
 
 var (
@@ -29,7 +31,7 @@ var (
 	// needed and none is given.
 	ErrNeedsText = errors.New("this method needs calibration text")
 	// ErrNotFinite is wrapped where a model computes NaN or an infinity.
-	ErrNotFinite = errors.New("not finite")
+	ErrNotFinite = walk.ErrNotFinite
 	// ErrTarget is wrapped where the engine that Options.Target names would not
 	// load the result.
 	ErrTarget = errors.New("target")

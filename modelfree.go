@@ -12,6 +12,7 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/decoder"
 	"github.com/golowbit/lowbit/internal/decoder/arch"
+	"github.com/golowbit/lowbit/internal/faults"
 	"github.com/golowbit/lowbit/internal/linears"
 	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/quant"
@@ -83,7 +84,7 @@ func (j *job) blockCount() int {
 
 // planByShape plans what is found by name and shape: everything, or beside the
 // linears of the decoder what is included.
-func (j *job) planByShape(bad *planErrors) {
+func (j *job) planByShape(bad *faults.ByReason) {
 	known := map[string]bool{}
 	if j.model != nil {
 		for _, l := range j.model.Linears() {
@@ -115,7 +116,7 @@ func (j *job) planByShape(bad *planErrors) {
 			l.Name = f.LayerName(e)
 			p, err := j.set.planLayer(l, j.set.arms)
 			if err != nil {
-				bad.add(l.Name, err)
+				bad.Add(l.Name, reason(err), err)
 				continue
 			}
 			if !f.Own {

@@ -10,6 +10,7 @@ import (
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/checkpoint/layout"
+	"github.com/golowbit/lowbit/internal/faults"
 	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
@@ -135,14 +136,14 @@ func (j *job) engineLayers() []layout.Layer {
 func (j *job) planLayers() error {
 	j.plan, j.order, j.folds = map[string]*layerPlan{}, nil, nil
 	j.places = map[string]checkpoint.Part{}
-	var bad planErrors
+	var bad faults.ByReason
 	if j.model != nil {
 		j.planBlocks(&bad)
 	}
 	if j.model == nil || len(j.set.include) > 0 {
 		j.planByShape(&bad)
 	}
-	if err := bad.err(j.set.format.Name()); err != nil {
+	if err := bad.Err("format " + j.set.format.Name() + " cannot hold this: %s (fit changes such layers to what fits)"); err != nil {
 		return err
 	}
 	if err := j.checkSkip(); err != nil {
@@ -152,7 +153,7 @@ func (j *job) planLayers() error {
 }
 
 // planBlocks plans the linears that the decoder knows.
-func (j *job) planBlocks(bad *planErrors) {
+func (j *job) planBlocks(bad *faults.ByReason) {
 	for _, b := range j.model.Blocks {
 		infos := b.Linears
 		layers := make([]layout.Layer, len(infos))
@@ -168,7 +169,7 @@ func (j *job) planBlocks(bad *planErrors) {
 		j.folds = append(j.folds, k)
 		for i, p := range plans {
 			if errs[i] != nil {
-				bad.add(infos[i].Name, errs[i])
+				bad.Add(infos[i].Name, reason(errs[i]), errs[i])
 				continue
 			}
 			p.folds = k.stages[infos[i].Stage] && !p.dense
@@ -385,57 +386,4 @@ func (e armError) Unwrap() error { return e.err }
 // reason is the text of a refusal without what goes without saying.
 func reason(err error) string {
 	return strings.Replace(err.Error(), layout.ErrUnsupported.Error()+": ", "", 1)
-}
-
-// planErrors collects what is wrong with layers, one line for every reason.
-type planErrors struct {
-	reasons []string
-	layers  map[string][]string
-	errs    map[string]error
-}
-
-func (e *planErrors) add(layer string, err error) {
-	if e.layers == nil {
-		e.layers, e.errs = map[string][]string{}, map[string]error{}
-	}
-	text := reason(err)
-	if e.layers[text] == nil {
-		e.reasons = append(e.reasons, text)
-		e.errs[text] = err
-	}
-	e.layers[text] = append(e.layers[text], layer)
-}
-
-// err is nil or one error that lists layers and reasons.
-func (e *planErrors) err(format string) error {
-	if len(e.reasons) == 0 {
-		return nil
-	}
-	var b strings.Builder
-	wrapped := make([]error, 0, len(e.reasons))
-	for i, r := range e.reasons {
-		if i > 0 {
-			b.WriteString("; ")
-		}
-		fmt.Fprintf(&b, "%s: %s", names(e.layers[r]), r)
-		wrapped = append(wrapped, e.errs[r])
-	}
-	return &planError{fmt.Sprintf("format %s cannot hold this: %s (fit changes such layers to what fits)", format, b.String()), errors.Join(wrapped...)}
-}
-
-type planError struct {
-	text string
-	errs error
-}
-
-func (e *planError) Error() string { return e.text }
-func (e *planError) Unwrap() error { return e.errs }
-
-// names lists the first few of many names.
-func names(all []string) string {
-	const most = 4
-	if len(all) <= most {
-		return strings.Join(all, ", ")
-	}
-	return fmt.Sprintf("%s and %d more", strings.Join(all[:most], ", "), len(all)-most)
 }

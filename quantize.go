@@ -15,6 +15,7 @@ import (
 	"github.com/golowbit/lowbit/internal/decoder"
 	"github.com/golowbit/lowbit/internal/kernel"
 	"github.com/golowbit/lowbit/internal/linears"
+	"github.com/golowbit/lowbit/internal/text"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/tensor"
 )
@@ -295,7 +296,7 @@ func (j *job) describe(maxShardBytes int64) (fingerprint, method json.RawMessage
 	info["max_shard_bytes"] = maxShardBytes
 	info["version"], info["kernels"] = moduleVersion(), kernel.Active().String()
 	if j.text != nil {
-		info["text"] = j.text.digest()
+		info["text"] = text.Digest(j.text.windows)
 	}
 	fingerprint, err = json.Marshal(info)
 	return fingerprint, method, err

@@ -1,23 +1,14 @@
 package lowbit
 
 import (
-	"bytes"
-	"crypto/sha256"
-	"encoding/binary"
-	"encoding/hex"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/internal/decoder"
-	"github.com/golowbit/lowbit/internal/disk"
+	"github.com/golowbit/lowbit/internal/text"
 	"github.com/golowbit/lowbit/internal/tokenizer"
 )
 
@@ -47,24 +38,6 @@ type Text struct {
 	BOS *bool
 	// MaxBytes is how long each file or reader may be; 0 means 1 GiB.
 	MaxBytes int64
-}
-
-const defaultMaxText = 1 << 30
-
-// limited reads a text of at most MaxBytes.
-func (t Text) limited(read func(limit int64) ([]byte, error)) ([]byte, error) {
-	limit := t.MaxBytes
-	if limit == 0 {
-		limit = defaultMaxText
-	}
-	data, err := read(limit)
-	switch {
-	case errors.Is(err, disk.ErrTooLarge):
-		err = fmt.Errorf("%w; Text.MaxBytes (--max-text) sets the limit", err)
-	case errors.Is(err, disk.ErrNotRegular):
-		err = fmt.Errorf("%w; what is no file can come through standard input (-)", err)
-	}
-	return data, err
 }
 
 // given reports whether there is any text.
@@ -115,235 +88,6 @@ func (c Calibration) validate() error {
 	return c.Text.validate()
 }
 
-// passage is a piece of text: one document, or several between blank lines.
-type passage struct {
-	text string
-	one  bool // it is one document
-}
-
-// passages reads all text but the ids.
-func (t Text) passages() ([]passage, error) {
-	var all []passage
-	for _, name := range t.Files {
-		data, err := t.limited(func(limit int64) ([]byte, error) {
-			if name == "/dev/stdin" { // often a pipe
-				return disk.ReadAll(os.Stdin, name, limit)
-			}
-			return disk.ReadFile(name, limit)
-		})
-		if err != nil {
-			return nil, err
-		}
-		p, err := t.parse(name, data)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, p...)
-	}
-	for i, r := range t.Readers {
-		name := fmt.Sprintf("text %d", i+1)
-		if n, ok := r.(interface{ Name() string }); ok {
-			name = n.Name()
-		}
-		data, err := t.limited(func(limit int64) ([]byte, error) { return disk.ReadAll(r, name, limit) })
-		if err != nil {
-			return nil, err
-		}
-		p, err := t.parse(name, data)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, p...)
-	}
-	for i, s := range t.Strings {
-		if !utf8.ValidString(s) {
-			return nil, fmt.Errorf("string %d: not UTF-8 text", i+1)
-		}
-		all = append(all, passage{s, true})
-	}
-	return all, nil
-}
-
-// parse finds out what a file holds: text, or JSON with texts in it.
-func (t Text) parse(name string, data []byte) ([]passage, error) {
-	if !utf8.Valid(data) {
-		return nil, fmt.Errorf("%s: not UTF-8 text", name)
-	}
-	data = bytes.TrimPrefix(data, []byte("\ufeff"))
-	data = bytes.ReplaceAll(data, []byte("\r\n"), []byte("\n"))
-	j := jsonText{name: name, field: t.Field}
-	if j.field == "" {
-		j.field = "text"
-	}
-	first, _, _ := bytes.Cut(bytes.TrimSpace(data), []byte("\n"))
-	ext := strings.ToLower(filepath.Ext(name))
-	switch {
-	case isObject(first) || ext == ".jsonl":
-		return j.lines(data)
-	case ext == ".json" || len(first) > 0 && (first[0] == '{' || first[0] == '[') && json.Valid(data):
-		return j.value(data)
-	}
-	return []passage{{text: string(data)}}, j.none(data)
-}
-
-// isObject reports whether a line is a JSON object.
-func isObject(line []byte) bool {
-	line = bytes.TrimSpace(line)
-	return len(line) > 0 && line[0] == '{' && json.Valid(line)
-}
-
-// jsonText takes texts out of JSON.
-type jsonText struct{ name, field string }
-
-// lines reads one object a line.
-func (j jsonText) lines(data []byte) ([]passage, error) {
-	var all []passage
-	n := 0
-	for line := range bytes.SplitSeq(data, []byte("\n")) {
-		n++
-		if len(bytes.TrimSpace(line)) == 0 {
-			continue
-		}
-		p, err := j.object(line)
-		if err != nil {
-			return nil, fmt.Errorf("%s: line %d: %w", j.name, n, err)
-		}
-		all = append(all, p)
-	}
-	return all, nil
-}
-
-// value reads an array of objects or strings, or one of them.
-func (j jsonText) value(data []byte) ([]passage, error) {
-	var list []json.RawMessage
-	if data = bytes.TrimSpace(data); len(data) == 0 || data[0] != '[' {
-		list = []json.RawMessage{data}
-	} else if err := json.Unmarshal(data, &list); err != nil {
-		return nil, fmt.Errorf("%s: %w", j.name, err)
-	}
-	all := make([]passage, len(list))
-	for i, v := range list {
-		var err error
-		if all[i], err = j.object(v); err != nil {
-			return nil, fmt.Errorf("%s: entry %d: %w", j.name, i+1, err)
-		}
-	}
-	return all, nil
-}
-
-// object takes the text out of an object, or is the string that there is.
-func (j jsonText) object(data []byte) (passage, error) {
-	var s string
-	if json.Unmarshal(data, &s) == nil {
-		return passage{s, true}, nil
-	}
-	var o map[string]json.RawMessage
-	if err := json.Unmarshal(data, &o); err != nil {
-		return passage{}, fmt.Errorf("want a JSON object with the text in %q: %w", j.field, err)
-	}
-	v, ok := o[j.field]
-	if !ok {
-		keys := make([]string, 0, len(o))
-		for k := range o {
-			keys = append(keys, k)
-		}
-		slices.Sort(keys)
-		return passage{}, fmt.Errorf("the JSON object has no %q; it has %q (the field of the text can be set)", j.field, keys)
-	}
-	if err := json.Unmarshal(v, &s); err != nil {
-		return passage{}, fmt.Errorf("%q is no JSON string", j.field)
-	}
-	return passage{s, true}, nil
-}
-
-// none refuses text in which records of JSON have been left.
-func (j jsonText) none(data []byte) error {
-	n := 0
-	for line := range bytes.SplitSeq(data, []byte("\n")) {
-		n++
-		if !isObject(line) {
-			continue
-		}
-		if _, err := j.object(line); err == nil {
-			return fmt.Errorf("%s: line %d is a JSON object with a %q, the lines before it are text: want one or the other", j.name, n, j.field)
-		}
-	}
-	return nil
-}
-
-// encode turns passages into one sequence of token ids.
-func (t Text) encode(tok *tokenizer.Tokenizer, all []passage) ([]int32, error) {
-	bos, hasBOS := tok.BOS()
-	add := hasBOS && tok.AddsBOS()
-	if t.BOS != nil {
-		if add = *t.BOS; add && !hasBOS {
-			return nil, badOptions("a beginning-of-sequence token is asked for, but the model has none")
-		}
-	}
-	var ids []int32
-	for _, p := range all {
-		if !t.PerDocument {
-			ids = append(ids, tok.Encode(p.text)...)
-			continue
-		}
-		docs := []string{p.text}
-		if !p.one {
-			docs = documents(p.text)
-		}
-		for _, doc := range docs {
-			more := tok.Encode(doc)
-			// Text that a chat template has made brings its own.
-			if add && (len(more) == 0 || more[0] != bos) {
-				ids = append(ids, bos)
-			}
-			ids = append(ids, more...)
-		}
-	}
-	return ids, nil
-}
-
-// documents splits a text at blank lines.
-func documents(text string) []string {
-	var docs []string
-	var lines []string
-	flush := func() {
-		if len(lines) > 0 {
-			docs = append(docs, strings.Join(lines, "\n"))
-			lines = nil
-		}
-	}
-	for line := range strings.SplitSeq(text, "\n") {
-		if strings.TrimSpace(line) == "" {
-			flush()
-			continue
-		}
-		lines = append(lines, line)
-	}
-	flush()
-	return docs
-}
-
-// windows cuts ids into consecutive windows of n tokens; the ragged rest is dropped.
-func windows(ids []int32, n int) [][]int32 {
-	w := make([][]int32, 0, len(ids)/n)
-	for ; len(ids) >= n; ids = ids[n:] {
-		w = append(w, ids[:n])
-	}
-	return w
-}
-
-// spread picks at most n of the windows, evenly: the indices floor(i*N/n).
-func spread(w [][]int32, n int) [][]int32 {
-	if n >= len(w) {
-		return w
-	}
-	out := make([][]int32, n)
-	for i := range out {
-		out[i] = w[i*len(w)/n]
-	}
-	return out
-}
-
 const (
 	defaultSamples = 128
 	defaultSeqLen  = 2048
@@ -356,20 +100,6 @@ type calibrationText struct {
 }
 
 func (c *calibrationText) tokens() int { return len(c.windows) * c.seqLen }
-
-// digest identifies the windows.
-func (c *calibrationText) digest() string {
-	h := sha256.New()
-	var buf []byte
-	for _, w := range c.windows {
-		buf = buf[:0]
-		for _, id := range w {
-			buf = binary.LittleEndian.AppendUint32(buf, uint32(id))
-		}
-		h.Write(buf)
-	}
-	return hex.EncodeToString(h.Sum(nil)[:16])
-}
 
 // contextLength is n, or if that is 0 what suits the model.
 func contextLength(cfg *decoder.Model, n int) int {
@@ -391,7 +121,7 @@ func readCalibration(m *checkpoint.Model, cfg *decoder.Model, c Calibration) (*c
 	if err != nil {
 		return nil, err
 	}
-	all := windows(ids, t.seqLen)
+	all := text.Windows(ids, t.seqLen)
 	if len(all) == 0 {
 		return nil, fmt.Errorf("%v: %d tokens of calibration text, want at least one window of %d", c.Text, len(ids), t.seqLen)
 	}
@@ -399,7 +129,7 @@ func readCalibration(m *checkpoint.Model, cfg *decoder.Model, c Calibration) (*c
 	if n == 0 {
 		n = defaultSamples
 	}
-	t.windows = spread(all, n)
+	t.windows = text.Spread(all, n)
 	return t, nil
 }
 
@@ -417,8 +147,9 @@ func openTokenizer(m *checkpoint.Model, dir string) (*tokenizer.Tokenizer, error
 
 // tokens encodes text for a model, with the tokenizer in dir, or the model's
 // own if dir is "".
-func tokens(m *checkpoint.Model, dir string, cfg *decoder.Model, text Text) ([]int32, error) {
-	all, err := text.passages()
+func tokens(m *checkpoint.Model, dir string, cfg *decoder.Model, t Text) ([]int32, error) {
+	source := text.Source{Files: t.Files, Readers: t.Readers, Strings: t.Strings, Field: t.Field, MaxBytes: t.MaxBytes}
+	all, err := source.Passages()
 	if err != nil {
 		return nil, err
 	}
@@ -429,15 +160,15 @@ func tokens(m *checkpoint.Model, dir string, cfg *decoder.Model, text Text) ([]i
 		if err != nil {
 			return nil, err
 		}
-		if ids, err = text.encode(tok, all); err != nil {
-			return nil, err
+		if ids, err = (text.Encoding{PerDocument: t.PerDocument, BOS: t.BOS}).Encode(tok, all); err != nil {
+			return nil, badOptions("%w", err)
 		}
 		name = func(id int32) string {
 			s, _ := tok.Token(id)
 			return fmt.Sprintf("tokenizer: token %q has id %d", s, id)
 		}
 	}
-	ids = append(ids, slices.Concat(text.IDs...)...)
+	ids = append(ids, slices.Concat(t.IDs...)...)
 	for _, id := range ids {
 		if id < 0 || int(id) >= cfg.Vocab {
 			return nil, fmt.Errorf("%s: %s, but the model knows only %d", m.Path(), name(id), cfg.Vocab)

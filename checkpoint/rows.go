@@ -1,12 +1,17 @@
 package checkpoint
 
 import (
+	"cmp"
+	"context"
 	"fmt"
 	"slices"
+	"strings"
 
+	"github.com/golowbit/lowbit/checkpoint/internal/rounding"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/kernel"
 	"github.com/golowbit/lowbit/internal/wire"
+	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 	"github.com/golowbit/lowbit/tensor"
 )
@@ -111,6 +116,27 @@ func (m *Model) CheckFinite(name string) error {
 		}
 	}
 	return nil
+}
+
+// Round rounds tensor name [q.Out, q.In] to the nearest values of q's grid. All
+// of q is overwritten; its memory is used (see [quant.Weight.Reset]). workers
+// share the lines of the tensor. Errors name tensor and element, wrap
+// [quant.ErrNotFinite] or [quant.ErrScaleRange], or are ctx's.
+func (m *Model) Round(ctx context.Context, q *quant.Weight, name string, workers int) error {
+	if _, quantized := m.Layer(strings.TrimSuffix(name, layout.WeightSuffix)); quantized {
+		w, err := m.Matrix(name)
+		if err != nil {
+			return err
+		}
+		return rounding.Matrix(q, name, w)
+	}
+	t, _ := m.DType(name)
+	err := rounding.Stored(ctx, q, m, name, t, workers)
+	if err != nil && ctx.Err() == nil {
+		// Where a weight is not finite, the file and element say more.
+		return cmp.Or(m.CheckFinite(name), err)
+	}
+	return err
 }
 
 // dense2 describes a dense matrix of floats that has the rows (dim 0) or

@@ -53,17 +53,34 @@ type Weight struct {
 // NewWeight returns a weight with room for codes, scales and zero-points.
 // The scheme must fit the shape (Scheme.CheckShape).
 func NewWeight(out, in int, s Scheme) *Weight {
-	w := &Weight{Out: out, In: in, Scheme: s}
+	w := new(Weight)
+	w.Reset(out, in, s)
+	return w
+}
+
+// Reset makes w a weight of a shape and scheme, as NewWeight does, in the
+// memory that it has. What codes, scales and zero-points are then is undefined
+// where there was such memory: all of it is to be written.
+func (w *Weight) Reset(out, in int, s Scheme) {
+	old := *w
+	*w = Weight{Out: out, In: in, Scheme: s}
 	lines, _ := s.Lines(out, in)
 	n := lines * w.Groups()
-	w.Scales = make([]float32, n)
+	w.Scales = sized(old.Scales, n)
 	if s.Grid == nil {
-		w.Zeros = make([]uint8, n)
+		w.Zeros = sized(old.Zeros, n)
 	} else {
-		w.Shifts = make([]float32, n)
+		w.Shifts = sized(old.Shifts, n)
 	}
-	w.Codes = make([]uint32, lines*w.WordsPerLine())
-	return w
+	w.Codes = sized(old.Codes, lines*w.WordsPerLine())
+}
+
+// sized is s with n elements, in its memory if that suffices.
+func sized[T any](s []T, n int) []T {
+	if cap(s) < n {
+		return make([]T, n)
+	}
+	return s[:n]
 }
 
 // Lines is the number of lines: Out for OC, In for IC.
