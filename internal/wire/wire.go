@@ -127,6 +127,12 @@ func ReadNumbers[T number](r io.ReaderAt, off int64, dst []T) error {
 	return nil
 }
 
+// The largest values that are not rounded up to an infinity.
+const (
+	mostF16  = 65520 - 0x1p-8
+	mostBF16 = 0x1.fefffep127
+)
+
 // Encode rounds values to F32, F16 or BF16, to nearest, ties to even. It
 // returns the place of the first finite value that the type cannot hold, or -1.
 func Encode(dst []byte, t Type, src []float32) (bad int) {
@@ -135,31 +141,37 @@ func Encode(dst []byte, t Type, src []float32) (bad int) {
 		swap(dst[:4*len(src)], 4)
 		return -1
 	}
-	const few = 64
-	var small [few]uint16
-	half := small[:]
-	if len(src) > few {
-		half = make([]uint16, min(len(src), chunk))
-	}
-	infinity := uint16(0x7c00)
+	infinity, most := uint16(0x7c00), float32(mostF16)
 	if t == BF16 {
-		infinity = 0x7f80
+		infinity, most = 0x7f80, mostBF16
+	}
+	var odd []uint16 // where dst is no place for halves
+	if len(dst) > 0 && uintptr(unsafe.Pointer(&dst[0]))%2 != 0 {
+		odd = make([]uint16, min(len(src), chunk))
 	}
 	for done := 0; done < len(src); {
-		part := src[done:min(len(src), done+len(half))]
-		h := half[:len(part)]
+		part := src[done:min(len(src), done+chunk)] // stays in the caches
+		raw := dst[2*done : 2*(done+len(part))]
+		h := odd
+		if h == nil {
+			h = unsafe.Slice((*uint16)(unsafe.Pointer(&raw[0])), len(part))
+		}
+		h = h[:len(part)]
 		if t == BF16 {
 			kernel.F32ToBF16(h, part)
 		} else {
 			kernel.F32ToF16(h, part)
 		}
-		for i, x := range h {
-			if x&0x7fff == infinity && part[i]-part[i] == 0 {
-				return done + i
+		if lo, hi := kernel.MinMax(part); !(lo >= -most && hi <= most) {
+			for i, x := range h {
+				if x&0x7fff == infinity && part[i]-part[i] == 0 {
+					return done + i
+				}
 			}
 		}
-		raw := dst[2*done : 2*(done+len(part))]
-		copy(raw, bytesOf(h))
+		if odd != nil {
+			copy(raw, bytesOf(h))
+		}
 		swap(raw, 2)
 		done += len(part)
 	}

@@ -62,6 +62,9 @@ func TestEncode(t *testing.T) {
 			}
 			dst := make([]byte, n*typ.Size())
 			require.Equal(t, -1, Encode(dst, typ, v))
+			odd := make([]byte, len(dst)+1)
+			require.Equal(t, -1, Encode(odd[1:], typ, v))
+			require.True(t, bytes.Equal(dst, odd[1:]))
 			var pieces []byte
 			bad, err := EncodePieces(typ, v, func(p []byte) error { pieces = append(pieces, p...); return nil })
 			require.NoError(t, err)
@@ -82,6 +85,16 @@ func TestEncode(t *testing.T) {
 			require.Equal(t, n-1, bad)
 			v[n-1] = float32(math.Inf(-1))
 			require.Equal(t, -1, Encode(dst, typ, v))
+		}
+	}
+	// The last value before an infinity, and the first behind it.
+	for typ, most := range map[Type]float32{F16: mostF16, BF16: mostBF16} {
+		for _, sign := range []float32{1, -1} {
+			v := []float32{0, sign * most, float32(math.NaN())}
+			require.Equal(t, -1, Encode(make([]byte, 6), typ, v))
+			v[1] = sign * math.Nextafter32(most, math.MaxFloat32)
+			require.Equal(t, 1, Encode(make([]byte, 6), typ, v))
+			require.Equal(t, 1, Encode(make([]byte, 4), typ, v[:2]))
 		}
 	}
 	_, err := EncodePieces(F32, make([]float32, 3), func([]byte) error { return io.ErrShortWrite })
