@@ -1,6 +1,7 @@
 package gptq
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"math"
@@ -29,26 +30,34 @@ type factor struct {
 }
 
 type factorKey struct {
-	damping float64
-	order   Order
+	damping     float64
+	order       Order
+	group, span int // of OrderGroup: columns in a group, and in a span of groups
 }
 
 // factor returns the factorization of cal.H, shared by all who ask for the
 // same order and damping.
-func (q Quantizer) factor(cal *quant.Calibration) (*factor, error) {
-	key := factorKey{q.damping(), q.Order}
+func (q Quantizer) factor(cal *quant.Calibration, s quant.Scheme) (*factor, error) {
+	key := factorKey{damping: q.damping(), order: q.Order}
+	if key.order == OrderGroup {
+		if s.Axis == quant.IC {
+			key.order = OrderActivation
+		} else {
+			key.group, key.span = s.GroupLen(cal.H.Rows), s.SpanLen(cal.H.Rows)
+		}
+	}
 	type result struct {
 		f   *factor
 		err error
 	}
 	r := cal.Memo(key, func() any {
-		f, err := newFactor(cal.H, key.damping, key.order, q.Workers)
+		f, err := newFactor(cal.H, key, q.Workers)
 		return result{f, err}
 	}).(result)
 	return r.f, r.err
 }
 
-func newFactor(h *tensor.Matrix, damping float64, order Order, workers int) (*factor, error) {
+func newFactor(h *tensor.Matrix, key factorKey, workers int) (*factor, error) {
 	n := h.Rows
 	f := &factor{dead: make([]bool, n), d: make([]float64, n)}
 	diag := make([]float32, n)
@@ -64,17 +73,17 @@ func newFactor(h *tensor.Matrix, damping float64, order Order, workers int) (*fa
 	if math.IsNaN(mean) || math.IsInf(mean, 0) {
 		return nil, ErrNotFinite
 	}
-	f.perm = columnOrder(diag, order)
+	f.perm = key.columns(diag)
 	slices.Reverse(f.perm)
 	f.l = padded(n, n)
-	reached, ok := tensor.CholeskyDamped(f.l, damping, func(damping float64) {
+	reached, ok := tensor.CholeskyDamped(f.l, key.damping, func(damping float64) {
 		f.lambda = mean * damping
 		f.permuted(h, diag, workers)
 	}, workers)
 	if !ok {
 		return nil, ErrNotFinite
 	}
-	f.damping, f.raised = reached, reached != damping
+	f.damping, f.raised = reached, reached != key.damping
 	inv := make([]float32, n)
 	for j := range n {
 		p := float64(f.l.At(j, j))
@@ -126,22 +135,45 @@ func (f *factor) permuted(h *tensor.Matrix, diag []float32, workers int) {
 	})
 }
 
-// columnOrder returns the columns in the order in which they are quantized.
-func columnOrder(diag []float32, order Order) []int {
+// columns returns the columns in the order in which they are quantized.
+func (k factorKey) columns(diag []float32) []int {
 	perm := make([]int, len(diag))
 	for i := range perm {
 		perm[i] = i
 	}
-	if order == OrderActivation {
-		slices.SortStableFunc(perm, func(a, b int) int {
-			switch {
-			case diag[a] > diag[b]:
-				return -1
-			case diag[a] < diag[b]:
-				return 1
+	switch k.order {
+	case OrderActivation:
+		descending(perm, diag)
+	case OrderGroup:
+		return k.grouped(perm, diag)
+	}
+	return perm
+}
+
+// descending sorts indices by descending value; ties keep their order.
+func descending(index []int, value []float32) {
+	slices.SortStableFunc(index, func(a, b int) int { return cmp.Compare(value[b], value[a]) })
+}
+
+// grouped orders whole spans, and the columns of their groups.
+func (k factorKey) grouped(columns []int, diag []float32) []int {
+	var spans []int
+	var largest []float32
+	for span := range slices.Chunk(columns, k.span) {
+		spans = append(spans, len(spans))
+		if largest = append(largest, 0); len(span) == k.span {
+			for _, c := range span {
+				largest[len(largest)-1] = max(largest[len(largest)-1], diag[c])
 			}
-			return 0
-		})
+		}
+	}
+	descending(spans, largest)
+	perm := make([]int, 0, len(columns))
+	for _, s := range spans {
+		for group := range slices.Chunk(columns[s*k.span:min((s+1)*k.span, len(columns))], k.group) {
+			descending(group, diag)
+			perm = append(perm, group...)
+		}
 	}
 	return perm
 }

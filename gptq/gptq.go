@@ -27,7 +27,7 @@ import (
 var ErrOptions = errors.New("invalid gptq options")
 
 // Order is the order in which columns are quantized. Its text is
-// "activation" or "natural".
+// "activation", "natural" or "group".
 type Order uint8
 
 const (
@@ -36,9 +36,15 @@ const (
 	OrderActivation Order = iota
 	// OrderNatural takes the columns as they stand.
 	OrderNatural
+	// OrderGroup takes whole groups by descending importance, that of a group
+	// being its largest diagonal of H, and the columns inside a group by descending
+	// diagonal (group-aware reordering, arXiv 2505.14638): groups of axis OC stay
+	// runs of neighbours although their scales are found from the corrected
+	// weights. A short last group comes last. For axis IC it is OrderActivation.
+	OrderGroup
 )
 
-var orders = enum.New[Order]("Order", "column order", ErrOptions, "activation", "natural")
+var orders = enum.New[Order]("Order", "column order", ErrOptions, "activation", "natural", "group")
 
 // String returns the order's text.
 func (o Order) String() string { return orders.String(o) }
@@ -49,7 +55,7 @@ func (o Order) MarshalText() ([]byte, error) { return orders.Marshal(o) }
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (o *Order) UnmarshalText(text []byte) error { return orders.Unmarshal(o, text) }
 
-// ParseOrder reads "activation" or "natural". Errors wrap ErrOptions.
+// ParseOrder reads "activation", "natural" or "group". Errors wrap ErrOptions.
 func ParseOrder(s string) (Order, error) { return orders.Parse(s) }
 
 // Groups says from which weights a group's scale is found. Its text is
@@ -57,13 +63,13 @@ func ParseOrder(s string) (Order, error) { return orders.Parse(s) }
 type Groups uint8
 
 const (
-	// GroupsAuto is GroupsStatic for axis OC with act-order, else GroupsDynamic.
+	// GroupsAuto is GroupsStatic for axis OC with OrderActivation, else GroupsDynamic.
 	GroupsAuto Groups = iota
 	// GroupsStatic finds all scales from the original weights first, so that
 	// groups stay runs of neighbours under act-order.
 	GroupsStatic
 	// GroupsDynamic finds a scale from the error-corrected weights when its
-	// group is reached. Under act-order a group of axis OC then holds columns
+	// group is reached. Under OrderActivation a group of axis OC then holds columns
 	// that are not neighbours, and the weight gets a GroupIndex.
 	GroupsDynamic
 )
@@ -161,7 +167,7 @@ func (q Quantizer) Quantize(ctx context.Context, w *tensor.Matrix, s quant.Schem
 	if cal.H.Rows != w.Cols {
 		panic("gptq: calibration of a different width")
 	}
-	f, err := q.factor(cal)
+	f, err := q.factor(cal, s)
 	if err != nil {
 		return nil, err
 	}

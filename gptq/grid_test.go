@@ -251,6 +251,7 @@ func TestGrids(t *testing.T) {
 			"oc":              {gptq.Quantizer{}, quant.Scheme{}},
 			"oc dynamic":      {gptq.Quantizer{Order: gptq.OrderNatural}, quant.Scheme{}},
 			"oc group index":  {gptq.Quantizer{Groups: gptq.GroupsDynamic}, quant.Scheme{}},
+			"oc by groups":    {gptq.Quantizer{Order: gptq.OrderGroup}, quant.Scheme{}},
 			"oc clip":         {gptq.Quantizer{}, quant.Scheme{Clip: true}},
 			"oc dynamic clip": {gptq.Quantizer{Order: gptq.OrderNatural}, quant.Scheme{Clip: true, ClipInput: true}},
 			"ic":              {gptq.Quantizer{}, quant.Scheme{Axis: quant.IC}},
@@ -361,7 +362,7 @@ func TestGridTwin(t *testing.T) {
 		out, in := rapid.IntRange(1, 40).Draw(t, "out"), rapid.IntRange(1, 160).Draw(t, "in")
 		s := schemes(t, out, in)
 		q := gptq.Quantizer{
-			Order:   rapid.SampledFrom([]gptq.Order{gptq.OrderActivation, gptq.OrderNatural}).Draw(t, "order"),
+			Order:   rapid.SampledFrom([]gptq.Order{gptq.OrderActivation, gptq.OrderNatural, gptq.OrderGroup}).Draw(t, "order"),
 			Groups:  rapid.SampledFrom([]gptq.Groups{gptq.GroupsAuto, gptq.GroupsStatic, gptq.GroupsDynamic}).Draw(t, "groups"),
 			Refine:  gptq.Refine{Rounds: rapid.IntRange(0, 2).Draw(t, "rounds")},
 			Workers: 1,

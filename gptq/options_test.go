@@ -14,11 +14,11 @@ import (
 
 func TestValidate(t *testing.T) {
 	for want, q := range map[string]gptq.Quantizer{
-		"damping NaN, want at least 0 and below 1":                {Damping: math.NaN()},
-		"unknown column order 2, want activation or natural":      {Order: 2},
-		"unknown rule for groups 3, want auto, static or dynamic": {Groups: 3},
-		"refinement of -1 rounds of 0 sweeps, want none negative": {Refine: gptq.Refine{Rounds: -1}},
-		"refinement of 1 rounds of -2 sweeps, want none negative": {Refine: gptq.Refine{Rounds: 1, Sweeps: -2}},
+		"damping NaN, want at least 0 and below 1":                  {Damping: math.NaN()},
+		"unknown column order 3, want activation, natural or group": {Order: 3},
+		"unknown rule for groups 3, want auto, static or dynamic":   {Groups: 3},
+		"refinement of -1 rounds of 0 sweeps, want none negative":   {Refine: gptq.Refine{Rounds: -1}},
+		"refinement of 1 rounds of -2 sweeps, want none negative":   {Refine: gptq.Refine{Rounds: 1, Sweeps: -2}},
 	} {
 		err := quant.Validate(q)
 		require.ErrorIs(t, err, gptq.ErrOptions)
@@ -59,5 +59,5 @@ func TestEnumTexts(t *testing.T) {
 		require.Equal(t, g, got)
 	}
 	_, err := gptq.ParseOrder("act")
-	require.EqualError(t, err, `invalid gptq options: unknown column order "act", want activation or natural`)
+	require.EqualError(t, err, `invalid gptq options: unknown column order "act", want activation, natural or group`)
 }

@@ -23,6 +23,7 @@ type published struct {
 	s        quant.Scheme
 	actOrder bool
 	static   bool
+	grouped  bool // whole groups by their largest diagonal, a short last one at the end
 }
 
 // fromTie is how far x is from being rounded the other way.
@@ -93,6 +94,18 @@ func (p published) quantize(t *testing.T, w, h *tensor.Matrix) (o outcome) {
 	if p.actOrder {
 		slices.SortStableFunc(perm, func(a, b int) int { return cmp.Compare(diag[b], diag[a]) })
 	}
+	if p.grouped {
+		largest := func(c int) float64 {
+			k := c / g * g
+			if k+g > in {
+				return -1
+			}
+			return slices.Max(diag[k : k+g])
+		}
+		slices.SortStableFunc(perm, func(a, b int) int {
+			return cmp.Or(cmp.Compare(largest(b), largest(a)), cmp.Compare(a/g, b/g), cmp.Compare(diag[b], diag[a]))
+		})
+	}
 	damped := mat.NewSymDense(in, nil)
 	weight := mat.NewDense(out, in, nil)
 	for i := range in {
@@ -154,6 +167,9 @@ func (p published) quantize(t *testing.T, w, h *tensor.Matrix) (o outcome) {
 				rows(original, span(o.groupOf[col]*g, min((o.groupOf[col]+1)*g, in))...)
 			default:
 				o.groupOf[col] = at / g
+				if p.grouped {
+					o.groupOf[col] = col / g
+				}
 				if at%g == 0 {
 					rows(weight, span(at, min(at+g, in))...)
 				}
@@ -190,7 +206,7 @@ func (p published) quantize(t *testing.T, w, h *tensor.Matrix) (o outcome) {
 // may fall the other way and then changes what comes after it, in its row or,
 // where scales are found on the way, in its band of rows.
 func TestIsThePublishedAlgorithm(t *testing.T) {
-	natural, static, dynamic := gptq.OrderNatural, gptq.GroupsStatic, gptq.GroupsDynamic
+	natural, group, static, dynamic := gptq.OrderNatural, gptq.OrderGroup, gptq.GroupsStatic, gptq.GroupsDynamic
 	f32 := quant.F32
 	for _, c := range []struct {
 		out, in int
@@ -205,6 +221,9 @@ func TestIsThePublishedAlgorithm(t *testing.T) {
 		{40, 300, gptq.Quantizer{Order: natural}, quant.Scheme{Bits: 2, GroupSize: 200, ScaleType: f32, Symmetric: true}},
 		{40, 300, gptq.Quantizer{Order: natural}, quant.Scheme{Bits: 3, GroupSize: quant.WholeLine}},
 		{40, 300, gptq.Quantizer{Order: natural, Groups: static}, quant.Scheme{Bits: 3, GroupSize: 48}},
+		{40, 300, gptq.Quantizer{Order: group}, quant.Scheme{Bits: 3, GroupSize: 64, ScaleType: f32}}, // and a short group
+		{40, 300, gptq.Quantizer{Order: group}, quant.Scheme{Bits: 4, GroupSize: 100, Symmetric: true}},
+		{40, 300, gptq.Quantizer{Order: group, Groups: static}, quant.Scheme{Bits: 3, GroupSize: 32}},
 		{64, 300, gptq.Quantizer{}, quant.Scheme{Bits: 3, GroupSize: 8, Axis: quant.IC, ScaleType: f32}},
 		{60, 300, gptq.Quantizer{Order: natural}, quant.Scheme{Bits: 3, GroupSize: 8, Axis: quant.IC, ScaleType: f32, Range: quant.RangePaper}},
 		{40, 300, gptq.Quantizer{Order: natural, Groups: static}, quant.Scheme{Bits: 4, GroupSize: 32, Axis: quant.IC, Symmetric: true}},
@@ -222,7 +241,7 @@ func TestIsThePublishedAlgorithm(t *testing.T) {
 				x.Set(i, dead, 0)
 			}
 			w, cal := normal(rng, c.out, c.in), quant.NewCalibration(x, 1)
-			p := published{s: c.s, actOrder: c.q.Order == gptq.OrderActivation, static: c.q.Groups == static}
+			p := published{s: c.s, actOrder: c.q.Order == gptq.OrderActivation, static: c.q.Groups == static, grouped: c.q.Order == group}
 			if c.q.Groups == gptq.GroupsAuto {
 				p.static = c.s.Axis == quant.OC && p.actOrder
 			}

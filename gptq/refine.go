@@ -102,7 +102,7 @@ func refineOrder(cal *quant.Calibration, workers int) *ordered {
 		for j := range diag {
 			diag[j] = cal.H.At(j, j)
 		}
-		o := &ordered{perm: columnOrder(diag, OrderActivation), h: tensor.New(n, n)}
+		o := &ordered{perm: factorKey{order: OrderActivation}.columns(diag), h: tensor.New(n, n)}
 		_ = parallel.For(context.Background(), workers, n, func(i int) error {
 			src, dst := cal.H.Row(o.perm[i]), o.h.Row(i)
 			for j, c := range o.perm {

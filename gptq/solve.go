@@ -29,6 +29,7 @@ type solver struct {
 
 	gridded           *quant.Weight // scales and shifts; filled as found if dynamic
 	dynamic           bool
+	neighbours        bool // axis OC: groups are runs of neighbours in any case
 	cal               *quant.Calibration
 	groupLen, spanLen int // weights of a line in a group, and in a span of groups
 	// axis OC: scale and shift by group and output, [groups, out]
@@ -40,11 +41,11 @@ func (q Quantizer) solve(ctx context.Context, w *tensor.Matrix, s quant.Scheme, 
 	_, length := s.Lines(w.Rows, w.Cols)
 	sv := &solver{
 		scheme: s, grid: quant.GridOf(s), cal: cal, f: f, in: w.Cols, out: w.Rows, w: w,
-		order: outputOrder(s, w.Rows), groupLen: s.GroupLen(length), spanLen: s.SpanLen(length),
+		neighbours: q.Order == OrderGroup, order: outputOrder(s, w.Rows), groupLen: s.GroupLen(length), spanLen: s.SpanLen(length),
 	}
 	switch q.Groups {
 	case GroupsAuto:
-		sv.dynamic = s.Axis == quant.IC || q.Order == OrderNatural
+		sv.dynamic = s.Axis == quant.IC || q.Order != OrderActivation
 	case GroupsDynamic:
 		sv.dynamic = true
 	}
@@ -158,7 +159,7 @@ func (sv *solver) prepareParams(ctx context.Context, workers int) error {
 	sv.shift = make([]float32, groups*sv.out)
 	sv.groupOf = make([]int, sv.in)
 	for p, c := range sv.f.perm {
-		if sv.dynamic {
+		if sv.dynamic && !sv.neighbours {
 			c = sv.in - 1 - p // its turn
 		}
 		sv.groupOf[p] = c / sv.groupLen

@@ -98,6 +98,7 @@ func (f *quantizeFlags) registerMethod(s *pflag.FlagSet) {
 		}
 		f.o.GPTQ.Order = &order
 	})
+	option(s, "order", "order of GPTQ's columns: activation (as --act-order), group (the most active groups first, whose scales are found when they are reached; arXiv 2505.14638) or natural (as they stand) (default activation)", gptq.ParseOrder, func(v gptq.Order) { f.o.GPTQ.Order = &v })
 	option(s, "damp", "GPTQ's damping, as a `fraction` of the mean diagonal of H (default "+strconv.FormatFloat(gptq.DefaultDamping, 'g', -1, 64)+")", parseDamping, func(v float64) { f.o.GPTQ.Damping = v })
 	option(s, "refine", "`rounds` of refinement of scales and codes after GPTQ (default: the preset's)", atLeast(0, "rounds"), func(n int) {
 		f.o.GPTQ.Refine = new(gptq.Refine)
@@ -149,7 +150,7 @@ func (f *quantizeFlags) options(c *cobra.Command, model string, stdin io.Reader)
 	}
 	switch f.method {
 	case "rtn":
-		for _, name := range []string{"act-order", "damp", "refine"} {
+		for _, name := range []string{"act-order", "order", "damp", "refine"} {
 			if c.Flags().Changed(name) {
 				return o, fmt.Errorf("--%s is for --method gptq", name)
 			}
