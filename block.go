@@ -125,6 +125,13 @@ func (r *blockRun) runFull(ctx context.Context) error {
 		pending = pending || r.pending(s)
 	}
 	folds := r.job.folds[r.block.Index].any() && pending
+	if folds {
+		done, err := r.refoldScales()
+		if err != nil {
+			return err
+		}
+		folds = !done
+	}
 	collectors := make([]*quant.Collector, len(stages))
 	for s := range stages {
 		if folds || r.pending(s) {
@@ -201,9 +208,12 @@ func (r *blockRun) layer(ctx context.Context, linear int, cal *quant.Calibration
 func (r *blockRun) runStaged(ctx context.Context) error {
 	if r.job.folds[r.block.Index].any() {
 		// Also where all is done: what was quantized is scaled back.
-		cals, err := r.observeForFolding(ctx)
-		if err == nil {
-			err = r.foldScales(ctx, cals)
+		done, err := r.refoldScales()
+		if err == nil && !done {
+			var cals []*quant.Calibration
+			if cals, err = r.observeForFolding(ctx); err == nil {
+				err = r.foldScales(ctx, cals)
+			}
 		}
 		if err != nil {
 			return err

@@ -2,6 +2,7 @@ package lowbit
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"math"
@@ -47,14 +48,60 @@ func (r *blockRun) scalings(stage int, cal *quant.Calibration) []fold.Candidate 
 // adadim.ObjectiveRelative) among each layer's arms, in the geometric mean
 // over the layers that it changes: q, k and v lose by different orders of
 // magnitude, and none should be given up for another.
+//
+// What was chosen is kept for a resume, which has no use for cals then: see
+// refoldScales.
 func (r *blockRun) foldScales(ctx context.Context, cals []*quant.Calibration) error {
 	r.scales = fold.New(r.block)
+	var choices []fold.Choice
 	for stage, folds := range r.job.folds[r.block.Index].stages {
 		if !folds || cals[stage].Tokens == 0 {
 			continue
 		}
-		if err := r.foldStage(ctx, stage, cals); err != nil {
+		chosen, err := r.foldStage(ctx, stage, cals)
+		if err != nil {
 			return err
+		}
+		if chosen.Factors != nil {
+			choices = append(choices, fold.Choice{Stage: stage, Candidate: chosen})
+		}
+	}
+	data, err := json.Marshal(choices)
+	if err != nil {
+		return err
+	}
+	if err := r.job.out.Note(r.foldNote(), data); err != nil {
+		return err
+	}
+	return r.putScales(choices)
+}
+
+func (r *blockRun) foldNote() string { return fmt.Sprintf("fold-%d", r.block.Index) }
+
+// refoldScales takes the scales that the run that is resumed has chosen; done is
+// false if it had not got that far.
+func (r *blockRun) refoldScales() (done bool, err error) {
+	data, ok := r.job.out.Noted(r.foldNote())
+	if !ok {
+		return false, nil
+	}
+	var choices []fold.Choice
+	r.scales = fold.New(r.block)
+	if err = json.Unmarshal(data, &choices); err == nil {
+		err = r.scales.Apply(choices, r.round)
+	}
+	if err != nil {
+		return false, fmt.Errorf("block %d: scales kept by the interrupted run: %w", r.block.Index, err)
+	}
+	return true, r.putScales(choices)
+}
+
+// putScales notes the scales in the plans of the layers and gives the writer
+// what they change.
+func (r *blockRun) putScales(choices []fold.Choice) error {
+	for _, c := range choices {
+		for _, i := range r.block.Stages[c.Stage].Linears {
+			r.planOf(i).folded = c.Note
 		}
 	}
 	stored := r.scales.Stored()
@@ -66,16 +113,17 @@ func (r *blockRun) foldScales(ctx context.Context, cals []*quant.Calibration) er
 	return nil
 }
 
-func (r *blockRun) foldStage(ctx context.Context, stage int, cals []*quant.Calibration) error {
+// foldStage sets and returns the choice for a stage, one without factors if
+// none is worth it.
+func (r *blockRun) foldStage(ctx context.Context, stage int, cals []*quant.Calibration) (chosen fold.Candidate, err error) {
 	errs, err := r.newFoldErrors(ctx, stage, cals)
 	if err != nil {
-		return err
+		return chosen, err
 	}
 	least, err := errs.mean(ctx)
 	if err != nil {
-		return err
+		return chosen, err
 	}
-	var chosen fold.Candidate
 	if quant.NeedsCalibration(r.job.set.method) {
 		least -= worthFolding
 	}
@@ -85,17 +133,14 @@ func (r *blockRun) foldStage(ctx context.Context, stage int, cals []*quant.Calib
 		}
 		e, err := errs.mean(ctx)
 		if err != nil {
-			return err
+			return chosen, err
 		}
 		if e < least {
 			least, chosen = e, s
 		}
 	}
 	r.scales.Set(stage, chosen.Factors, r.round)
-	for _, i := range r.block.Stages[stage].Linears {
-		r.planOf(i).folded = chosen.Note
-	}
-	return nil
+	return chosen, nil
 }
 
 // round rounds to the type in which the source has a tensor.

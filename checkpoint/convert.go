@@ -12,7 +12,10 @@ import (
 
 // Convert rewrites a quantized model in another format without changing a
 // code, scale or zero-point. Out, Source and Format of the options are
-// required; Layers, Direct and Resume are ignored. It fails with an error
+// required; Layers and Direct are ignored. Resume goes on where a conversion
+// was interrupted, with little to go on with: what counts is that a partial
+// folder is no obstacle, and that the error wraps ErrComplete where the result
+// is complete already. It fails with an error
 // that wraps ErrUnsupported, before anything is written, if the format cannot
 // hold every layer. Format dense holds also those that no quant.Weight does
 // (layout.ErrNotWeight), and takes models in which nothing is quantized: what
@@ -20,7 +23,7 @@ import (
 // safetensors files.
 func Convert(ctx context.Context, o WriterOptions) error {
 	o.Layers = o.Source.Layers()
-	o.Direct, o.Resume = true, false
+	o.Direct = true
 	_, toDense := o.Format.(dense.Format)
 	if len(o.Layers) == 0 && toDense {
 		return convertDense(ctx, o)
@@ -64,6 +67,9 @@ func convertPacked(ctx context.Context, o WriterOptions) error {
 	}
 	err = parallel.For(ctx, o.Workers, len(o.Layers), func(i int) error {
 		name := o.Layers[i].Name
+		if w.Done(name) {
+			return nil
+		}
 		q, err := o.Source.Weight(name)
 		if err != nil {
 			return err

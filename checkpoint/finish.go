@@ -164,7 +164,7 @@ func (w *Writer) finish(ctx context.Context) error {
 	}
 	result := filepath.Join(w.partial, resultName)
 	if w.direct == nil {
-		if err := os.RemoveAll(result); err != nil {
+		if err := w.disk.RemoveAll(result); err != nil {
 			return err
 		}
 	}
@@ -174,7 +174,7 @@ func (w *Writer) finish(ctx context.Context) error {
 		err = w.assemble(ctx, result, layers)
 	}
 	if err != nil {
-		return errors.Join(err, os.RemoveAll(result))
+		return errors.Join(err, w.disk.RemoveAll(result))
 	}
 	return w.publish(result)
 }
@@ -386,7 +386,7 @@ func (w *Writer) publish(result string) error {
 	w.closed = true
 	w.mu.Unlock()
 	// What cannot be removed now is recognized by a resume.
-	_ = w.removePartial()
+	_ = w.removePartial(true)
 	_ = w.lock.Close()
 	return nil
 }

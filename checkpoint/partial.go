@@ -58,7 +58,7 @@ func (w *Writer) writeState(s partialState) error {
 
 // openPartial makes the partial folder, or takes over an interrupted one.
 func (w *Writer) openPartial() error {
-	if err := os.MkdirAll(filepath.Dir(w.partial), 0o777); err != nil {
+	if err := w.disk.MkdirAll(filepath.Dir(w.partial), 0o777); err != nil {
 		return err
 	}
 	err := w.disk.Mkdir(w.partial, 0o777)
@@ -82,7 +82,10 @@ func (w *Writer) openPartial() error {
 	if !fresh {
 		return nil
 	}
-	err = os.MkdirAll(filepath.Join(w.partial, spoolFolder), 0o777)
+	err = w.disk.Remove(w.o.Out + markSuffix) // of a result that is gone
+	if err == nil {
+		err = w.disk.MkdirAll(filepath.Join(w.partial, spoolFolder), 0o777)
+	}
 	if err == nil {
 		err = w.writeState(w.journal)
 	}
@@ -122,11 +125,15 @@ func (w *Writer) readState() (*partialState, error) {
 	if err != nil {
 		return nil, err
 	}
+	if !json.Valid(data) && w.onlyBegun() == nil {
+		return nil, nil
+	}
+	return parseState(path, data)
+}
+
+func parseState(path string, data []byte) (*partialState, error) {
 	var s partialState
 	if err := json.Unmarshal(data, &s); err != nil {
-		if w.onlyBegun() == nil {
-			return nil, nil
-		}
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	if s.Version != stateVersion {
@@ -169,19 +176,22 @@ func (w *Writer) resume() (fresh bool, err error) {
 	if err := w.sameRun(state); err != nil {
 		return false, err
 	}
-	if err := os.RemoveAll(filepath.Join(w.partial, resultName)); err != nil {
+	if err := w.disk.RemoveAll(filepath.Join(w.partial, resultName)); err != nil {
 		return false, err
 	}
 	if w.o.Direct {
 		return true, nil
 	}
-	if err := os.MkdirAll(filepath.Join(w.partial, spoolFolder), 0o777); err != nil {
+	if err := w.disk.MkdirAll(filepath.Join(w.partial, spoolFolder), 0o777); err != nil {
 		return false, err
 	}
 	for name := range w.layers {
 		if err := w.resumeLayer(name); err != nil {
 			return false, err
 		}
+	}
+	if err := w.resumeNotes(); err != nil {
+		return false, err
 	}
 	if err := w.resumeDense(); err != nil {
 		return false, err
@@ -242,7 +252,7 @@ func (w *Writer) resumeLayer(name string) error {
 // setAside moves what cannot be used out of the way.
 func (w *Writer) setAside(path string, why error) error {
 	folder := filepath.Join(w.partial, asideFolder)
-	if err := os.MkdirAll(folder, 0o777); err != nil {
+	if err := w.disk.MkdirAll(folder, 0o777); err != nil {
 		return err
 	}
 	to, err := os.MkdirTemp(folder, "")
@@ -262,14 +272,20 @@ func (w *Writer) setAllAside() error {
 		if s == done {
 			w.state[name] = pending
 			delete(w.reports, name)
-			if err := os.RemoveAll(w.spoolPath(name)); err != nil {
+			if err := w.disk.RemoveAll(w.spoolPath(name)); err != nil {
 				return err
 			}
 		}
 	}
+	for name := range w.notes {
+		delete(w.notes, name)
+		if err := w.disk.RemoveAll(w.notePath(name)); err != nil {
+			return err
+		}
+	}
 	for name := range w.changed {
 		delete(w.changed, name)
-		if err := os.RemoveAll(w.densePath(name)); err != nil {
+		if err := w.disk.RemoveAll(w.densePath(name)); err != nil {
 			return err
 		}
 	}
@@ -277,24 +293,18 @@ func (w *Writer) setAllAside() error {
 }
 
 // published looks whether the output that exists is the result of the
-// interrupted run, and if so removes the partial folder. It returns exists if
-// it is not.
+// interrupted run, and if so removes what is left of its partial folder. It
+// returns exists if it is not.
 func (w *Writer) published(exists error) error {
-	if _, err := os.Lstat(w.partial); err != nil {
-		return exists
+	state, lock, err := w.leftOver()
+	if lock != nil {
+		defer lock.Close()
 	}
-	lock, err := w.takeLock()
-	if err != nil {
-		return err
+	if err == nil && state == nil && lock != nil {
+		err = w.removePartial(false) // nothing is in it
 	}
-	defer lock.Close()
-	state, err := w.readState()
-	if err != nil {
+	if err != nil || state == nil {
 		return errors.Join(exists, err)
-	}
-	if state == nil {
-		// Too little is left to tell which run that was.
-		return errors.Join(exists, w.removePartial())
 	}
 	info, err := os.Lstat(w.o.Out)
 	if err != nil {
@@ -307,10 +317,37 @@ func (w *Writer) published(exists error) error {
 	if err := w.sameRun(state); err != nil {
 		return err
 	}
-	if err := w.removePartial(); err != nil {
+	if err := w.removePartial(true); err != nil {
 		return err
 	}
 	return fmt.Errorf("%s: %w", w.o.Out, ErrComplete)
+}
+
+// leftOver reads what is left of the run whose output exists: its partial
+// folder, then locked, or the file that the folder leaves; nil if it is neither.
+func (w *Writer) leftOver() (*partialState, *os.File, error) {
+	var lock *os.File
+	if _, err := os.Lstat(w.partial); err == nil {
+		lock, err = w.takeLock()
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // not there: removed just now
+			return nil, nil, err
+		}
+		if err == nil {
+			if state, err := w.readState(); state != nil || err != nil {
+				return state, lock, err
+			}
+		}
+	}
+	mark := w.o.Out + markSuffix
+	data, err := readSmall(mark)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, lock, nil
+	}
+	if err != nil {
+		return nil, lock, err
+	}
+	state, err := parseState(mark, data)
+	return state, lock, err
 }
 
 // resultID tells a complete result from what others may put at its place.
@@ -322,19 +359,34 @@ func resultID(info fs.FileInfo) string {
 }
 
 // removePartial removes the partial folder, what says of which run it is last.
-func (w *Writer) removePartial() error {
+// If the result has its name, that outlives even the folder: a folder and the
+// file in it cannot go at once, and a stop in between must not lead to a run
+// that is complete and refused.
+func (w *Writer) removePartial(published bool) error {
 	entries, err := os.ReadDir(w.partial)
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	for _, e := range entries {
 		if e.Name() != stateFile {
-			if err := os.RemoveAll(filepath.Join(w.partial, e.Name())); err != nil {
+			if err := w.disk.RemoveAll(filepath.Join(w.partial, e.Name())); err != nil {
 				return err
 			}
 		}
 	}
-	return os.RemoveAll(w.partial)
+	state, mark := filepath.Join(w.partial, stateFile), w.o.Out+markSuffix
+	if published {
+		err = w.disk.Rename(state, mark)
+	} else {
+		err = w.disk.Remove(state)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := w.disk.RemoveAll(w.partial); err != nil || !published {
+		return err
+	}
+	return w.disk.Remove(mark)
 }
 
 // differences names the top-level keys in which two JSON objects differ.

@@ -35,6 +35,10 @@ var ErrComplete = errors.New("is complete already")
 // is made.
 const PartialSuffix = ".partial"
 
+// markSuffix is appended to the output's name for what remains of that folder
+// until it is gone: its state.json.
+const markSuffix = PartialSuffix + ".done"
+
 // WriterOptions configures a Writer. Out, Source, Format and Layers are
 // required.
 type WriterOptions struct {
@@ -108,6 +112,7 @@ type Writer struct {
 	state   map[string]layerState
 	reports map[string]json.RawMessage
 	changed map[string][]float32 // what PutDense was given, by tensor
+	notes   map[string][]byte    // what Note was given
 	closed  bool
 	damaged []error
 
@@ -148,7 +153,7 @@ func Create(o WriterOptions) (*Writer, error) {
 	}
 	w := &Writer{
 		o: o, partial: o.Out + PartialSuffix, folder: folder, file: file, layers: map[string]layout.Layer{},
-		state: map[string]layerState{}, reports: map[string]json.RawMessage{}, changed: map[string][]float32{}, disk: o.disk,
+		state: map[string]layerState{}, reports: map[string]json.RawMessage{}, changed: map[string][]float32{}, notes: map[string][]byte{}, disk: o.disk,
 	}
 	if _, ok := o.Format.(dense.Format); ok && len(o.Parts) > 0 {
 		w.stacks = parts.Stacks(storedParts(o.Parts))
@@ -338,7 +343,7 @@ func (w *Writer) Close() error {
 	}
 	var err error
 	if !keep || w.o.Direct {
-		err = os.RemoveAll(w.partial)
+		err = w.removePartial(false)
 	}
 	return errors.Join(err, w.lock.Close())
 }
