@@ -162,6 +162,9 @@ func Create(o WriterOptions) (*Writer, error) {
 	if err := w.describeLayers(); err != nil {
 		return nil, err
 	}
+	if err := w.checkResult(); err != nil {
+		return nil, err
+	}
 	if err := w.describeRun(); err != nil {
 		return nil, err
 	}
