@@ -35,7 +35,7 @@ func (j *job) runDirect(ctx context.Context) error {
 			done := j.out.Done(p.name) // by the run that is resumed
 			if !done {
 				if err := j.layers.Round(ctx, q, p.name+layout.WeightSuffix, max(1, workers/lanes)); err != nil {
-					return err
+					return outOfRange(p.name, err)
 				}
 			}
 			r.Arm, r.Scheme = p.arms[0].String(), s

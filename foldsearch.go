@@ -3,6 +3,7 @@ package lowbit
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -205,6 +206,9 @@ func split(arms []adadim.Arm) (oc, ic []adadim.Arm) {
 // in the mean over the layers.
 func (e *foldErrors) mean(ctx context.Context) (float64, error) {
 	const tiny = 1e-30 // a layer without inputs has no error
+	if l := e.r.block.Stages[e.stage].Fold.Before; l >= 0 && beyond(e.r.scales.Weight(l, e.r.block.Linear(l).Weight)) {
+		return math.Inf(1), nil
+	}
 	var logs []float64
 	cal := e.r.scaled(e.stage, e.cal)
 	for _, l := range e.r.block.Stages[e.stage].Linears {
@@ -247,6 +251,9 @@ func (e *foldErrors) least(ctx context.Context, linear int, arms []adadim.Arm, c
 	}
 	p := e.r.planOf(linear)
 	_, d, err := q.Choose(ctx, adadim.Layer{Weight: w, Calibration: cal}, p.scheme)
+	if errors.Is(err, quant.ErrScaleRange) {
+		return math.Inf(1), nil
+	}
 	if err != nil {
 		return 0, fmt.Errorf("%s: %w", p.name, err)
 	}

@@ -8,10 +8,12 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/golowbit/lowbit/checkpoint/formats/dense"
 	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/gguf"
 	"github.com/golowbit/lowbit/quant"
+	"github.com/golowbit/lowbit/safetensors"
 )
 
 // embeddedCopy copies the embedded model and sets elements of its tensors.
@@ -93,4 +95,58 @@ func TestGGUFHeaderNumbers(t *testing.T) {
 		require.True(t, strings.Contains(err.Error(), "GGUF cannot say"), err)
 		require.Empty(t, sortedNames(t, filepath.Dir(out)))
 	}
+}
+
+// TestNamesTaken: a tensor of the source under a name that the format needs is
+// found before anything is made, for every format.
+func TestNamesTaken(t *testing.T) {
+	const name = "model.layers.0.self_attn.q_proj"
+	src := openModel(t, embeddedCopy(t, nil))
+	m, err := src.Matrix(name + ".weight")
+	require.NoError(t, err)
+	for _, format := range Formats() {
+		f, ok := format.(layout.Folder)
+		if !ok || f.Name() == (dense.Format{}).Name() {
+			continue // it has one name, the layer's own
+		}
+		l := layout.Layer{Name: name, Out: m.Rows, In: m.Cols, Scheme: quant.Scheme{Bits: 4, GroupSize: 64, Symmetric: true}}
+		specs, err := f.Plan(l)
+		require.NoError(t, err)
+		taken := specs[len(specs)-1].Name
+		dir := filepath.Join(t.TempDir(), "taken")
+		require.NoError(t, os.CopyFS(dir, os.DirFS(src.Path())))
+		withTensor(t, dir, taken)
+		for _, direct := range []bool{false, true} {
+			out := filepath.Join(t.TempDir(), "out")
+			_, err := Create(WriterOptions{Out: out, Source: openModel(t, dir), Format: f, Layers: []layout.Layer{l}, Direct: direct})
+			require.ErrorIs(t, err, safetensors.ErrInvalid, f.Name())
+			require.ErrorContains(t, err, taken)
+			require.Empty(t, sortedNames(t, filepath.Dir(out)))
+		}
+	}
+}
+
+// withTensor adds a tensor of one element to a folder's one safetensors file.
+func withTensor(t *testing.T, dir, name string) {
+	t.Helper()
+	f, err := safetensors.OpenFolder(dir)
+	require.NoError(t, err)
+	plan := []safetensors.TensorInfo{{Name: name, DType: safetensors.F32, Shape: []int{1}}}
+	for _, old := range f.Names() {
+		info, _ := f.Info(old)
+		plan = append(plan, safetensors.TensorInfo{Name: old, DType: info.DType, Shape: info.Shape})
+	}
+	made := t.TempDir()
+	w, err := safetensors.NewWriter(made, plan, safetensors.Options{})
+	require.NoError(t, err)
+	defer w.Abort()
+	require.NoError(t, w.WriteTensor(name, make([]byte, 4)))
+	for _, info := range plan[1:] {
+		r, err := f.Section(info.Name)
+		require.NoError(t, err)
+		require.NoError(t, w.WriteFrom(info.Name, r))
+	}
+	require.NoError(t, w.Close())
+	require.NoError(t, f.Close())
+	require.NoError(t, os.Rename(filepath.Join(made, "model.safetensors"), filepath.Join(dir, "model.safetensors")))
 }
