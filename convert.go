@@ -44,8 +44,13 @@ func Convert(ctx context.Context, o ConvertOptions) error {
 	if err != nil {
 		return err
 	}
+	warn := func(text string) {
+		if o.Events != nil {
+			o.Events(Event{Kind: EventWarning, Message: text})
+		}
+	}
 	err = checkpoint.Convert(ctx, checkpoint.WriterOptions{
-		Out: o.Output, Resume: o.Resume, Fingerprint: fingerprint, Source: src, Parts: convertedParts(src), Format: o.Format, MaxShardBytes: o.MaxShardBytes, Workers: o.Workers,
+		Out: o.Output, Resume: o.Resume, Warn: warn, Fingerprint: fingerprint, Source: src, Parts: convertedParts(src), Format: o.Format, MaxShardBytes: o.MaxShardBytes, Workers: o.Workers,
 		Progress: func(done, total int64) {
 			if o.Events != nil {
 				o.Events(Event{Kind: EventWrite, Done: int(done), Total: int(total)})

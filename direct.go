@@ -42,7 +42,7 @@ func (j *job) runDirect(ctx context.Context) error {
 			r.Bits = float64(q.StorageBits()) / float64(p.out*p.in)
 			if !done {
 				if err := j.out.Put(p.name, q, nil); err != nil {
-					return err
+					return outOfRange(p.name, err)
 				}
 			}
 		}

@@ -74,7 +74,7 @@ func (e *rangeError) Unwrap() error { return e.err }
 
 // outOfRange wraps an error about a layer if it is one of range.
 func outOfRange(layer string, err error) error {
-	if errors.Is(err, quant.ErrScaleRange) {
+	if errors.Is(err, quant.ErrScaleRange) || errors.Is(err, safetensors.ErrRange) {
 		return &rangeError{layer, err}
 	}
 	return err

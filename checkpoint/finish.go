@@ -73,6 +73,9 @@ func (w *Writer) layOut(layers []layout.Layer) (*plannedFile, []safetensors.Tens
 			return false
 		}
 		if _, there := p.stacked[s.Name]; !there {
+			if w.o.wide[s.Name] {
+				t = safetensors.F32
+			}
 			spec := s.Spec(t)
 			p.stacks, p.stacked[s.Name] = append(p.stacks, s), spec
 			plan = append(plan, spec)
@@ -330,7 +333,7 @@ func (w *Writer) putBack(p *plannedFile, origin overlay, s *parts.Stack) error {
 		return q.Dequantize().Data, nil
 	})
 	if err != nil {
-		return err
+		return outOfRange(s.Name, err)
 	}
 	if err := p.out.WriteTensor(s.Name, data); err != nil {
 		return err

@@ -3,6 +3,7 @@ package checkpoint
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -10,6 +11,7 @@ import (
 
 	"github.com/golowbit/lowbit/checkpoint/formats/dense"
 	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel"
+	"github.com/golowbit/lowbit/checkpoint/formats/native"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/gguf"
 	"github.com/golowbit/lowbit/quant"
@@ -149,4 +151,55 @@ func withTensor(t *testing.T, dir, name string) {
 	require.NoError(t, w.Close())
 	require.NoError(t, f.Close())
 	require.NoError(t, os.Rename(filepath.Join(made, "model.safetensors"), filepath.Join(dir, "model.safetensors")))
+}
+
+// TestConvertBeyondHalf: a layer whose weights no half float holds is stored as
+// F32 by format dense, with a warning, and the others as they were.
+func TestConvertBeyondHalf(t *testing.T) {
+	source := writeModel(t, safetensors.F16)
+	config, err := os.ReadFile(filepath.Join(source, "config.json"))
+	require.NoError(t, err)
+	parsed, err := layout.ParseObject(config)
+	require.NoError(t, err)
+	parsed.Remove("dtype")
+	parsed.Set("torch_dtype", []byte(`"float16"`))
+	require.NoError(t, os.WriteFile(filepath.Join(source, "config.json"), parsed.Bytes(), 0o666))
+	weights := testWeights()
+	large := testLinears[2].name
+	q := weights[large]
+	q.Scales[0], q.Zeros[0] = 65504, 0
+	q.SetLine(0, slices.Repeat([]uint8{3}, q.LineLen()))
+	made := filepath.Join(t.TempDir(), "made")
+	w, err := Create(WriterOptions{Out: made, Source: openModel(t, source), Format: native.Format{}, Layers: layerNames()})
+	require.NoError(t, err)
+	putAll(t, w, weights)
+	require.NoError(t, w.Finish(t.Context()))
+
+	var warnings []string
+	out := filepath.Join(t.TempDir(), "out")
+	o := WriterOptions{Out: out, Source: openModel(t, made), Format: dense.Format{}, Warn: func(s string) { warnings = append(warnings, s) }}
+	require.NoError(t, Convert(t.Context(), o))
+	require.Len(t, warnings, 1)
+	require.Contains(t, warnings[0], large+" is stored as F32")
+	m := openModel(t, out)
+	for _, l := range testLinears {
+		d, _ := m.DType(l.name + ".weight")
+		require.Equal(t, map[bool]safetensors.DType{true: safetensors.F32, false: safetensors.F16}[l.name == large], d)
+	}
+	got, err := m.Matrix(large + ".weight")
+	require.NoError(t, err)
+	require.Equal(t, q.Dequantize().Data, got.Data)
+
+	// The same of models whose layers are no quant.Weight.
+	back, err := o.Source.dequantized(nil)
+	require.NoError(t, err)
+	_, err = back.Matrix(large + ".weight")
+	var r *rangeError
+	require.ErrorAs(t, err, &r)
+	require.Equal(t, large, r.name)
+	back, err = o.Source.dequantized(map[string]bool{large: true})
+	require.NoError(t, err)
+	got, err = back.Matrix(large + ".weight")
+	require.NoError(t, err)
+	require.Equal(t, q.Dequantize().Data, got.Data)
 }

@@ -83,8 +83,13 @@ type WriterOptions struct {
 	// been written: during Finish, and with Direct also during Put. Calls do
 	// not overlap.
 	Progress func(done, total int64)
+	// Warn, if set, is told what Convert had to store in another way.
+	Warn func(message string)
 
 	disk disk.FS // tests let it fail
+	// wide are the layers, and tensors with layers in them, that format dense
+	// stores as F32 because their type cannot hold them.
+	wide map[string]bool
 }
 
 // Writer makes a model from a source and quantized layers. All work happens
@@ -216,6 +221,9 @@ func (w *Writer) describeLayers() error {
 			return fmt.Errorf("layer %q is listed twice", l.Name)
 		}
 		l.DType, _ = src.DType(l.Name + layout.WeightSuffix)
+		if w.o.wide[l.Name] {
+			l.DType = safetensors.F32
+		}
 		l.Bias = src.Has(l.Name + biasSuffix)
 		if w.o.Direct {
 			if err := w.o.Format.Check(l); err != nil {
