@@ -10,6 +10,7 @@ import (
 
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 )
@@ -79,4 +80,30 @@ func TestNotFiniteEarly(t *testing.T) {
 	o.Events = func(e Event) { require.NotEqual(t, EventLayer, e.Kind) }
 	_, err := Quantize(t.Context(), o)
 	require.ErrorContains(t, err, `tensor "model.layers.3.mlp.down_proj.weight": element 7 is NaN`)
+}
+
+// TestLargestGroups: the largest group size that there is goes through every
+// format that takes it, and comes back; a larger one is refused before any work.
+func TestLargestGroups(t *testing.T) {
+	for _, f := range checkpoint.Formats() {
+		o := Options{
+			Model: embedded, Output: filepath.Join(t.TempDir(), "out"), Format: f,
+			Method: quant.RTN{}, Bits: 4, GroupSize: math.MaxInt32, Axis: AxisOC, Symmetric: new(true),
+		}
+		_, err := Quantize(t.Context(), o)
+		if err != nil {
+			require.ErrorIs(t, err, layout.ErrUnsupported, f.Name())
+		} else {
+			m, err := checkpoint.Open(o.Output)
+			require.NoError(t, err, f.Name())
+			for _, l := range m.Layers() {
+				_, err := m.Matrix(l.Name + ".weight")
+				require.NoError(t, err, f.Name())
+			}
+			require.NoError(t, m.Close())
+		}
+		o.GroupSize, o.Output = math.MaxInt32+1, o.Output+"2"
+		_, err = Resolve(o)
+		require.ErrorIs(t, err, ErrOptions)
+	}
 }

@@ -1,6 +1,7 @@
 package checkpoint
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,6 +14,7 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel"
 	"github.com/golowbit/lowbit/checkpoint/formats/native"
 	"github.com/golowbit/lowbit/checkpoint/layout"
+	"github.com/golowbit/lowbit/internal/decoder/arch"
 	"github.com/golowbit/lowbit/internal/gguf"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
@@ -202,4 +204,53 @@ func TestConvertBeyondHalf(t *testing.T) {
 	got, err = back.Matrix(large + ".weight")
 	require.NoError(t, err)
 	require.Equal(t, q.Dequantize().Data, got.Data)
+}
+
+// TestGGUFExperts: experts of a block are one tensor in GGUF, so that one alone
+// cannot stay dense; that is said before anything is made.
+func TestGGUFExperts(t *testing.T) {
+	dir := embeddedCopy(t, nil)
+	config := []byte(`{"architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "vocab_size": 4096, "hidden_size": 32,
+		"intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2, "num_local_experts": 2,
+		"num_experts_per_tok": 1, "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "hidden_act": "silu", "tie_word_embeddings": false}`)
+	embedded, err := os.ReadFile(filepath.Join(dir, "config.json"))
+	require.NoError(t, err)
+	o, err := layout.ParseObject(embedded)
+	require.NoError(t, err)
+	vocab, ok := o.Get("vocab_size")
+	require.True(t, ok)
+	config = bytes.Replace(config, []byte("4096"), vocab, 1)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "config.json"), config, 0o666))
+	m, err := arch.ParseConfig(config)
+	require.NoError(t, err)
+	var plan []safetensors.TensorInfo
+	for _, s := range m.Tensors() {
+		plan = append(plan, safetensors.TensorInfo{Name: s.Name, DType: safetensors.BF16, Shape: s.Shape})
+	}
+	require.NoError(t, os.Remove(filepath.Join(dir, "model.safetensors")))
+	w, err := safetensors.NewWriter(dir, plan, safetensors.Options{})
+	require.NoError(t, err)
+	for _, s := range plan {
+		require.NoError(t, w.WriteFloat32(s.Name, make([]float32, s.Elements())))
+	}
+	require.NoError(t, w.Close())
+	src := openModel(t, dir)
+	var layers []layout.Layer
+	for _, l := range m.Linears() {
+		if strings.Contains(l.Name, "experts") {
+			layers = append(layers, layout.Layer{Name: l.Name, Out: l.Out, In: l.In, Scheme: faultScheme})
+		}
+	}
+	require.Len(t, layers, 6)
+	out := filepath.Join(t.TempDir(), "out.gguf")
+	for _, missing := range []int{0, 5} {
+		some := slices.Delete(slices.Clone(layers), missing, missing+1)
+		_, err := Create(WriterOptions{Out: out, Source: src, Format: ggufmodel.Format{}, Layers: some})
+		require.ErrorIs(t, err, layout.ErrUnsupported)
+		require.ErrorContains(t, err, "all experts of a block")
+		require.Empty(t, sortedNames(t, filepath.Dir(out)))
+	}
+	all, err := Create(WriterOptions{Out: out, Source: src, Format: ggufmodel.Format{}, Layers: layers})
+	require.NoError(t, err)
+	require.NoError(t, all.Close())
 }

@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"github.com/golowbit/lowbit/checkpoint/formats/dense"
+	"github.com/golowbit/lowbit/checkpoint/formats/native"
 	"github.com/golowbit/lowbit/checkpoint/internal/parts"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/disk"
@@ -228,6 +229,11 @@ func (w *Writer) describeLayers() error {
 		if w.o.Direct {
 			if err := w.o.Format.Check(l); err != nil {
 				return fmt.Errorf("format %s: layer %s: %w", w.o.Format.Name(), l.Name, err)
+			}
+		}
+		if !w.o.Direct && l.Scheme.Bits > 0 {
+			if err := (native.Format{}).Check(l); err != nil {
+				return fmt.Errorf("layer %s: finished layers are kept in format lowbit: %w", l.Name, err)
 			}
 		}
 		w.layers[l.Name] = l
