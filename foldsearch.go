@@ -12,6 +12,7 @@ import (
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/internal/fold"
 	"github.com/golowbit/lowbit/internal/program"
+	"github.com/golowbit/lowbit/internal/ranges"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 	"github.com/golowbit/lowbit/tensor"
@@ -206,7 +207,7 @@ func split(arms []adadim.Arm) (oc, ic []adadim.Arm) {
 // in the mean over the layers.
 func (e *foldErrors) mean(ctx context.Context) (float64, error) {
 	const tiny = 1e-30 // a layer without inputs has no error
-	if l := e.r.block.Stages[e.stage].Fold.Before; l >= 0 && beyond(e.r.scales.Weight(l, e.r.block.Linear(l).Weight)) {
+	if l := e.r.block.Stages[e.stage].Fold.Before; l >= 0 && ranges.Beyond(e.r.scales.Weight(l, e.r.block.Linear(l).Weight)) {
 		return math.Inf(1), nil
 	}
 	var logs []float64

@@ -1,16 +1,12 @@
 package checkpoint
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"reflect"
-	"slices"
-	"strings"
 
 	"github.com/golowbit/lowbit/checkpoint/internal/inputs"
 	"github.com/golowbit/lowbit/internal/disk"
@@ -208,14 +204,14 @@ func (w *Writer) sameRun(s *partialState) error {
 	if s.Direct != w.journal.Direct {
 		return fmt.Errorf("%s: %w: started with other options: layers were written directly: %v, now: %v", w.partial, ErrResume, s.Direct, w.journal.Direct)
 	}
-	diff, err := differences(s.Fingerprint, w.o.Fingerprint)
+	diff, err := inputs.Differences(s.Fingerprint, w.o.Fingerprint)
 	if err != nil {
 		return fmt.Errorf("%s: %w", filepath.Join(w.partial, stateFile), err)
 	}
 	if diff != "" {
 		return fmt.Errorf("%s: %w: started with other options: %s", w.partial, ErrResume, diff)
 	}
-	if diff, err = differences(s.Config, w.journal.Config); err != nil {
+	if diff, err = inputs.Differences(s.Config, w.journal.Config); err != nil {
 		return fmt.Errorf("%s: %w", filepath.Join(w.partial, stateFile), err)
 	}
 	if diff != "" {
@@ -226,7 +222,7 @@ func (w *Writer) sameRun(s *partialState) error {
 		return err
 	}
 	if len(other) > 0 {
-		return fmt.Errorf("%s: %w: started from other files: %s", w.partial, ErrResume, joinSome(other))
+		return fmt.Errorf("%s: %w: started from other files: %s", w.partial, ErrResume, inputs.Some(other))
 	}
 	return nil
 }
@@ -387,58 +383,4 @@ func (w *Writer) removePartial(published bool) error {
 		return err
 	}
 	return w.disk.Remove(mark)
-}
-
-// differences names the top-level keys in which two JSON objects differ.
-func differences(a, b json.RawMessage) (string, error) {
-	var x, y map[string]any
-	for _, v := range []struct {
-		data json.RawMessage
-		to   *map[string]any
-	}{{a, &x}, {b, &y}} {
-		dec := json.NewDecoder(bytes.NewReader(v.data))
-		dec.UseNumber()
-		if err := dec.Decode(v.to); err != nil {
-			return "", err
-		}
-	}
-	keys := map[string]bool{}
-	for k := range x {
-		keys[k] = true
-	}
-	for k := range y {
-		keys[k] = true
-	}
-	var list []string
-	for k := range keys {
-		if !reflect.DeepEqual(x[k], y[k]) {
-			list = append(list, fmt.Sprintf("%s was %s, is %s", k, jsonText(x[k]), jsonText(y[k])))
-		}
-	}
-	return joinSome(list), nil
-}
-
-// joinSome lists the first few of many.
-func joinSome(list []string) string {
-	const most = 5
-	slices.Sort(list)
-	if len(list) > most {
-		list = append(list[:most], fmt.Sprintf("and %d more", len(list)-most))
-	}
-	return strings.Join(list, "; ")
-}
-
-func jsonText(v any) string {
-	if v == nil {
-		return "not set"
-	}
-	b, err := json.Marshal(v)
-	if err != nil {
-		return fmt.Sprint(v)
-	}
-	const most = 200
-	if len(b) > most {
-		return string(b[:most]) + "…"
-	}
-	return string(b)
 }
