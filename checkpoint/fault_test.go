@@ -71,7 +71,7 @@ func writeAll(names ...string) func(context.Context, WriterOptions) error {
 
 var faultScheme = quant.Scheme{Bits: 4, GroupSize: 32, Symmetric: true}
 
-var faults = flag.Bool("faults", false, "TestFaults disturbs every call for every format")
+var faults = flag.Bool("faults", false, "TestFaults disturbs every call, for every format")
 
 // faultRoutes are formats, each from layers that are kept and written directly
 // as far as they can be, and by Convert: a folder and a GGUF, or all.
