@@ -125,6 +125,13 @@ func (r *blockRun) runFull(ctx context.Context) error {
 		pending = pending || r.pending(s)
 	}
 	folds := r.job.folds[r.block.Index].any() && pending
+	if folds {
+		done, err := r.refoldScales()
+		if err != nil {
+			return err
+		}
+		folds = !done
+	}
 	collectors := make([]*quant.Collector, len(stages))
 	for s := range stages {
 		if folds || r.pending(s) {
@@ -201,9 +208,12 @@ func (r *blockRun) layer(ctx context.Context, linear int, cal *quant.Calibration
 func (r *blockRun) runStaged(ctx context.Context) error {
 	if r.job.folds[r.block.Index].any() {
 		// Also where all is done: what was quantized is scaled back.
-		cals, err := r.observeForFolding(ctx)
-		if err == nil {
-			err = r.foldScales(ctx, cals)
+		done, err := r.refoldScales()
+		if err == nil && !done {
+			var cals []*quant.Calibration
+			if cals, err = r.observeForFolding(ctx); err == nil {
+				err = r.foldScales(ctx, cals)
+			}
 		}
 		if err != nil {
 			return err
@@ -303,25 +313,29 @@ func decoderOf(src *checkpoint.Model) (*decoder.Model, error) {
 	return m, nil
 }
 
-// checkTypes refuses, before any work, linears of types that are not read, as
+// checkTypes refuses, before any work, tensors of types that are not read, as
 // those of models in 8-bit floats.
 func checkTypes(m *decoder.Model, src *checkpoint.Model) error {
-	for _, b := range m.Blocks {
-		for _, l := range b.Linears {
-			name := l.Stored().Weight
-			d, ok := src.DType(name)
-			if !ok || src.QuantizedWeight(name) || slices.Contains(layout.FloatTypes(), d) {
-				continue
-			}
-			scales := ""
-			for _, suffix := range []string{"_scale_inv", "_scale", "_packed"} {
-				if src.Has(name + suffix) {
-					scales = fmt.Sprintf("; %q beside it says that the model is quantized already, and config.json has no quantization_config: dequantize it first", name+suffix)
-					break
-				}
-			}
-			return fmt.Errorf("tensor %q: dtype %s, want one of %v%s", name, d, layout.FloatTypes(), scales)
+	var names []string
+	for _, l := range m.Linears() {
+		names = append(names, l.Stored().Weight)
+	}
+	for _, t := range m.Tensors() {
+		names = append(names, t.Name)
+	}
+	for _, name := range names {
+		d, ok := src.DType(name)
+		if !ok || src.QuantizedWeight(name) || slices.Contains(layout.FloatTypes(), d) {
+			continue
 		}
+		scales := ""
+		for _, suffix := range []string{"_scale_inv", "_scale", "_packed"} {
+			if src.Has(name + suffix) {
+				scales = fmt.Sprintf("; %q beside it says that the model is quantized already, and config.json has no quantization_config: dequantize it first", name+suffix)
+				break
+			}
+		}
+		return fmt.Errorf("tensor %q: dtype %s, want one of %v%s", name, d, layout.FloatTypes(), scales)
 	}
 	return nil
 }

@@ -2,6 +2,9 @@ package lowbit
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
 
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/checkpoint/layout"
@@ -17,6 +20,9 @@ type ConvertOptions struct {
 	Events  func(Event)
 	// MaxShardBytes is as in Options.
 	MaxShardBytes int64
+	// Resume takes over what an interrupted conversion to Output has left,
+	// also where only its removal was missing.
+	Resume bool
 }
 
 // Convert rewrites a quantized model in another format. No code, scale or
@@ -32,12 +38,27 @@ func Convert(ctx context.Context, o ConvertOptions) error {
 		return err
 	}
 	defer src.Close()
-	return checkpoint.Convert(ctx, checkpoint.WriterOptions{
-		Out: o.Output, Source: src, Parts: convertedParts(src), Format: o.Format, MaxShardBytes: o.MaxShardBytes, Workers: o.Workers,
+	fingerprint, err := json.Marshal(map[string]any{
+		"format": fmt.Sprintf("%s %+v", o.Format.Name(), o.Format), "max_shard_bytes": o.MaxShardBytes, "version": moduleVersion(),
+	})
+	if err != nil {
+		return err
+	}
+	warn := func(text string) {
+		if o.Events != nil {
+			o.Events(Event{Kind: EventWarning, Message: text})
+		}
+	}
+	err = checkpoint.Convert(ctx, checkpoint.WriterOptions{
+		Out: o.Output, Resume: o.Resume, Warn: warn, Fingerprint: fingerprint, Source: src, Parts: convertedParts(src), Format: o.Format, MaxShardBytes: o.MaxShardBytes, Workers: o.Workers,
 		Progress: func(done, total int64) {
 			if o.Events != nil {
 				o.Events(Event{Kind: EventWrite, Done: int(done), Total: int(total)})
 			}
 		},
 	})
+	if errors.Is(err, checkpoint.ErrComplete) {
+		return nil
+	}
+	return err
 }

@@ -35,14 +35,14 @@ func (j *job) runDirect(ctx context.Context) error {
 			done := j.out.Done(p.name) // by the run that is resumed
 			if !done {
 				if err := j.layers.Round(ctx, q, p.name+layout.WeightSuffix, max(1, workers/lanes)); err != nil {
-					return err
+					return outOfRange(p.name, err)
 				}
 			}
 			r.Arm, r.Scheme = p.arms[0].String(), s
 			r.Bits = float64(q.StorageBits()) / float64(p.out*p.in)
 			if !done {
 				if err := j.out.Put(p.name, q, nil); err != nil {
-					return err
+					return outOfRange(p.name, err)
 				}
 			}
 		}

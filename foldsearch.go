@@ -2,6 +2,8 @@ package lowbit
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -10,6 +12,7 @@ import (
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/internal/fold"
 	"github.com/golowbit/lowbit/internal/program"
+	"github.com/golowbit/lowbit/internal/ranges"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 	"github.com/golowbit/lowbit/tensor"
@@ -47,14 +50,60 @@ func (r *blockRun) scalings(stage int, cal *quant.Calibration) []fold.Candidate 
 // adadim.ObjectiveRelative) among each layer's arms, in the geometric mean
 // over the layers that it changes: q, k and v lose by different orders of
 // magnitude, and none should be given up for another.
+//
+// What was chosen is kept for a resume, which has no use for cals then: see
+// refoldScales.
 func (r *blockRun) foldScales(ctx context.Context, cals []*quant.Calibration) error {
 	r.scales = fold.New(r.block)
+	var choices []fold.Choice
 	for stage, folds := range r.job.folds[r.block.Index].stages {
 		if !folds || cals[stage].Tokens == 0 {
 			continue
 		}
-		if err := r.foldStage(ctx, stage, cals); err != nil {
+		chosen, err := r.foldStage(ctx, stage, cals)
+		if err != nil {
 			return err
+		}
+		if chosen.Factors != nil {
+			choices = append(choices, fold.Choice{Stage: stage, Candidate: chosen})
+		}
+	}
+	data, err := json.Marshal(choices)
+	if err != nil {
+		return err
+	}
+	if err := r.job.out.Note(r.foldNote(), data); err != nil {
+		return err
+	}
+	return r.putScales(choices)
+}
+
+func (r *blockRun) foldNote() string { return fmt.Sprintf("fold-%d", r.block.Index) }
+
+// refoldScales takes the scales that the run that is resumed has chosen; done is
+// false if it had not got that far.
+func (r *blockRun) refoldScales() (done bool, err error) {
+	data, ok := r.job.out.Noted(r.foldNote())
+	if !ok {
+		return false, nil
+	}
+	var choices []fold.Choice
+	r.scales = fold.New(r.block)
+	if err = json.Unmarshal(data, &choices); err == nil {
+		err = r.scales.Apply(choices, r.round)
+	}
+	if err != nil {
+		return false, fmt.Errorf("block %d: scales kept by the interrupted run: %w", r.block.Index, err)
+	}
+	return true, r.putScales(choices)
+}
+
+// putScales notes the scales in the plans of the layers and gives the writer
+// what they change.
+func (r *blockRun) putScales(choices []fold.Choice) error {
+	for _, c := range choices {
+		for _, i := range r.block.Stages[c.Stage].Linears {
+			r.planOf(i).folded = c.Note
 		}
 	}
 	stored := r.scales.Stored()
@@ -66,16 +115,17 @@ func (r *blockRun) foldScales(ctx context.Context, cals []*quant.Calibration) er
 	return nil
 }
 
-func (r *blockRun) foldStage(ctx context.Context, stage int, cals []*quant.Calibration) error {
+// foldStage sets and returns the choice for a stage, one without factors if
+// none is worth it.
+func (r *blockRun) foldStage(ctx context.Context, stage int, cals []*quant.Calibration) (chosen fold.Candidate, err error) {
 	errs, err := r.newFoldErrors(ctx, stage, cals)
 	if err != nil {
-		return err
+		return chosen, err
 	}
 	least, err := errs.mean(ctx)
 	if err != nil {
-		return err
+		return chosen, err
 	}
-	var chosen fold.Candidate
 	if quant.NeedsCalibration(r.job.set.method) {
 		least -= worthFolding
 	}
@@ -85,17 +135,14 @@ func (r *blockRun) foldStage(ctx context.Context, stage int, cals []*quant.Calib
 		}
 		e, err := errs.mean(ctx)
 		if err != nil {
-			return err
+			return chosen, err
 		}
 		if e < least {
 			least, chosen = e, s
 		}
 	}
 	r.scales.Set(stage, chosen.Factors, r.round)
-	for _, i := range r.block.Stages[stage].Linears {
-		r.planOf(i).folded = chosen.Note
-	}
-	return nil
+	return chosen, nil
 }
 
 // round rounds to the type in which the source has a tensor.
@@ -160,6 +207,9 @@ func split(arms []adadim.Arm) (oc, ic []adadim.Arm) {
 // in the mean over the layers.
 func (e *foldErrors) mean(ctx context.Context) (float64, error) {
 	const tiny = 1e-30 // a layer without inputs has no error
+	if l := e.r.block.Stages[e.stage].Fold.Before; l >= 0 && ranges.Beyond(e.r.scales.Weight(l, e.r.block.Linear(l).Weight)) {
+		return math.Inf(1), nil
+	}
 	var logs []float64
 	cal := e.r.scaled(e.stage, e.cal)
 	for _, l := range e.r.block.Stages[e.stage].Linears {
@@ -202,6 +252,9 @@ func (e *foldErrors) least(ctx context.Context, linear int, arms []adadim.Arm, c
 	}
 	p := e.r.planOf(linear)
 	_, d, err := q.Choose(ctx, adadim.Layer{Weight: w, Calibration: cal}, p.scheme)
+	if errors.Is(err, quant.ErrScaleRange) {
+		return math.Inf(1), nil
+	}
 	if err != nil {
 		return 0, fmt.Errorf("%s: %w", p.name, err)
 	}

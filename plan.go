@@ -272,7 +272,13 @@ func (s *settings) planLayer(l layout.Layer, arms []adadim.Arm) (*layerPlan, err
 		p.notes = append(p.notes, fmt.Sprintf("left dense: skip %q", r))
 		return p, nil
 	}
-	err := p.admit(s.format, arms, s.fit != FitOff)
+	if err := s.tooLarge[l.Name]; err != nil {
+		p.dense = true
+		p.notes = append(p.notes, "left dense: "+err.Error())
+		return p, nil
+	}
+	// Beside a layer that cannot be quantized, scales cannot be folded.
+	err := p.admit(s.format, arms, s.fit != FitOff || len(s.tooLarge) > 0)
 	if err == nil || s.fit != FitOn {
 		p.silent = s.fit != FitOn
 		return p, err

@@ -30,24 +30,48 @@ import (
 // there. The output appears under its name only when it is complete.
 func Quantize(ctx context.Context, o Options) (*Report, error) {
 	start := time.Now()
+	tooLarge := map[string]error{}
+	for {
+		r, err := quantizeOnce(ctx, o, tooLarge)
+		var e *rangeError
+		if errors.As(err, &e) && tooLarge[e.layer] == nil {
+			tooLarge[e.layer] = e.err
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		r.Seconds = time.Since(start).Seconds()
+		return r, nil
+	}
+}
+
+// quantizeOnce does it with layers left dense that are too large for any grid.
+// Without text these are found on the way: the error is a *rangeError then, and
+// nothing is kept.
+func quantizeOnce(ctx context.Context, o Options, tooLarge map[string]error) (*Report, error) {
 	j, err := newJob(o)
 	if err != nil {
 		return nil, err
 	}
 	defer j.close()
-	err = j.prepare(o)
+	if err = j.leaveDense(o, tooLarge); err == nil {
+		err = j.prepare(ctx, o)
+	}
 	switch {
 	case errors.Is(err, checkpoint.ErrComplete):
 		err = j.readBack()
 	case err == nil:
 		err = j.run(ctx)
 	}
+	var e *rangeError
+	if errors.As(err, &e) && j.out != nil {
+		return nil, errors.Join(err, j.out.Discard())
+	}
 	if err != nil {
 		return nil, err
 	}
-	r := j.report()
-	r.Seconds = time.Since(start).Seconds()
-	return r, nil
+	return j.report(), nil
 }
 
 // job is one call of Quantize: the settings, the model, and how far it is.
@@ -190,7 +214,7 @@ func (j *job) planAlike() error {
 }
 
 // prepare reads the text and opens the output.
-func (j *job) prepare(o Options) error {
+func (j *job) prepare(ctx context.Context, o Options) error {
 	var err error
 	if j.before, err = weightBytes(j.path); err != nil {
 		return err
@@ -207,6 +231,15 @@ func (j *job) prepare(o Options) error {
 			return err
 		}
 		j.tokens = j.text.tokens()
+	}
+	if !j.direct() || len(j.set.tooLarge) > 0 { // where there is one there may be more
+		tooLarge, err := j.checkRanges(ctx)
+		if err == nil {
+			err = j.leaveDense(o, tooLarge)
+		}
+		if err != nil {
+			return err
+		}
 	}
 	fingerprint, method, err := j.describe(o.MaxShardBytes)
 	if err != nil {
@@ -404,6 +437,7 @@ func (j *job) quantizeLayer(ctx context.Context, p *layerPlan, w *tensor.Matrix,
 		method.Method, method.Arms, cal = quant.RTN{Workers: j.set.workers}, p.arms[:1], nil
 		r.Notes = append(r.Notes, "no token of the text reached it: rounded to nearest")
 	}
+	plain := w
 	if j.set.correction > 0 && cal != nil && cal.Cross != nil {
 		var err error
 		if w, err = gptq.Correct(w, cal, gptq.Correction{Strength: j.set.correction}, j.set.workers); err != nil {
@@ -411,6 +445,13 @@ func (j *job) quantizeLayer(ctx context.Context, p *layerPlan, w *tensor.Matrix,
 		}
 	}
 	q, d, err := method.Choose(ctx, adadim.Layer{Weight: w, Calibration: cal, BlockLoss: blockLoss}, p.scheme)
+	if errors.Is(err, quant.ErrScaleRange) {
+		// What the method made of the weights is out of range. They are not
+		// themselves: see checkRanges.
+		r.Notes = append(r.Notes, fmt.Sprintf("rounded to nearest: %v", err))
+		method = adadim.Quantizer{Method: quant.RTN{Workers: j.set.workers}, Arms: p.arms[:1]}
+		q, d, err = method.Choose(ctx, adadim.Layer{Weight: plain}, p.scheme)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", p.name, err)
 	}

@@ -65,6 +65,7 @@ type settings struct {
 	skip       []*regexp.Regexp // and those to exclude
 	include    []*regexp.Regexp
 	fit        Fit
+	tooLarge   map[string]error // layers to leave dense, found in their weights
 	bf16       bool
 	workers    int
 

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -14,7 +15,9 @@ import (
 
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/gptq"
 	"github.com/golowbit/lowbit/quant"
+	"github.com/golowbit/lowbit/tensor"
 )
 
 // copyModel copies the embedded model.
@@ -231,4 +234,62 @@ func TestResumeDamagedLayer(t *testing.T) {
 	require.Len(t, warnings, 2)
 	require.True(t, slices.ContainsFunc(warnings, func(s string) bool { return bytes.Contains([]byte(s), []byte(files[1])) }), "%q", warnings)
 	requireSameFolder(t, whole.Output, o.Output)
+}
+
+// countedGPTQ counts how often it is asked.
+type countedGPTQ struct{ calls *atomic.Int64 }
+
+func (c countedGPTQ) Quantize(ctx context.Context, w *tensor.Matrix, s quant.Scheme, cal *quant.Calibration) (*quant.Weight, error) {
+	c.calls.Add(1)
+	return gptq.Quantizer{}.Quantize(ctx, w, s, cal)
+}
+
+func (countedGPTQ) Parameters() any { return 0 }
+
+// TestResumeFolded: a resume takes the scales that were chosen and repeats no
+// search, on unquantized inputs and on quantized ones. Without them, because
+// they are damaged, it chooses the same again.
+func TestResumeFolded(t *testing.T) {
+	for _, inputs := range []Inputs{InputsFull, InputsQuantized} {
+		t.Run(inputs.String(), func(t *testing.T) {
+			options := func() (Options, *atomic.Int64) {
+				calls := new(atomic.Int64)
+				o := quick(t)
+				o.Preset, o.Bits, o.Format, o.Axis, o.Arms = PresetDefault, 4, format(t, "gptq"), AxisOC, []adadim.Arm{{}, {InputScale: true}}
+				o.Method, o.Search, o.Fold, o.Inputs, o.Workers = countedGPTQ{calls}, new(adadim.SearchMethod), FoldOn, inputs, 1
+				return o, calls
+			}
+			whole, calls := options()
+			_, err := Quantize(t.Context(), whole)
+			require.NoError(t, err)
+			want := calls.Load()
+			for _, damaged := range []bool{false, true} {
+				o, calls := options()
+				interrupt(t, o, 10) // in the second of four blocks
+				notes, err := filepath.Glob(filepath.Join(o.Output+checkpoint.PartialSuffix, "layers", "note-fold-*"))
+				require.NoError(t, err)
+				require.Len(t, notes, 2)
+				warnings := 0
+				o.Resume, o.Events = true, func(e Event) {
+					if e.Kind == EventWarning {
+						warnings++
+						require.Contains(t, e.Message, "checksum")
+					}
+				}
+				if damaged {
+					edit(t, notes[1], func(data []byte) []byte { data[len(data)/2] ^= 1; return data })
+				}
+				_, err = Quantize(t.Context(), o)
+				require.NoError(t, err)
+				requireSameFolder(t, whole.Output, o.Output)
+				if damaged {
+					require.Equal(t, 1, warnings)
+					require.Greater(t, calls.Load(), want+5)
+				} else {
+					require.Zero(t, warnings)
+					require.LessOrEqual(t, calls.Load(), want+2, "what was under way when it was interrupted")
+				}
+			}
+		})
+	}
 }

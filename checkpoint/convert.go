@@ -8,20 +8,57 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/formats/dense"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/parallel"
+	"github.com/golowbit/lowbit/safetensors"
 )
 
 // Convert rewrites a quantized model in another format without changing a
 // code, scale or zero-point. Out, Source and Format of the options are
-// required; Layers, Direct and Resume are ignored. It fails with an error
+// required; Layers and Direct are ignored. Resume goes on where a conversion
+// was interrupted, with little to go on with: what counts is that a partial
+// folder is no obstacle, and that the error wraps ErrComplete where the result
+// is complete already. It fails with an error
 // that wraps ErrUnsupported, before anything is written, if the format cannot
 // hold every layer. Format dense holds also those that no quant.Weight does
 // (layout.ErrNotWeight), and takes models in which nothing is quantized: what
 // other files hold, or an adapter merged into its base, as a folder of
-// safetensors files.
+// safetensors files. There, a layer whose dequantized weights are beyond the
+// range of its type is stored as F32, and Warn is told.
 func Convert(ctx context.Context, o WriterOptions) error {
 	o.Layers = o.Source.Layers()
-	o.Direct, o.Resume = true, false
+	o.Direct = true
 	_, toDense := o.Format.(dense.Format)
+	o.wide = map[string]bool{}
+	for {
+		err := convert(ctx, o, toDense)
+		var r *rangeError
+		if !toDense || !errors.As(err, &r) || o.wide[r.name] {
+			return err
+		}
+		o.wide[r.name] = true
+		if o.Warn != nil {
+			o.Warn(fmt.Sprintf("%s is stored as F32: %v", r.name, r.err))
+		}
+	}
+}
+
+// rangeError says of which layer or tensor a value is too large for its type.
+type rangeError struct {
+	name string
+	err  error
+}
+
+func (e *rangeError) Error() string { return e.err.Error() }
+func (e *rangeError) Unwrap() error { return e.err }
+
+// outOfRange wraps an error if it is one of range.
+func outOfRange(name string, err error) error {
+	if errors.Is(err, safetensors.ErrRange) {
+		return &rangeError{name, err}
+	}
+	return err
+}
+
+func convert(ctx context.Context, o WriterOptions, toDense bool) error {
 	if len(o.Layers) == 0 && toDense {
 		return convertDense(ctx, o)
 	}
@@ -40,7 +77,7 @@ func Convert(ctx context.Context, o WriterOptions) error {
 
 // convertDense passes the model on with its weights dequantized.
 func convertDense(ctx context.Context, o WriterOptions) error {
-	source, err := o.Source.Dequantized()
+	source, err := o.Source.dequantized(o.wide)
 	if err != nil {
 		return err
 	}
@@ -64,11 +101,14 @@ func convertPacked(ctx context.Context, o WriterOptions) error {
 	}
 	err = parallel.For(ctx, o.Workers, len(o.Layers), func(i int) error {
 		name := o.Layers[i].Name
+		if w.Done(name) {
+			return nil
+		}
 		q, err := o.Source.Weight(name)
 		if err != nil {
 			return err
 		}
-		return w.Put(name, q, nil)
+		return outOfRange(name, w.Put(name, q, nil))
 	})
 	if err == nil {
 		err = w.finish(ctx)

@@ -1,6 +1,7 @@
 package checkpoint
 
 import (
+	"maps"
 	"sync"
 
 	"github.com/golowbit/lowbit/checkpoint/formats/dense"
@@ -11,11 +12,14 @@ import (
 // Dequantized shows the model as a dense one: each quantized layer X is a
 // tensor "X.weight" of the type it had before (Layer.DType), dequantized when
 // it is read. It shares the model's files; closing either closes both.
-func (m *Model) Dequantized() (*Model, error) {
+func (m *Model) Dequantized() (*Model, error) { return m.dequantized(nil) }
+
+// dequantized shows layers of wide as F32.
+func (m *Model) dequantized(wide map[string]bool) (*Model, error) {
 	if m.dec == nil {
 		return m, nil
 	}
-	d := &dequantized{Source: m.src, model: m}
+	d := &dequantized{Source: m.src, model: m, wide: maps.Clone(wide)}
 	seen := map[string]bool{}
 	for _, name := range m.src.Names() {
 		layer, packed := m.part[name]
@@ -35,6 +39,7 @@ type dequantized struct {
 	layout.Source // the packed one
 	model         *Model
 	names         []string
+	wide          map[string]bool // layers to show as F32
 
 	mu   sync.Mutex
 	last string // the layer that data holds, so that reading in pieces is cheap
@@ -45,6 +50,9 @@ func (d *dequantized) Names() []string { return append([]string(nil), d.names...
 
 func (d *dequantized) Spec(name string) (layout.Spec, bool) {
 	if l, ok := d.model.quantized(name); ok {
+		if d.wide[l.Name] {
+			l.DType = safetensors.F32
+		}
 		return layout.Spec{Name: name, DType: l.DType, Shape: []int{l.Out, l.In}}, true
 	}
 	if _, packed := d.model.part[name]; packed {
@@ -74,8 +82,8 @@ func (d *dequantized) ReadAt(name string, p []byte, off int64) error {
 		}
 		s, _ := d.Spec(name)
 		data := make([]byte, s.Bytes())
-		if err := safetensors.EncodeFloat32(data, l.DType, w.Data); err != nil {
-			return layout.TensorError(d, name, "%w", err)
+		if err := safetensors.EncodeFloat32(data, s.DType, w.Data); err != nil {
+			return outOfRange(l.Name, layout.TensorError(d, name, "%w", err))
 		}
 		d.last, d.data = l.Name, data
 	}

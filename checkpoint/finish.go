@@ -37,8 +37,29 @@ type plannedFile struct {
 	total    int64
 }
 
-// planFile lays out the result for layers in source order.
+// planFile lays out the result for layers in source order and begins its files.
 func (w *Writer) planFile(layers []layout.Layer) (*plannedFile, error) {
+	p, plan, err := w.layOut(layers)
+	if err != nil {
+		return nil, err
+	}
+	dir := filepath.Join(w.partial, resultName)
+	if err := w.disk.Mkdir(dir, 0o777); err != nil {
+		return nil, err
+	}
+	p.out, err = safetensors.NewWriterOn(w.disk, dir, plan, w.shards())
+	if err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+func (w *Writer) shards() safetensors.Options {
+	return safetensors.Options{MaxShardBytes: w.o.MaxShardBytes}
+}
+
+// layOut lists the tensors of the result for layers in source order.
+func (w *Writer) layOut(layers []layout.Layer) (*plannedFile, []safetensors.TensorInfo, error) {
 	byName := map[string]layout.Layer{}
 	for _, l := range layers {
 		byName[l.Name] = l
@@ -52,6 +73,9 @@ func (w *Writer) planFile(layers []layout.Layer) (*plannedFile, error) {
 			return false
 		}
 		if _, there := p.stacked[s.Name]; !there {
+			if w.o.wide[s.Name] {
+				t = safetensors.F32
+			}
 			spec := s.Spec(t)
 			p.stacks, p.stacked[s.Name] = append(p.stacks, s), spec
 			plan = append(plan, spec)
@@ -77,21 +101,10 @@ func (w *Writer) planFile(layers []layout.Layer) (*plannedFile, error) {
 		plan = append(plan, s)
 		return nil
 	})
-	if err != nil {
-		return nil, err
-	}
 	for _, s := range plan {
 		p.total += s.Bytes()
 	}
-	dir := filepath.Join(w.partial, resultName)
-	if err := w.disk.Mkdir(dir, 0o777); err != nil {
-		return nil, err
-	}
-	p.out, err = safetensors.NewWriterOn(w.disk, dir, specInfos(plan), safetensors.Options{MaxShardBytes: w.o.MaxShardBytes})
-	if err != nil {
-		return nil, err
-	}
-	return p, nil
+	return p, specInfos(plan), err
 }
 
 func (p *plannedFile) wrote(n int64) {
@@ -145,6 +158,44 @@ func (p *plannedFile) copy(o overlay, s layout.Spec) error {
 	return nil
 }
 
+// checkResult does what Finish will do with the tensors' names, types and shapes
+// and with config.json, as far as the layers are known, and writes nothing: what
+// cannot be is better known before the work.
+func (w *Writer) checkResult() error {
+	known := true
+	layers, err := w.inOrder(func(name string) (layout.Layer, error) {
+		known = known && w.layers[name].Scheme.Bits > 0
+		return w.layers[name], nil
+	})
+	if err != nil {
+		return err
+	}
+	if !known {
+		layers = nil
+	}
+	if c, ok := w.o.Format.(layout.LayerChecker); ok && known {
+		if err := c.CheckLayers(w.o.Source, layers); err != nil {
+			return fmt.Errorf("format %s: %s: %w", w.o.Format.Name(), w.o.Source.Path(), err)
+		}
+	}
+	if w.folder == nil {
+		return nil
+	}
+	var dense []layout.Spec
+	if known {
+		p, plan, err := w.layOut(layers)
+		if err == nil {
+			err = safetensors.CheckPlan(w.o.Out, plan, w.shards())
+		}
+		if err != nil {
+			return err
+		}
+		dense = p.dense
+	}
+	_, err = w.configFiles(layers, dense)
+	return err
+}
+
 // Finish puts the model together, syncs it and gives it its name. After an
 // error, or when ctx ends, the partial folder is as it was before.
 func (w *Writer) Finish(ctx context.Context) error {
@@ -164,7 +215,7 @@ func (w *Writer) finish(ctx context.Context) error {
 	}
 	result := filepath.Join(w.partial, resultName)
 	if w.direct == nil {
-		if err := os.RemoveAll(result); err != nil {
+		if err := w.disk.RemoveAll(result); err != nil {
 			return err
 		}
 	}
@@ -174,7 +225,7 @@ func (w *Writer) finish(ctx context.Context) error {
 		err = w.assemble(ctx, result, layers)
 	}
 	if err != nil {
-		return errors.Join(err, os.RemoveAll(result))
+		return errors.Join(err, w.disk.RemoveAll(result))
 	}
 	return w.publish(result)
 }
@@ -282,7 +333,7 @@ func (w *Writer) putBack(p *plannedFile, origin overlay, s *parts.Stack) error {
 		return q.Dequantize().Data, nil
 	})
 	if err != nil {
-		return err
+		return outOfRange(s.Name, err)
 	}
 	if err := p.out.WriteTensor(s.Name, data); err != nil {
 		return err
@@ -291,8 +342,8 @@ func (w *Writer) putBack(p *plannedFile, origin overlay, s *parts.Stack) error {
 	return nil
 }
 
-// writeFiles writes config.json and everything else that is not a tensor.
-func (w *Writer) writeFiles(dir string, layers []layout.Layer, dense []layout.Spec) error {
+// configFiles makes config.json and the format's own files.
+func (w *Writer) configFiles(layers []layout.Layer, dense []layout.Spec) (map[string][]byte, error) {
 	contents := layout.Contents{Layers: layers, Config: w.o.Source.Config(), Method: w.o.Method}
 	for _, s := range dense {
 		if base, ok := layout.CutWeight(s.Name); ok && len(s.Shape) == 2 {
@@ -301,22 +352,33 @@ func (w *Writer) writeFiles(dir string, layers []layout.Layer, dense []layout.Sp
 	}
 	config, err := w.folder.Config(contents)
 	if err != nil {
-		return err
+		return nil, fmt.Errorf("format %s: %w", w.o.Format.Name(), err)
 	}
 	files := maps.Clone(config.Files)
 	if files == nil {
 		files = map[string][]byte{}
 	}
 	if files[layout.ConfigFile], err = rewriteConfig(contents.Config, config); err != nil {
+		return nil, err
+	}
+	for name := range files {
+		if !disk.PlainName(name) {
+			return nil, fmt.Errorf("format %s: file name %q is not allowed", w.o.Format.Name(), name)
+		}
+	}
+	return files, nil
+}
+
+// writeFiles writes config.json and everything else that is not a tensor.
+func (w *Writer) writeFiles(dir string, layers []layout.Layer, dense []layout.Spec) error {
+	files, err := w.configFiles(layers, dense)
+	if err != nil {
 		return err
 	}
 	if err := copyFiles(w.disk, dir, w.o.Source, files, Formats()); err != nil {
 		return err
 	}
 	for _, name := range slices.Sorted(maps.Keys(files)) {
-		if !disk.PlainName(name) {
-			return fmt.Errorf("format %s: file name %q is not allowed", w.o.Format.Name(), name)
-		}
 		if err := writeFileSync(w.disk, filepath.Join(dir, name), files[name]); err != nil {
 			return err
 		}
@@ -386,7 +448,7 @@ func (w *Writer) publish(result string) error {
 	w.closed = true
 	w.mu.Unlock()
 	// What cannot be removed now is recognized by a resume.
-	_ = w.removePartial()
+	_ = w.removePartial(true)
 	_ = w.lock.Close()
 	return nil
 }

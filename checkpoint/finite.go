@@ -3,6 +3,7 @@ package checkpoint
 import (
 	"io"
 
+	"github.com/golowbit/lowbit/checkpoint/internal/leftover"
 	"github.com/golowbit/lowbit/checkpoint/internal/weights"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 )
@@ -20,7 +21,7 @@ func eachPiece(src layout.Source, s layout.Spec, r io.ReaderAt, fn func(piece []
 		if n, err := r.ReadAt(p, off); n < len(p) {
 			return layout.TensorError(src, s.Name, "reading: %w", err)
 		}
-		if i, v := weights.NotFinite(s.DType, p); i >= 0 && !isBuffer(s.Name) {
+		if i, v := weights.NotFinite(s.DType, p); i >= 0 && !leftover.IsBuffer(s.Name) {
 			at := int(off)/max(1, s.DType.Bits()/8) + i
 			return notFiniteError(src, s.Name, at, float32(v))
 		}

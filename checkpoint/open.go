@@ -13,6 +13,7 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/formats/dense"
 	"github.com/golowbit/lowbit/checkpoint/internal/consolidated"
 	"github.com/golowbit/lowbit/checkpoint/internal/hubcache"
+	"github.com/golowbit/lowbit/checkpoint/internal/leftover"
 	"github.com/golowbit/lowbit/checkpoint/internal/torchfile"
 	"github.com/golowbit/lowbit/checkpoint/internal/weights"
 	"github.com/golowbit/lowbit/checkpoint/layout"
@@ -213,10 +214,10 @@ func openModelFolder(path string, formats []layout.Format) (*Model, error) {
 // decode finds the format in which the model is quantized, if it is.
 func (m *Model) decode(formats []layout.Format) error {
 	quantization, err := quantizationConfig(m.path, m.config, formats)
-	if err != nil || quantization == nil || leftOver(quantization) && nothingQuantized(m.src) {
+	if err != nil || quantization == nil || leftover.Of(quantization) && leftover.Nothing(m.src) {
 		return err
 	}
-	if quantization, err = plainQuantization(quantization); err != nil {
+	if quantization, err = leftover.Plain(quantization); err != nil {
 		return err
 	}
 	reader, err := detect(quantization, formats)

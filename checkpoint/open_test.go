@@ -17,6 +17,7 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/formats/compressed"
 	"github.com/golowbit/lowbit/checkpoint/formats/dense"
 	"github.com/golowbit/lowbit/checkpoint/internal/formattest"
+	"github.com/golowbit/lowbit/checkpoint/internal/leftover"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
@@ -306,7 +307,7 @@ func TestOpenLeftOver(t *testing.T) {
 
 	// With a tensor of bitsandbytes it is no leftover.
 	src := formattest.NewMemory(layout.Tensor{Spec: layout.Spec{Name: "a.weight", DType: safetensors.U8, Shape: []int{2, 1}}, Data: []byte{1, 2}})
-	require.False(t, nothingQuantized(src))
+	require.False(t, leftover.Nothing(src))
 }
 
 func TestOpenNothing(t *testing.T) {

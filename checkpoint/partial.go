@@ -1,16 +1,12 @@
 package checkpoint
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"reflect"
-	"slices"
-	"strings"
 
 	"github.com/golowbit/lowbit/checkpoint/internal/inputs"
 	"github.com/golowbit/lowbit/internal/disk"
@@ -58,7 +54,7 @@ func (w *Writer) writeState(s partialState) error {
 
 // openPartial makes the partial folder, or takes over an interrupted one.
 func (w *Writer) openPartial() error {
-	if err := os.MkdirAll(filepath.Dir(w.partial), 0o777); err != nil {
+	if err := w.disk.MkdirAll(filepath.Dir(w.partial), 0o777); err != nil {
 		return err
 	}
 	err := w.disk.Mkdir(w.partial, 0o777)
@@ -82,7 +78,10 @@ func (w *Writer) openPartial() error {
 	if !fresh {
 		return nil
 	}
-	err = os.MkdirAll(filepath.Join(w.partial, spoolFolder), 0o777)
+	err = w.disk.Remove(w.o.Out + markSuffix) // of a result that is gone
+	if err == nil {
+		err = w.disk.MkdirAll(filepath.Join(w.partial, spoolFolder), 0o777)
+	}
 	if err == nil {
 		err = w.writeState(w.journal)
 	}
@@ -122,11 +121,15 @@ func (w *Writer) readState() (*partialState, error) {
 	if err != nil {
 		return nil, err
 	}
+	if !json.Valid(data) && w.onlyBegun() == nil {
+		return nil, nil
+	}
+	return parseState(path, data)
+}
+
+func parseState(path string, data []byte) (*partialState, error) {
 	var s partialState
 	if err := json.Unmarshal(data, &s); err != nil {
-		if w.onlyBegun() == nil {
-			return nil, nil
-		}
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	if s.Version != stateVersion {
@@ -169,19 +172,22 @@ func (w *Writer) resume() (fresh bool, err error) {
 	if err := w.sameRun(state); err != nil {
 		return false, err
 	}
-	if err := os.RemoveAll(filepath.Join(w.partial, resultName)); err != nil {
+	if err := w.disk.RemoveAll(filepath.Join(w.partial, resultName)); err != nil {
 		return false, err
 	}
 	if w.o.Direct {
 		return true, nil
 	}
-	if err := os.MkdirAll(filepath.Join(w.partial, spoolFolder), 0o777); err != nil {
+	if err := w.disk.MkdirAll(filepath.Join(w.partial, spoolFolder), 0o777); err != nil {
 		return false, err
 	}
 	for name := range w.layers {
 		if err := w.resumeLayer(name); err != nil {
 			return false, err
 		}
+	}
+	if err := w.resumeNotes(); err != nil {
+		return false, err
 	}
 	if err := w.resumeDense(); err != nil {
 		return false, err
@@ -198,14 +204,14 @@ func (w *Writer) sameRun(s *partialState) error {
 	if s.Direct != w.journal.Direct {
 		return fmt.Errorf("%s: %w: started with other options: layers were written directly: %v, now: %v", w.partial, ErrResume, s.Direct, w.journal.Direct)
 	}
-	diff, err := differences(s.Fingerprint, w.o.Fingerprint)
+	diff, err := inputs.Differences(s.Fingerprint, w.o.Fingerprint)
 	if err != nil {
 		return fmt.Errorf("%s: %w", filepath.Join(w.partial, stateFile), err)
 	}
 	if diff != "" {
 		return fmt.Errorf("%s: %w: started with other options: %s", w.partial, ErrResume, diff)
 	}
-	if diff, err = differences(s.Config, w.journal.Config); err != nil {
+	if diff, err = inputs.Differences(s.Config, w.journal.Config); err != nil {
 		return fmt.Errorf("%s: %w", filepath.Join(w.partial, stateFile), err)
 	}
 	if diff != "" {
@@ -216,7 +222,7 @@ func (w *Writer) sameRun(s *partialState) error {
 		return err
 	}
 	if len(other) > 0 {
-		return fmt.Errorf("%s: %w: started from other files: %s", w.partial, ErrResume, joinSome(other))
+		return fmt.Errorf("%s: %w: started from other files: %s", w.partial, ErrResume, inputs.Some(other))
 	}
 	return nil
 }
@@ -242,7 +248,7 @@ func (w *Writer) resumeLayer(name string) error {
 // setAside moves what cannot be used out of the way.
 func (w *Writer) setAside(path string, why error) error {
 	folder := filepath.Join(w.partial, asideFolder)
-	if err := os.MkdirAll(folder, 0o777); err != nil {
+	if err := w.disk.MkdirAll(folder, 0o777); err != nil {
 		return err
 	}
 	to, err := os.MkdirTemp(folder, "")
@@ -262,14 +268,20 @@ func (w *Writer) setAllAside() error {
 		if s == done {
 			w.state[name] = pending
 			delete(w.reports, name)
-			if err := os.RemoveAll(w.spoolPath(name)); err != nil {
+			if err := w.disk.RemoveAll(w.spoolPath(name)); err != nil {
 				return err
 			}
 		}
 	}
+	for name := range w.notes {
+		delete(w.notes, name)
+		if err := w.disk.RemoveAll(w.notePath(name)); err != nil {
+			return err
+		}
+	}
 	for name := range w.changed {
 		delete(w.changed, name)
-		if err := os.RemoveAll(w.densePath(name)); err != nil {
+		if err := w.disk.RemoveAll(w.densePath(name)); err != nil {
 			return err
 		}
 	}
@@ -277,24 +289,18 @@ func (w *Writer) setAllAside() error {
 }
 
 // published looks whether the output that exists is the result of the
-// interrupted run, and if so removes the partial folder. It returns exists if
-// it is not.
+// interrupted run, and if so removes what is left of its partial folder. It
+// returns exists if it is not.
 func (w *Writer) published(exists error) error {
-	if _, err := os.Lstat(w.partial); err != nil {
-		return exists
+	state, lock, err := w.leftOver()
+	if lock != nil {
+		defer lock.Close()
 	}
-	lock, err := w.takeLock()
-	if err != nil {
-		return err
+	if err == nil && state == nil && lock != nil {
+		err = w.removePartial(false) // nothing is in it
 	}
-	defer lock.Close()
-	state, err := w.readState()
-	if err != nil {
+	if err != nil || state == nil {
 		return errors.Join(exists, err)
-	}
-	if state == nil {
-		// Too little is left to tell which run that was.
-		return errors.Join(exists, w.removePartial())
 	}
 	info, err := os.Lstat(w.o.Out)
 	if err != nil {
@@ -307,10 +313,37 @@ func (w *Writer) published(exists error) error {
 	if err := w.sameRun(state); err != nil {
 		return err
 	}
-	if err := w.removePartial(); err != nil {
+	if err := w.removePartial(true); err != nil {
 		return err
 	}
 	return fmt.Errorf("%s: %w", w.o.Out, ErrComplete)
+}
+
+// leftOver reads what is left of the run whose output exists: its partial
+// folder, then locked, or the file that the folder leaves; nil if it is neither.
+func (w *Writer) leftOver() (*partialState, *os.File, error) {
+	var lock *os.File
+	if _, err := os.Lstat(w.partial); err == nil {
+		lock, err = w.takeLock()
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // not there: removed just now
+			return nil, nil, err
+		}
+		if err == nil {
+			if state, err := w.readState(); state != nil || err != nil {
+				return state, lock, err
+			}
+		}
+	}
+	mark := w.o.Out + markSuffix
+	data, err := readSmall(mark)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, lock, nil
+	}
+	if err != nil {
+		return nil, lock, err
+	}
+	state, err := parseState(mark, data)
+	return state, lock, err
 }
 
 // resultID tells a complete result from what others may put at its place.
@@ -322,71 +355,32 @@ func resultID(info fs.FileInfo) string {
 }
 
 // removePartial removes the partial folder, what says of which run it is last.
-func (w *Writer) removePartial() error {
+// If the result has its name, that outlives even the folder: a folder and the
+// file in it cannot go at once, and a stop in between must not lead to a run
+// that is complete and refused.
+func (w *Writer) removePartial(published bool) error {
 	entries, err := os.ReadDir(w.partial)
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	for _, e := range entries {
 		if e.Name() != stateFile {
-			if err := os.RemoveAll(filepath.Join(w.partial, e.Name())); err != nil {
+			if err := w.disk.RemoveAll(filepath.Join(w.partial, e.Name())); err != nil {
 				return err
 			}
 		}
 	}
-	return os.RemoveAll(w.partial)
-}
-
-// differences names the top-level keys in which two JSON objects differ.
-func differences(a, b json.RawMessage) (string, error) {
-	var x, y map[string]any
-	for _, v := range []struct {
-		data json.RawMessage
-		to   *map[string]any
-	}{{a, &x}, {b, &y}} {
-		dec := json.NewDecoder(bytes.NewReader(v.data))
-		dec.UseNumber()
-		if err := dec.Decode(v.to); err != nil {
-			return "", err
-		}
+	state, mark := filepath.Join(w.partial, stateFile), w.o.Out+markSuffix
+	if published {
+		err = w.disk.Rename(state, mark)
+	} else {
+		err = w.disk.Remove(state)
 	}
-	keys := map[string]bool{}
-	for k := range x {
-		keys[k] = true
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
-	for k := range y {
-		keys[k] = true
+	if err := w.disk.RemoveAll(w.partial); err != nil || !published {
+		return err
 	}
-	var list []string
-	for k := range keys {
-		if !reflect.DeepEqual(x[k], y[k]) {
-			list = append(list, fmt.Sprintf("%s was %s, is %s", k, jsonText(x[k]), jsonText(y[k])))
-		}
-	}
-	return joinSome(list), nil
-}
-
-// joinSome lists the first few of many.
-func joinSome(list []string) string {
-	const most = 5
-	slices.Sort(list)
-	if len(list) > most {
-		list = append(list[:most], fmt.Sprintf("and %d more", len(list)-most))
-	}
-	return strings.Join(list, "; ")
-}
-
-func jsonText(v any) string {
-	if v == nil {
-		return "not set"
-	}
-	b, err := json.Marshal(v)
-	if err != nil {
-		return fmt.Sprint(v)
-	}
-	const most = 200
-	if len(b) > most {
-		return string(b[:most]) + "…"
-	}
-	return string(b)
+	return w.disk.Remove(mark)
 }

@@ -104,18 +104,29 @@ func (m *Model) Columns(name string, c0, c1 int, dst *tensor.Matrix) error {
 // CheckFinite looks for the first NaN or infinity of a dense matrix. The error
 // is that of Matrix.
 func (m *Model) CheckFinite(name string) error {
+	_, err := m.Largest(name)
+	return err
+}
+
+// Largest is the greatest absolute value of a dense matrix, which is read in
+// pieces. NaN and infinities are errors.
+func (m *Model) Largest(name string) (float32, error) {
 	spec, err := m.dense2(name, 0, 0, 0)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	step := max(1, 1<<20/max(1, spec.Shape[1]))
 	var buf []float32
+	var most float32
 	for r := 0; r < spec.Shape[0]; r += step {
 		if buf, err = m.Rows(name, r, min(r+step, spec.Shape[0]), buf); err != nil {
-			return err
+			return 0, err
+		}
+		if lo, hi := kernel.MinMax(buf); len(buf) > 0 {
+			most = max(most, -lo, hi)
 		}
 	}
-	return nil
+	return most, nil
 }
 
 // Round rounds tensor name [q.Out, q.In] to the nearest values of q's grid. All

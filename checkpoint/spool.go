@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"net/url"
-	"os"
 	"path/filepath"
 
 	"github.com/golowbit/lowbit/checkpoint/formats/native"
@@ -38,7 +37,7 @@ func (w *Writer) spool(l layout.Layer, q *quant.Weight, report json.RawMessage) 
 	}
 	dir := w.spoolPath(l.Name)
 	// What an interrupted run may have left there is incomplete.
-	if err := os.RemoveAll(dir); err != nil {
+	if err := w.disk.RemoveAll(dir); err != nil {
 		return err
 	}
 	if err := w.disk.Mkdir(dir, 0o777); err != nil {

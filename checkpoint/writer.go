@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"github.com/golowbit/lowbit/checkpoint/formats/dense"
+	"github.com/golowbit/lowbit/checkpoint/formats/native"
 	"github.com/golowbit/lowbit/checkpoint/internal/parts"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/disk"
@@ -34,6 +35,10 @@ var ErrComplete = errors.New("is complete already")
 // PartialSuffix is appended to the output's name for the folder in which it
 // is made.
 const PartialSuffix = ".partial"
+
+// markSuffix is appended to the output's name for what remains of that folder
+// until it is gone: its state.json.
+const markSuffix = PartialSuffix + ".done"
 
 // WriterOptions configures a Writer. Out, Source, Format and Layers are
 // required.
@@ -79,8 +84,13 @@ type WriterOptions struct {
 	// been written: during Finish, and with Direct also during Put. Calls do
 	// not overlap.
 	Progress func(done, total int64)
+	// Warn, if set, is told what Convert had to store in another way.
+	Warn func(message string)
 
 	disk disk.FS // tests let it fail
+	// wide are the layers, and tensors with layers in them, that format dense
+	// stores as F32 because their type cannot hold them.
+	wide map[string]bool
 }
 
 // Writer makes a model from a source and quantized layers. All work happens
@@ -108,6 +118,7 @@ type Writer struct {
 	state   map[string]layerState
 	reports map[string]json.RawMessage
 	changed map[string][]float32 // what PutDense was given, by tensor
+	notes   map[string][]byte    // what Note was given
 	closed  bool
 	damaged []error
 
@@ -148,13 +159,16 @@ func Create(o WriterOptions) (*Writer, error) {
 	}
 	w := &Writer{
 		o: o, partial: o.Out + PartialSuffix, folder: folder, file: file, layers: map[string]layout.Layer{},
-		state: map[string]layerState{}, reports: map[string]json.RawMessage{}, changed: map[string][]float32{}, disk: o.disk,
+		state: map[string]layerState{}, reports: map[string]json.RawMessage{}, changed: map[string][]float32{}, notes: map[string][]byte{}, disk: o.disk,
 	}
 	if _, ok := o.Format.(dense.Format); ok && len(o.Parts) > 0 {
 		w.stacks = parts.Stacks(storedParts(o.Parts))
 		w.o.Direct = false // a tensor is written when all that is in it is done
 	}
 	if err := w.describeLayers(); err != nil {
+		return nil, err
+	}
+	if err := w.checkResult(); err != nil {
 		return nil, err
 	}
 	if err := w.describeRun(); err != nil {
@@ -208,10 +222,18 @@ func (w *Writer) describeLayers() error {
 			return fmt.Errorf("layer %q is listed twice", l.Name)
 		}
 		l.DType, _ = src.DType(l.Name + layout.WeightSuffix)
+		if w.o.wide[l.Name] {
+			l.DType = safetensors.F32
+		}
 		l.Bias = src.Has(l.Name + biasSuffix)
 		if w.o.Direct {
 			if err := w.o.Format.Check(l); err != nil {
 				return fmt.Errorf("format %s: layer %s: %w", w.o.Format.Name(), l.Name, err)
+			}
+		}
+		if !w.o.Direct && l.Scheme.Bits > 0 {
+			if err := (native.Format{}).Check(l); err != nil {
+				return fmt.Errorf("layer %s: finished layers are kept in format lowbit: %w", l.Name, err)
 			}
 		}
 		w.layers[l.Name] = l
@@ -338,7 +360,7 @@ func (w *Writer) Close() error {
 	}
 	var err error
 	if !keep || w.o.Direct {
-		err = os.RemoveAll(w.partial)
+		err = w.removePartial(false)
 	}
 	return errors.Join(err, w.lock.Close())
 }

@@ -87,7 +87,7 @@ func (w *Writer) spoolDense(name string, values []float32) error {
 	}
 	dir := w.densePath(name)
 	// What an interrupted run may have left there is incomplete.
-	if err := os.RemoveAll(dir); err != nil {
+	if err := w.disk.RemoveAll(dir); err != nil {
 		return err
 	}
 	if err := w.hashInputs(); err != nil {

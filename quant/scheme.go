@@ -13,6 +13,7 @@ package quant
 import (
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/golowbit/lowbit/internal/enum"
 )
@@ -143,6 +144,8 @@ func (s Scheme) Validate() error {
 		return bad("bits %d, want 2 to 8", s.Bits)
 	case s.GroupSize == 0 || s.GroupSize < WholeLine:
 		return bad("group size %d, want a positive number or %d for whole rows or columns", s.GroupSize, WholeLine)
+	case s.GroupSize > math.MaxInt32:
+		return bad("group size %d, want at most %d, as files have it", s.GroupSize, math.MaxInt32)
 	case s.Strided && s.Axis == OC:
 		return bad("strided groups need axis ic")
 	case s.MinZero < 0 || s.MinZero > 1:

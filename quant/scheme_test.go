@@ -3,6 +3,7 @@ package quant_test
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -24,6 +25,8 @@ func TestSchemeValidate(t *testing.T) {
 		"9 bits":        {func(s *quant.Scheme) { s.Bits = 9 }, "bits 9, want 2 to 8"},
 		"no group":      {func(s *quant.Scheme) { s.GroupSize = 0 }, "group size 0, want a positive number or -1 for whole rows or columns"},
 		"group -2":      {func(s *quant.Scheme) { s.GroupSize = -2 }, "group size -2, want a positive number or -1 for whole rows or columns"},
+		"large group":   {func(s *quant.Scheme) { s.GroupSize = 1<<31 - 1 }, ""},
+		"group 2^31":    {func(s *quant.Scheme) { s.GroupSize = math.MaxInt32 + 1 }, "group size 2147483648, want at most 2147483647, as files have it"},
 		"axis":          {func(s *quant.Scheme) { s.Axis = 2 }, "unknown axis 2, want oc or ic"},
 		"range":         {func(s *quant.Scheme) { s.Range = 2 }, "unknown range rule 2, want zero or paper"},
 		"scale type":    {func(s *quant.Scheme) { s.ScaleType = 3 }, "unknown scale type 3, want f16, f32 or f16short"},

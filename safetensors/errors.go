@@ -15,6 +15,8 @@ var (
 	ErrNotFound = errors.New("safetensors: no such tensor")
 	// ErrDType: the tensor's element type does not allow what was asked.
 	ErrDType = errors.New("safetensors: unsuitable dtype")
+	// ErrRange: a value is too large for the element type. It wraps ErrDType.
+	ErrRange = fmt.Errorf("%w", ErrDType)
 	// ErrIncomplete: a Writer was closed before every byte of its plan was written.
 	ErrIncomplete = errors.New("safetensors: incomplete")
 )

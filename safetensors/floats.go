@@ -40,7 +40,7 @@ func DecodeFloat32(dst []float32, d DType, src []byte) error {
 
 // EncodeFloat32 rounds src to F32, F16 or BF16, to nearest, ties to even, as
 // little-endian bytes. A finite value too large for the type and other types
-// give an error that wraps ErrDType.
+// give an error that wraps ErrDType, values that the type cannot hold ErrRange.
 func EncodeFloat32(dst []byte, d DType, src []float32) error {
 	t, ok := d.wireType()
 	if !ok || d == F64 {
@@ -50,7 +50,7 @@ func EncodeFloat32(dst []byte, d DType, src []float32) error {
 		panic("safetensors: as many bytes as the values take")
 	}
 	if i := wire.Encode(dst, t, src); i >= 0 {
-		return fmt.Errorf("%w: value %g at %d is too large for %s", ErrDType, src[i], i, d)
+		return fmt.Errorf("%w: value %g at %d is too large for %s", ErrRange, src[i], i, d)
 	}
 	return nil
 }

@@ -32,6 +32,13 @@ type shard struct {
 	size    int64  // of the whole file
 }
 
+// CheckPlan reports what NewWriter would find wrong with a plan for the folder
+// dir, which need not exist.
+func CheckPlan(dir string, plan []TensorInfo, opts Options) error {
+	_, err := planShards(dir, plan, opts)
+	return err
+}
+
 // planShards checks a plan and lays it out: tensors go to files in the plan's
 // order, and within a file wider types come first, which puts every tensor at a
 // multiple of its element size, as the reference does.

@@ -162,6 +162,13 @@ type File interface {
 	Write(ctx context.Context, path string, o Origin, layers []Layer, weight func(name string) (*quant.Weight, error)) error
 }
 
+// LayerChecker is a File that holds some layers only together with others.
+type LayerChecker interface {
+	// CheckLayers reports, before any work, whether the format holds the model
+	// with these layers quantized. The error wraps ErrUnsupported if it does not.
+	CheckLayers(o Origin, layers []Layer) error
+}
+
 // Opened is a model in one file.
 type Opened struct {
 	// Config is a config.json as Hugging Face would have it, made from the

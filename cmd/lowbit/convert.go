@@ -38,6 +38,10 @@ into its base, come out as a folder of safetensors files.`,
 			case o.Format == nil:
 				return usageError{fmt.Errorf("no format given: use --format, one of %s", strings.Join(formatNames(), ", "))}
 			}
+			before, err := lowbit.InspectAdapter(o.Model, o.Base)
+			if err != nil {
+				return err
+			}
 			p := a.progress(quiet)
 			o.Events = p.event
 			err = lowbit.Convert(c.Context(), o)
@@ -45,7 +49,7 @@ into its base, come out as a folder of safetensors files.`,
 			if err != nil {
 				return err
 			}
-			return a.converted(o, asJSON)
+			return a.converted(o, before, asJSON)
 		},
 	}
 	s := c.Flags()
@@ -53,29 +57,29 @@ into its base, come out as a folder of safetensors files.`,
 	s.StringVarP(&o.Output, "output", "o", "", "folder (or file, for gguf) to write; must not exist")
 	s.StringVar(&o.Base, "base", "", "`model` that a LoRA adapter is merged into (default: what its configuration names)")
 	format.register(s, "", &o.MaxShardBytes)
+	s.BoolVar(&o.Resume, "resume", false, "take over what an interrupted conversion left in OUT.partial")
 	s.IntVar(&o.Workers, "workers", 0, "goroutines (default: all cores)")
 	s.BoolVar(&asJSON, "json", false, "print one JSON object")
 	s.BoolVarP(&quiet, "quiet", "q", false, "no progress")
 	return c
 }
 
-// converted says what has become of the model.
-func (a *app) converted(o lowbit.ConvertOptions, asJSON bool) error {
-	before, err := lowbit.InspectAdapter(o.Model, o.Base)
-	if err != nil {
-		return err
-	}
+// converted says what has become of the model. It is complete: that it cannot
+// be looked at, because it is gone already for example, is no failure.
+func (a *app) converted(o lowbit.ConvertOptions, before *lowbit.Info, asJSON bool) error {
+	var engines []layout.Note
+	var bytes int64
 	after, err := lowbit.Inspect(o.Output)
-	if err != nil {
-		return fmt.Errorf("reading back the result: %w", err)
+	if err == nil {
+		bytes = after.FileBytes
+		var m *checkpoint.Model
+		if m, err = checkpoint.Open(o.Output); err == nil {
+			engines = m.Engines()
+			err = m.Close()
+		}
 	}
-	m, err := checkpoint.Open(o.Output)
 	if err != nil {
-		return fmt.Errorf("reading back the result: %w", err)
-	}
-	engines := m.Engines()
-	if err := m.Close(); err != nil {
-		return err
+		fmt.Fprintf(a.stderr, "note: the result is complete, and cannot be read back: %v\n", err)
 	}
 	if asJSON {
 		return printJSON(a.stdout, struct {
@@ -86,9 +90,9 @@ func (a *app) converted(o lowbit.ConvertOptions, asJSON bool) error {
 			Layers      int    `json:"layers"`
 
 			Engines []layout.Note `json:"engines"`
-		}{o.Output, o.Format.Name(), before.FileBytes, after.FileBytes, len(before.Quantized), engines})
+		}{o.Output, o.Format.Name(), before.FileBytes, bytes, len(before.Quantized), engines})
 	}
 	_, err = fmt.Fprintf(a.stdout, "%s (%s): %d layers, %s before, %s after\nengines that load it: %s\n",
-		o.Output, o.Format.Name(), len(before.Quantized), size(before.FileBytes), size(after.FileBytes), readers(engines))
+		o.Output, o.Format.Name(), len(before.Quantized), size(before.FileBytes), size(bytes), readers(engines))
 	return err
 }

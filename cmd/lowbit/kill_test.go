@@ -8,44 +8,65 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/golowbit/lowbit/checkpoint"
 )
 
 var kills = flag.Int("kills", 20, "how often TestKill kills a run")
 
-// killRuns are runs that go different ways to their result.
-var killRuns = [][]string{
-	{"--calib", calibration, "--samples", "4", "--per-document", "--bits", "3", "--group-size", "64", "--preset", "paper"},
-	{"--calib", calibration, "--samples", "2", "--per-document", "--format", "gguf", "--preset", "plain", "--axis", "oc", "--bits", "4", "--group-size", "32", "--sym"},
-	{"--method", "rtn", "--axis", "oc"},
-	{"--method", "rtn", "--axis", "oc", "--format", "gguf", "--group-size", "32", "--sym"},
+// killRuns are runs that go different ways to their result: every format from
+// calibration, from weights alone and by conversion. quantized is a model that
+// every format holds.
+func killRuns(quantized string) [][]string {
+	runs := [][]string{
+		{"quantize", embedded, "--calib", calibration, "--samples", "4", "--per-document", "--bits", "3", "--group-size", "64", "--preset", "paper"},
+		{"quantize", embedded, "--method", "rtn", "--axis", "oc"},
+		{"convert", quantized, "--format", "dense"},
+	}
+	for _, f := range checkpoint.Formats() {
+		scheme := []string{"--format", f.Name(), "--axis", "oc", "--bits", "4", "--group-size", "32", "--sym"}
+		runs = append(runs,
+			append([]string{"quantize", embedded, "--calib", calibration, "--samples", "2", "--per-document", "--preset", "plain", "--fold=on", "--arms", "oc,oc+in"}, scheme...),
+			append([]string{"quantize", embedded, "--method", "rtn"}, scheme...),
+			[]string{"convert", quantized, "--format", f.Name()})
+	}
+	return runs
 }
 
 // TestKill kills runs at random moments with SIGKILL, again and again until one
-// ends by itself: the result has the bytes of an undisturbed run, and nothing
-// else is left.
+// ends by itself or has ended but for its exit: the result has the bytes of an
+// undisturbed run, and nothing else is left.
 func TestKill(t *testing.T) {
 	dir := t.TempDir()
+	quantized := filepath.Join(dir, "quantized")
+	succeed(t, "quantize", embedded, "-q", "-o", quantized, "--method", "rtn", "--axis", "oc", "--bits", "4", "--group-size", "32", "--sym")
 	type whole struct {
-		out  string
-		took time.Duration
+		files map[string]string
+		took  time.Duration
 	}
-	wholes := make([]whole, len(killRuns))
-	for i, args := range killRuns {
-		wholes[i].out = filepath.Join(dir, "whole", string(rune('a'+i)))
-		start := time.Now()
-		succeed(t, append([]string{"quantize", embedded, "-q", "-o", wholes[i].out}, args...)...)
-		wholes[i].took = time.Since(start)
-	}
+	runs := killRuns(quantized)
+	wholes := map[int]whole{}
 	killed, results := 0, 0
-	for n := 0; killed < *kills; n++ {
-		i := n % len(killRuns)
+	for killed < *kills {
+		i := rand.IntN(len(runs))
+		if results < 3 {
+			i = results // also where there are few kills
+		}
+		if _, ok := wholes[i]; !ok {
+			out := filepath.Join(dir, "whole")
+			start := time.Now()
+			succeed(t, append([]string{runs[i][0], runs[i][1], "-q", "-o", out}, runs[i][2:]...)...)
+			wholes[i] = whole{tree(t, out), time.Since(start)}
+			require.NoError(t, os.RemoveAll(out))
+		}
 		out := filepath.Join(dir, "run", "out")
-		args := append([]string{"quantize", embedded, "-q", "--resume", "-o", out}, killRuns[i]...)
+		args := append([]string{runs[i][0], runs[i][1], "-q", "--resume", "-o", out}, runs[i][2:]...)
 		for ended := false; !ended; {
 			c, _, stderr := command(t, args...)
 			require.NoError(t, c.Start())
@@ -56,23 +77,22 @@ func TestKill(t *testing.T) {
 			err := c.Wait()
 			if status, ok := c.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signaled() {
 				killed++
-				// It may have been on its way out: complete, and all cleaned up.
-				ended = exists(out) && !exists(filepath.Join(out+".partial", "state.json"))
-				if ended && exists(out+".partial") {
-					// Not even the name of the run is left: as after a run that ended.
-					requireOneLine(t, runCommand(t, args...), "exists already")
-				}
+				names, err := filepath.Glob(out + "*")
+				require.NoError(t, err)
+				ended = slices.Equal(names, []string{out})
 				continue
 			}
 			require.NoError(t, err, "%v: %s", args, stderr)
 			ended = true
 		}
-		require.Equal(t, tree(t, wholes[i].out), tree(t, out), "%v", args)
-		require.NoFileExists(t, out+".partial")
+		require.Equal(t, wholes[i].files, tree(t, out), "%v", args)
+		names, err := filepath.Glob(out + "*")
+		require.NoError(t, err)
+		require.Equal(t, []string{out}, names)
 		require.NoError(t, os.RemoveAll(filepath.Dir(out)))
 		results++
 	}
-	t.Logf("%d kills, %d results compared", killed, results)
+	t.Logf("%d kills, %d results compared, of %d kinds", killed, results, len(wholes))
 }
 
 func exists(path string) bool {

@@ -2,6 +2,7 @@ package disk
 
 import (
 	"context"
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -86,6 +87,43 @@ func (d FS) Mkdir(path string, perm fs.FileMode) error {
 		return err
 	}
 	return os.Mkdir(path, perm)
+}
+
+// MkdirAll is os.MkdirAll.
+func (d FS) MkdirAll(path string, perm fs.FileMode) error {
+	if err := d.before("mkdir", path); err != nil {
+		return err
+	}
+	return os.MkdirAll(path, perm)
+}
+
+// Remove is os.Remove, but what is not there is no error.
+func (d FS) Remove(path string) error {
+	if err := d.before("remove", path); err != nil {
+		return err
+	}
+	if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// RemoveAll is os.RemoveAll. Where it can fail it asks for everything that it
+// removes.
+func (d FS) RemoveAll(path string) error {
+	if d.Fail == nil {
+		return os.RemoveAll(path)
+	}
+	entries, err := os.ReadDir(path) // of a file none
+	for _, e := range entries {
+		if err := d.RemoveAll(filepath.Join(path, e.Name())); err != nil {
+			return err
+		}
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return d.Remove(path)
 }
 
 // Rename is os.Rename.

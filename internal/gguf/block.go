@@ -2,6 +2,7 @@ package gguf
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 
@@ -141,6 +142,9 @@ func (t Type) decodeBlocks(dst []float32, src []byte) {
 // Writable reports whether Encode knows the type.
 func (t Type) Writable() bool { return t == F32 || t == F16 || t == BF16 || t == Q8_0 }
 
+// ErrRange is wrapped by the error for a value that a type cannot hold.
+var ErrRange = errors.New("does not fit")
+
 // Encode rounds values to F32, F16 or BF16 (to nearest even), or quantizes
 // them to Q8_0: scale max|v|/127 rounded to a half float, codes to nearest.
 // A finite value too large for the type is an error, and so are NaN and
@@ -149,7 +153,7 @@ func (t Type) Encode(dst []byte, src []float32) error {
 	plain := map[Type]wire.Type{F32: wire.F32, F16: wire.F16, BF16: wire.BF16}
 	if w, ok := plain[t]; ok {
 		if i := wire.Encode(dst, w, src); i >= 0 {
-			return fmt.Errorf("value %g is too large for %v", src[i], t)
+			return fmt.Errorf("value %g %w %v", src[i], ErrRange, t)
 		}
 		return nil
 	}
@@ -172,7 +176,7 @@ func encodeQ8(dst []byte, src []float32) error {
 		half, _ := wire.ToHalf(most / 127)
 		d := wire.Half(half)
 		if d-d != 0 {
-			return fmt.Errorf("value %g is too large for Q8_0", most)
+			return fmt.Errorf("value %g %w Q8_0", most, ErrRange)
 		}
 		for j, v := range src[:BlockLen] {
 			q := 0.0

@@ -39,18 +39,26 @@ func (w *Walk) Embed(windows [][]int32) (*tensor.Matrix, *decoder.Embedding, err
 func Rows(m *tensor.Matrix, r0, r1 int) *tensor.Matrix { return m.View(r0, r1, 0, m.Cols) }
 
 // Blocks calls fn for the first n blocks in order. While it works on one the
-// next is read: the weights of two blocks are in memory.
+// next is read: the weights of two blocks are in memory. When it returns
+// nothing is read any more.
 func (w *Walk) Blocks(ctx context.Context, n int, fn func(b *program.Block) error) error {
 	type loaded struct {
 		block *program.Block
 		err   error
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	next := make(chan loaded)
+	defer func() {
+		cancel()
+		for range next { // until it is closed
+		}
+	}()
 	go func() {
 		defer close(next)
 		for _, p := range w.Model.Blocks[:n] {
+			if ctx.Err() != nil {
+				return
+			}
 			b, err := p.Load(w.Weights)
 			select {
 			case next <- loaded{b, err}:

@@ -33,7 +33,8 @@ func (f Format) Plan(l layout.Layer) ([]layout.Spec, error) {
 	return []layout.Spec{{Name: l.Name + ".weight", DType: l.DType, Shape: []int{l.Out, l.In}}}, nil
 }
 
-// Encode dequantizes. It fails where a weight is too large for the type.
+// Encode dequantizes. Where a weight is too large for the type the error wraps
+// safetensors.ErrRange.
 func (f Format) Encode(l layout.Layer, w *quant.Weight) ([]layout.Tensor, error) {
 	specs, err := f.Plan(l)
 	if err != nil {

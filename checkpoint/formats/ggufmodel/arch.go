@@ -174,7 +174,11 @@ func checkRest(m *decoder.Model, src layout.Origin) (map[string]bool, error) {
 	}
 	for _, s := range src.Dense() {
 		switch {
-		case used[s.Name], strings.HasSuffix(s.Name, ".rotary_emb.inv_freq"): // follows from the config
+		case used[s.Name]:
+			if !slices.Contains(layout.FloatTypes(), s.DType) {
+				return nil, fmt.Errorf("tensor %q: %w", s.Name, layout.Unsupported("dtype %s, want one of %v", s.DType, layout.FloatTypes()))
+			}
+		case strings.HasSuffix(s.Name, ".rotary_emb.inv_freq"): // follows from the config
 		case m.GGUF.Images && (strings.Contains(s.Name, "vision_tower.") || strings.Contains(s.Name, "multi_modal_projector.")):
 		default:
 			return nil, fmt.Errorf("tensor %q: %w", s.Name, layout.Unsupported("GGUF has no name for it in a %s of %d layers", m.ModelType, m.Layers))

@@ -27,6 +27,10 @@ import (
 //	asymmetric 4, scales quant.F16Short        Q4_1  5.0 bits: scale*zero-point is a half float
 //	asymmetric 4, other scales                 Q5_0  5.5 bits
 //
+// What does not fit its type when it is there gets a larger one: F16 becomes
+// BF16 where the source has that, else F32; Q8_0 of embeddings F16; and Q4_1
+// becomes Q5_0 where scale*zero-point is no half float.
+//
 // Norms and biases are F32. The engine quantizes the inputs of quantized
 // linears to 8 bits when it runs; the weights are exact all the same.
 type Format struct {
@@ -130,7 +134,7 @@ func (p *packer) row(dst []byte, r int) error {
 		shift := 1<<(t.Bits()-1) - zero
 		if t.HasMin() {
 			if m, ok = wire.ToHalf(0 - float32(w.Scales[g]*float32(zero))); !ok {
-				return fmt.Errorf("scale %g times zero-point %d is no half float: %w", w.Scales[g], zero, layout.Unsupported("quantize with f16short scales"))
+				return fmt.Errorf("scale %g times zero-point %d %w a half float", w.Scales[g], zero, gguf.ErrRange)
 			}
 			shift = 0
 		}
@@ -161,7 +165,24 @@ func (g Format) CheckModel(src layout.Origin) error {
 	if _, err := checkRest(m, src); err != nil {
 		return err
 	}
+	if _, err := (&assembly{g: g, model: m, src: src}).metadata(nil); err != nil {
+		return err
+	}
 	_, err = tokenizerKV(src, m.Vocab)
+	return err
+}
+
+// CheckLayers says whether the layers have places, and those that share one are
+// alike.
+func (g Format) CheckLayers(src layout.Origin, layers []layout.Layer) error {
+	m, err := modelOf(src)
+	if err != nil {
+		return err
+	}
+	a, err := g.assembly(m, src, layers, nil)
+	if err == nil {
+		_, err = a.plan()
+	}
 	return err
 }
 

@@ -55,40 +55,33 @@ func float32s(v []float64) []float32 {
 	return out
 }
 
-// ropeKV says in the metadata how rotations are scaled.
-func ropeKV(m *decoder.Model, p string) []gguf.KV {
+// rope says how rotations are scaled.
+func (w *metadataWriter) rope(m *decoder.Model) {
 	if m.Rope == nil {
-		return nil
+		return
 	}
 	s := &m.Rope.Scaling
 	switch s.Type {
 	case "linear":
-		return []gguf.KV{
-			{Key: p + "rope.scaling.type", Value: "linear"},
-			{Key: p + "rope.scaling.factor", Value: float32(s.Factor)},
-		}
+		w.add("rope.scaling.type", "linear")
+		w.float("rope.scaling.factor", s.Factor)
 	case "yarn":
-		return []gguf.KV{
-			{Key: p + "rope.scaling.type", Value: "yarn"},
-			{Key: p + "rope.scaling.factor", Value: float32(s.Factor)},
-			{Key: p + "rope.scaling.original_context_length", Value: uint32(s.OriginalMaxPosition)},
-			{Key: p + "rope.scaling.yarn_beta_fast", Value: float32(s.BetaFast)},
-			{Key: p + "rope.scaling.yarn_beta_slow", Value: float32(s.BetaSlow)},
-		}
+		w.add("rope.scaling.type", "yarn")
+		w.float("rope.scaling.factor", s.Factor)
+		w.int("rope.scaling.original_context_length", s.OriginalMaxPosition)
+		w.float("rope.scaling.yarn_beta_fast", s.BetaFast)
+		w.float("rope.scaling.yarn_beta_slow", s.BetaSlow)
 	case "longrope":
 		if !m.GGUF.LongRope {
-			return nil
+			return
 		}
 		attention := s.Attention
 		if attention == 0 {
 			attention = 1
 		}
-		return []gguf.KV{
-			{Key: p + "rope.scaling.original_context_length", Value: uint32(s.OriginalMaxPosition)},
-			{Key: p + "rope.scaling.attn_factor", Value: float32(attention)},
-		}
+		w.int("rope.scaling.original_context_length", s.OriginalMaxPosition)
+		w.float("rope.scaling.attn_factor", attention)
 	}
-	return nil
 }
 
 // readFactors reads divisors of the rotary frequencies.

@@ -14,6 +14,7 @@ import (
 	"github.com/golowbit/lowbit/internal/gguf"
 	"github.com/golowbit/lowbit/internal/parallel"
 	"github.com/golowbit/lowbit/quant"
+	"github.com/golowbit/lowbit/safetensors"
 )
 
 // plannedTensor is a tensor to be written.
@@ -31,7 +32,28 @@ type assembly struct {
 	src    layout.Origin
 	layers map[string]layout.Layer
 	weight func(name string) (*quant.Weight, error)
+	large  map[string]int // tensors that did not fit, and how many types of theirs
 }
+
+func (g Format) assembly(m *decoder.Model, src layout.Origin, layers []layout.Layer, weight func(string) (*quant.Weight, error)) (*assembly, error) {
+	a := &assembly{g: g, model: m, src: src, layers: map[string]layout.Layer{}, weight: weight, large: map[string]int{}}
+	for _, l := range layers {
+		if err := g.Check(l); err != nil {
+			return nil, fmt.Errorf("layer %s: %w", l.Name, err)
+		}
+		a.layers[l.Name] = l
+	}
+	return a, nil
+}
+
+// rangeError says that the values of a tensor do not fit its type.
+type rangeError struct {
+	tensor string
+	err    error
+}
+
+func (e *rangeError) Error() string { return e.err.Error() }
+func (e *rangeError) Unwrap() error { return e.err }
 
 // Write makes the file: metadata, tokenizer and tensors.
 func (g Format) Write(ctx context.Context, path string, src layout.Origin, layers []layout.Layer, weight func(name string) (*quant.Weight, error)) error {
@@ -42,34 +64,56 @@ func (g Format) Write(ctx context.Context, path string, src layout.Origin, layer
 	if err != nil {
 		return fmt.Errorf("%s: %w", src.Path(), err)
 	}
-	a := &assembly{g: g, model: m, src: src, layers: map[string]layout.Layer{}, weight: weight}
-	for _, l := range layers {
-		if err := g.Check(l); err != nil {
-			return fmt.Errorf("layer %s: %w", l.Name, err)
-		}
-		a.layers[l.Name] = l
-	}
-	tensors, err := a.plan()
+	a, err := g.assembly(m, src, layers, weight)
 	if err != nil {
-		return fmt.Errorf("%s: %w", src.Path(), err)
+		return err
 	}
 	tokens, err := tokenizerKV(src, m.Vocab)
 	if err != nil {
 		return err
 	}
+	for {
+		// What a tensor holds is known when it has been read: where it does not
+		// fit, the file is begun anew with a larger type for it.
+		err := a.write(ctx, path, tokens)
+		var r *rangeError
+		if !errors.As(err, &r) || a.large[r.tensor] == mostLarger {
+			return err
+		}
+		a.large[r.tensor]++
+	}
+}
+
+// mostLarger is how often the type of a tensor is made larger.
+const mostLarger = 2
+
+// write makes the file once.
+func (a *assembly) write(ctx context.Context, path string, tokens []gguf.KV) error {
+	tensors, err := a.plan()
+	if err != nil {
+		return fmt.Errorf("%s: %w", a.src.Path(), err)
+	}
 	infos := make([]gguf.Tensor, len(tensors))
 	for i, t := range tensors {
 		infos[i] = t.info
 	}
-	w, err := gguf.CreateOn(disk.From(ctx), path, append(a.metadata(infos), tokens...), infos)
+	kv, err := a.metadata(infos)
+	if err != nil {
+		return fmt.Errorf("%s: %w", a.src.Path(), err)
+	}
+	w, err := gguf.CreateOn(disk.From(ctx), path, append(kv, tokens...), infos)
 	if err != nil {
 		return err
 	}
 	err = parallel.For(ctx, 0, len(tensors), func(i int) error {
-		if err := tensors[i].write(w, tensors[i]); err != nil {
-			return fmt.Errorf("tensor %q: %w", tensors[i].Parts, err)
+		err := tensors[i].write(w, tensors[i])
+		if err != nil {
+			err = fmt.Errorf("tensor %q: %w", tensors[i].Parts, err)
 		}
-		return nil
+		if errors.Is(err, gguf.ErrRange) {
+			err = &rangeError{tensors[i].info.Name, err}
+		}
+		return err
 	})
 	if err != nil {
 		return errors.Join(err, w.Abort())
@@ -181,7 +225,11 @@ func (a *assembly) layerOf(tensor string) (layout.Layer, bool) {
 func (a *assembly) typeOf(t plannedTensor) (gguf.Type, func(*gguf.Writer, plannedTensor) error) {
 	name, dims := t.Parts[0], t.info.Dims
 	if l, ok := a.layerOf(name); ok {
-		return blockType(l.Scheme), a.writePacked
+		t, large := blockType(l.Scheme), a.large[t.info.Name]
+		if t == gguf.Q4_1 && large > 0 {
+			t = gguf.Q5_0
+		}
+		return t, a.writePacked
 	}
 	if len(dims) == 1 {
 		return gguf.F32, a.writeVectors
@@ -195,10 +243,30 @@ func (a *assembly) typeOf(t plannedTensor) (gguf.Type, func(*gguf.Writer, planne
 		if e := f.tensors[name]; e.decoded {
 			return e.info.Type, func(w *gguf.Writer, t plannedTensor) error { return copyBlocks(w, t, f, e) }
 		} else if e.info.Type.Writable() {
-			return e.info.Type, write
+			return a.larger(e.info.Type, t), write
 		}
 	}
-	return a.g.denseType(t.GGUFTensor, dims[0]), write
+	return a.larger(a.g.denseType(t.GGUFTensor, dims[0]), t), write
+}
+
+// larger is the type of a dense tensor whose values did not fit in others.
+func (a *assembly) larger(of gguf.Type, t plannedTensor) gguf.Type {
+	for range a.large[t.info.Name] {
+		switch of {
+		case gguf.Q8_0:
+			of = gguf.F16
+		case gguf.F16:
+			of = gguf.BF16
+			for _, s := range a.src.Dense() {
+				if slices.Contains(t.Parts, s.Name) && s.DType != safetensors.BF16 {
+					of = gguf.F32
+				}
+			}
+		default:
+			of = gguf.F32
+		}
+	}
+	return of
 }
 
 func (a *assembly) writePacked(w *gguf.Writer, t plannedTensor) error {
@@ -285,7 +353,7 @@ func (a *assembly) writeMatrices(w *gguf.Writer, t plannedTensor) error {
 			}
 			b := data[:n*t.info.Type.RowBytes(cols)]
 			if err := t.info.Type.Encode(b, v); err != nil {
-				return fmt.Errorf("%w: store dense tensors as BF16 or F32", err)
+				return err
 			}
 			if err := w.Append(t.info.Name, b); err != nil {
 				return err
@@ -313,7 +381,7 @@ func (a *assembly) writeTransposed(w *gguf.Writer, t plannedTensor) error {
 			row[i] = v[i*out+from]
 		}
 		if err := t.info.Type.Encode(data, row); err != nil {
-			return fmt.Errorf("%w: store dense tensors as BF16 or F32", err)
+			return err
 		}
 		if err := w.Append(t.info.Name, data); err != nil {
 			return err
@@ -346,54 +414,52 @@ func appendFloats(w *gguf.Writer, t plannedTensor, v []float32) error {
 	return w.Append(t.info.Name, data)
 }
 
-// metadata describes the model (ggml's docs/gguf.md, llama-arch.cpp).
-func (a *assembly) metadata(tensors []gguf.Tensor) []gguf.KV {
+// metadata describes the model (ggml's docs/gguf.md, llama-arch.cpp). What the
+// numbers of the header cannot say is an error.
+func (a *assembly) metadata(tensors []gguf.Tensor) ([]gguf.KV, error) {
 	m, g := a.model, a.model.GGUF
-	p := g.Name + "."
-	kv := []gguf.KV{
+	w := &metadataWriter{prefix: g.Name + ".", kv: []gguf.KV{
 		{Key: "general.architecture", Value: g.Name},
 		{Key: "general.type", Value: "model"},
 		{Key: "general.name", Value: modelName(a.src.Path())},
 		{Key: "general.file_type", Value: fileType(tensors)},
 		{Key: "general.quantization_version", Value: uint32(2)},
-		{Key: p + "vocab_size", Value: uint32(m.Vocab)},
-		{Key: p + "context_length", Value: uint32(contextOf(m))},
-		{Key: p + "embedding_length", Value: uint32(m.Hidden)},
-		{Key: p + "block_count", Value: uint32(m.Layers)},
-		{Key: p + "feed_forward_length", Value: uint32(m.Intermediate)},
-		{Key: p + "attention.head_count", Value: uint32(m.Heads)},
-		{Key: p + "attention.head_count_kv", Value: uint32(m.KVHeads)},
-		{Key: p + epsilonKey(g), Value: float32(m.NormEps)},
-	}
+	}}
+	w.int("vocab_size", m.Vocab)
+	w.int("context_length", contextOf(m))
+	w.int("embedding_length", m.Hidden)
+	w.int("block_count", m.Layers)
+	w.int("feed_forward_length", m.Intermediate)
+	w.int("attention.head_count", m.Heads)
+	w.int("attention.head_count_kv", m.KVHeads)
+	w.float(epsilonKey(g), m.NormEps)
 	if m.Rope != nil {
-		kv = append(kv,
-			gguf.KV{Key: p + "rope.dimension_count", Value: uint32(m.Rope.Dim)},
-			gguf.KV{Key: p + "rope.freq_base", Value: float32(m.Rope.Theta)})
+		w.int("rope.dimension_count", m.Rope.Dim)
+		w.float("rope.freq_base", m.Rope.Theta)
 	}
 	if m.QueryWidth() != m.Hidden || (g.Name != "llama" && g.Name != "qwen2") {
-		kv = append(kv,
-			gguf.KV{Key: p + "attention.key_length", Value: uint32(m.HeadDim)},
-			gguf.KV{Key: p + "attention.value_length", Value: uint32(m.HeadDim)})
+		w.int("attention.key_length", m.HeadDim)
+		w.int("attention.value_length", m.HeadDim)
 	}
-	kv = append(kv, ropeKV(m, p)...)
+	w.rope(m)
 	if n, _ := m.WindowPeriod(); g.Period > 0 && !slices.Equal(spec.Sequence(m.Layers, n), spec.Sequence(m.Layers, g.Period)) {
-		kv = append(kv, gguf.KV{Key: p + keyPeriod, Value: uint32(n)})
+		w.int(keyPeriod, n)
 	}
 	for _, k := range g.Keys {
 		switch v := m.Value(k.Config).(type) {
 		case int:
 			if v != 0 {
-				kv = append(kv, gguf.KV{Key: p + k.Name, Value: uint32(v)})
+				w.int(k.Name, v)
 			}
 		case float64:
 			if v != 0 {
-				kv = append(kv, gguf.KV{Key: p + k.Name, Value: float32(v)})
+				w.float(k.Name, v)
 			}
 		case bool:
-			kv = append(kv, gguf.KV{Key: p + k.Name, Value: v})
+			w.add(k.Name, v)
 		}
 	}
-	return kv
+	return w.kv, w.err
 }
 
 // keyPeriod is the number of layers after which one has no window.

@@ -1,4 +1,6 @@
-package checkpoint
+// Package leftover tells what is left of a quantization that a model has no more,
+// or that another program words its own way.
+package leftover
 
 import (
 	"encoding/json"
@@ -9,10 +11,10 @@ import (
 	"github.com/golowbit/lowbit/safetensors"
 )
 
-// plainQuantization puts the quantization_config of a program that writes
+// Plain puts the quantization_config of a program that writes
 // another's format into that format's words. auto-round names the layout
 // behind a colon: "auto_round:auto_gptq" is GPTQ's, byte by byte.
-func plainQuantization(quantization json.RawMessage) (json.RawMessage, error) {
+func Plain(quantization json.RawMessage) (json.RawMessage, error) {
 	o, err := layout.ParseObject(quantization)
 	if err != nil {
 		return nil, err
@@ -36,29 +38,29 @@ func plainQuantization(quantization json.RawMessage) (json.RawMessage, error) {
 	return o.Bytes(), nil
 }
 
-// leftOver says whether a quantization_config is one of those that are found
+// Of says whether a quantization_config is one of those that are found
 // beside models that are no longer quantized.
-func leftOver(quantization json.RawMessage) bool {
+func Of(quantization json.RawMessage) bool {
 	return slices.Contains([]string{"bitsandbytes", "gptq", "awq", "auto-round", "hqq"}, layout.QuantMethod(quantization))
 }
 
-// nothingQuantized says whether all that a model computes with is stored as
+// Nothing says whether all that a model computes with is stored as
 // floats: a quantization_config beside it is left over, for example by those
 // who merged an adapter into what bitsandbytes had loaded.
-func nothingQuantized(src layout.Source) bool {
+func Nothing(src layout.Source) bool {
 	floats := []safetensors.DType{safetensors.F64, safetensors.F32, safetensors.F16, safetensors.BF16}
 	return !slices.ContainsFunc(src.Names(), func(name string) bool {
 		s, _ := src.Spec(name)
 		if strings.Contains(name[strings.LastIndexByte(name, '.')+1:], "scale") {
 			return true
 		}
-		return len(s.Shape) >= 2 && !slices.Contains(floats, s.DType) && !isBuffer(name)
+		return len(s.Shape) >= 2 && !slices.Contains(floats, s.DType) && !IsBuffer(name)
 	})
 }
 
-// isBuffer says whether a tensor is one of those that old models save and
+// IsBuffer says whether a tensor is one of those that old models save and
 // compute anew: positions and masks.
-func isBuffer(name string) bool {
+func IsBuffer(name string) bool {
 	return slices.ContainsFunc([]string{"position_ids", "attn.bias", "attention.bias", "masked_bias"}, func(s string) bool {
 		return strings.HasSuffix(name, s)
 	})

@@ -1,0 +1,65 @@
+package lowbit
+
+import (
+	"context"
+	"errors"
+	"maps"
+
+	"github.com/golowbit/lowbit/checkpoint/formats/dense"
+	"github.com/golowbit/lowbit/checkpoint/layout"
+	"github.com/golowbit/lowbit/internal/ranges"
+	"github.com/golowbit/lowbit/quant"
+	"github.com/golowbit/lowbit/safetensors"
+)
+
+// checkRanges looks for layers that are too large for their grids, and for NaN
+// and infinities, before the work of hours.
+func (j *job) checkRanges(ctx context.Context) (map[string]error, error) {
+	var layers []ranges.Layer
+	_, written := j.set.format.(dense.Format)
+	for _, p := range j.order {
+		if p.dense {
+			continue
+		}
+		l := ranges.Layer{Name: p.name, Tensor: p.name + layout.WeightSuffix, Half: written && p.dtype == safetensors.F16}
+		for _, a := range p.arms {
+			l.Schemes = append(l.Schemes, p.layer(a).Scheme)
+		}
+		layers = append(layers, l)
+	}
+	return ranges.Check(ctx, j.layers, layers, j.set.workers)
+}
+
+// rangeError names a layer that turned out too large for its grid.
+type rangeError struct {
+	layer string
+	err   error
+}
+
+func (e *rangeError) Error() string { return e.err.Error() }
+func (e *rangeError) Unwrap() error { return e.err }
+
+// outOfRange wraps an error about a layer if it is one of range.
+func outOfRange(layer string, err error) error {
+	if errors.Is(err, quant.ErrScaleRange) || errors.Is(err, safetensors.ErrRange) {
+		return &rangeError{layer, err}
+	}
+	return err
+}
+
+// leaveDense plans anew, with layers dense that are too large for their grids.
+func (j *job) leaveDense(o Options, layers map[string]error) error {
+	if len(layers) == 0 {
+		return nil
+	}
+	if j.set.tooLarge == nil {
+		j.set.tooLarge = map[string]error{}
+	}
+	maps.Copy(j.set.tooLarge, layers)
+	if err := j.planModel(o); err != nil {
+		return err
+	}
+	var err error
+	j.layers, err = j.splitLayers()
+	return err
+}
