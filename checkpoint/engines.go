@@ -60,7 +60,12 @@ func (m *Model) Engines() []layout.Note {
 		}
 		layers = append(layers, layout.Layer{Name: name, Out: s.Shape[0], In: s.Shape[1], DType: s.DType, Dense: true})
 	}
-	return Engines(m.format, layers)
+	f := m.format
+	if g, ok := f.(autogptq.Format); ok && g.Version == 0 {
+		g.Version = 1 // what is found as such is of version 1, asymmetric or not
+		f = g
+	}
+	return Engines(f, layers)
 }
 
 // Target is the format and scheme that an engine runs at full speed.

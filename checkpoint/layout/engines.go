@@ -27,6 +27,8 @@ type Note struct {
 	Accepted bool   `json:"accepted"`
 	// Versions are those of the engine that load it, "" if there is no limit.
 	Versions string `json:"versions,omitempty"`
+	// GPU is whether an engine that accepts runs it on a GPU only.
+	GPU bool `json:"gpu,omitempty"`
 	// Verified says in which versions this was tried, "" if it rests on the
 	// engine's sources and documents only.
 	Verified string `json:"verified,omitempty"`

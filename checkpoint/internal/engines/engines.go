@@ -69,22 +69,22 @@ func judge(engine, format string, layers []layout.Layer) layout.Note {
 			continue
 		}
 		quantized++
-		r := find(engine, format, l)
+		r, e := find(engine, format, l)
 		reason, ok := r.verdict(l, all)
 		switch {
 		case !ok && n.Accepted:
-			n.Accepted, n.Reason, n.Layer, n.Layers, n.Verified = false, reason, l.Name, 1, r.Evidence.Versions
+			n.Accepted, n.GPU, n.Reason, n.Layer, n.Layers, n.Verified = false, false, reason, l.Name, 1, e.of(l, false, false)
 		case !ok:
 			n.Layers++
 		case n.Accepted:
 			if n.Reason == "" {
 				n.Reason = reason
 			}
-			n.Versions = r.Only
-			if verified = verified && r.tried(all) && usual(l); verified {
-				n.Verified = r.Evidence.Versions
-			} else {
-				n.Verified = ""
+			n.Versions, n.GPU = r.Only, n.GPU || r.GPU
+			n.Verified = ""
+			if verified = verified && !all.mixed && usual(l); verified {
+				n.Verified = e.of(l, true, all.dense)
+				verified = n.Verified != ""
 			}
 			mixture = max(mixture, r.Mixture)
 			if r.Shard {
@@ -98,8 +98,12 @@ func judge(engine, format string, layers []layout.Layer) layout.Note {
 		}
 		return n
 	}
-	if reason, evidence := mixture.refuses(layers); reason != "" {
-		return layout.Note{Engine: engine, Reason: reason, Verified: evidence}
+	if reason, seen := mixture.refuses(layers); reason != "" {
+		n = layout.Note{Engine: engine, Reason: reason}
+		if seen {
+			n.Verified = mixtureVersions(engine, format)
+		}
+		return n
 	}
 	warning := narrow(format, engine, layers)
 	if warning != "" {
@@ -114,11 +118,6 @@ func judge(engine, format string, layers []layout.Layer) layout.Note {
 	return n
 }
 
-// tried tells whether what the row rests on had layers together like these.
-func (r Row) tried(all together) bool {
-	return r.Evidence.Versions != "" && !all.mixed && (r.Mixed || !all.dense)
-}
-
 // usual tells whether a layer's shape is of a kind that was tried: no short last
 // group, and sides that are multiples of 32.
 func usual(l layout.Layer) bool {
@@ -126,15 +125,20 @@ func usual(l layout.Layer) bool {
 	return l.Out%32 == 0 && l.In%32 == 0 && (l.Scheme.Axis == quant.IC || g == quant.WholeLine || l.In%g == 0)
 }
 
-// find returns the first row that speaks of the layer.
-func find(engine, format string, l layout.Layer) Row {
-	i := slices.IndexFunc(Table, func(r Row) bool {
+// index is that of the first row that speaks of the layer, -1 if none does.
+func index(engine, format string, l layout.Layer) int {
+	return slices.IndexFunc(Table, func(r Row) bool {
 		return r.Engine == engine && slices.Contains(r.Formats, format) && r.speaksOf(l)
 	})
+}
+
+// find returns the first row that speaks of the layer, and what it rests on.
+func find(engine, format string, l layout.Layer) (Row, evidence) {
+	i := index(engine, format, l)
 	if i < 0 {
-		return Row{Engine: engine, Note: "not checked with such layers"}
+		return Row{Engine: engine, Note: "not checked with such layers"}, evidence{}
 	}
-	return Table[i]
+	return Table[i], byRow()[i]
 }
 
 // speaksOf tells whether the row is about such layers.
@@ -210,15 +214,16 @@ func schemeOf(l layout.Layer) scheme {
 	return scheme{l.Scheme.Bits, l.Scheme.GroupSize, l.Scheme.Symmetric, false}
 }
 
-// refuses says why an engine that wants its layers so refuses these, and where
-// that was seen. One layer alone is not a checkpoint and passes.
-func (a Alike) refuses(layers []layout.Layer) (reason, verified string) {
+// refuses says why an engine that wants its layers so refuses these, and whether
+// checks see that: a dense linear among quantized ones. One layer alone is not
+// a checkpoint and passes.
+func (a Alike) refuses(layers []layout.Layer) (reason string, seen bool) {
 	if len(layers) < 2 {
-		return "", ""
+		return "", false
 	}
 	switch a {
 	case FusedAlike:
-		return unlikeFused(layers), ""
+		return unlikeFused(layers), false
 	case OneScheme:
 		var one *layout.Layer
 		for i, l := range layers {
@@ -227,18 +232,18 @@ func (a Alike) refuses(layers []layout.Layer) (reason, verified string) {
 			case one == nil:
 				one = &layers[i]
 			case schemeOf(l) != schemeOf(*one):
-				return "ignores the rules for layers that differ in bits, group size or symmetry; format compressed-tensors keeps them apart", ""
+				return "ignores the rules for layers that differ in bits, group size or symmetry; format compressed-tensors keeps them apart", false
 			}
 		}
 		if name := unevenlyDense(layers); name != "" {
-			return fmt.Sprintf("cannot leave a linear dense in one block and quantize it in another (%s); format compressed-tensors can", name), optimum.Versions
+			return fmt.Sprintf("cannot leave a linear dense in one block and quantize it in another (%s); format compressed-tensors can", name), true
 		}
 	case AllOrNothing:
 		if i := slices.IndexFunc(layers, func(l layout.Layer) bool { return l.Dense }); i >= 0 {
-			return fmt.Sprintf("reads a linear that is left dense as quantized, without an error (%s); format gptq can leave it dense", layers[i].Name), gptqModel.Versions
+			return fmt.Sprintf("reads a linear that is left dense as quantized, without an error (%s); format gptq can leave it dense", layers[i].Name), true
 		}
 	}
-	return "", ""
+	return "", false
 }
 
 // unlikeFused names linears that vLLM loads as one and that are not alike.

@@ -7,6 +7,10 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/golowbit/lowbit/checkpoint/layout"
+	"github.com/golowbit/lowbit/internal/verified"
+	"github.com/golowbit/lowbit/quant"
 )
 
 var update = flag.Bool("update", false, "write docs/engines.md")
@@ -27,11 +31,39 @@ func TestTable(t *testing.T) {
 	for i, r := range Table {
 		require.NotEmpty(t, r.Formats, "row %d", i)
 		require.True(t, r.Loads || r.Note != "", "row %d refuses without a reason", i)
-		require.Equal(t, r.Evidence.Versions == "", r.Evidence.Check == "", "row %d", i)
 		for _, earlier := range Table[:i] {
 			all := earlier.Engine == r.Engine && slices.Equal(earlier.Formats, r.Formats) &&
 				len(earlier.Bits) == 0 && len(earlier.Groups) == 0 && earlier.Symmetry == AnyGrid && earlier.Index == AnyIndex
 			require.False(t, all, "row %d (%s, %v) is behind one that speaks of everything", i, r.Engine, r.Formats)
 		}
 	}
+}
+
+// TestResults: what the checks found is what the table says, and every result
+// is of a file that the table speaks of.
+func TestResults(t *testing.T) {
+	for _, v := range verified.Results() {
+		l := layerOf(v)
+		i := index(v.Engine, v.Format, l)
+		require.GreaterOrEqual(t, i, 0, "%+v", v)
+		require.NotEmpty(t, v.Version)
+		layers := []layout.Layer{l}
+		if v.Mixed {
+			like, dense := l, l
+			like.Name, dense.Name, dense.Dense = "model.layers.0.self_attn.o_proj", "model.layers.1.self_attn.o_proj", true
+			layers = append(layers, like, dense)
+		}
+		n := judge(v.Engine, v.Format, layers)
+		require.Equal(t, v.Loads, n.Accepted && !n.GPU && Table[i].about(v.Version), "%+v", v)
+	}
+}
+
+// TestVerified: a note says so of what was tried only.
+func TestVerified(t *testing.T) {
+	judged := func(bits int) layout.Note {
+		return judge(layout.EngineTransformers, "compressed-tensors", []layout.Layer{{Name: "x", Out: 256, In: 512, Scheme: quant.Scheme{Bits: bits, GroupSize: 64, Symmetric: true}}})
+	}
+	require.Contains(t, judged(4).Verified, "5.24.0")
+	other := layout.Layer{Name: "x", Out: 256, In: 512, Scheme: quant.Scheme{Bits: 4, GroupSize: 16, Symmetric: true}}
+	require.Empty(t, judge(layout.EngineTransformers, "compressed-tensors", []layout.Layer{other}).Verified, "groups of 16")
 }

@@ -13,11 +13,12 @@ func Markdown() string {
 
 Written from the table in ` + "`checkpoint/internal/engines`" + ` by its test. For a layer the first row of its format and
 engine counts; what no row speaks of is not claimed. "by its documents" stands for what the engine's sources say
-(August 2026). The other rows were tried in the versions named: logits against those of the exactly dequantized
-weights, missing and unexpected tensors counted.
+(August 2026). "verified" stands for files of the model in ` + "`testdata`" + ` that ` + "`go run ./internal/cmd/engines`" + ` gave to the engine in
+the versions named, on a CPU: its logits against lowbit's on the same quantized weights, missing and unexpected tensors counted
+(` + "`internal/verified/results.jsonl`" + ` has every file, and the rounding of the unquantized model beside it).
 `)
 	last := ""
-	for _, r := range Table {
+	for i, r := range Table {
 		format := strings.Join(r.Formats, ", ")
 		if family, _, _ := strings.Cut(r.Formats[0], "_"); family != last {
 			fmt.Fprintf(&b, "\n## %s\n\n| engine | format | bits | grid | groups | index | shapes | layers | loads | note | rests on |\n|---|---|---|---|---|---|---|---|---|---|---|\n", family)
@@ -25,7 +26,7 @@ weights, missing and unexpected tensors counted.
 		}
 		cells := []string{
 			strings.TrimSpace(r.Engine + " " + r.Only), format, numbers(r.Bits, "any"), r.Symmetry.words(), numbers(r.Groups, "any"), r.Index.words(),
-			r.Needs.words(), r.layers(), yes(r.Loads), r.Note, r.Evidence.words(),
+			r.Needs.words(), r.Mixture.words(), r.loads(), r.Note, byRow()[i].words(r),
 		}
 		b.WriteString("| " + strings.Join(cells, " | ") + " |\n")
 	}
@@ -51,14 +52,6 @@ func (a Alike) words() string {
 	return [...]string{"any", "fused ones alike", "one scheme, blocks alike", "none dense"}[a]
 }
 
-func (r Row) layers() string {
-	words := r.Mixture.words()
-	if r.Mixed {
-		words += "; a dense one was tried"
-	}
-	return words
-}
-
 func (n Needs) words() string {
 	var words []string
 	add := func(there bool, format string, args ...any) {
@@ -77,16 +70,12 @@ func (n Needs) words() string {
 	return strings.Join(words, ", ")
 }
 
-func (e Evidence) words() string {
-	if e.Versions == "" {
-		return "by its documents"
+func (r Row) loads() string {
+	switch {
+	case !r.Loads:
+		return "no"
+	case r.GPU:
+		return "on a GPU"
 	}
-	return "verified: " + e.Versions + " (" + e.Check + ")"
-}
-
-func yes(b bool) string {
-	if b {
-		return "yes"
-	}
-	return "no"
+	return "yes"
 }

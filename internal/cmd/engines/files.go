@@ -1,0 +1,183 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"github.com/golowbit/lowbit"
+	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel"
+	"github.com/golowbit/lowbit/checkpoint/layout"
+	"github.com/golowbit/lowbit/internal/tokenizer"
+	"github.com/golowbit/lowbit/quant"
+	"github.com/golowbit/lowbit/tensor"
+)
+
+const embedded = "tinyllama-2m"
+
+// kind is a file to write: a model in a format. Bits 0 is the model as it is, in
+// format gguf or "".
+type kind struct {
+	model     string // folder in testdata
+	format    string
+	bits      int
+	group     int
+	symmetric bool
+	inInputs  bool // groups inside input channels
+	mixed     bool // one linear of one block stays dense
+}
+
+func (k kind) String() string {
+	if k.bits == 0 {
+		return strings.TrimSuffix(k.model+" as it is, "+k.format, ", ")
+	}
+	s := fmt.Sprintf("%s %s %d bits, groups of %d", k.model, k.format, k.bits, k.group)
+	if !k.symmetric {
+		s += ", asymmetric"
+	}
+	if k.inInputs {
+		s += ", inside inputs"
+	}
+	if k.mixed {
+		s += ", a dense linear"
+	}
+	return s
+}
+
+// written is a file, and what lowbit makes of it.
+type written struct {
+	path    string
+	refused error // why there is none
+	ids     [][]int32
+	logits  *tensor.Matrix // [tokens, vocabulary]
+	notes   []layout.Note
+}
+
+// alone is the linear that stays dense.
+var alone = regexp.MustCompile(`layers\.1\.self_attn\.o_proj$`)
+
+// file writes a file, once.
+func (b *bench) file(ctx context.Context, k kind) (*written, error) {
+	if w, ok := b.files[k]; ok {
+		return w, nil
+	}
+	w, err := write(ctx, k, filepath.Join(b.work, fmt.Sprintf("file-%d", len(b.files))))
+	if err != nil {
+		return nil, fmt.Errorf("%v: %w", k, err)
+	}
+	b.files[k] = w
+	return w, nil
+}
+
+func write(ctx context.Context, k kind, out string) (*written, error) {
+	source := filepath.Join("testdata", k.model)
+	w := &written{path: source}
+	var err error
+	if w.ids, err = tokens(source); err != nil {
+		return nil, err
+	}
+	if k.format == "gguf" {
+		out += ".gguf"
+	}
+	if k.bits == 0 && k.format != "" {
+		w.path = out
+		if err := unquantized(ctx, source, out); err != nil {
+			return nil, err
+		}
+	}
+	if k.bits > 0 {
+		format, err := checkpoint.Lookup(k.format)
+		if err != nil {
+			return nil, err
+		}
+		w.path = out
+		axis := lowbit.AxisOC
+		if k.inInputs {
+			axis = lowbit.AxisIC
+		}
+		o := lowbit.Options{
+			Model: source, Output: out, Format: format, Method: quant.RTN{},
+			Bits: k.bits, GroupSize: k.group, Symmetric: &k.symmetric, Axis: axis,
+		}
+		if k.mixed {
+			o.Skip = []*regexp.Regexp{alone}
+		}
+		if _, err := lowbit.Quantize(ctx, o); errors.Is(err, layout.ErrUnsupported) {
+			return &written{refused: err}, nil
+		} else if err != nil {
+			return nil, err
+		}
+	}
+	m, err := checkpoint.Open(w.path)
+	if err != nil {
+		return nil, err
+	}
+	w.notes = m.Engines()
+	if err := m.Close(); err != nil {
+		return nil, err
+	}
+	w.logits, err = logits(ctx, w.path, w.ids)
+	return w, err
+}
+
+// unquantized writes a model as GGUF, in half floats.
+func unquantized(ctx context.Context, source, out string) error {
+	src, err := checkpoint.Open(source)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	w, err := checkpoint.Create(checkpoint.WriterOptions{Out: out, Source: src, Format: ggufmodel.Format{}})
+	if err != nil {
+		return err
+	}
+	return w.Finish(ctx)
+}
+
+// tokens are those that a model is run on: of its reference, or of a text.
+func tokens(dir string) ([][]int32, error) {
+	if dir != filepath.Join("testdata", embedded) {
+		var reference struct {
+			IDs [][]int32 `json:"input_ids"`
+		}
+		data, err := os.ReadFile(filepath.Join(dir, "reference.json"))
+		if err != nil {
+			return nil, err
+		}
+		return reference.IDs, json.Unmarshal(data, &reference)
+	}
+	t, err := tokenizer.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	text, err := os.ReadFile(filepath.Join("testdata", embedded+"-text", "heldout.txt"))
+	if err != nil {
+		return nil, err
+	}
+	const n = 64
+	ids := t.Encode(string(text[:16*n]))
+	return [][]int32{ids[:n], ids[n : 2*n]}, nil
+}
+
+// logits are lowbit's, in float32.
+func logits(ctx context.Context, model string, ids [][]int32) (*tensor.Matrix, error) {
+	var all *tensor.Matrix
+	_, err := lowbit.Evaluate(ctx, lowbit.EvalOptions{
+		Model: model, Text: lowbit.Text{IDs: ids}, Sequences: true,
+		Logits: func(window, first int, l *tensor.Matrix) error {
+			n := len(ids[0])
+			if all == nil {
+				all = tensor.New(len(ids)*n, l.Cols)
+			}
+			copy(all.Data[(window*n+first)*l.Cols:], l.Data[:l.Rows*l.Cols])
+			return nil
+		},
+	})
+	return all, err
+}
