@@ -124,7 +124,7 @@ func (r *blockRun) runFull(ctx context.Context) error {
 	for s := range stages {
 		pending = pending || r.pending(s)
 	}
-	folds := r.job.folds[r.block.Index].any() && pending
+	folds := r.job.folds[r.block.Index].Any() && pending
 	if folds {
 		done, err := r.refoldScales()
 		if err != nil {
@@ -206,7 +206,7 @@ func (r *blockRun) layer(ctx context.Context, linear int, cal *quant.Calibration
 // compute, each group on what the quantized layers before it make of the
 // text.
 func (r *blockRun) runStaged(ctx context.Context) error {
-	if r.job.folds[r.block.Index].any() {
+	if r.job.folds[r.block.Index].Any() {
 		// Also where all is done: what was quantized is scaled back.
 		done, err := r.refoldScales()
 		if err == nil && !done {

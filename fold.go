@@ -5,39 +5,18 @@ import (
 
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/checkpoint/layout"
+	"github.com/golowbit/lowbit/internal/fold"
 	"github.com/golowbit/lowbit/internal/program"
 )
 
-// folding says which stages of a block have scales that are folded.
-type folding struct {
-	program *program.Program
-	stages  []bool
-}
-
-func newFolding(p *program.Program) folding { return folding{p, make([]bool, len(p.Stages))} }
-
-func (k folding) any() bool { return slices.Contains(k.stages, true) }
-
-// without takes away what cannot be folded if a linear stays as it is. It
-// reports whether that was anything.
-func (k folding) without(linear int) bool {
-	changed := false
-	for _, s := range []int{k.program.Linears[linear].Stage, k.program.After(linear)} {
-		if s >= 0 && k.stages[s] {
-			k.stages[s], changed = false, true
-		}
-	}
-	return changed
-}
-
-// arms returns those that are left to choose from in a layer once the scales
+// armsLeft returns those that are left to choose from in a layer once the scales
 // that are folded are chosen: the same without these scales.
-func (k folding) arms(linear int, arms []adadim.Arm) []adadim.Arm {
-	stage, after := k.program.Linears[linear].Stage, k.program.After(linear)
+func armsLeft(k fold.Stages, linear int, arms []adadim.Arm) []adadim.Arm {
+	input, row := k.Linear(linear)
 	var left []adadim.Arm
 	for _, a := range arms {
-		a.InputScale = a.InputScale && !k.stages[stage]
-		a.RowScale = a.RowScale && !(after >= 0 && k.stages[after])
+		a.InputScale = a.InputScale && !input
+		a.RowScale = a.RowScale && !row
 		if !slices.Contains(left, a) {
 			left = append(left, a)
 		}
@@ -48,8 +27,8 @@ func (k folding) arms(linear int, arms []adadim.Arm) []adadim.Arm {
 // folding finds the stages of a block whose scales will be folded: those with
 // a scale among the arms, of whose layers none is to stay dense, and with
 // FoldAuto only if the format cannot store the scale.
-func (s *settings) folding(p *program.Program, layers []layout.Layer) folding {
-	k := newFolding(p)
+func (s *settings) folding(p *program.Program, layers []layout.Layer) fold.Stages {
+	k := fold.NewStages(p)
 	if s.fold == FoldOff {
 		return k
 	}
@@ -58,16 +37,16 @@ func (s *settings) folding(p *program.Program, layers []layout.Layer) folding {
 		for _, a := range s.arms {
 			store := s.fold != FoldOn && s.stores(layers[i], a)
 			if a.InputScale && !store && p.Stages[l.Stage].Fold != nil {
-				k.stages[l.Stage] = true
+				k.Of[l.Stage] = true
 			}
 			if a.RowScale && after >= 0 && !store {
-				k.stages[after] = true
+				k.Of[after] = true
 			}
 		}
 	}
 	for i, l := range p.Linears {
 		if s.skips(l.Name) != nil {
-			k.without(i)
+			k.Without(i)
 		}
 	}
 	return k

@@ -12,34 +12,27 @@ import (
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/internal/fold"
 	"github.com/golowbit/lowbit/internal/program"
-	"github.com/golowbit/lowbit/internal/ranges"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 	"github.com/golowbit/lowbit/tensor"
 )
 
-// worthFolding is by how much the logarithm of a layer's error must fall, in
-// the mean over the layers, for a scale to be folded under a method that
-// makes up for its rounding: to three quarters of the error. On models with
-// outlying channels it falls to half; where less is promised, the quantized
-// model was found no better for it, or worse.
-var worthFolding = math.Log(4. / 3)
-
-// scalings lists the candidates for an input, after that of no scale.
-func (r *blockRun) scalings(stage int, cal *quant.Calibration) []fold.Candidate {
-	var input, row bool
+// folded searches the scales of the block that are folded.
+func (r *blockRun) folded() *fold.Search {
+	f := &fold.Search{
+		Scales: r.scales, Round: r.round, Calibration: adadim.ScaleCalibration,
+		MakesUp: quant.NeedsCalibration(r.job.set.method), Least: r.least,
+		Axes: func(linear int) (oc, ic bool) {
+			for _, a := range r.planOf(linear).arms {
+				oc, ic = oc || a.Axis == quant.OC, ic || a.Axis == quant.IC
+			}
+			return oc, ic
+		},
+	}
 	for _, a := range r.job.set.arms {
-		input, row = input || a.InputScale, row || a.RowScale
+		f.Input, f.Row = f.Input || a.InputScale, f.Row || a.RowScale
 	}
-	into := r.block.Stages[stage].Fold
-	var list []fold.Candidate
-	if input && cal.MeanAbs != nil {
-		list = fold.InputCandidates(into, cal.MeanAbs)
-	}
-	if row && into.Before >= 0 {
-		list = append(list, fold.RowCandidates(into, r.block.Linear(into.Before).Weight)...)
-	}
-	return list
+	return f
 }
 
 // foldScales chooses the scales of the block that are folded, from what its
@@ -55,12 +48,13 @@ func (r *blockRun) scalings(stage int, cal *quant.Calibration) []fold.Candidate 
 // refoldScales.
 func (r *blockRun) foldScales(ctx context.Context, cals []*quant.Calibration) error {
 	r.scales = fold.New(r.block)
+	search := r.folded()
 	var choices []fold.Choice
-	for stage, folds := range r.job.folds[r.block.Index].stages {
+	for stage, folds := range r.job.folds[r.block.Index].Of {
 		if !folds || cals[stage].Tokens == 0 {
 			continue
 		}
-		chosen, err := r.foldStage(ctx, stage, cals)
+		chosen, err := search.Stage(ctx, stage, cals)
 		if err != nil {
 			return err
 		}
@@ -115,36 +109,6 @@ func (r *blockRun) putScales(choices []fold.Choice) error {
 	return nil
 }
 
-// foldStage sets and returns the choice for a stage, one without factors if
-// none is worth it.
-func (r *blockRun) foldStage(ctx context.Context, stage int, cals []*quant.Calibration) (chosen fold.Candidate, err error) {
-	errs, err := r.newFoldErrors(ctx, stage, cals)
-	if err != nil {
-		return chosen, err
-	}
-	least, err := errs.mean(ctx)
-	if err != nil {
-		return chosen, err
-	}
-	if quant.NeedsCalibration(r.job.set.method) {
-		least -= worthFolding
-	}
-	for _, s := range r.scalings(stage, cals[stage]) {
-		if !r.scales.Set(stage, s.Factors, r.round) {
-			continue
-		}
-		e, err := errs.mean(ctx)
-		if err != nil {
-			return chosen, err
-		}
-		if e < least {
-			least, chosen = e, s
-		}
-	}
-	r.scales.Set(stage, chosen.Factors, r.round)
-	return chosen, nil
-}
-
 // round rounds to the type in which the source has a tensor.
 func (r *blockRun) round(name string, v float32) float32 {
 	switch t, _ := r.job.src.DType(name); t {
@@ -156,83 +120,7 @@ func (r *blockRun) round(name string, v float32) float32 {
 	return v
 }
 
-// foldErrors computes the error that the factors of a stage lead to.
-type foldErrors struct {
-	r      *blockRun
-	stage  int
-	cal    *quant.Calibration // of the stage, unscaled
-	before *quant.Calibration // what the linear before reads, scaled; nil if it need not be looked at
-	ic     map[int]float64    // by linear that reads the stage
-	method quant.Quantizer
-}
-
-func (r *blockRun) newFoldErrors(ctx context.Context, stage int, cals []*quant.Calibration) (*foldErrors, error) {
-	e := &foldErrors{r: r, stage: stage, cal: cals[stage], ic: map[int]float64{}, method: r.foldMethod()}
-	if l := r.block.Stages[stage].Fold.Before; l >= 0 {
-		// Scales of rows change nothing for groups inside a row.
-		if _, ic := split(r.planOf(l).arms); len(ic) > 0 {
-			from := r.block.Linears[l].Stage
-			e.before = r.scaled(from, cals[from])
-		}
-	}
-	for _, l := range r.block.Stages[stage].Linears {
-		// Scales of columns change nothing for groups inside a column.
-		e.ic[l] = math.Inf(1)
-		if _, ic := split(r.planOf(l).arms); len(ic) > 0 {
-			least, err := e.least(ctx, l, ic, e.cal)
-			if err != nil {
-				return nil, err
-			}
-			e.ic[l] = least
-		}
-	}
-	return e, nil
-}
-
 func (r *blockRun) planOf(linear int) *layerPlan { return r.job.plan[r.block.Linears[linear].Name] }
-
-// split separates arms by axis.
-func split(arms []adadim.Arm) (oc, ic []adadim.Arm) {
-	for _, a := range arms {
-		if a.Axis == quant.OC {
-			oc = append(oc, a)
-		} else {
-			ic = append(ic, a)
-		}
-	}
-	return oc, ic
-}
-
-// mean is the logarithm of the error with the factors that r.scales has now,
-// in the mean over the layers.
-func (e *foldErrors) mean(ctx context.Context) (float64, error) {
-	const tiny = 1e-30 // a layer without inputs has no error
-	if l := e.r.block.Stages[e.stage].Fold.Before; l >= 0 && ranges.Beyond(e.r.scales.Weight(l, e.r.block.Linear(l).Weight)) {
-		return math.Inf(1), nil
-	}
-	var logs []float64
-	cal := e.r.scaled(e.stage, e.cal)
-	for _, l := range e.r.block.Stages[e.stage].Linears {
-		least := e.ic[l]
-		if oc, _ := split(e.r.planOf(l).arms); len(oc) > 0 {
-			v, err := e.least(ctx, l, oc, cal)
-			if err != nil {
-				return 0, err
-			}
-			least = min(least, v)
-		}
-		logs = append(logs, math.Log(max(least, tiny)))
-	}
-	if e.before != nil {
-		l := e.r.block.Stages[e.stage].Fold.Before
-		v, err := e.least(ctx, l, e.r.planOf(l).arms, e.before)
-		if err != nil {
-			return 0, err
-		}
-		logs = append(logs, math.Log(max(v, tiny)))
-	}
-	return quant.Sum(logs) / float64(len(logs)), nil
-}
 
 // foldMethod is what candidates are quantized with: if the search is to be
 // by the method, its draft.
@@ -243,14 +131,18 @@ func (r *blockRun) foldMethod() quant.Quantizer {
 	return quant.Draft(r.job.set.method)
 }
 
-// least is the least relative error of a layer among arms.
-func (e *foldErrors) least(ctx context.Context, linear int, arms []adadim.Arm, cal *quant.Calibration) (float64, error) {
-	w := e.r.scales.Weight(linear, e.r.block.Linear(linear).Weight)
+// least is the least relative error of a layer with weight w among its arms of
+// the axes; infinite where one has no scales.
+func (r *blockRun) least(ctx context.Context, linear int, w *tensor.Matrix, oc, ic bool, cal *quant.Calibration) (float64, error) {
+	p := r.planOf(linear)
 	q := adadim.Quantizer{
-		Method: e.method, Arms: arms,
-		Objective: adadim.ObjectiveRelative, Search: adadim.SearchMethod, Workers: e.r.job.set.workers,
+		Method: r.foldMethod(), Objective: adadim.ObjectiveRelative, Search: adadim.SearchMethod, Workers: r.job.set.workers,
 	}
-	p := e.r.planOf(linear)
+	for _, a := range p.arms {
+		if a.Axis == quant.OC && oc || a.Axis == quant.IC && ic {
+			q.Arms = append(q.Arms, a)
+		}
+	}
 	_, d, err := q.Choose(ctx, adadim.Layer{Weight: w, Calibration: cal}, p.scheme)
 	if errors.Is(err, quant.ErrScaleRange) {
 		return math.Inf(1), nil
@@ -263,11 +155,7 @@ func (e *foldErrors) least(ctx context.Context, linear int, arms []adadim.Arm, c
 
 // scaled returns the calibration of a stage as it is with the folded scales.
 func (r *blockRun) scaled(stage int, cal *quant.Calibration) *quant.Calibration {
-	f := r.scales.Input(stage)
-	if f == nil || cal == nil {
-		return cal
-	}
-	return adadim.ScaleCalibration(cal, f)
+	return r.scales.Calibration(stage, cal, adadim.ScaleCalibration)
 }
 
 // observeForFolding returns what the unquantized linears of the block see
@@ -280,7 +168,7 @@ func (r *blockRun) observeForFolding(ctx context.Context) ([]*quant.Calibration,
 			collectors[stage] = quant.NewCollector(stages[stage].Width)
 		}
 	}
-	for stage, folds := range r.job.folds[r.block.Index].stages {
+	for stage, folds := range r.job.folds[r.block.Index].Of {
 		if !folds {
 			continue
 		}

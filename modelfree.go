@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
-	"strings"
 
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/checkpoint/formats/dense"
@@ -14,6 +13,7 @@ import (
 	"github.com/golowbit/lowbit/internal/decoder/arch"
 	"github.com/golowbit/lowbit/internal/faults"
 	"github.com/golowbit/lowbit/internal/linears"
+	"github.com/golowbit/lowbit/internal/places"
 	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
@@ -152,25 +152,8 @@ func matches(list []*regexp.Regexp, name string) bool {
 // place is where a layer lies in stored tensors; ok is false if it is a tensor
 // of its own.
 func place(src *checkpoint.Model, l program.LinearInfo) (p checkpoint.Part, ok bool) {
-	s := l.Slice
-	if s == nil || src.QuantizedWeight(l.WeightName()) || s.Weight != l.WeightName() && src.Has(l.WeightName()) || s.Optional && !src.Has(s.Weight) {
-		return p, false
-	}
-	return partOf(src, l), true
-}
-
-// partOf puts a slice as the checkpoint has it. A bias under the layer's own
-// name is none of it.
-func partOf(src *checkpoint.Model, l program.LinearInfo) checkpoint.Part {
-	s := l.Slice
-	p := checkpoint.Part{
-		Layer: l.Name, Out: l.Out, In: l.In, Weight: s.Weight, Transposed: s.Transposed,
-		Experts: s.Experts, Expert: s.Expert, Outputs: s.Outputs, Output0: s.Output0, Step: s.Step,
-	}
-	if s.Bias != l.BiasName() && src.Has(s.Bias) {
-		p.Bias = s.Bias
-	}
-	return p
+	stored, ok := places.Of(src, l)
+	return checkpoint.Part(stored), ok
 }
 
 // splitLayers shows the source with layers as tensors of their own: all of a
@@ -204,25 +187,8 @@ func convertedParts(src *checkpoint.Model) []checkpoint.Part {
 		return nil
 	}
 	var parts []checkpoint.Part
-	for i, b := range stored.Blocks {
-		old, prefix := stored.BlockPrefix(i), m.BlockPrefix(i)
-		renamed := func(name string) string { return prefix + strings.TrimPrefix(name, old) }
-		for k, l := range b.Linears {
-			if l.Slice == nil || l.Slice.Optional {
-				continue
-			}
-			s := *l.Slice
-			l.Name, s.Weight, s.Bias = m.Blocks[i].Linears[k].Name, renamed(s.Weight), renamed(s.Bias)
-			l.Slice = &s
-			if _, elsewhere := place(src, l); elsewhere {
-				continue
-			}
-			p := partOf(src, l)
-			if p.Bias = ""; l.Bias && s.Bias != l.BiasName() && src.Has(l.BiasName()) {
-				p.Bias = s.Bias
-			}
-			parts = append(parts, p)
-		}
+	for _, p := range places.Elsewhere(src, stored, m) {
+		parts = append(parts, checkpoint.Part(p))
 	}
 	return parts
 }

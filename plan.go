@@ -11,6 +11,7 @@ import (
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/faults"
+	"github.com/golowbit/lowbit/internal/fold"
 	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
@@ -172,7 +173,7 @@ func (j *job) planBlocks(bad *faults.ByReason) {
 				bad.Add(infos[i].Name, reason(errs[i]), errs[i])
 				continue
 			}
-			p.folds = k.stages[infos[i].Stage] && !p.dense
+			p.folds = k.Of[infos[i].Stage] && !p.dense
 			j.add(p)
 		}
 	}
@@ -241,15 +242,15 @@ const (
 
 // planBlock plans the linears of a block and which of their scales are
 // folded; errs are by linear.
-func (s *settings) planBlock(b *program.Program, layers []layout.Layer) (folding, []*layerPlan, []error) {
+func (s *settings) planBlock(b *program.Program, layers []layout.Layer) (fold.Stages, []*layerPlan, []error) {
 	k := s.folding(b, layers)
 	for {
 		plans, errs := make([]*layerPlan, len(layers)), make([]error, len(layers))
 		again := false
 		for i := range layers {
-			plans[i], errs[i] = s.planLayer(layers[i], k.arms(i, s.arms))
+			plans[i], errs[i] = s.planLayer(layers[i], armsLeft(k, i, s.arms))
 			if errs[i] == nil && plans[i].dense {
-				again = k.without(i) || again
+				again = k.Without(i) || again
 			}
 		}
 		if !again {

@@ -13,6 +13,7 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/gptq"
 	"github.com/golowbit/lowbit/internal/decoder"
+	"github.com/golowbit/lowbit/internal/fold"
 	"github.com/golowbit/lowbit/internal/kernel"
 	"github.com/golowbit/lowbit/internal/linears"
 	"github.com/golowbit/lowbit/internal/text"
@@ -89,8 +90,8 @@ type job struct {
 	found  []linears.Found
 	plan   map[string]*layerPlan // by layer name
 	order  []*layerPlan
-	folds  []folding // by block
-	fitted []string  // what was changed for the model as a whole
+	folds  []fold.Stages // by block
+	fitted []string      // what was changed for the model as a whole
 
 	texted bool             // calibration text is given
 	text   *calibrationText // nil if no text is needed
@@ -275,7 +276,7 @@ func (j *job) mustHaveText() bool {
 		return true
 	}
 	for _, k := range j.folds {
-		if k.any() {
+		if k.Any() {
 			return true
 		}
 	}

@@ -9,18 +9,12 @@ import (
 	"sync"
 
 	"github.com/golowbit/lowbit/checkpoint/layout"
+	"github.com/golowbit/lowbit/internal/places"
 	"github.com/golowbit/lowbit/safetensors"
 )
 
 // Part is checkpoint.Part, where the fields are described.
-type Part struct {
-	Layer                  string
-	Out, In                int
-	Weight, Bias           string
-	Transposed             bool
-	Experts, Expert        int
-	Outputs, Output0, Step int
-}
+type Part places.Part
 
 // Piece is a tensor of a layer and where it lies in a stored one.
 type Piece struct {

@@ -1,0 +1,191 @@
+package fold
+
+import (
+	"context"
+	"math"
+	"slices"
+
+	"github.com/golowbit/lowbit/internal/program"
+	"github.com/golowbit/lowbit/internal/ranges"
+	"github.com/golowbit/lowbit/quant"
+	"github.com/golowbit/lowbit/tensor"
+)
+
+// worth is by how much the logarithm of a layer's error must fall, in the mean
+// over the layers, for a scale to be folded under a method that makes up for its
+// rounding: to three quarters of the error. On models with outlying channels it
+// falls to half; where less is promised, the quantized model was found no better
+// for it, or worse.
+var worth = math.Log(4. / 3)
+
+// Search chooses the factors of a block: for a stage those with the least
+// relative error, in the geometric mean over the layers that they change. q, k
+// and v lose by different orders of magnitude, and none should be given up for
+// another.
+type Search struct {
+	Scales     *Scales
+	Round      Round
+	Input, Row bool // which scales are tried: of inputs, of rows of the linear before
+	MakesUp    bool // the method makes up for its rounding
+	// Axes says in which channels a linear may have its groups.
+	Axes func(linear int) (oc, ic bool)
+	// Least is the least relative error of a linear with weight w among these axes.
+	Least func(ctx context.Context, linear int, w *tensor.Matrix, oc, ic bool, cal *quant.Calibration) (float64, error)
+	// Calibration returns statistics as they are once every channel j is multiplied
+	// by factor[j].
+	Calibration func(cal *quant.Calibration, factor []float32) *quant.Calibration
+}
+
+// Stage sets and returns the choice for a stage, one without factors if none is
+// worth it. cals are what the linears see in full precision, by stage.
+func (s *Search) Stage(ctx context.Context, stage int, cals []*quant.Calibration) (chosen Candidate, err error) {
+	errs, err := s.newErrors(ctx, stage, cals)
+	if err != nil {
+		return chosen, err
+	}
+	least, err := errs.mean(ctx)
+	if err != nil {
+		return chosen, err
+	}
+	if s.MakesUp {
+		least -= worth
+	}
+	for _, c := range s.candidates(stage, cals[stage]) {
+		if !s.Scales.Set(stage, c.Factors, s.Round) {
+			continue
+		}
+		e, err := errs.mean(ctx)
+		if err != nil {
+			return chosen, err
+		}
+		if e < least {
+			least, chosen = e, c
+		}
+	}
+	s.Scales.Set(stage, chosen.Factors, s.Round)
+	return chosen, nil
+}
+
+// candidates lists what may be folded for a stage, after that of no scale.
+func (s *Search) candidates(stage int, cal *quant.Calibration) []Candidate {
+	b := s.Scales.block
+	into := b.Stages[stage].Fold
+	var list []Candidate
+	if s.Input && cal.MeanAbs != nil {
+		list = InputCandidates(into, cal.MeanAbs)
+	}
+	if s.Row && into.Before >= 0 {
+		list = append(list, RowCandidates(into, b.Linear(into.Before).Weight)...)
+	}
+	return list
+}
+
+// stageErrors computes the error that the factors of a stage lead to.
+type stageErrors struct {
+	*Search
+	stage  int
+	cal    *quant.Calibration // of the stage, unscaled
+	before *quant.Calibration // what the linear before reads, scaled; nil if it need not be looked at
+	ic     map[int]float64    // by linear that reads the stage
+}
+
+func (s *Search) newErrors(ctx context.Context, stage int, cals []*quant.Calibration) (*stageErrors, error) {
+	e := &stageErrors{Search: s, stage: stage, cal: cals[stage], ic: map[int]float64{}}
+	b := s.Scales.block
+	if l := b.Stages[stage].Fold.Before; l >= 0 {
+		// Scales of rows change nothing for groups inside a row.
+		if _, ic := s.Axes(l); ic {
+			from := b.Linears[l].Stage
+			e.before = s.Scales.Calibration(from, cals[from], s.Calibration)
+		}
+	}
+	for _, l := range b.Stages[stage].Linears {
+		// Scales of columns change nothing for groups inside a column.
+		e.ic[l] = math.Inf(1)
+		if _, ic := s.Axes(l); ic {
+			least, err := e.least(ctx, l, false, true, e.cal)
+			if err != nil {
+				return nil, err
+			}
+			e.ic[l] = least
+		}
+	}
+	return e, nil
+}
+
+func (e *stageErrors) least(ctx context.Context, linear int, oc, ic bool, cal *quant.Calibration) (float64, error) {
+	return e.Least(ctx, linear, e.Scales.Weight(linear, e.Scales.block.Linear(linear).Weight), oc, ic, cal)
+}
+
+// mean is the logarithm of the error with the factors that there are now, in the
+// mean over the layers.
+func (e *stageErrors) mean(ctx context.Context) (float64, error) {
+	const tiny = 1e-30 // a layer without inputs has no error
+	b := e.Scales.block
+	before := b.Stages[e.stage].Fold.Before
+	if before >= 0 && ranges.Beyond(e.Scales.Weight(before, b.Linear(before).Weight)) {
+		return math.Inf(1), nil
+	}
+	var logs []float64
+	cal := e.Scales.Calibration(e.stage, e.cal, e.Calibration)
+	for _, l := range b.Stages[e.stage].Linears {
+		least := e.ic[l]
+		if oc, _ := e.Axes(l); oc {
+			v, err := e.least(ctx, l, true, false, cal)
+			if err != nil {
+				return 0, err
+			}
+			least = min(least, v)
+		}
+		logs = append(logs, math.Log(max(least, tiny)))
+	}
+	if e.before != nil {
+		v, err := e.least(ctx, before, true, true, e.before)
+		if err != nil {
+			return 0, err
+		}
+		logs = append(logs, math.Log(max(v, tiny)))
+	}
+	return quant.Sum(logs) / float64(len(logs)), nil
+}
+
+// Calibration returns the statistics of a stage as they are with its factors:
+// scale multiplies channels. cal may be nil.
+func (s *Scales) Calibration(stage int, cal *quant.Calibration, scale func(*quant.Calibration, []float32) *quant.Calibration) *quant.Calibration {
+	f := s.Input(stage)
+	if f == nil || cal == nil {
+		return cal
+	}
+	return scale(cal, f)
+}
+
+// Stages says which stages of a block have scales that are folded.
+type Stages struct {
+	program *program.Program
+	Of      []bool // by stage
+}
+
+// NewStages returns Stages of a block of which none has.
+func NewStages(p *program.Program) Stages { return Stages{p, make([]bool, len(p.Stages))} }
+
+// Any reports whether one has.
+func (k Stages) Any() bool { return slices.Contains(k.Of, true) }
+
+// Without takes away what cannot be folded if a linear stays as it is. It
+// reports whether that was anything.
+func (k Stages) Without(linear int) bool {
+	changed := false
+	for _, s := range []int{k.program.Linears[linear].Stage, k.program.After(linear)} {
+		if s >= 0 && k.Of[s] {
+			k.Of[s], changed = false, true
+		}
+	}
+	return changed
+}
+
+// Linear says whether the scales of a linear's inputs and of its rows are
+// folded.
+func (k Stages) Linear(linear int) (input, row bool) {
+	after := k.program.After(linear)
+	return k.Of[k.program.Linears[linear].Stage], after >= 0 && k.Of[after]
+}
