@@ -197,11 +197,13 @@ func replacedLogits(t *testing.T, dir, quantized string, ids [][]int32) []float3
 	m, err := decoderOf(src)
 	require.NoError(t, err)
 	w := &walk.Walk{Model: m, Weights: src, Runner: program.NewRunner(0), SeqLen: len(ids[0])}
-	x, e, err := w.Embed(ids)
+	e, err := m.LoadEmbedding(src)
+	require.NoError(t, err)
+	x, err := w.Embed(e, ids)
 	require.NoError(t, err)
 	require.NoError(t, w.Blocks(context.Background(), m.Layers, func(b *program.Block) error {
 		replaceWeights(t, b, q)
-		return w.Forward(context.Background(), b, x, nil)
+		return w.Forward(context.Background(), b, x)
 	}))
 	head, err := m.LoadHead(src, e)
 	require.NoError(t, err)

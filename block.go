@@ -9,10 +9,13 @@ import (
 
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/checkpoint/layout"
+	"github.com/golowbit/lowbit/gptq"
 	"github.com/golowbit/lowbit/internal/decoder"
 	"github.com/golowbit/lowbit/internal/decoder/arch"
 	"github.com/golowbit/lowbit/internal/fold"
+	"github.com/golowbit/lowbit/internal/memory"
 	"github.com/golowbit/lowbit/internal/program"
+	"github.com/golowbit/lowbit/internal/streams"
 	"github.com/golowbit/lowbit/internal/walk"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
@@ -24,11 +27,11 @@ type blockRun struct {
 	job  *job
 	walk *walk.Walk
 
-	// Residual streams [tokens, hidden] of all calibration windows: full is
-	// that of the unquantized model, quantized what the quantized layers so
-	// far make of it. With InputsFull the latter is nil; with InputsQuantized
-	// the former, unless the correction needs it.
-	full, quantized *tensor.Matrix
+	// Residual streams of all calibration windows: full is that of the
+	// unquantized model, quantized what the quantized layers so far make of it.
+	// With InputsFull the latter is nil; with InputsQuantized the former, unless
+	// the correction needs it.
+	full, quantized *walk.Residual
 
 	block *program.Block // unquantized
 	qb    *program.Block // the same, quantized as far as it goes
@@ -36,30 +39,47 @@ type blockRun struct {
 	// scales are what is folded in the block. Both blocks above are without
 	// them: layers are scaled when they are quantized, and back afterwards.
 	scales *fold.Scales
-	refs   []*reference // by stage, for adadim.ObjectiveBlock
+	refs   []*walk.Reference // by stage, for adadim.ObjectiveBlock
 }
 
 func (j *job) runBlocks(ctx context.Context) error {
+	runner := newRunner(j.model, j.src, j.set.bf16, j.set.workers)
+	runner.Spare = j.memory.Batch
+	var spill *checkpoint.ScratchFile
+	store := streams.New(runner, j.memory.Share, func() (streams.File, error) {
+		var err error
+		spill, err = j.out.Scratch()
+		return spill, err
+	})
+	defer func() { _ = spill.Close() }() // its content is needed no more
 	r := &blockRun{job: j, walk: &walk.Walk{
-		Model: j.model, Weights: j.src, Runner: newRunner(j.model, j.src, j.set.bf16, j.set.workers), SeqLen: j.text.seqLen,
+		Model: j.model, Weights: j.src, Runner: runner, SeqLen: j.text.seqLen, Store: store, Alone: j.memory.Alone,
 	}}
-	x, _, err := r.walk.Embed(j.text.windows)
+	both := j.set.inputs != InputsFull && j.set.correction > 0
+	n := 1
+	if both {
+		n = 2
+	}
+	x, err := r.walk.Start(ctx, j.text.windows, n)
 	if err != nil {
 		return err
 	}
-	switch {
-	case j.set.inputs == InputsFull:
-		r.full = x
-	case j.set.correction > 0:
-		r.full, r.quantized = x.Clone(), x
-	default:
-		r.quantized = x
+	if both || j.set.inputs == InputsFull {
+		r.full = x[0]
 	}
+	if j.set.inputs != InputsFull {
+		r.quantized = x[n-1]
+	}
+	return j.eachBlock(ctx, r)
+}
+
+// eachBlock works on the blocks that need the text, and ends what lies behind.
+func (j *job) eachBlock(ctx context.Context, r *blockRun) error {
 	n := j.blocksNeeded()
-	err = r.walk.Blocks(ctx, n, func(b *program.Block) error {
+	err := r.walk.Blocks(ctx, n, func(b *program.Block) error {
 		j.event(Event{Kind: EventBlock, Block: b.Index, Blocks: j.model.Layers})
 		r.block, r.qb, r.scales = b, b.Clone(), nil
-		r.refs = make([]*reference, len(b.Stages))
+		r.refs = make([]*walk.Reference, len(b.Stages))
 		if j.set.inputs == InputsFull {
 			return r.runFull(ctx)
 		}
@@ -116,12 +136,11 @@ func (r *blockRun) collector(stage int, paired bool) *quant.Collector {
 	return c
 }
 
-// runFull observes all stages of the block in one pass of the unquantized
-// stream, then quantizes its layers.
+// runFull observes the stages of the block, all in one pass of the unquantized
+// stream if there is memory for their statistics, and quantizes its layers.
 func (r *blockRun) runFull(ctx context.Context) error {
-	stages := r.block.Stages
 	pending := false
-	for s := range stages {
+	for s := range r.block.Stages {
 		pending = pending || r.pending(s)
 	}
 	folds := r.job.folds[r.block.Index].Any() && pending
@@ -132,22 +151,37 @@ func (r *blockRun) runFull(ctx context.Context) error {
 		}
 		folds = !done
 	}
-	collectors := make([]*quant.Collector, len(stages))
-	for s := range stages {
+	groups := memory.Groups(r.block.Program, r.job.memory.Statistics)
+	if folds {
+		groups = memory.Groups(r.block.Program, 0)
+	}
+	for k, stages := range groups {
+		if err := r.runGroup(ctx, stages, k+1 == len(groups), folds); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// runGroup observes stages of the block and quantizes their layers.
+func (r *blockRun) runGroup(ctx context.Context, stages []int, last, folds bool) error {
+	collectors := make([]*quant.Collector, len(r.block.Stages))
+	for _, s := range stages {
 		if folds || r.pending(s) {
 			collectors[s] = r.collector(s, false)
 		}
 	}
-	err := r.walk.Forward(ctx, r.block, r.full, func(stage, _ int, f *program.Frame) error {
+	err := r.walk.Pass(ctx, r.block, r.full, last, func(stage int, f *program.Frame) error {
 		if c := collectors[stage]; c != nil {
-			r.observe(c, f.Input(&stages[stage]))
-			r.refer(stage, f)
+			r.observe(c, f.Input(&r.block.Stages[stage]))
+			return r.refer(stage, f)
 		}
 		return nil
 	})
 	if err != nil {
 		return err
 	}
+	r.walk.Runner.Forget()
 	cals := calibrations(collectors)
 	if folds {
 		if err := r.foldScales(ctx, cals); err != nil {
@@ -158,9 +192,14 @@ func (r *blockRun) runFull(ctx context.Context) error {
 		cals[s] = r.scaled(s, cal)
 	}
 	for i, l := range r.block.Linears {
-		if err := r.layer(ctx, i, cals[l.Stage]); err != nil {
-			return err
+		if slices.Contains(stages, l.Stage) {
+			if err := r.layer(ctx, i, cals[l.Stage], nil); err != nil {
+				return err
+			}
 		}
+	}
+	for _, s := range stages {
+		r.forget(s)
 	}
 	return nil
 }
@@ -182,16 +221,20 @@ func calibrations(collectors []*quant.Collector) []*quant.Calibration {
 	return cals
 }
 
-// layer quantizes one linear and puts the result into the quantized block.
-func (r *blockRun) layer(ctx context.Context, linear int, cal *quant.Calibration) error {
-	p := r.job.plan[r.block.Linears[linear].Name]
+// layer quantizes one linear, or what is to take its place (see gptq.Correct), and
+// puts the result into the quantized block.
+func (r *blockRun) layer(ctx context.Context, linear int, cal *quant.Calibration, target *tensor.Matrix) error {
+	p := r.planOf(linear)
 	w := r.scales.Weight(linear, r.block.Linear(linear).Weight)
+	if target == nil {
+		target = w
+	}
 	var q *quant.Weight
 	var err error
 	if !p.dense && r.job.out.Done(p.name) {
 		q, err = r.job.resumed(p)
 	} else {
-		q, err = r.job.quantizeLayer(ctx, p, w, cal, r.blockLoss(linear, w, cal))
+		q, err = r.job.quantizeLayer(ctx, p, target, cal, r.blockLoss(linear, w, cal))
 	}
 	if err != nil || q == nil {
 		return err
@@ -199,6 +242,7 @@ func (r *blockRun) layer(ctx context.Context, linear int, cal *quant.Calibration
 	if r.job.set.inputs == InputsQuantized {
 		r.qb.Linear(linear).Weight = r.scales.Restore(linear, q.Dequantize())
 	}
+	memory.Collect(4 * int64(p.in) * int64(p.in))
 	return nil
 }
 
@@ -219,11 +263,11 @@ func (r *blockRun) runStaged(ctx context.Context) error {
 			return err
 		}
 	}
-	streams := []walk.Stream{{Block: r.qb, X: r.quantized}}
+	both := []walk.Stream{{Block: r.qb, X: r.quantized}}
 	if r.full != nil {
-		streams = append(streams, walk.Stream{Block: r.block, X: r.full})
+		both = append(both, walk.Stream{Block: r.block, X: r.full})
 	}
-	return r.walk.Stages(ctx, streams, &stagedVisit{run: r})
+	return r.walk.Stages(ctx, both, &stagedVisit{run: r})
 }
 
 // stagedVisit collects the statistics of one stage after the other, from the
@@ -243,12 +287,14 @@ func (v *stagedVisit) paired(stage int) bool {
 }
 
 // Observe implements walk.Visitor.
-func (v *stagedVisit) Observe(stage, _ int, frames []*program.Frame) error {
+func (v *stagedVisit) Observe(stage int, frames []*program.Frame) error {
 	r, s := v.run, &v.run.block.Stages[stage]
 	if v.collector == nil {
 		v.collector = r.collector(stage, v.paired(stage))
 	}
-	r.refer(stage, frames[0])
+	if err := r.refer(stage, frames[0]); err != nil {
+		return err
+	}
 	x := frames[0].Input(s)
 	if !v.paired(stage) {
 		r.observe(v.collector, x)
@@ -256,7 +302,7 @@ func (v *stagedVisit) Observe(stage, _ int, frames []*program.Frame) error {
 	}
 	var lack *tensor.Matrix
 	if s.Residual {
-		lack = difference(frames[1].X, frames[0].X)
+		lack = walk.Difference(frames[1].X, frames[0].X)
 	}
 	v.collector.AddPair(frames[1].Input(s).Clone(), x, lack, r.job.set.workers)
 	return nil
@@ -264,29 +310,56 @@ func (v *stagedVisit) Observe(stage, _ int, frames []*program.Frame) error {
 
 // Settle implements walk.Visitor.
 func (v *stagedVisit) Settle(ctx context.Context, stage int) error {
+	r, c := v.run, v.collector
+	v.collector = nil
 	var cal *quant.Calibration
-	if v.collector != nil {
-		cal = v.run.scaled(stage, v.collector.Calibration())
-		v.collector = nil
-	}
-	for _, i := range v.run.block.Stages[stage].Linears {
-		if err := v.run.layer(ctx, i, cal); err != nil {
+	var targets map[int]*tensor.Matrix
+	if c != nil {
+		r.walk.Runner.Forget()
+		var err error
+		if cal, targets, err = r.correct(stage, c, v.paired(stage)); err != nil {
 			return err
 		}
 	}
+	for _, i := range r.block.Stages[stage].Linears {
+		if err := r.layer(ctx, i, cal, targets[i]); err != nil {
+			return err
+		}
+	}
+	r.forget(stage)
 	return nil
 }
 
-// difference returns x - y.
-func difference(x, y *tensor.Matrix) *tensor.Matrix {
-	d := x.Clone()
-	for i := range d.Rows {
-		row := d.Row(i)
-		for j, v := range y.Row(i) {
-			row[j] -= v
+// correct returns the statistics of a stage, and where two streams are compared
+// the corrected weights of the linears that read it. Methods from elsewhere are
+// shown all there is, and have their weights corrected one by one.
+func (r *blockRun) correct(stage int, c *quant.Collector, paired bool) (*quant.Calibration, map[int]*tensor.Matrix, error) {
+	s := &r.block.Stages[stage]
+	memory.Collect(4 * int64(s.Width) * int64(s.Width))
+	_, rtn := r.job.set.method.(quant.RTN)
+	_, own := r.job.set.method.(gptq.Quantizer)
+	if !paired || !rtn && !own {
+		return r.scaled(stage, c.Calibration()), nil, nil
+	}
+	var linears []int
+	var weights []*tensor.Matrix
+	for _, i := range s.Linears {
+		if r.job.pending(r.block.Linears[i].Name) {
+			linears = append(linears, i)
+			weights = append(weights, r.scales.Weight(i, r.block.Linear(i).Weight))
 		}
 	}
-	return d
+	scale := func(cal *quant.Calibration) *quant.Calibration { return r.scaled(stage, cal) }
+	all, cal, err := gptq.CorrectAll(weights, c, scale, gptq.Correction{Strength: r.job.set.correction}, r.job.set.workers)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", r.block.Linears[s.Linears[0]].Name, err)
+	}
+	targets := map[int]*tensor.Matrix{}
+	for k, i := range linears {
+		targets[i] = all[k]
+	}
+	memory.Collect(4 * int64(s.Width) * int64(s.Width))
+	return cal, targets, nil
 }
 
 // decoderOf describes the model of a checkpoint, its tensors held to config.json.

@@ -9,27 +9,23 @@ import (
 	"github.com/golowbit/lowbit/tensor"
 )
 
-// reference is what adadim.ObjectiveBlock compares with, by batch: a stage as
-// the text reaches it, and what the unquantized block adds to the residual
-// stream for it.
-type reference struct {
-	frames  []*program.Frame
-	effects []*tensor.Matrix
+// refer records the reference that adadim.ObjectiveBlock compares with, of a batch
+// that is at a stage. Linears that add to the stream themselves need none.
+func (r *blockRun) refer(stage int, f *program.Frame) error {
+	if r.job.set.objective != adadim.ObjectiveBlock || r.block.Stages[stage].Residual {
+		return nil
+	}
+	if r.refs[stage] == nil {
+		r.refs[stage] = r.walk.NewReference(stage)
+	}
+	return r.refs[stage].Add(r.block, f)
 }
 
-// refer records the reference of a batch that is at a stage. Linears that add
-// to the stream themselves need none.
-func (r *blockRun) refer(stage int, f *program.Frame) {
-	if r.job.set.objective != adadim.ObjectiveBlock || r.block.Stages[stage].Residual {
-		return
+// forget drops the reference of a stage.
+func (r *blockRun) forget(stage int) {
+	if ref := r.refs[stage]; ref != nil {
+		ref.Drop()
 	}
-	ref := r.refs[stage]
-	if ref == nil {
-		ref = &reference{}
-		r.refs[stage] = ref
-	}
-	ref.frames = append(ref.frames, r.walk.Runner.Keep(f, stage))
-	ref.effects = append(ref.effects, r.walk.Runner.Effect(r.block, f, stage))
 }
 
 // blockLoss returns the loss of adadim.ObjectiveBlock for a layer of the
@@ -52,26 +48,6 @@ func (r *blockRun) blockLoss(linear int, w *tensor.Matrix, cal *quant.Calibratio
 	return func(ctx context.Context, approx *tensor.Matrix) (float64, error) {
 		b := r.block.Clone()
 		b.Linear(linear).Weight = r.scales.Restore(linear, approx)
-		var loss float64
-		for i, f := range ref.frames {
-			if err := ctx.Err(); err != nil {
-				return 0, err
-			}
-			loss += squared(r.walk.Runner.EffectAlone(b, f, stage), ref.effects[i])
-		}
-		return loss, nil
+		return ref.Loss(ctx, b)
 	}
-}
-
-// squared returns ‖a-b‖².
-func squared(a, b *tensor.Matrix) float64 {
-	var sum float64
-	for i := range a.Rows {
-		y := b.Row(i)
-		for j, v := range a.Row(i) {
-			d := float64(v) - float64(y[j])
-			sum += d * d
-		}
-	}
-	return sum
 }

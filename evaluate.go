@@ -1,10 +1,12 @@
 package lowbit
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
 	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/internal/memory"
 	"github.com/golowbit/lowbit/internal/text"
 	"github.com/golowbit/lowbit/internal/walk"
 	"github.com/golowbit/lowbit/tensor"
@@ -28,8 +30,9 @@ type EvalOptions struct {
 	// in pieces: those of a window that begin at token first. It must not keep
 	// them. An error ends the work.
 	Logits  func(window, first int, logits *tensor.Matrix) error
-	BF16    bool // as in Options, for dense bfloat16 models; perplexity then differs by rounding
-	Workers int  // goroutines; 0 means GOMAXPROCS
+	BF16    bool  // as in Options, for dense bfloat16 models; perplexity then differs by rounding
+	Workers int   // goroutines; 0 means GOMAXPROCS
+	Memory  int64 // as in Options
 	Events  func(Event)
 }
 
@@ -125,6 +128,11 @@ func (o *EvalOptions) measure(ctx context.Context, all []*evaluated, w [][]int32
 			o.Events(Event{Kind: EventProgress, Done: done, Total: total, Message: model})
 		}
 	}
+	plan, err := s.Within(cmp.Or(o.Memory, memory.Default()), w)
+	if err != nil {
+		return nil, err
+	}
+	defer plan.Hold()()
 	sum, err := s.Run(ctx, w)
 	if err != nil {
 		return nil, err

@@ -177,7 +177,7 @@ func (r *blockRun) observeForFolding(ctx context.Context) ([]*quant.Calibration,
 			want(r.block.Linears[l].Stage)
 		}
 	}
-	err := r.walk.Forward(ctx, r.block, r.quantized.Clone(), func(stage, _ int, f *program.Frame) error {
+	err := r.walk.Pass(ctx, r.block, r.quantized, false, func(stage int, f *program.Frame) error {
 		if c := collectors[stage]; c != nil {
 			r.observe(c, f.Input(&stages[stage]))
 		}

@@ -21,6 +21,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/golowbit/lowbit/internal/memory"
 	"github.com/golowbit/lowbit/internal/walk"
 )
 
@@ -32,6 +33,8 @@ var (
 	ErrNeedsText = errors.New("this method needs calibration text")
 	// ErrNotFinite is wrapped where a model computes NaN or an infinity.
 	ErrNotFinite = walk.ErrNotFinite
+	// ErrMemory is wrapped where work does not fit into the memory it may use.
+	ErrMemory = memory.ErrTooLittle
 	// ErrTarget is wrapped where the engine that Options.Target names would not
 	// load the result.
 	ErrTarget = errors.New("target")

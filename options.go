@@ -1,6 +1,7 @@
 package lowbit
 
 import (
+	"cmp"
 	"regexp"
 	"slices"
 
@@ -100,7 +101,14 @@ type Options struct {
 	// Workers limits goroutines, those of a Method that is quant.Parallel
 	// too; 0 means GOMAXPROCS.
 	Workers int
-	Resume  bool // go on with what an interrupted run left behind
+	// Memory is how many bytes the process may use; 0 means 80 % of what the
+	// machine or its control group has. Residual streams that do not fit lie in a
+	// file in the folder Output+".partial". What does not fit all the same is
+	// refused before work starts, with an error that wraps ErrMemory. The garbage
+	// collector's limit is lowered for as long as Quantize runs. Nothing in the
+	// result depends on it.
+	Memory int64
+	Resume bool // go on with what an interrupted run left behind
 
 	// Events, if not nil, is told of progress, from one goroutine at a time.
 	Events func(Event)
@@ -262,7 +270,7 @@ func (o *Options) Validate() error {
 	case o.Output == "":
 		return badOptions("no output given")
 	}
-	if err := checkWorkers(o.Workers); err != nil {
+	if err := cmp.Or(checkWorkers(o.Workers), checkMemory(o.Memory)); err != nil {
 		return err
 	}
 	if err := o.Calibration.validate(); err != nil {
@@ -316,6 +324,13 @@ func (s *settings) validate() error {
 	return nil
 }
 
+func checkMemory(n int64) error {
+	if n < 0 {
+		return badOptions("%d bytes of memory, want a positive number or 0 for 80 %% of what there is", n)
+	}
+	return nil
+}
+
 func checkWorkers(n int) error {
 	if n < 0 {
 		return badOptions("%d workers, want a positive number or 0 for all cores", n)
@@ -342,7 +357,7 @@ func (o *EvalOptions) Validate() error {
 	if err := o.Text.validate(); err != nil {
 		return err
 	}
-	return checkWorkers(o.Workers)
+	return cmp.Or(checkWorkers(o.Workers), checkMemory(o.Memory))
 }
 
 // checkSequences checks the options where each sequence of ids is a window.

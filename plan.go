@@ -27,6 +27,10 @@ type Plan struct {
 	Notes []string `json:"notes,omitempty"`
 	// Engines says which engines load the output, as far as that can be known.
 	Engines []layout.Note `json:"engines"`
+	// Memory is what the run will need, nil before the text is known.
+	Memory *MemoryPlan `json:"memory,omitempty"`
+	// Seconds is about how long it takes, where it was foreseen.
+	Seconds float64 `json:"seconds,omitempty"`
 	// NeedsText says that calibration text must be given.
 	NeedsText bool `json:"needs_text"`
 }
@@ -61,6 +65,7 @@ func Resolve(o Options) (*Plan, error) {
 func (j *job) explain() *Plan {
 	p := &Plan{
 		Model: j.path, Output: j.output, Settings: j.settings(), Notes: j.notes(),
+		Memory:  j.memory,
 		Engines: j.engines(j.engineLayers()), NeedsText: j.mustHaveText(),
 	}
 	for _, l := range j.order {

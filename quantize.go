@@ -16,6 +16,7 @@ import (
 	"github.com/golowbit/lowbit/internal/fold"
 	"github.com/golowbit/lowbit/internal/kernel"
 	"github.com/golowbit/lowbit/internal/linears"
+	"github.com/golowbit/lowbit/internal/memory"
 	"github.com/golowbit/lowbit/internal/text"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/tensor"
@@ -101,7 +102,8 @@ type job struct {
 	done   map[string]*LayerReport
 	made   map[string]layout.Layer // layers as they came out
 	kept   int                     // layers that would be found by Resume
-	before int64                   // bytes of the source's files of weights
+	memory *memory.Plan
+	before int64 // bytes of the source's files of weights
 }
 
 // openModel opens a model, or the LoRA adapter at path merged into the model
@@ -220,18 +222,8 @@ func (j *job) prepare(ctx context.Context, o Options) error {
 	if j.before, err = weightBytes(j.path); err != nil {
 		return err
 	}
-	needed := j.mustHaveText()
-	if err := j.checkTextless(needed); err != nil {
+	if err := j.readText(o); err != nil {
 		return err
-	}
-	if needed && !j.texted {
-		return fmt.Errorf("%w: %w", ErrOptions, ErrNeedsText)
-	}
-	if needed || j.texted {
-		if j.text, err = readCalibration(j.src, j.model, o.Calibration); err != nil {
-			return err
-		}
-		j.tokens = j.text.tokens()
 	}
 	if !j.direct() || len(j.set.tooLarge) > 0 { // where there is one there may be more
 		tooLarge, err := j.checkRanges(ctx)
@@ -253,6 +245,25 @@ func (j *job) prepare(ctx context.Context, o Options) error {
 			j.event(Event{Kind: EventWrite, Done: int(done), Total: int(total)})
 		},
 	})
+	return err
+}
+
+// readText reads the text, and divides the memory.
+func (j *job) readText(o Options) (err error) {
+	needed := j.mustHaveText()
+	if err := j.checkTextless(needed); err != nil {
+		return err
+	}
+	if needed && !j.texted {
+		return fmt.Errorf("%w: %w", ErrOptions, ErrNeedsText)
+	}
+	if needed || j.texted {
+		if j.text, err = readCalibration(j.src, j.model, o.Calibration); err != nil {
+			return err
+		}
+		j.tokens = j.text.tokens()
+	}
+	j.memory, err = j.planMemory(o.Memory)
 	return err
 }
 
@@ -370,6 +381,7 @@ func (j *job) run(ctx context.Context) error {
 		j.event(Event{Kind: EventWarning, Message: err.Error()})
 	}
 	j.event(Event{Kind: EventPlan, Plan: j.explain(), Blocks: j.blockCount(), Total: n, Kept: j.kept})
+	defer j.memory.Hold()()
 	var err error
 	switch {
 	case j.text != nil:

@@ -172,7 +172,7 @@ func (w *Writer) resume() (fresh bool, err error) {
 	if err := w.sameRun(state); err != nil {
 		return false, err
 	}
-	if err := w.disk.RemoveAll(filepath.Join(w.partial, resultName)); err != nil {
+	if err := errors.Join(w.disk.RemoveAll(filepath.Join(w.partial, resultName)), w.removeScratch()); err != nil {
 		return false, err
 	}
 	if w.o.Direct {

@@ -2,6 +2,7 @@ package gptq
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/tensor"
@@ -60,15 +61,95 @@ func Correct(w *tensor.Matrix, cal *quant.Calibration, c Correction, workers int
 	if err != nil {
 		return nil, err
 	}
+	return shifted(w, shift, float32(c.Strength*a)), nil
+}
+
+// CorrectAll is Correct for weights [out, in] that share their input, whose
+// statistics are still in a collector for pairs: it needs the memory of the
+// halves, a few matrices as large as the weights and one factor. It uses the
+// collector up and returns its Calibration without Cross, Residual and Halves.
+// scale, if not nil, is what is done to statistics before they are used, such as
+// adadim.ScaleCalibration.
+func CorrectAll(weights []*tensor.Matrix, s *quant.Collector, scale func(*quant.Calibration) *quant.Calibration, c Correction, workers int) ([]*tensor.Matrix, *quant.Calibration, error) {
+	if err := c.Validate(); err != nil {
+		return nil, nil, err
+	}
+	if scale == nil {
+		scale = func(cal *quant.Calibration) *quant.Calibration { return cal }
+	}
+	damping := c.Damping
+	if damping == 0 {
+		damping = DefaultDamping
+	}
+	trust, err := trustAll(weights, s, scale, damping, workers)
+	if err != nil {
+		return nil, nil, err
+	}
+	cal := scale(s.Calibration())
+	out := slices.Clone(weights)
+	var l *tensor.Matrix
+	for k, w := range weights {
+		if trust[k] == 0 || c.Strength == 0 {
+			continue
+		}
+		if l == nil {
+			if l = dampedFactor(cal.H, damping, workers); l == nil {
+				return nil, nil, fmt.Errorf("correction: %w", ErrNotFinite)
+			}
+		}
+		shift, _ := solveShift(w, cal, l, workers)
+		out[k] = shifted(w, shift, float32(c.Strength*trust[k]))
+	}
+	cal.Cross, cal.Residual = nil, nil
+	return out, cal, nil
+}
+
+// trustAll is trust for each of the weights, one half after the other.
+func trustAll(weights []*tensor.Matrix, s *quant.Collector, scale func(*quant.Calibration) *quant.Calibration, damping float64, workers int) ([]float64, error) {
+	halves := s.Halves()
+	trust := make([]float64, len(weights))
+	if halves[0] == nil {
+		for k := range trust {
+			trust[k] = 1
+		}
+		return trust, nil
+	}
+	shifts, rhs := make([][2]*tensor.Matrix, len(weights)), make([][2]*tensor.Matrix, len(weights))
+	for i := range halves {
+		half := scale(halves[i])
+		l := dampedFactor(half.H, damping, workers)
+		if l == nil {
+			return nil, fmt.Errorf("correction: %w", ErrNotFinite)
+		}
+		for k, w := range weights {
+			shifts[k][i], rhs[k][i] = solveShift(w, half, l, workers)
+		}
+	}
+	gain, cost := make([]float64, len(weights)), make([]float64, len(weights))
+	for i := range halves {
+		half := scale(&quant.Calibration{H: halves[i].H})
+		for k := range weights {
+			g, c := agreement(shifts[k][1-i], rhs[k][i], half.H, workers)
+			gain[k] += g
+			cost[k] += c
+		}
+	}
+	for k := range trust {
+		trust[k] = share(gain[k], cost[k])
+	}
+	return trust, nil
+}
+
+// shifted is w plus f times a shift, which is transposed.
+func shifted(w, shift *tensor.Matrix, f float32) *tensor.Matrix {
 	out := w.Clone()
-	f := float32(c.Strength * a)
 	for r := range out.Rows {
 		row := out.Row(r)
 		for j := range row {
 			row[j] += f * shift.Data[j*shift.Stride+r]
 		}
 	}
-	return out, nil
+	return out
 }
 
 // fitShift returns the least-squares shift of w, transposed [in, out], and
@@ -79,6 +160,12 @@ func fitShift(w *tensor.Matrix, cal *quant.Calibration, damping float64, workers
 	if l == nil {
 		return nil, nil, fmt.Errorf("correction: %w", ErrNotFinite)
 	}
+	shift, rhs = solveShift(w, cal, l, workers)
+	return shift, rhs, nil
+}
+
+// solveShift is fitShift with the factor l.
+func solveShift(w *tensor.Matrix, cal *quant.Calibration, l *tensor.Matrix, workers int) (shift, rhs *tensor.Matrix) {
 	// X_qᵀ (X-X_q) wᵀ + X_qᵀ R
 	rhs = tensor.New(w.Cols, w.Rows)
 	tensor.Gemm(true, true, 1, cal.Cross, w, 0, rhs, workers)
@@ -91,7 +178,7 @@ func fitShift(w *tensor.Matrix, cal *quant.Calibration, damping float64, workers
 	}
 	shift = rhs.Clone()
 	tensor.CholeskySolve(l, shift, workers)
-	return shift, rhs, nil
+	return shift, rhs
 }
 
 // trust is how much of the fitted shift is worth keeping on other text. With
@@ -111,17 +198,27 @@ func trust(w *tensor.Matrix, cal *quant.Calibration, damping float64, workers in
 	}
 	var gain, cost float64
 	for i, half := range cal.Halves {
-		s := shifts[1-i]
-		hs := tensor.New(s.Rows, s.Cols)
-		tensor.Gemm(false, false, 1, half.H, s, 0, hs, workers)
-		gain += dot(s, rhs[i])
-		cost += dot(s, hs)
+		g, c := agreement(shifts[1-i], rhs[i], half.H, workers)
+		gain += g
+		cost += c
 	}
+	return share(gain, cost), nil
+}
+
+// agreement is sᵀb and sᵀHs.
+func agreement(s, b, h *tensor.Matrix, workers int) (gain, cost float64) {
+	hs := tensor.New(s.Rows, s.Cols)
+	tensor.Gemm(false, false, 1, h, s, 0, hs, workers)
+	return dot(s, b), dot(s, hs)
+}
+
+// share is what trust makes of the sums over both halves.
+func share(gain, cost float64) float64 {
 	if !(gain > 0) || !(cost > 0) {
-		return 0, nil
+		return 0
 	}
 	a := min(gain/cost, 1)
-	return 1 / (1 + (1/a-1)/2), nil
+	return 1 / (1 + (1/a-1)/2)
 }
 
 // dot is the sum of products of the elements.

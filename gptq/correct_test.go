@@ -229,3 +229,59 @@ func TestCorrectNotFinite(t *testing.T) {
 		require.ErrorIs(t, err, gptq.ErrNotFinite)
 	}
 }
+
+// TestCorrectAll: it is Correct, weight by weight, with the same bits.
+func TestCorrectAll(t *testing.T) {
+	rng := rand.New(rand.NewPCG(5, 6))
+	const in, out = 40, 24
+	s := newStreams(rng, 90, in, out)
+	weights := []*tensor.Matrix{correlated(rng, out, in), tensor.New(out, in), correlated(rng, out, in)}
+	collect := func() *quant.Collector {
+		c := quant.NewPairCollector(in)
+		c.AddPair(s.x.Clone(), s.xq, s.r, 1)
+		return c
+	}
+	half := func(cal *quant.Calibration) *quant.Calibration {
+		scaled := func(m *tensor.Matrix, f float32) *tensor.Matrix {
+			if m == nil {
+				return nil
+			}
+			m = m.Clone()
+			for i := range m.Data {
+				m.Data[i] *= f
+			}
+			return m
+		}
+		c := &quant.Calibration{H: scaled(cal.H, 0.25), Cross: scaled(cal.Cross, 0.25), Residual: scaled(cal.Residual, 0.5), Tokens: cal.Tokens}
+		for i, h := range cal.Halves {
+			if h != nil {
+				c.Halves[i] = &quant.Calibration{H: scaled(h.H, 0.25), Cross: scaled(h.Cross, 0.25), Residual: scaled(h.Residual, 0.5)}
+			}
+		}
+		return c
+	}
+	for _, scale := range []func(*quant.Calibration) *quant.Calibration{nil, half} {
+		c := gptq.Correction{Strength: 0.7}
+		got, cal, err := gptq.CorrectAll(weights, collect(), scale, c, 2)
+		require.NoError(t, err)
+		want := collect().Calibration()
+		if scale != nil {
+			want = scale(want)
+		}
+		require.Equal(t, want.H, cal.H)
+		require.Equal(t, want.Tokens, cal.Tokens)
+		require.Nil(t, cal.Cross)
+		require.Nil(t, cal.Halves[0])
+		for k, w := range weights {
+			m, err := gptq.Correct(w, want, c, 2)
+			require.NoError(t, err)
+			require.Equal(t, m, got[k])
+		}
+		require.NotEqual(t, weights[0], got[0])
+	}
+	s.xq.Data[3] = float32(math.NaN())
+	_, _, err := gptq.CorrectAll(weights, collect(), nil, gptq.Correction{Strength: 1}, 2)
+	require.ErrorIs(t, err, gptq.ErrNotFinite)
+	_, _, err = gptq.CorrectAll(weights, collect(), nil, gptq.Correction{Strength: 2}, 2)
+	require.ErrorIs(t, err, gptq.ErrOptions)
+}

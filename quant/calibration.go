@@ -84,6 +84,7 @@ type Collector struct {
 
 	sums   []*sums // one, or two for halves of the tokens
 	absSum []float64
+	halves *[2]*Calibration // once they were asked for
 }
 
 // sums are the second moments of some tokens.
@@ -166,21 +167,42 @@ func (c *Collector) AddPair(x, xq, r *tensor.Matrix, workers int) {
 	}
 }
 
+// Halves returns what Calibration.Halves would be, of a collector for pairs. It
+// is for those who are done with the halves before they ask for the whole:
+// Calibration then makes it in the memory of the first half, and has no Halves.
+func (c *Collector) Halves() [2]*Calibration {
+	if c.halves == nil {
+		c.halves = &[2]*Calibration{}
+		for i, s := range c.sums {
+			if len(c.sums) == 2 {
+				c.halves[i] = s.calibration()
+			}
+		}
+	}
+	return *c.halves
+}
+
+func (s *sums) calibration() *Calibration {
+	mirror(s.h)
+	return &Calibration{H: s.h, Tokens: s.tokens, Cross: s.cross, Residual: s.residual}
+}
+
 // Calibration returns the statistics; the collector must not be used after.
 func (c *Collector) Calibration() *Calibration {
 	all := &Calibration{MeanAbs: make([]float32, len(c.absSum))}
-	parts := make([]*Calibration, len(c.sums))
-	for i, s := range c.sums {
-		mirror(s.h)
-		parts[i] = &Calibration{H: s.h, Tokens: s.tokens, Cross: s.cross, Residual: s.residual}
-	}
-	p := parts[0]
-	all.H, all.Cross, all.Residual, all.Tokens = p.H, p.Cross, p.Residual, p.Tokens
-	if len(parts) == 2 {
-		q := parts[1]
-		all.Halves = [2]*Calibration{p, q}
-		all.H, all.Cross, all.Residual = sum(p.H, q.H), sum(p.Cross, q.Cross), sum(p.Residual, q.Residual)
-		all.Tokens += q.Tokens
+	if len(c.sums) == 1 {
+		p := c.sums[0].calibration()
+		all.H, all.Tokens = p.H, p.Tokens
+	} else {
+		used := c.halves != nil
+		halves := c.Halves()
+		p, q := halves[0], halves[1]
+		if !used {
+			all.Halves = halves
+		}
+		all.H, all.Cross, all.Residual = sum(p.H, q.H, used), sum(p.Cross, q.Cross, used), sum(p.Residual, q.Residual, used)
+		all.Tokens = p.Tokens + q.Tokens
+		c.halves, c.sums = nil, nil
 	}
 	if all.Tokens > 0 {
 		for j, s := range c.absSum {
@@ -199,11 +221,15 @@ func mirror(h *tensor.Matrix) {
 	}
 }
 
-func sum(a, b *tensor.Matrix) *tensor.Matrix {
+// sum is a+b, with inPlace in the memory of a.
+func sum(a, b *tensor.Matrix, inPlace bool) *tensor.Matrix {
 	if a == nil {
 		return nil
 	}
-	c := a.Clone()
+	c := a
+	if !inPlace {
+		c = a.Clone()
+	}
 	for i, v := range b.Data {
 		c.Data[i] += v
 	}

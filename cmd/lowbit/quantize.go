@@ -73,6 +73,9 @@ func (a *app) quantize(ctx context.Context, o lowbit.Options, f *quantizeFlags) 
 		switch e.Kind {
 		case lowbit.EventPlan:
 			kept, layers = e.Kept, e.Total
+			if e.Plan.Memory != nil && !f.quiet {
+				fmt.Fprintln(a.stderr, e.Plan.Memory)
+			}
 			a.noteTarget(e.Plan, o.Target)
 		case lowbit.EventLayer:
 			kept = e.Kept
@@ -99,7 +102,7 @@ func (a *app) quantize(ctx context.Context, o lowbit.Options, f *quantizeFlags) 
 		text.PerDocument, text.BOS, text.Field, text.MaxBytes = f.calib.perDocument, f.calib.bos, f.calib.field, f.calib.maxBytes
 		result.Evaluation, err = lowbit.Evaluate(ctx, lowbit.EvalOptions{
 			Model: o.Output, Against: o.Model, Base: o.Base, Tokenizer: o.Model,
-			Text: text, Window: f.window, Workers: o.Workers, Events: p.event,
+			Text: text, Window: f.window, Workers: o.Workers, Memory: o.Memory, Events: p.event,
 		})
 		p.close()
 		if err != nil {

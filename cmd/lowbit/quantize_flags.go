@@ -14,6 +14,7 @@ import (
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/gptq"
+	"github.com/golowbit/lowbit/internal/memory"
 	"github.com/golowbit/lowbit/quant"
 )
 
@@ -68,6 +69,7 @@ func (f *quantizeFlags) register(s *pflag.FlagSet) {
 	option(s, "exclude", "leave layers whose name matches this regular `expression` dense, whatever --include says (repeatable)", regexp.Compile, func(r *regexp.Regexp) { f.o.Exclude = append(f.o.Exclude, r) })
 	s.BoolVar(&f.o.Resume, "resume", false, "go on with an interrupted run")
 	s.IntVar(&f.o.Workers, "workers", 0, "goroutines (default: all cores)")
+	memoryOption(s, &f.o.Memory)
 	s.BoolVar(&f.json, "json", false, "print one JSON object")
 	s.BoolVarP(&f.quiet, "quiet", "q", false, "no progress, no settings and no table of layers")
 }
@@ -193,6 +195,11 @@ func option[T any](s *pflag.FlagSet, name, usage string, parse func(string) (T, 
 		}
 		return err
 	}}, name, usage)
+}
+
+// memoryOption registers the limit of memory.
+func memoryOption(s *pflag.FlagSet, to *int64) {
+	option(s, "memory", "`size` of the memory that may be used, such as 4GiB: what does not fit is kept in a file beside the output, or refused before the work (default 80 % of the machine's, or of its control group's)", memory.ParseSize, func(n int64) { *to = n })
 }
 
 // boolOption registers a switch that can be on, off or not given.

@@ -493,3 +493,38 @@ func TestQuantizedTwice(t *testing.T) {
 	require.Equal(t, exitError, o.code)
 	requireOneLine(t, o, "quantized already")
 }
+
+// TestPlan: plan says what quantize would need, and makes nothing.
+func TestPlan(t *testing.T) {
+	dir := t.TempDir()
+	args := []string{embedded, "--calib", calibration, "--samples", "8", "--per-document", "--memory", "800MiB"}
+	got := succeed(t, append([]string{"plan", "--json"}, args...)...)
+	var p struct {
+		Memory struct {
+			Limit int64
+			Parts []struct {
+				Name  string
+				Bytes int64
+			}
+			Streams int64
+		}
+		Peak    int64
+		Seconds float64
+	}
+	require.NoError(t, json.Unmarshal([]byte(got.stdout), &p))
+	require.EqualValues(t, 800<<20, p.Memory.Limit)
+	require.EqualValues(t, 8*256*2*2*256*4, p.Memory.Streams) // of both, and what is kept of both inside a block
+	require.Positive(t, p.Seconds)
+	require.Less(t, p.Peak, p.Memory.Limit)
+	text := succeed(t, append([]string{"plan"}, args...)...).stdout
+	require.Contains(t, text, "statistics")
+	require.Contains(t, text, "allowed")
+	require.Contains(t, text, "\nabout ")
+	require.Contains(t, succeed(t, "plan", embedded, "--method", "rtn", "--axis", "oc").stdout, "at most")
+	requireOneLine(t, runCommand(t, "plan", embedded, "--calib", calibration, "--memory", "20MiB"), "are needed at least")
+	requireOneLine(t, runCommand(t, "plan", embedded), "needs calibration text")
+	requireOneLine(t, runCommand(t, "quantize", embedded, "-o", filepath.Join(dir, "out"), "--memory", "much"), `size "much"`)
+	entries, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	require.Empty(t, entries)
+}

@@ -10,8 +10,15 @@ import (
 
 // Embedding turns token ids into the residual stream.
 type Embedding struct {
-	Weight *tensor.Matrix // [Vocab, Hidden], or of another width where it is projected
+	// Weight is [Vocab, Hidden], or of another width where it is projected; nil
+	// if its rows are read as they are needed (see OpenEmbedding).
+	Weight *tensor.Matrix
 
+	vocab      int
+	width      int
+	weights    program.Weights
+	name       string
+	row        []float32
 	spec       embedSpec
 	project    *tensor.Matrix // [Hidden, width], or nil
 	positions  *tensor.Matrix // [offset+positions, Hidden], or nil
@@ -20,11 +27,40 @@ type Embedding struct {
 
 // LoadEmbedding reads the embedding and what goes with it.
 func (m *Model) LoadEmbedding(w program.Weights) (*Embedding, error) {
-	e := &Embedding{spec: m.Embed}
-	var err error
-	if e.Weight, err = program.LoadMatrix(w, m.Names.Embedding, m.Vocab, m.embedWidth()); err != nil {
+	e, err := m.newEmbedding(w)
+	if err == nil {
+		e.Weight, err = program.LoadMatrix(w, m.Names.Embedding, m.Vocab, m.embedWidth())
+	}
+	return e, err
+}
+
+// OpenEmbedding is LoadEmbedding without the matrix in memory, unless it is
+// quantized: it is read once, to see that it is finite, and then row by row when
+// it is used. What it returns is for one goroutine at a time.
+func (m *Model) OpenEmbedding(w program.Weights) (*Embedding, error) {
+	if q, ok := w.(program.Quantized); ok && q.QuantizedWeight(m.Names.Embedding) {
+		return m.LoadEmbedding(w)
+	}
+	e, err := m.newEmbedding(w)
+	if err != nil {
 		return nil, err
 	}
+	if err := program.CheckShape(w, e.name, e.vocab, e.width); err != nil {
+		return nil, err
+	}
+	step := max(1, 1<<20/e.width)
+	for i := 0; i < e.vocab; i += step {
+		if e.row, err = w.Rows(e.name, i, min(i+step, e.vocab), e.row); err != nil {
+			return nil, err
+		}
+	}
+	return e, nil
+}
+
+// newEmbedding reads what goes with the embedding.
+func (m *Model) newEmbedding(w program.Weights) (*Embedding, error) {
+	e := &Embedding{spec: m.Embed, vocab: m.Vocab, width: m.embedWidth(), weights: w, name: m.Names.Embedding}
+	var err error
 	if m.Names.ProjectIn != "" {
 		if e.project, err = program.LoadMatrix(w, m.Names.ProjectIn, m.Hidden, m.embedWidth()); err != nil {
 			return nil, err
@@ -47,7 +83,7 @@ func (m *Model) LoadEmbedding(w program.Weights) (*Embedding, error) {
 // len(ids)-1, to dst [len(ids), Hidden]. An id outside the vocabulary is an error,
 // and a window longer than the positions that the model has learned.
 func (e *Embedding) Embed(dst *tensor.Matrix, ids []int32) error {
-	width := e.Weight.Cols
+	width := e.width
 	if e.project != nil {
 		width = e.project.Rows
 	}
@@ -58,16 +94,30 @@ func (e *Embedding) Embed(dst *tensor.Matrix, ids []int32) error {
 		return fmt.Errorf("window of %d tokens: the model has learned %d positions", len(ids), e.positions.Rows-e.spec.Offset)
 	}
 	for i, id := range ids {
-		if id < 0 || int(id) >= e.Weight.Rows {
-			return fmt.Errorf("token id %d at %d: the model's vocabulary has %d", id, i, e.Weight.Rows)
+		if id < 0 || int(id) >= e.vocab {
+			return fmt.Errorf("token id %d at %d: the model's vocabulary has %d", id, i, e.vocab)
 		}
-		e.token(dst.Row(i), int(id), i)
+		v, err := e.of(int(id))
+		if err != nil {
+			return err
+		}
+		e.token(dst.Row(i), v, i)
 	}
 	return nil
 }
 
-func (e *Embedding) token(row []float32, id, pos int) {
-	if v := e.Weight.Row(id); e.project == nil {
+// of is the row of a token, valid until the next call.
+func (e *Embedding) of(id int) ([]float32, error) {
+	if e.Weight != nil {
+		return e.Weight.Row(id), nil
+	}
+	var err error
+	e.row, err = e.weights.Rows(e.name, id, id+1, e.row)
+	return e.row, err
+}
+
+func (e *Embedding) token(row, v []float32, pos int) {
+	if e.project == nil {
 		copy(row, v)
 	} else {
 		x := tensor.FromSlice(1, len(v), v)

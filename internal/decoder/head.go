@@ -21,7 +21,7 @@ type Head struct {
 }
 
 // LoadHead reads the output head. In a model with tied embeddings its matrix
-// is that of the embedding, which is read if nil.
+// is that of the embedding, which is read if nil or not in memory.
 func (m *Model) LoadHead(w program.Weights, embedding *Embedding) (*Head, error) {
 	h := &Head{spec: m.Head}
 	var err error
@@ -39,7 +39,7 @@ func (m *Model) LoadHead(w program.Weights, embedding *Embedding) (*Head, error)
 	switch {
 	case !m.Tied:
 		h.Weight, err = program.LoadMatrix(w, m.Names.Head, m.Vocab, width)
-	case embedding != nil:
+	case embedding != nil && embedding.Weight != nil:
 		h.Weight = embedding.Weight
 	default:
 		h.Weight, err = program.LoadMatrix(w, m.Names.Embedding, m.Vocab, width)

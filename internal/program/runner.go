@@ -30,10 +30,14 @@ type Runner struct {
 	// weights are.
 	Inputs func(x *tensor.Matrix) *tensor.Matrix
 
+	// Spare is how many bytes of memory it keeps for reuse; 0 means any number.
+	Spare int64
+
 	workers int
 	tables  map[*Rope]*ropeTable
 	attn    sync.Pool // of *attnScratch
 	spare   []*tensor.Matrix
+	kept    int64 // bytes of spare
 }
 
 // NewRunner returns a Runner. workers is the number of goroutines; 0 means
@@ -78,7 +82,9 @@ func (r *Runner) Matrix(rows, cols int) *tensor.Matrix {
 	m := r.spare[best]
 	last := len(r.spare) - 1
 	r.spare[best] = r.spare[last]
+	r.spare[last] = nil
 	r.spare = r.spare[:last]
+	r.kept -= 4 * int64(cap(m.Data))
 	m.Rows, m.Cols, m.Stride, m.Data = rows, cols, cols, m.Data[:n]
 	return m
 }
@@ -86,10 +92,17 @@ func (r *Runner) Matrix(rows, cols int) *tensor.Matrix {
 // Release takes back the memory of a matrix, which may be nil.
 func (r *Runner) Release(m *tensor.Matrix) {
 	const most = 32
-	if m != nil && len(r.spare) < most {
+	if m == nil || len(r.spare) >= most {
+		return
+	}
+	if n := 4 * int64(cap(m.Data)); r.Spare == 0 || r.kept+n <= r.Spare {
 		r.spare = append(r.spare, m)
+		r.kept += n
 	}
 }
+
+// Forget gives all memory that is kept for reuse to the garbage collector.
+func (r *Runner) Forget() { r.spare, r.kept = nil, 0 }
 
 // Frame is a batch of tokens on its way through a block.
 type Frame struct {
@@ -101,6 +114,7 @@ type Frame struct {
 	pc     int // the next operation
 	regs   []*tensor.Matrix
 	mine   []bool // whose memory this frame gives back
+	wrote  []bool // what has changed since it entered the frame
 	routes []*routing
 }
 
@@ -113,7 +127,8 @@ func (p *Program) NewFrame(x *tensor.Matrix, seqLen int) *Frame {
 	if x.Cols != p.regs[Stream].width {
 		panic("program: stream of the wrong width")
 	}
-	return &Frame{X: x, p: p, seqLen: seqLen, regs: make([]*tensor.Matrix, len(p.regs)), mine: make([]bool, len(p.regs))}
+	n := len(p.regs)
+	return &Frame{X: x, p: p, seqLen: seqLen, regs: make([]*tensor.Matrix, n), mine: make([]bool, n), wrote: make([]bool, n)}
 }
 
 // Input returns what the frame holds of a stage: [rows, width], or fewer rows
@@ -206,9 +221,9 @@ func (r *Runner) effect(b *Block, f *Frame, x *tensor.Matrix, stage int) {
 
 // Keep returns a frame that stays at a stage, for EffectAlone, while f goes on.
 func (r *Runner) Keep(f *Frame, stage int) *Frame {
-	x := f.X // only its shape matters
+	x := &tensor.Matrix{Rows: f.X.Rows, Cols: f.X.Cols} // only its shape matters
 	if f.p.Stages[stage].reg == Stream {
-		x = x.Clone()
+		x = f.X.Clone()
 	}
 	g := f.p.NewFrame(x, f.seqLen)
 	g.pc, g.routes = f.pc, append([]*routing(nil), f.routes...)
@@ -225,6 +240,9 @@ func (r *Runner) run(b *Block, f *Frame, to int) {
 	x := &exec{r, b, f}
 	for ; f.pc < to; f.pc++ {
 		f.p.ops[f.pc].run(x)
+		for _, g := range f.p.ops[f.pc].writes() {
+			f.wrote[g] = true
+		}
 		for _, g := range f.p.free[f.pc] {
 			if f.mine[g] {
 				r.Release(f.regs[g])

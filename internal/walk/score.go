@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/golowbit/lowbit/internal/decoder"
+	"github.com/golowbit/lowbit/internal/memory"
 	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/tensor"
@@ -25,8 +26,9 @@ type Scored struct {
 	Weights program.Weights
 	Runner  *program.Runner
 
-	head *decoder.Head
-	x    *tensor.Matrix // residual stream [tokens, hidden]
+	embedding *decoder.Embedding
+	head      *decoder.Head
+	x         *tensor.Matrix // residual stream [tokens, hidden] of a batch
 }
 
 // Scoring measures the predictions of one model, or of two that have the same
@@ -38,11 +40,18 @@ type Scoring struct {
 	// must not keep them. An error ends the work.
 	Logits func(window, first int, logits *tensor.Matrix) error
 	Step   func(done, total int, model string) // called after every block, if not nil
+	// Tokens is about how many go through the models at once; 0 means all. What
+	// comes out does not depend on it.
+	Tokens int
+	Alone  bool // see Walk
 
 	nll    [2]float64
 	kl     float64
 	tokens int
 }
+
+// LogitsBytes is about how much is taken of the logits at a time: they are wide.
+const LogitsBytes = 64 << 20
 
 // Score is the outcome of a Scoring.
 type Score struct {
@@ -57,21 +66,18 @@ type Score struct {
 
 // Run runs the models on windows, those of a length together, and scores them.
 func (s *Scoring) Run(ctx context.Context, windows [][]int32) (*Score, error) {
-	byLength := map[int][]int{}
-	for i, ids := range windows {
-		byLength[len(ids)] = append(byLength[len(ids)], i)
-	}
+	batches := s.batches(windows)
 	done, total := 0, 0
 	for _, m := range s.Models {
-		total += m.Model.Layers * len(byLength)
+		total += m.Model.Layers * len(batches)
 	}
-	for _, n := range slices.Sorted(maps.Keys(byLength)) {
-		group := make([][]int32, len(byLength[n]))
-		for i, k := range byLength[n] {
-			group[i] = windows[k]
+	for _, numbers := range batches {
+		w := make([][]int32, len(numbers))
+		for i, k := range numbers {
+			w[i] = windows[k]
 		}
 		for _, m := range s.Models {
-			err := m.run(ctx, group, func() {
+			err := m.run(ctx, w, numbers, s.Alone, func() {
 				done++
 				if s.Step != nil {
 					s.Step(done, total, m.Name)
@@ -81,44 +87,83 @@ func (s *Scoring) Run(ctx context.Context, windows [][]int32) (*Score, error) {
 				return nil, err
 			}
 		}
-		if err := s.add(ctx, group, byLength[n]); err != nil {
+		if err := s.add(ctx, w, numbers); err != nil {
 			return nil, err
 		}
 	}
 	return s.score()
 }
 
-// run takes windows of a length through the blocks.
-func (m *Scored) run(ctx context.Context, w [][]int32, step func()) error {
-	way := &Walk{Model: m.Model, Weights: m.Weights, Runner: m.Runner, SeqLen: len(w[0])}
-	x, embedding, err := way.Embed(w)
+// Within divides limit bytes of memory, 0 for any, among what windows need, and
+// sets Tokens and Alone.
+func (s *Scoring) Within(limit int64, windows [][]int32) (*memory.Plan, error) {
+	e := memory.Evaluation{Logits: LogitsBytes}
+	for _, m := range s.Models {
+		e.Models = append(e.Models, m.Model)
+	}
+	for _, ids := range windows {
+		e.Tokens += len(ids)
+		e.SeqLen = max(e.SeqLen, len(ids))
+	}
+	p, tokens, err := e.Plan(limit)
 	if err != nil {
+		return nil, fmt.Errorf("%s: %w", s.Models[0].Name, err)
+	}
+	s.Tokens, s.Alone = tokens, p.Alone
+	return p, nil
+}
+
+// batches are the numbers of windows that go through the models together: those
+// of a length, in order.
+func (s *Scoring) batches(windows [][]int32) [][]int {
+	byLength := map[int][]int{}
+	for i, ids := range windows {
+		byLength[len(ids)] = append(byLength[len(ids)], i)
+	}
+	var all [][]int
+	for _, n := range slices.Sorted(maps.Keys(byLength)) {
+		most := len(byLength[n])
+		if s.Tokens > 0 {
+			whole := program.Batch(n) // blocks see what they would see of all
+			most = max(1, s.Tokens/whole) * (whole / n)
+		}
+		all = slices.AppendSeq(all, slices.Chunk(byLength[n], most))
+	}
+	return all
+}
+
+// run takes windows of a length through the blocks; numbers are theirs among all.
+func (m *Scored) run(ctx context.Context, w [][]int32, numbers []int, alone bool, step func()) error {
+	way := &Walk{Model: m.Model, Weights: m.Weights, Runner: m.Runner, SeqLen: len(w[0]), Alone: alone}
+	var err error
+	if m.embedding == nil {
+		if m.embedding, err = m.Model.OpenEmbedding(m.Weights); err != nil {
+			return err
+		}
+	}
+	if m.x, err = way.Embed(m.embedding, w); err != nil {
 		return err
 	}
-	m.x = x
-	if err := m.finite(x, "the embedding", way.SeqLen); err != nil {
+	if err := m.finite("the embedding", numbers); err != nil {
 		return err
 	}
 	err = way.Blocks(ctx, m.Model.Layers, func(b *program.Block) error {
 		defer step()
-		if err := way.Forward(ctx, b, x, nil); err != nil {
+		if err := way.Forward(ctx, b, m.x); err != nil {
 			return err
 		}
-		return m.finite(x, fmt.Sprintf("block %d (%s)", b.Index, strings.TrimSuffix(m.Model.BlockPrefix(b.Index), ".")), way.SeqLen)
+		return m.finite(fmt.Sprintf("block %d (%s)", b.Index, strings.TrimSuffix(m.Model.BlockPrefix(b.Index), ".")), numbers)
 	})
-	if err != nil {
-		return err
-	}
-	m.head, err = m.Model.LoadHead(m.Weights, embedding)
+	m.Runner.Forget()
 	return err
 }
 
-// finite fails if rows have a NaN or an infinity, which came from where. A
-// window has seq rows.
-func (m *Scored) finite(x *tensor.Matrix, where string, seq int) error {
-	for i := range x.Rows {
-		if j := wire.NotFinite(x.Row(i)); j >= 0 {
-			return fmt.Errorf("%s: %w: %s gives %g at token %d of window %d, channel %d", m.Name, ErrNotFinite, where, x.At(i, j), i%seq, i/seq, j)
+// finite fails if the stream has a NaN or an infinity, which came from where.
+func (m *Scored) finite(where string, numbers []int) error {
+	seq := m.x.Rows / len(numbers)
+	for i := range m.x.Rows {
+		if j := wire.NotFinite(m.x.Row(i)); j >= 0 {
+			return fmt.Errorf("%s: %w: %s gives %g at token %d of window %d, channel %d", m.Name, ErrNotFinite, where, m.x.At(i, j), i%seq, numbers[i/seq], j)
 		}
 	}
 	return nil
@@ -127,14 +172,21 @@ func (m *Scored) finite(x *tensor.Matrix, where string, seq int) error {
 // add scores windows of equal length through which the models have run; numbers
 // are theirs among all.
 func (s *Scoring) add(ctx context.Context, w [][]int32, numbers []int) error {
+	for _, m := range s.Models {
+		// Not beside blocks: it is about as large as one.
+		var err error
+		if m.head, err = m.Model.LoadHead(m.Weights, m.embedding); err != nil {
+			return err
+		}
+		defer func() { m.head, m.x = nil, nil }()
+	}
 	seq, vocab := len(w[0]), s.Models[0].Model.Vocab
 	s.tokens += len(w) * (seq - 1)
 	rows := seq - 1
 	if s.Logits != nil {
 		rows = seq
 	}
-	// Logits are wide: take about 64 MB of them at a time.
-	chunk := min(max(16, (16<<20)/vocab), rows)
+	chunk := min(max(16, LogitsBytes/4/vocab), rows)
 	logits := make([]*tensor.Matrix, len(s.Models))
 	for k := range logits {
 		logits[k] = tensor.New(chunk, vocab)

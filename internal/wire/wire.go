@@ -133,6 +133,22 @@ const (
 	mostBF16 = 0x1.fefffep127
 )
 
+// ReadBytes reads len(dst) values of F32 from byte off on. see is shown the bytes
+// as they are in the file.
+func ReadBytes(r io.ReaderAt, off int64, dst []float32, see func([]byte)) error {
+	raw := bytesOf(dst)
+	n, err := r.ReadAt(raw, off)
+	if n < len(raw) {
+		if err == nil || err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
+		return err
+	}
+	see(raw)
+	swap(raw, 4)
+	return nil
+}
+
 // Encode rounds values to F32, F16 or BF16, to nearest, ties to even. It
 // returns the place of the first finite value that the type cannot hold, or -1.
 func Encode(dst []byte, t Type, src []float32) (bad int) {

@@ -1,0 +1,125 @@
+//go:build linux
+
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/golowbit/lowbit/internal/testkit"
+	"github.com/golowbit/lowbit/safetensors"
+	"github.com/golowbit/lowbit/tensor"
+)
+
+// cut writes a model of the shape of a Llama of 1.1 billion parameters, with so
+// many blocks, all with the same weights, and a small vocabulary.
+func cut(t *testing.T, blocks int) string {
+	t.Helper()
+	const hidden, inner, keys, vocab = 2048, 5632, 256, 256
+	dir := filepath.Join(t.TempDir(), "model")
+	require.NoError(t, os.Mkdir(dir, 0o777))
+	config, err := json.Marshal(map[string]any{
+		"architectures": []string{"LlamaForCausalLM"}, "model_type": "llama", "hidden_size": hidden, "intermediate_size": inner,
+		"num_hidden_layers": blocks, "num_attention_heads": 32, "num_key_value_heads": 4, "vocab_size": vocab,
+		"max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "tie_word_embeddings": false, "torch_dtype": "bfloat16",
+	})
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "config.json"), config, 0o666))
+	tensors := []safetensors.TensorInfo{
+		{Name: "model.embed_tokens.weight", Shape: []int{vocab, hidden}}, {Name: "lm_head.weight", Shape: []int{vocab, hidden}},
+		{Name: "model.norm.weight", Shape: []int{hidden}},
+	}
+	for b := range blocks {
+		p := fmt.Sprintf("model.layers.%d.", b)
+		for _, l := range []struct {
+			name  string
+			shape []int
+		}{
+			{"input_layernorm", []int{hidden}}, {"post_attention_layernorm", []int{hidden}},
+			{"self_attn.q_proj", []int{hidden, hidden}}, {"self_attn.k_proj", []int{keys, hidden}}, {"self_attn.v_proj", []int{keys, hidden}},
+			{"self_attn.o_proj", []int{hidden, hidden}}, {"mlp.gate_proj", []int{inner, hidden}}, {"mlp.up_proj", []int{inner, hidden}},
+			{"mlp.down_proj", []int{hidden, inner}},
+		} {
+			tensors = append(tensors, safetensors.TensorInfo{Name: p + l.name + ".weight", Shape: l.shape})
+		}
+	}
+	for i := range tensors {
+		tensors[i].DType = safetensors.BF16
+	}
+	w, err := safetensors.NewWriter(dir, tensors, safetensors.Options{})
+	require.NoError(t, err)
+	random := testkit.Normal(rand.New(rand.NewPCG(1, 1)), inner, hidden).Data
+	half := make([]uint16, len(random))
+	for i := range random {
+		random[i] *= 0.02
+	}
+	tensor.F32ToBF16(half, random)
+	data := make([]byte, 2*len(half))
+	for i, v := range half {
+		data[2*i], data[2*i+1] = byte(v), byte(v>>8)
+	}
+	for _, info := range tensors {
+		n := 2
+		for _, d := range info.Shape {
+			n *= d
+		}
+		require.NoError(t, w.WriteTensor(info.Name, data[:n]))
+	}
+	require.NoError(t, w.Close())
+	return dir
+}
+
+// peakMemory is the most memory, in bytes, that the kernel saw a run of the
+// command use.
+func peakMemory(t *testing.T, args ...string) int64 {
+	t.Helper()
+	c, _, stderr := command(t, args...)
+	require.NoError(t, c.Run(), stderr)
+	usage, ok := c.ProcessState.SysUsage().(*syscall.Rusage)
+	require.True(t, ok)
+	return usage.Maxrss << 10
+}
+
+// TestMemoryLimit: --memory holds for the process as the kernel sees it, and how
+// many blocks a model has does not matter. To save time only some layers are
+// quantized, among them the widest, whose statistics and factors need the most;
+// the text is short, and all of it in the file for --memory that leaves it no
+// room.
+func TestMemoryLimit(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes minutes")
+	}
+	ids := filepath.Join(t.TempDir(), "ids.json")
+	rng := rand.New(rand.NewPCG(2, 2))
+	text := make([]int, 2048)
+	for i := range text {
+		text[i] = rng.IntN(256)
+	}
+	data, err := json.Marshal([][]int{text})
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(ids, data, 0o666))
+	const limit = 2 << 30
+	skip := map[int]string{
+		4:  `layers\.[12]\.|layers\.0\.mlp|[qkv]_proj|gate|up_proj`,
+		12: `layers\.([1-9]|10)\.|layers\.0\.mlp|[qkv]_proj|gate|up_proj`,
+	}
+	for _, preset := range []string{"plain", "best"} {
+		peaks := map[int]int64{}
+		for _, blocks := range []int{4, 12} {
+			model := cut(t, blocks)
+			peaks[blocks] = peakMemory(t, "quantize", model, "-o", filepath.Join(t.TempDir(), "out"), "-q", "--preset", preset,
+				"--calib-ids", ids, "--memory", "2GiB", "--skip", skip[blocks])
+			t.Logf("%s, %d blocks: %d MiB", preset, blocks, peaks[blocks]>>20)
+			require.LessOrEqual(t, peaks[blocks], int64(limit))
+			require.NoError(t, os.RemoveAll(model))
+		}
+		require.InEpsilon(t, peaks[4], peaks[12], 0.05)
+	}
+}

@@ -1,0 +1,75 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/golowbit/lowbit"
+	"github.com/golowbit/lowbit/internal/memory"
+)
+
+func (a *app) planCommand() *cobra.Command {
+	var f quantizeFlags
+	c := &cobra.Command{
+		Use:   "plan MODEL [flags of quantize]",
+		Short: "Print what memory and time quantize would need",
+		Long: `Print what memory quantize would need with the same flags, what of the text would lie
+in a file beside the output, and about how long it would take on this machine, by a
+measurement of about a second. The text is read, since its length matters.`,
+		Example: `  lowbit plan Llama-3.2-1B --calib wiki.txt --memory 4GiB`,
+		Args:    oneArg("model", ""),
+		RunE: func(c *cobra.Command, args []string) error {
+			f.printConfig = true // no output is needed
+			o, err := f.options(c, args[0], a.stdin)
+			if err != nil {
+				return usageError{err}
+			}
+			return a.plan(c.Context(), o, f.json)
+		},
+	}
+	f.register(c.Flags())
+	return c
+}
+
+// foreseen is what --json prints.
+type foreseen struct {
+	Memory  *lowbit.MemoryPlan `json:"memory"`
+	Peak    int64              `json:"peak"`
+	Seconds float64            `json:"seconds"`
+}
+
+func (a *app) plan(ctx context.Context, o lowbit.Options, asJSON bool) error {
+	p, err := lowbit.Foresee(ctx, o)
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		return printJSON(a.stdout, foreseen{p.Memory, p.Memory.Peak(), p.Seconds})
+	}
+	var t table
+	for _, part := range p.Memory.Parts {
+		if part.Bytes > 0 {
+			t.add(part.Name, memory.Size(part.Bytes))
+		}
+	}
+	t.add("at most", memory.Size(p.Memory.Peak()))
+	if p.Memory.Limit > 0 {
+		t.add("allowed", memory.Size(p.Memory.Limit))
+	}
+	if p.Memory.InFile > 0 {
+		t.add("in a file", memory.Size(p.Memory.InFile))
+	}
+	if err := t.write(a.stdout); err != nil {
+		return err
+	}
+	text := fmt.Sprintf("about %v\n", time.Duration(p.Seconds+1)*time.Second)
+	if p.Memory.Passes > 1 {
+		text = fmt.Sprintf("the text goes through a block up to %d times: its statistics do not fit at once\n", p.Memory.Passes) + text
+	}
+	_, err = io.WriteString(a.stdout, text)
+	return err
+}

@@ -1,0 +1,99 @@
+package lowbit
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/golowbit/lowbit/adadim"
+	"github.com/golowbit/lowbit/internal/memory"
+	"github.com/golowbit/lowbit/quant"
+	"github.com/golowbit/lowbit/tensor"
+)
+
+// MemoryPlan says how memory is divided.
+type MemoryPlan = memory.Plan
+
+// Foresee is Resolve with the text, which it reads: the plan says what memory a
+// run will need, and about how long it takes on this machine, by a measurement of
+// about a second. It fails where Quantize would before the first layer; what lies
+// at Output already does not matter.
+func Foresee(ctx context.Context, o Options) (*Plan, error) {
+	j, err := newJob(o)
+	if err != nil {
+		return nil, err
+	}
+	defer j.close()
+	if err := j.readText(o); err != nil {
+		return nil, err
+	}
+	p := j.explain()
+	p.Seconds, err = j.seconds(ctx)
+	return p, err
+}
+
+// calibration is what decides the memory of a run with text.
+func (j *job) calibration() *memory.Calibration {
+	return &memory.Calibration{
+		Model: j.model, Tokens: j.tokens, SeqLen: j.text.seqLen,
+		Quantized: j.set.inputs != InputsFull, Paired: j.set.correction > 0, References: j.set.objective == adadim.ObjectiveBlock,
+		Folds: func(block, stage int) bool { return j.folds[block].stages[stage] },
+		Solve: func(out, in int) int64 { return quant.Memory(j.set.chooser(j.set.arms), out, in) },
+	}
+}
+
+// planMemory divides what there is among what the work needs.
+func (j *job) planMemory(limit int64) (p *memory.Plan, err error) {
+	limit = cmp.Or(limit, memory.Default())
+	if j.text != nil {
+		p, err = j.calibration().Plan(limit)
+	} else {
+		var most int64
+		for _, l := range j.order {
+			if !l.dense && !j.direct() {
+				most = max(most, 4*int64(l.out)*int64(l.in)+quant.Memory(j.set.chooser(l.arms), l.out, l.in))
+			}
+		}
+		p, err = memory.Layer(limit, most)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", j.path, err)
+	}
+	return p, nil
+}
+
+// seconds is about how long a run takes.
+func (j *job) seconds(ctx context.Context) (float64, error) {
+	const n, tokens = memory.SolveSize, 64
+	rng := rand.New(rand.NewPCG(1, 1))
+	w, x := tensor.New(n, n), tensor.New(tokens, n)
+	for _, m := range []*tensor.Matrix{w, x} {
+		for i := range m.Data {
+			m.Data[i] = float32(rng.NormFloat64())
+		}
+	}
+	scheme, q := j.set.scheme, j.set.chooser(j.set.arms)
+	scheme.GroupSize = min(scheme.GroupSize, n)
+	l := adadim.Layer{Weight: w}
+	var total float64
+	if j.text != nil {
+		l.Calibration = quant.NewCalibration(x, j.set.workers)
+		total = j.calibration().Products(j.memory) / memory.Speed(j.set.workers)
+		if q.Objective == adadim.ObjectiveBlock {
+			q.Objective = adadim.ObjectiveLinear
+		}
+	}
+	start := time.Now()
+	if _, _, err := q.Choose(ctx, l, scheme); err != nil {
+		return 0, err
+	}
+	each := time.Since(start).Seconds()
+	for _, p := range j.order {
+		if !p.dense {
+			total += each * memory.Solves(p.out, p.in)
+		}
+	}
+	return total, nil
+}

@@ -1,0 +1,11 @@
+package gptq
+
+// Memory implements quant.Sized: a factor of H, and with refinement H in another
+// order, and some matrices as large as the weight, as measured.
+func (q Quantizer) Memory(out, in int) int64 {
+	h, w := 4*int64(in)*int64(in), 4*int64(out)*int64(in)
+	if q.Refine.Rounds > 0 {
+		return h*12/5 + 4*w
+	}
+	return h*13/10 + w*7/2
+}

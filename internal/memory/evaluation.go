@@ -1,0 +1,67 @@
+package memory
+
+import (
+	"github.com/golowbit/lowbit/internal/decoder"
+	"github.com/golowbit/lowbit/internal/program"
+)
+
+// Evaluation is a measurement: what decides its memory.
+type Evaluation struct {
+	Models         []*decoder.Model // run one after another, scored together
+	Tokens, SeqLen int
+	// Logits is how much is taken of them at a time, of each model.
+	Logits int64
+}
+
+// Tokens at once are no more than have streams of this size: enough that to read
+// the blocks again for the next does not matter.
+const evalStreams = 256 << 20
+
+// Plan divides limit bytes and says how many tokens go through the models at
+// once. The error wraps ErrTooLittle and tells how much is needed.
+func (e Evaluation) Plan(limit int64) (p *Plan, tokens int, err error) {
+	p = &Plan{Limit: limit, Passes: 1}
+	rest := int64(8*e.Tokens) + base
+	rows := int64(min(e.Tokens, program.Batch(e.SeqLen)))
+	var perToken, largest, heads int64
+	for _, m := range e.Models {
+		perToken += 4 * int64(m.Hidden)
+		head := 4 * int64(m.Vocab) * int64(m.Hidden)
+		heads, largest = heads+head, max(largest, head)
+	}
+	blocks := func(alone bool) need {
+		var most need
+		for _, m := range e.Models {
+			var before int64
+			for _, b := range m.Blocks {
+				n := need{weights: b.Bytes() + before}
+				if !alone {
+					before = b.Bytes()
+				}
+				computed, _ := b.Widths()
+				n.batch = 4 * rows * int64(computed)
+				most = worst(most, n)
+			}
+		}
+		return most
+	}
+	scored := need{weights: heads, batch: int64(len(e.Models)) * (e.Logits + e.Logits/4)}
+	room := usable(limit, largest/8) - rest - rows*perToken
+	most := worst(blocks(false), scored)
+	if most.sum() > room {
+		most, p.Alone = worst(blocks(true), scored), true
+	}
+	if most.sum() > room {
+		most.batch += rows * perToken
+		return nil, 0, tooLittle(most, rest, largest/8, limit)
+	}
+	batches := 1 + min(room-most.sum(), max(0, evalStreams-rows*perToken))/(rows*perToken)
+	tokens = int(min(batches*rows, int64(e.Tokens)))
+	p.Streams = int64(tokens) * perToken
+	p.Parts = []Part{{"weights", most.weights}, {"streams", p.Streams}, {"batch", most.batch}, {"rest", rest}}
+	// More would be garbage alone.
+	if most := p.Peak() / 20 * 23; limit <= 0 || most < limit-limit/32 {
+		p.held = most
+	}
+	return p, tokens, nil
+}

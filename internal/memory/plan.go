@@ -1,0 +1,327 @@
+package memory
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/golowbit/lowbit/internal/decoder"
+	"github.com/golowbit/lowbit/internal/program"
+)
+
+// ErrTooLittle is wrapped by the error for work that does not fit.
+var ErrTooLittle = errors.New("not enough memory")
+
+// Part is one of the things that are in memory together.
+type Part struct {
+	Name  string `json:"name"`
+	Bytes int64  `json:"bytes"`
+}
+
+// Plan says what will be in memory at most.
+type Plan struct {
+	Limit int64  `json:"limit"` // what there may be; 0 means that no limit is known
+	Parts []Part `json:"parts"` // together, at the worst moment
+	// Streams is how much the text is between two blocks, of which InFile lies in
+	// a file beside the output.
+	Streams int64 `json:"streams"`
+	InFile  int64 `json:"in_file"`
+	// Passes is how often the text goes through a block, at most, because the
+	// statistics of all its layers do not fit at once.
+	Passes int `json:"passes"`
+	// Alone says that no block is read while another is worked on.
+	Alone bool `json:"alone"`
+	// Share is how much of the streams may be in memory.
+	Share int64 `json:"-"`
+	// Batch is how much is computed for a batch of text.
+	Batch int64 `json:"-"`
+	// Statistics is how much the statistics of a pass may take.
+	Statistics int64 `json:"-"`
+
+	held int64 // what the garbage collector is to keep to, if it is less than the limit
+}
+
+// Peak is the sum of the parts.
+func (p *Plan) Peak() int64 {
+	var n int64
+	for _, t := range p.Parts {
+		n += t.Bytes
+	}
+	return n
+}
+
+// Hold makes the garbage collector keep to the plan, until what it returns is
+// called.
+func (p *Plan) Hold() (release func()) {
+	if p.held > 0 {
+		return Hold(p.held)
+	}
+	return Hold(p.Limit - p.Limit/32)
+}
+
+// String is the plan in a line.
+func (p *Plan) String() string {
+	var parts []string
+	for _, t := range p.Parts {
+		if t.Bytes >= 1<<20 {
+			parts = append(parts, t.Name+" "+Size(t.Bytes))
+		}
+	}
+	s := fmt.Sprintf("memory: %s at most (%s)", Size(p.Peak()), strings.Join(parts, ", "))
+	if p.Limit > 0 {
+		s += " of " + Size(p.Limit)
+	}
+	if p.InFile > 0 {
+		s += fmt.Sprintf("; %s of streams in a file beside the output", Size(p.InFile))
+	}
+	return s
+}
+
+// What is there besides: the program, its runtime, a tokenizer, headers.
+const base = 96 << 20
+
+// usable is what may be planned with: garbage is collected only after some of it
+// is there, which is more the larger single pieces are.
+func usable(limit, largest int64) int64 {
+	if limit <= 0 {
+		return 1 << 60
+	}
+	return limit - limit/32 - largest
+}
+
+// Calibration is a run with calibration text: what decides its memory.
+type Calibration struct {
+	Model          *decoder.Model
+	Tokens, SeqLen int
+	// Quantized says that blocks see what quantized layers make of the text,
+	// Paired that the unquantized stream goes beside it.
+	Quantized, Paired bool
+	// References says that references of the block around are kept.
+	References bool
+	// Folds tells the stages whose scales are folded.
+	Folds func(block, stage int) bool
+	// Solve is what the method needs for a layer beside weight and statistics.
+	Solve func(out, in int) int64
+}
+
+// need is what a block needs at one moment.
+type need struct {
+	weights, batch, stats, solve int64
+}
+
+func (n need) sum() int64 { return n.weights + n.batch + n.stats + n.solve }
+
+// worst is the larger need.
+func worst(a, b need) need {
+	if b.sum() > a.sum() {
+		return b
+	}
+	return a
+}
+
+// Plan divides limit bytes. The error wraps ErrTooLittle and tells how much is
+// needed.
+func (c *Calibration) Plan(limit int64) (*Plan, error) {
+	var p *Plan
+	var err error
+	for _, alone := range []bool{false, true} {
+		if p, err = c.plan(limit, alone); err == nil {
+			break
+		}
+	}
+	return p, err
+}
+
+func (c *Calibration) plan(limit int64, alone bool) (*Plan, error) {
+	p := &Plan{Limit: limit, Alone: alone, Passes: 1}
+	rest := int64(8*c.Tokens) + base
+	var largest, batch, kept int64
+	for _, b := range c.Model.Blocks {
+		for _, s := range b.Stages {
+			largest = max(largest, square(s.Width))
+		}
+		computed, k := b.Widths()
+		batch = max(batch, int64(4*computed))
+		kept = max(kept, int64(4*k))
+	}
+	room := usable(limit, largest) - rest
+	var most need
+	for i := range c.Model.Blocks {
+		n := c.block(i, alone, p, room)
+		most = worst(most, n)
+	}
+	p.Batch = max(c.streams()*int64(c.rows())*batch, 1)
+	p.Streams = c.streams() * int64(c.Tokens) * (4*int64(c.Model.Hidden) + c.between(kept))
+	if most.sum() > room {
+		return nil, tooLittle(most, rest, largest, limit)
+	}
+	p.Share = room - most.sum()
+	p.InFile = max(0, p.Streams-p.Share)
+	p.Parts = []Part{
+		{"weights", most.weights}, {"streams", p.Streams - p.InFile}, {"batch", most.batch}, {"statistics", most.stats}, {"solver", most.solve}, {"rest", rest},
+	}
+	return p, nil
+}
+
+// between is what is kept of a token between the stages of a block, of each stream.
+func (c *Calibration) between(kept int64) int64 {
+	if !c.Quantized && !c.References {
+		return 0
+	}
+	if c.References {
+		kept += 4 * int64(c.Model.Hidden)
+	}
+	return kept
+}
+
+func (n need) text(rest int64) string {
+	var parts []string
+	for _, t := range []Part{{"weights", n.weights}, {"batch", n.batch}, {"statistics", n.stats}, {"solver", n.solve}, {"rest", rest}} {
+		if t.Bytes > 0 {
+			parts = append(parts, t.Name+" "+Size(t.Bytes))
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+// tooLittle is the error for a limit of which too little is usable.
+func tooLittle(n need, rest, largest, limit int64) error {
+	return fmt.Errorf("%w: %s are needed at least (%s), %s may be used", ErrTooLittle,
+		Size((n.sum()+rest+largest)*32/31+1<<20), n.text(rest), Size(limit))
+}
+
+// streams is how many there are.
+func (c *Calibration) streams() int64 {
+	if c.Paired {
+		return 2
+	}
+	return 1
+}
+
+// rows is how many tokens go through a block at once.
+func (c *Calibration) rows() int { return min(c.Tokens, program.Batch(c.SeqLen)) }
+
+func square(n int) int64 { return 4 * int64(n) * int64(n) }
+
+// block is the most that block i needs. It notes in p how statistics are
+// divided where they have to be.
+func (c *Calibration) block(i int, alone bool, p *Plan, room int64) need {
+	b := c.Model.Blocks[i]
+	weights := b.Bytes()
+	if c.Quantized {
+		weights *= 2
+	}
+	if !alone && i+1 < len(c.Model.Blocks) {
+		weights += c.Model.Blocks[i+1].Bytes()
+	}
+	computed, _ := b.Widths()
+	batch := c.streams() * 4 * int64(c.rows()) * int64(computed+c.Model.Hidden)
+	if !c.Quantized {
+		return c.atOnce(b, i, need{weights: weights, batch: batch}, p, room)
+	}
+	var most need
+	var folded int64
+	for s := range b.Stages {
+		if c.Folds(i, s) {
+			folded += square(b.Stages[s].Width)
+			if l := b.Stages[s].Fold.Before; l >= 0 {
+				folded += square(b.Stages[b.Linears[l].Stage].Width)
+			}
+		}
+	}
+	if folded > 0 {
+		most = worst(most, need{weights: weights, batch: batch, stats: folded})
+		most = worst(most, need{weights: weights, stats: folded, solve: c.solve(b, -1)})
+	}
+	for s := range b.Stages {
+		for _, n := range c.stage(b, i, s) {
+			n.weights = weights
+			if n.batch > 0 {
+				n.batch += batch
+			}
+			most = worst(most, n)
+		}
+	}
+	return most
+}
+
+// stage is what the moments of a stage need: while it is observed, while targets
+// are corrected, while layers are quantized.
+func (c *Calibration) stage(b *program.Program, block, stage int) []need {
+	s := &b.Stages[stage]
+	h := square(s.Width)
+	var out, widest int64
+	for _, l := range s.Linears {
+		n := 4 * int64(b.Linears[l].Out) * int64(s.Width)
+		out, widest = out+n, max(widest, n)
+	}
+	solved := need{stats: h, solve: c.solve(b, stage)}
+	if !c.Paired || s.Expert >= 0 {
+		return []need{{stats: h, batch: 1}, solved}
+	}
+	stats := 4 * h
+	if s.Residual {
+		stats += 2 * out
+	}
+	// Factor, and for each layer a shift and a right-hand side for either half.
+	correct := h + 4*out + widest
+	if c.Folds(block, stage) {
+		correct += stats / 2
+	}
+	solved.solve += out // targets
+	return []need{
+		{stats: stats, batch: 4 * int64(c.rows()) * int64(s.Width+c.Model.Hidden)}, {stats: stats, solve: correct}, solved,
+	}
+}
+
+// solve is the most that a layer of a stage, or with -1 of the block, needs.
+func (c *Calibration) solve(b *program.Program, stage int) int64 {
+	var most int64
+	for _, l := range b.Linears {
+		if stage < 0 || l.Stage == stage {
+			most = max(most, c.Solve(l.Out, l.In))
+		}
+	}
+	return most
+}
+
+// atOnce is what a block needs whose stages are observed in as few passes as
+// there is room for.
+func (c *Calibration) atOnce(b *program.Program, block int, n need, p *Plan, room int64) need {
+	var all, largest int64
+	for i, s := range b.Stages {
+		all += square(s.Width)
+		largest = max(largest, square(s.Width))
+		if c.Folds(block, i) {
+			largest = 1 << 60 // the scales are chosen from all
+		}
+	}
+	solve := c.solve(b, -1)
+	free := room - n.weights - max(n.batch, solve)
+	stats := min(all, max(free, largest))
+	if stats < all {
+		p.Statistics = stats
+		p.Passes = max(p.Passes, len(Groups(b, stats)))
+	}
+	n.stats = stats
+	if solve > n.batch {
+		n.batch, n.solve = 0, solve
+	}
+	return n
+}
+
+// Groups divides the stages of a block so that the statistics of each group take
+// at most limit bytes, or it is one stage; 0 means no limit.
+func Groups(b *program.Program, limit int64) [][]int {
+	var all [][]int
+	var used int64
+	for s := range b.Stages {
+		n := square(b.Stages[s].Width)
+		if len(all) == 0 || limit > 0 && used+n > limit {
+			all, used = append(all, nil), 0
+		}
+		used += n
+		all[len(all)-1] = append(all[len(all)-1], s)
+	}
+	return all
+}

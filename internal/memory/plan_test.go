@@ -1,0 +1,117 @@
+package memory
+
+import (
+	"regexp"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/golowbit/lowbit/internal/decoder"
+	"github.com/golowbit/lowbit/internal/decoder/arch"
+)
+
+// llama is the shape of a Llama of 1.1 billion parameters.
+func llama(t *testing.T) *decoder.Model {
+	m, err := arch.ParseConfig([]byte(`{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "num_hidden_layers": 22, "vocab_size": 32000,
+		"num_attention_heads": 32, "num_key_value_heads": 4, "hidden_size": 2048, "intermediate_size": 5632, "max_position_embeddings": 2048, "rms_norm_eps": 1e-5}`))
+	require.NoError(t, err)
+	return m
+}
+
+// runs are runs of different kinds over the default text.
+func runs(t *testing.T) map[string]Calibration {
+	c := Calibration{
+		Model: llama(t), Tokens: 128 * 2048, SeqLen: 2048,
+		Folds: func(int, int) bool { return false },
+		Solve: func(out, in int) int64 { return 8*int64(in)*int64(in) + 16*int64(out)*int64(in) },
+	}
+	best := c
+	best.Quantized, best.Paired = true, true
+	folded := best
+	folded.Folds = func(_, stage int) bool { return stage > 0 }
+	block := c
+	block.References = true
+	return map[string]Calibration{"full": c, "best": best, "folded": folded, "block": block}
+}
+
+func TestPlan(t *testing.T) {
+	for name, c := range runs(t) {
+		all, err := c.Plan(0)
+		require.NoError(t, err)
+		require.Zero(t, all.InFile, name)
+		require.Equal(t, 1, all.Passes, name)
+		require.GreaterOrEqual(t, all.Streams, int64(c.Tokens)*4*2048, name)
+		least, file := int64(0), all.Streams
+		for limit := int64(1 << 30); limit <= 64<<30; limit += 1 << 28 {
+			p, err := c.Plan(limit)
+			if err != nil {
+				require.Zero(t, least, name) // what fits once fits into more
+				require.ErrorIs(t, err, ErrTooLittle)
+				continue
+			}
+			if least == 0 {
+				least = limit
+			}
+			require.LessOrEqual(t, p.Peak(), limit, name)
+			require.LessOrEqual(t, p.InFile, file, name)
+			require.Equal(t, all.Streams, p.Streams, name)
+			file = p.InFile
+		}
+		require.Zero(t, file, name)
+		require.Positive(t, least, name)
+		require.LessOrEqual(t, least, int64(4<<30), name)
+	}
+	best := runs(t)["best"]
+	p, err := best.Plan(4 << 30)
+	require.NoError(t, err)
+	require.Contains(t, p.String(), "of streams in a file beside the output")
+	require.Contains(t, p.String(), "of 4.00 GiB")
+	_, err = best.Plan(1 << 30)
+	require.ErrorContains(t, err, "are needed at least (weights ")
+	require.ErrorContains(t, err, "1.00 GiB may be used")
+}
+
+// TestNeeded: the figure of the error is enough, and not much too large.
+func TestNeeded(t *testing.T) {
+	for name, c := range runs(t) {
+		_, err := c.Plan(1 << 20)
+		figure := regexp.MustCompile(`([0-9.]+ .iB) are needed`).FindStringSubmatch(err.Error())
+		require.Len(t, figure, 2, name)
+		n, err := ParseSize(figure[1])
+		require.NoError(t, err)
+		_, err = c.Plan(n)
+		require.NoError(t, err, name)
+		_, err = c.Plan(n - n/50)
+		require.ErrorIs(t, err, ErrTooLittle, name)
+	}
+}
+
+func TestGroups(t *testing.T) {
+	b := llama(t).Blocks[0]
+	h, wide := int64(4*2048*2048), int64(4*5632*5632)
+	require.Equal(t, [][]int{{0, 1, 2, 3}}, Groups(b, 0))
+	require.Equal(t, [][]int{{0, 1, 2, 3}}, Groups(b, 3*h+wide))
+	require.Equal(t, [][]int{{0, 1, 2}, {3}}, Groups(b, wide))
+	require.Equal(t, [][]int{{0, 1}, {2}, {3}}, Groups(b, 2*h))
+	require.Equal(t, [][]int{{0}, {1}, {2}, {3}}, Groups(b, 1))
+}
+
+func TestEvaluationPlan(t *testing.T) {
+	m := llama(t)
+	e := Evaluation{Models: []*decoder.Model{m}, Tokens: 1 << 20, SeqLen: 2048, Logits: 64 << 20}
+	p, tokens, err := e.Plan(0)
+	require.NoError(t, err)
+	require.Equal(t, 32<<10, tokens)
+	require.Less(t, p.Peak(), int64(1e9))
+	small, fewer, err := e.Plan(700 << 20)
+	require.NoError(t, err)
+	require.Less(t, fewer, tokens)
+	require.Zero(t, fewer%2048)
+	require.LessOrEqual(t, small.Peak(), int64(700<<20))
+	_, _, err = e.Plan(300 << 20)
+	require.ErrorIs(t, err, ErrTooLittle)
+	e.Models = append(e.Models, m)
+	_, both, err := e.Plan(0)
+	require.NoError(t, err)
+	require.Equal(t, 16<<10, both)
+}

@@ -1,0 +1,96 @@
+package memory
+
+import (
+	"math/rand/v2"
+	"time"
+
+	"github.com/golowbit/lowbit/internal/decoder"
+	"github.com/golowbit/lowbit/internal/program"
+	"github.com/golowbit/lowbit/tensor"
+)
+
+// Layer plans a run without text: what is needed for the largest layer.
+func Layer(limit, bytes int64) (*Plan, error) {
+	p := &Plan{Limit: limit, Parts: []Part{{"layer", bytes}, {"rest", base}}}
+	if limit > 0 && p.Peak() > limit-limit/32 {
+		return nil, tooLittle(need{solve: bytes}, base, 0, limit)
+	}
+	return p, nil
+}
+
+// Speed is how many multiplications and additions products take a second, measured
+// for about a tenth of a second.
+func Speed(workers int) float64 {
+	const rows, n = 256, 1024
+	rng := rand.New(rand.NewPCG(1, 1))
+	random := func(rows int) *tensor.Matrix {
+		m := tensor.New(rows, n)
+		for i := range m.Data {
+			m.Data[i] = rng.Float32()
+		}
+		return m
+	}
+	x, w, y := random(rows), random(n), tensor.New(rows, n)
+	start, times := time.Now(), 0
+	for time.Since(start) < 100*time.Millisecond {
+		tensor.Gemm(false, true, 1, x, w, 0, y, workers)
+		times++
+	}
+	return float64(times) * rows * n * n / time.Since(start).Seconds()
+}
+
+// Products is about how many multiplications and additions the text takes: on its
+// way through the blocks, and for statistics.
+func (c *Calibration) Products(p *Plan) float64 {
+	var n float64
+	for _, b := range c.Model.Blocks {
+		n += c.products(b, p)
+	}
+	return n
+}
+
+func (c *Calibration) products(b *program.Program, p *Plan) float64 {
+	tokens := float64(c.Tokens)
+	way := float64(p.Passes)
+	if c.Quantized {
+		// What is cheaper computed again than kept is computed twice.
+		way = 2 * float64(c.streams())
+	}
+	var n float64
+	for _, l := range b.Linears {
+		n += way * share(c.Model, l.Expert) * tokens * float64(l.Out) * float64(l.In)
+	}
+	for _, s := range b.Stages {
+		in := float64(s.Width)
+		each := in * in / 2
+		if c.Paired && s.Expert < 0 {
+			each += in * in
+			for _, l := range s.Linears {
+				if s.Residual {
+					each += in * float64(b.Linears[l].Out)
+				}
+			}
+		}
+		n += share(c.Model, s.Expert) * tokens * each
+	}
+	return n
+}
+
+// share is about which part of the tokens goes to an expert.
+func share(m *decoder.Model, expert int) float64 {
+	const chosen = 4
+	if expert < 0 || m.Experts <= chosen {
+		return 1
+	}
+	return chosen / float64(m.Experts)
+}
+
+// SolveSize is the size of the square layer that a method is timed with.
+const SolveSize = 1024
+
+// Solves is how much longer a method takes for layers [out, in] than for one of
+// SolveSize: the costs of a factor go with in³, those of the rest with out·in².
+func Solves(out, in int) float64 {
+	o, i := float64(out)/SolveSize, float64(in)/SolveSize
+	return i * i * (i + 3*o) / 4
+}

@@ -1,0 +1,224 @@
+package walk
+
+import (
+	"context"
+
+	"github.com/golowbit/lowbit/internal/program"
+	"github.com/golowbit/lowbit/internal/streams"
+	"github.com/golowbit/lowbit/tensor"
+)
+
+// Residual is the residual stream [tokens, hidden] of a text between two blocks,
+// in batches of whole windows, kept in the Store of a Walk.
+type Residual struct{ batches []*streams.Piece }
+
+// Start returns n residual streams of windows, SeqLen ids each, before the first
+// block.
+func (w *Walk) Start(ctx context.Context, windows [][]int32, n int) ([]*Residual, error) {
+	e, err := w.Model.OpenEmbedding(w.Weights)
+	if err != nil {
+		return nil, err
+	}
+	all := make([]*Residual, n)
+	for k := range all {
+		all[k] = &Residual{}
+	}
+	step := program.Batch(w.SeqLen) / w.SeqLen
+	for i := 0; i < len(windows); i += step {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		part := windows[i:min(i+step, len(windows))]
+		for _, r := range all {
+			x := w.Runner.Matrix(len(part)*w.SeqLen, w.Model.Hidden)
+			if err := w.embed(x, e, part); err != nil {
+				return nil, err
+			}
+			p, err := w.Store.Put(x)
+			if err != nil {
+				return nil, err
+			}
+			r.batches = append(r.batches, p)
+		}
+	}
+	return all, nil
+}
+
+// Pass takes a stream through a block. observe, if not nil, sees every stage,
+// batch by batch. Without keep the stream stays as it is.
+func (w *Walk) Pass(ctx context.Context, b *program.Block, r *Residual, keep bool, observe program.Observer) error {
+	for _, p := range r.batches {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		x, err := w.Store.Load(p)
+		if err != nil {
+			return err
+		}
+		on := x
+		if !keep {
+			on = w.Runner.Matrix(x.Rows, x.Cols)
+			on.CopyFrom(x)
+			if err := w.Store.Done(p, x, false); err != nil {
+				return err
+			}
+		}
+		if err := w.Runner.Forward(b, on, w.SeqLen, observe); err != nil {
+			return err
+		}
+		if !keep {
+			w.Runner.Release(on)
+		} else if err := w.Store.Done(p, on, true); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Stream is a residual stream and the block it goes through.
+type Stream struct {
+	Block *program.Block
+	X     *Residual
+}
+
+// Visitor works on a block stage by stage.
+type Visitor interface {
+	// Wants reports whether the visitor is to be shown a stage.
+	Wants(stage int) bool
+	// Observe shows a stage of a batch, one frame for each stream.
+	Observe(stage int, frames []*program.Frame) error
+	// Settle ends a stage once all batches were shown: weights of the linears
+	// that read it may change now, and those before it no longer.
+	Settle(ctx context.Context, stage int) error
+}
+
+// batch is what a Store keeps of a batch on its way through a block.
+type batch struct {
+	frame *program.Frame // nil before the first stage
+	parts map[program.Reg]*streams.Piece
+}
+
+// Stages takes streams through a block side by side, all batches of a stage
+// before the next. What has to be kept of a batch between stages is kept in the
+// Store for all tokens.
+func (w *Walk) Stages(ctx context.Context, all []Stream, v Visitor) error {
+	batches := make([][]*batch, len(all[0].X.batches))
+	for i := range batches {
+		for _, s := range all {
+			batches[i] = append(batches[i], &batch{parts: map[program.Reg]*streams.Piece{program.Stream: s.X.batches[i]}})
+		}
+	}
+	// each goes to a stage, or behind the last, with all streams of a batch.
+	each := func(fn func(frames []*program.Frame) error) error {
+		for _, b := range batches {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if err := w.visit(all, b, fn); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	p := all[0].Block.Program
+	for stage := range p.Stages {
+		if v.Wants(stage) {
+			if err := each(func(frames []*program.Frame) error { return w.show(stage, all, frames, v) }); err != nil {
+				return err
+			}
+		}
+		if err := v.Settle(ctx, stage); err != nil {
+			return err
+		}
+	}
+	return each(func(frames []*program.Frame) error {
+		for k, f := range frames {
+			w.Runner.Finish(all[k].Block, f)
+		}
+		return nil
+	})
+}
+
+// visit calls fn with the frames of a batch as they were left.
+func (w *Walk) visit(all []Stream, batches []*batch, fn func(frames []*program.Frame) error) error {
+	frames := make([]*program.Frame, len(batches))
+	for k, b := range batches {
+		var err error
+		if frames[k], err = w.enter(b, all[k].Block.Program); err != nil {
+			return err
+		}
+	}
+	if err := fn(frames); err != nil {
+		return err
+	}
+	for _, b := range batches {
+		if err := w.leave(b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// enter brings what was kept of a batch back into its frame.
+func (w *Walk) enter(b *batch, p *program.Program) (*program.Frame, error) {
+	for g, piece := range b.parts {
+		m, err := w.Store.Load(piece)
+		if err != nil {
+			return nil, err
+		}
+		if b.frame == nil {
+			b.frame = p.NewFrame(m, w.SeqLen)
+		}
+		b.frame.Enter(g, m)
+	}
+	return b.frame, nil
+}
+
+// leave keeps what is in the frame of a batch.
+func (w *Walk) leave(b *batch) error {
+	type content struct {
+		g       program.Reg
+		m       *tensor.Matrix
+		changed bool
+	}
+	var held []content
+	was := b.parts
+	b.parts = map[program.Reg]*streams.Piece{}
+	b.frame.Leave(func(g program.Reg, m *tensor.Matrix, changed bool) {
+		held = append(held, content{g, m, changed})
+		if piece := was[g]; piece != nil && piece.Holds(m) {
+			b.parts[g] = piece
+			delete(was, g)
+		}
+	})
+	for _, piece := range was { // of registers that are not needed any more
+		w.Store.Drop(piece)
+	}
+	for _, c := range held {
+		var err error
+		if piece := b.parts[c.g]; piece != nil {
+			err = w.Store.Done(piece, c.m, c.changed)
+		} else {
+			b.parts[c.g], err = w.Store.Put(c.m)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// show brings the frames of a batch to a stage and shows them.
+func (w *Walk) show(stage int, all []Stream, frames []*program.Frame, v Visitor) error {
+	there := make([]*program.Frame, len(frames))
+	for k, f := range frames {
+		there[k] = w.Runner.ToStage(all[k].Block, f, stage)
+	}
+	err := v.Observe(stage, there)
+	for k, f := range there {
+		if f != frames[k] {
+			w.Runner.Done(f)
+		}
+	}
+	return err
+}
