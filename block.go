@@ -80,6 +80,7 @@ func (j *job) eachBlock(ctx context.Context, r *blockRun) error {
 		j.event(Event{Kind: EventBlock, Block: b.Index, Blocks: j.model.Layers})
 		r.block, r.qb, r.scales = b, b.Clone(), nil
 		r.refs = make([]*walk.Reference, len(b.Stages))
+		memory.Collect(b.Bytes()) // the block before
 		if j.set.inputs == InputsFull {
 			return r.runFull(ctx)
 		}
