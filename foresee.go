@@ -39,7 +39,7 @@ func (j *job) calibration() *memory.Calibration {
 	return &memory.Calibration{
 		Model: j.model, Tokens: j.tokens, SeqLen: j.text.seqLen,
 		Quantized: j.set.inputs != InputsFull, Paired: j.set.correction > 0, References: j.set.objective == adadim.ObjectiveBlock,
-		Folds: func(block, stage int) bool { return j.folds[block].stages[stage] },
+		Folds: func(block, stage int) bool { return j.folds[block].Of[stage] },
 		Solve: func(out, in int) int64 { return quant.Memory(j.set.chooser(j.set.arms), out, in) },
 	}
 }
