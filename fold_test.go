@@ -343,7 +343,7 @@ func TestFoldPlan(t *testing.T) {
 				tt.folds = make([]bool, 4)
 			}
 			for b, k := range j.folds {
-				require.Equal(t, tt.folds, k.stages)
+				require.Equal(t, tt.folds, k.Of)
 				for i, l := range j.model.Blocks[b].Linears {
 					p := j.plan[l.Name]
 					got := fmt.Sprint(p.arms)
