@@ -71,7 +71,7 @@ func TestCancelledRunsLeaveNothing(t *testing.T) {
 		for n := 1; n < 300 && once(run, n); n = 3*n + 1 {
 			cancelled++
 		}
-		require.Greater(t, cancelled, 2, name)
+		require.Greater(t, cancelled, 1, name)
 		for wait := time.Now().Add(5 * time.Second); runtime.NumGoroutine() > goroutines && time.Now().Before(wait); {
 			time.Sleep(time.Millisecond)
 		}

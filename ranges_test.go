@@ -1,6 +1,7 @@
 package lowbit
 
 import (
+	"bytes"
 	"math"
 	"path/filepath"
 	"strings"
@@ -105,5 +106,30 @@ func TestLargestGroups(t *testing.T) {
 		o.GroupSize, o.Output = math.MaxInt32+1, o.Output+"2"
 		_, err = Resolve(o)
 		require.ErrorIs(t, err, ErrOptions)
+	}
+}
+
+// TestTypesEarly: a type that cannot be read is refused before any text is,
+// whatever tensor has it and wherever it is.
+func TestTypesEarly(t *testing.T) {
+	for _, tensor := range []string{"model.embed_tokens.weight", "model.norm.weight", "model.layers.3.post_attention_layernorm.weight", "model.layers.3.mlp.down_proj.weight"} {
+		o := quick(t)
+		o.Model = copyModel(t)
+		edit(t, filepath.Join(o.Model, "model.safetensors"), func(data []byte) []byte {
+			return bytes.Replace(data, []byte(`"`+tensor+`":{"dtype":"BF16"`), []byte(`"`+tensor+`":{"dtype":"I16" `), 1)
+		})
+		o.Calibration.Files = []string{"none"}
+		want := func(err error) {
+			t.Helper()
+			require.ErrorContains(t, err, tensor)
+			require.ErrorContains(t, err, "dtype I16")
+		}
+		_, err := Resolve(o)
+		want(err)
+		o.Method, o.Format, o.Calibration, o.Preset = quant.RTN{}, format(t, "gguf"), Calibration{}, PresetDefault
+		_, err = Quantize(t.Context(), o)
+		want(err)
+		_, err = Evaluate(t.Context(), EvalOptions{Model: o.Model, Text: Text{Files: []string{"none"}}})
+		want(err)
 	}
 }

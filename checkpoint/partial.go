@@ -92,7 +92,11 @@ func (w *Writer) openPartial() error {
 }
 
 func (w *Writer) takeLock() (*os.File, error) {
-	lock, err := lockPartial(filepath.Join(w.partial, lockFile))
+	// Two runs never write to the same partial folder.
+	lock, err := disk.Lock(filepath.Join(w.partial, lockFile))
+	if errors.Is(err, disk.ErrLocked) {
+		err = fmt.Errorf("%s: %w: another run is writing there", w.partial, ErrExists)
+	}
 	if err != nil {
 		return nil, err
 	}

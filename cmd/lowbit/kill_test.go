@@ -95,11 +95,6 @@ func TestKill(t *testing.T) {
 	t.Logf("%d kills, %d results compared, of %d kinds", killed, results, len(wholes))
 }
 
-func exists(path string) bool {
-	_, err := os.Lstat(path)
-	return err == nil
-}
-
 // tree returns the contents of a file or of the files of a folder.
 func tree(t *testing.T, path string) map[string]string {
 	t.Helper()

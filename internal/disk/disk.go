@@ -17,6 +17,9 @@ import (
 // file of bytes is meant.
 var ErrNotRegular = errors.New("not a regular file")
 
+// ErrLocked is wrapped by the error for a lock that another has.
+var ErrLocked = errors.New("locked by another process")
+
 // ErrTooLarge is wrapped by the error for a file that exceeds its limit.
 var ErrTooLarge = errors.New("too large")
 

@@ -349,8 +349,8 @@ func TestFloats(t *testing.T) {
 		require.NoError(t, typ.Encode(again, back))
 		require.Equal(t, b, again)
 	}
-	require.ErrorContains(t, F16.Encode(make([]byte, 4), []float32{1, 65520}), "too large")
-	require.ErrorContains(t, BF16.Encode(make([]byte, 2), []float32{math.MaxFloat32}), "too large")
+	require.ErrorContains(t, F16.Encode(make([]byte, 4), []float32{1, 65520}), "does not fit")
+	require.ErrorContains(t, BF16.Encode(make([]byte, 2), []float32{math.MaxFloat32}), "does not fit")
 	inf := float32(math.Inf(1))
 	require.NoError(t, F16.Encode(make([]byte, 2), []float32{inf}))
 	q := make([]byte, 34)
@@ -360,7 +360,7 @@ func TestFloats(t *testing.T) {
 	block[3] = inf
 	require.Error(t, Q8_0.Encode(q, block))
 	block[3] = 1e30
-	require.ErrorContains(t, Q8_0.Encode(q, block), "too large")
+	require.ErrorContains(t, Q8_0.Encode(q, block), "does not fit")
 	require.Error(t, Q4_0.Encode(q, block))
 	require.ErrorContains(t, Type(20).Decode(block, q), "IQ4_NL")
 }
