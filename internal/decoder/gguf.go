@@ -30,8 +30,9 @@ type GGUF struct {
 	Period int
 	// Context is what an absent length of the context means.
 	Context int
-	// Unrotated says that there are no rotations.
-	Unrotated bool
+	// Unrotated says that there are no rotations, Headless that there is no
+	// attention.
+	Unrotated, Headless bool
 	// Images says that tensors of a vision part are left out, so that a file read
 	// back is another architecture's.
 	Images bool

@@ -115,7 +115,7 @@ func configOf(a *spec.Architecture, f *gguf.File) (json.RawMessage, error) {
 	r.set("hidden_size", hidden)
 	r.set("num_hidden_layers", layers)
 	heads, headDim := 0, 0
-	if r.int("attention.head_count", 1) > 0 {
+	if !g.Headless {
 		heads, headDim = r.heads(g, layers, hidden)
 	}
 	if g.Activation.Key == "" {
@@ -138,7 +138,7 @@ func configOf(a *spec.Architecture, f *gguf.File) (json.RawMessage, error) {
 	if n := r.int(keyPeriod, 0); n > 0 && g.Period > 0 && layers <= maxLayers {
 		r.set("layer_types", spec.Sequence(layers, n))
 	}
-	if g.HeadWidth != "" && heads > 0 {
+	if g.HeadWidth != "" {
 		r.set(g.HeadWidth, g.ScaleWidth(layers, hidden, heads, headDim))
 	}
 	_, head := f.Tensor(nameHead)

@@ -197,7 +197,7 @@ func mambaGGUF(norms bool) *decoder.GGUF {
 // mambaSizes are what files of Mamba and Mamba-2 share.
 func mambaSizes(name string) *decoder.GGUF {
 	return &decoder.GGUF{
-		Name: name, Unrotated: true, Context: 1 << 20,
+		Name: name, Unrotated: true, Headless: true, Context: 1 << 20,
 		Rename: map[string]string{"rms_norm_eps": "layer_norm_epsilon", "max_position_embeddings": ""},
 		Keys: []decoder.GGUFKey{
 			{Name: "ssm.inner_size", Config: "intermediate_size"}, {Name: "ssm.conv_kernel", Config: "conv_kernel"},
