@@ -12,8 +12,9 @@ import (
 // src/models and conversion).
 type GGUF struct {
 	Name string // general.architecture
-	// Needs is a metadata key, without the architecture's name, that files of this
-	// architecture have and those of another with the same Name have not.
+	// Needs is a metadata key, without the architecture's name, that is true or more
+	// than 0 in files of this architecture and not in those of another with the same
+	// Name.
 	Needs string
 	// LayerNorm says that the epsilon is that of LayerNorms.
 	LayerNorm bool
@@ -29,11 +30,33 @@ type GGUF struct {
 	Period int
 	// Context is what an absent length of the context means.
 	Context int
-	// Unrotated says that there are no rotations.
-	Unrotated bool
+	// Unrotated says that there are no rotations, Headless that there is no
+	// attention.
+	Unrotated, Headless bool
 	// Images says that tensors of a vision part are left out, so that a file read
 	// back is another architecture's.
 	Images bool
+	// YarnLog says that the engine reads how much of YaRN's factor of cosines and
+	// sines is taken back ("mscale_all_dim"), Grows that queries grow with the
+	// position. YarnRounds says that YaRN's ramp may end between two frequencies
+	// ("truncate" is false), which the engine rounds.
+	YarnLog, Grows, YarnRounds bool
+	// Latent says that attention is that of DeepSeek: keys of a part without and one
+	// with rotation, values of another width.
+	Latent bool
+	// Derive gives values of config.json that follow from numbers of the metadata,
+	// which it gets by their keys without the architecture's name.
+	Derive func(number func(name string) int) map[string]any
+	// Other is the kind in "layer_types" of layers without attention, which have no
+	// heads of keys in the metadata; "" if there are none.
+	Other string
+	// FinalNorm is what the last norm is called, "" for "output_norm".
+	FinalNorm string
+	// Scaled says that without "rope_scaling" in config.json there is some.
+	Scaled bool
+	// Inner are the architectures of files of a model for images and text, by the
+	// "model_type" of its text model, where that is not the one of this.
+	Inner map[string]*GGUF
 
 	// HeadWidth is a key of config.json that the engine takes to be the width of a
 	// head, and in the model of so many layers as Largest that of the stream over
@@ -49,6 +72,11 @@ type GGUF struct {
 	Rename map[string]string
 	// Constants are values in config.json that follow from the architecture.
 	Constants map[string]any
+	// Fixed are values of metadata that follow from the architecture.
+	Fixed []GGUFFixed
+	// Numbers are tensors of one element in each block whose values are in the
+	// metadata.
+	Numbers []GGUFNumber
 	// Block are the tensors of a block, in the order of the file.
 	Block []GGUFName
 	// Check refuses what the engine does not run as Hugging Face does.
@@ -64,8 +92,30 @@ type GGUFActivation struct {
 }
 
 // GGUFKey is a metadata key, without the architecture's name, and the key of
-// config.json whose value it holds. 0 is not written.
-type GGUFKey struct{ Name, Config string }
+// config.json whose value it holds.
+type GGUFKey struct {
+	Name, Config string
+	Times        string // a key by whose value it is multiplied; such a product is not read
+	Zero         bool   // 0 is written
+	Read         bool   // only read: what is written there is the same
+	True         string // there it is this string where it is true here, absent otherwise
+}
+
+// GGUFFixed is a metadata key, without the architecture's name, and the value
+// that files of an architecture have there.
+type GGUFFixed struct {
+	Name  string
+	Value any
+}
+
+// GGUFNumber is a number of each block: a tensor of one element there, an entry
+// of a list in the metadata here, whose key is without the architecture's name.
+type GGUFNumber struct {
+	HF, Name string
+	// Constant is what the number always is, up to rounding; its tensor may be
+	// missing and is not read back. 0: it is no constant.
+	Constant float32
+}
 
 // GGUFFlag is a key of config.json that is true if one of the tensors is in
 // block 0; with Absent if none is.
@@ -83,6 +133,15 @@ type GGUFName struct {
 	PlusOne  bool     // one more than Hugging Face has: gains of 1+w
 	KeyHeads bool     // a number in the name is that of a head of keys, not of queries
 	Flat     bool     // a vector there, a matrix of one row here
+	Whole    bool     // the names end in what they end in, not in ".weight" or ".bias"
+	// Of so many equal bands of rows there this one is the tensor here.
+	Band, Bands int
+	// Dims are the dimensions here, the innermost first, of a dense tensor that has
+	// others there; nil: the same.
+	Dims   func(m *Model) []int
+	NegExp bool // minus the exponential of what Hugging Face has
+	// If tells whether a model has it; nil: all have.
+	If func(m *Model) bool
 }
 
 // GGUFRows gives for each row there which row it is here.
@@ -94,13 +153,18 @@ type GGUFTensor struct {
 	Parts []string // Hugging Face's names; several are stacked
 	// Stacked says that there may be more dimensions there than here, also if
 	// there is one part.
-	Stacked    bool
-	From       []int // for each row there which row it is here; nil: as they are
-	PlusOne    bool
-	Flat       bool
-	Transposed bool // dense, it is [in, out] here
-	Dense      bool // no linear: neither quantized nor rounded
-	Outer      bool // embedding or head
+	Stacked bool
+	From    []int // for each row there which row it is here; nil: as they are
+	PlusOne bool
+	Flat    bool
+	// Of so many equal bands of rows there this one is the tensor here; 0: all are.
+	Band, Bands int
+	// Dims, where they are not Shape, the dimensions there, in reverse.
+	Dims, Shape []int
+	NegExp      bool
+	Transposed  bool // dense, it is [in, out] here
+	Dense       bool // no linear: neither quantized nor rounded
+	Outer       bool // embedding or head
 }
 
 // GGUFTensors lists all tensors that the model may have, in the order of the file.
@@ -122,7 +186,11 @@ func (m *Model) GGUFTensors() []GGUFTensor {
 	for _, p := range m.Blocks {
 		list = append(list, m.ggufBlock(p)...)
 	}
-	one(GGUFTensor{Dense: true, PlusOne: plusOne}, "output_norm.weight", n.FinalNorm)
+	final := m.GGUF.FinalNorm
+	if final == "" {
+		final = "output_norm"
+	}
+	one(GGUFTensor{Dense: true, PlusOne: plusOne}, final+".weight", n.FinalNorm)
 	one(GGUFTensor{Dense: true}, "output_norm.bias", biasOf(n.FinalNorm))
 	one(GGUFTensor{Outer: true}, "output.weight", n.Head)
 	one(GGUFTensor{Dense: true}, "output.bias", biasOf(n.Head))
@@ -136,8 +204,15 @@ func (m *Model) ggufBlock(p *program.Program) []GGUFTensor {
 	}
 	var list []GGUFTensor
 	for _, e := range m.GGUF.Block {
+		if e.If != nil && !e.If(m) {
+			continue
+		}
 		paths := []string{e.HF}
-		t := GGUFTensor{Flat: e.Flat}
+		t := GGUFTensor{Flat: e.Flat, Band: e.Band, Bands: e.Bands, NegExp: e.NegExp}
+		if e.Dims != nil {
+			t.Dims = e.Dims(m)
+			t.Shape, _ = p.Shape(p.Prefix() + e.HF)
+		}
 		if first := fmt.Sprintf(e.HF, 0); strings.Contains(e.HF, "%d") {
 			t.Stacked, paths = true, nil
 			for i := range m.ggufParts(e) {
@@ -152,14 +227,18 @@ func (m *Model) ggufBlock(p *program.Program) []GGUFTensor {
 		if e.Rows != nil {
 			t.From = e.Rows(&m.Config)
 		}
-		for _, suffix := range []string{".weight", ".bias"} {
+		suffixes := []string{".weight", ".bias"}
+		if e.Whole {
+			suffixes = []string{""}
+		}
+		for _, suffix := range suffixes {
 			t.Name = fmt.Sprintf("blk.%d.", p.Index) + e.GGUF + suffix
 			t.Parts = nil
 			for _, path := range paths {
 				t.Parts = append(t.Parts, p.Prefix()+path+suffix)
 			}
-			t.PlusOne = e.PlusOne && suffix == ".weight"
-			t.Transposed = t.Transposed && suffix == ".weight"
+			t.PlusOne = e.PlusOne && suffix != ".bias"
+			t.Transposed = t.Transposed && suffix != ".bias"
 			list = append(list, t)
 		}
 	}
@@ -176,6 +255,16 @@ func (m *Model) ggufParts(e GGUFName) int {
 		return m.KVHeads
 	}
 	return m.Heads
+}
+
+// Attends tells whether a block has attention.
+func (m *Model) Attends(block int) bool {
+	for _, l := range m.Blocks[block].Linears {
+		if strings.HasPrefix(l.Path, "self_attn.") {
+			return true
+		}
+	}
+	return false
 }
 
 // Value is what a key of config.json came to, with the default of the

@@ -76,8 +76,12 @@ func run(t testing.TB, jobs ...job) []answer {
 	said, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s", said)
 	// A warning of the engine's is a fault of the file's. Except that it finds
-	// fault with ordinary tokens that look like special ones.
+	// fault with ordinary tokens that look like special ones, and says so where it
+	// follows the file's factor of YaRN.
 	for line := range strings.Lines(string(said)) {
+		if strings.Contains(line, "setting new yarn_attn_factor") {
+			continue
+		}
 		require.Contains(t, line, "control-looking token", "%s", said)
 	}
 	data, err = os.ReadFile(out)

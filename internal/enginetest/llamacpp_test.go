@@ -37,10 +37,11 @@ func writeGGUF(t testing.TB, dir string, g ggufmodel.Format, s quant.Scheme) str
 	weights := map[string]*quant.Weight{}
 	var layers []layout.Layer
 	if s.Bits > 0 {
+		src = apart(t, src)
 		for _, b := range decodertest.Load(t, src.Config(), src).Blocks {
 			for i, l := range b.Linears {
-				if l.Slice != nil {
-					continue // not a tensor of its own
+				if l.Slice != nil || l.In < 32 {
+					continue // not a tensor of its own, or narrower than a block
 				}
 				w, err := quant.RTN{}.Quantize(t.Context(), b.Linear(i).Weight, s, nil)
 				require.NoError(t, err)
@@ -58,6 +59,24 @@ func writeGGUF(t testing.TB, dir string, g ggufmodel.Format, s quant.Scheme) str
 	}
 	require.NoError(t, w.Finish(context.Background()))
 	return path
+}
+
+// apart shows experts that lie in tensors with others as tensors of their own, so
+// that they can be quantized.
+func apart(t testing.TB, src *checkpoint.Model) *checkpoint.Model {
+	t.Helper()
+	var list []checkpoint.Part
+	for _, l := range decodertest.Load(t, src.Config(), src).Linears() {
+		if s := l.Slice; s != nil && s.Weight != l.WeightName() {
+			list = append(list, checkpoint.Part{
+				Layer: l.Name, Out: l.Out, In: l.In, Weight: s.Weight, Bias: s.Bias, Transposed: s.Transposed,
+				Experts: s.Experts, Expert: s.Expert, Outputs: s.Outputs, Output0: s.Output0, Step: s.Step,
+			})
+		}
+	}
+	src, err := src.Split(list)
+	require.NoError(t, err)
+	return src
 }
 
 func load(t testing.TB, path string) (*decodertest.Model, *checkpoint.Model) {

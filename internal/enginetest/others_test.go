@@ -2,6 +2,8 @@ package enginetest
 
 import (
 	"maps"
+	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -9,6 +11,7 @@ import (
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel"
 	"github.com/golowbit/lowbit/internal/decodertest"
+	"github.com/golowbit/lowbit/internal/gguf"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 )
@@ -37,6 +40,10 @@ const tabled = 3e-6
 
 // deep is for such a model of 7 random layers, in which differences grow.
 const deep = 3e-5
+
+// rounded is for YaRN whose ramp ends between two frequencies: the engine rounds
+// the ends.
+const rounded = 1e-3
 
 type more = map[string]any
 
@@ -70,6 +77,9 @@ func otherArchitectures() []archCase {
 	l.gated()
 	l.ungated()
 	l.small()
+	l.newer()
+	l.mixtures()
+	l.recurrent()
 	for _, c := range l {
 		if c.config["model_type"] == "gpt2" {
 			continue // its matrices are stored transposed, which writers of layers do not know
@@ -174,6 +184,107 @@ func (l *caseList) small() {
 	l.add("arcee", "ArceeForCausalLM", "arcee", 0, more{"hidden_act": "relu2"})
 }
 
+func (l *caseList) newer() {
+	growing := more{
+		"rope_type": "yarn", "rope_theta": 10000.0, "factor": 16.0, "original_max_position_embeddings": 32, "beta_fast": 32.0, "beta_slow": 1.0,
+		"mscale_all_dim": 1.0, "mscale": 1.0, "llama_4_scaling_beta": 0.1,
+	}
+	l.add("ministral3", "Ministral3ForCausalLM", "ministral3", 0, more{"rope_parameters": growing, "head_dim": 32})
+	l.add("ministral3, another factor", "Ministral3ForCausalLM", "ministral3", 0, more{"rope_parameters": with(growing, more{"mscale_all_dim": 0.5})})
+	l.add("ministral3, unscaled", "Ministral3ForCausalLM", "ministral3", 0, more{"rope_parameters": more{"rope_type": "default"}})
+	small := with(smallConfig("ministral3"), more{"rope_parameters": growing})
+	l.add("ministral3, images", "Mistral3ForConditionalGeneration", "mistral3", 0, more{"text_config": small})
+	l.add("apertus", "ApertusForCausalLM", "apertus", 0, more{"hidden_act": "xielu", "rms_norm_eps": 1e-5, "rope_scaling": more{
+		"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}})
+	gpt := more{
+		"n_embd": 64, "n_head": 4, "n_layer": 2, "n_inner": 96, "n_positions": 512, "layer_norm_epsilon": 1e-5, "hidden_size": nil, "num_attention_heads": nil,
+		"num_hidden_layers": nil, "num_key_value_heads": nil, "intermediate_size": nil, "head_dim": nil, "tie_word_embeddings": true, "max_position_embeddings": nil,
+	}
+	l.add("starcoder", "GPTBigCodeForCausalLM", "gpt_bigcode", tabled, with(gpt, more{"activation_function": "gelu_pytorch_tanh"}))
+	mpt := more{
+		"d_model": 96, "n_heads": 6, "n_layers": 2, "max_seq_len": 512, "hidden_size": nil, "num_attention_heads": nil, "num_hidden_layers": nil,
+		"num_key_value_heads": nil, "head_dim": nil, "max_position_embeddings": nil, "tie_word_embeddings": true,
+	}
+	l.add("mpt", "MptForCausalLM", "mpt", 1e-4, mpt)
+	l.add("mpt, clipped", "MptForCausalLM", "mpt", 1e-4, with(mpt, more{"attn_config": more{"clip_qkv": 1.0}}))
+}
+
+func (l *caseList) mixtures() {
+	moe := more{"rms_norm_eps": 1e-5, "moe_intermediate_size": 32, "num_experts_per_tok": 3, "n_routed_experts": 8}
+	deepseek := with(moe, more{"n_shared_experts": 2, "first_k_dense_replace": 1, "routed_scaling_factor": 0.75, "num_hidden_layers": 3})
+	l.add("dots1", "Dots1ForCausalLM", "dots1", 0, with(deepseek, more{"norm_topk_prob": true, "sliding_window": nil, "head_dim": 32, "num_key_value_heads": 4}))
+	l.add("dots1, groups", "Dots1ForCausalLM", "dots1", 0, with(deepseek, more{
+		"n_group": 4, "topk_group": 2, "first_k_dense_replace": 0, "num_key_value_heads": 4,
+	}))
+	l.add("glm4moe", "Glm4MoeForCausalLM", "glm4_moe", 0, with(deepseek, more{
+		"attention_bias": true, "use_qk_norm": true, "partial_rotary_factor": 0.5, "norm_topk_prob": true, "num_nextn_predict_layers": 1,
+	}))
+	l.add("glm4moe, plain heads", "Glm4MoeForCausalLM", "glm4_moe", 0, deepseek)
+	l.add("hunyuan-moe", "HunYuanMoEV1ForCausalLM", "hunyuan_v1_moe", 0, more{"num_experts": 6, "moe_topk": 2, "rms_norm_eps": 1e-5, "head_dim": 32})
+	l.add("ernie4_5-moe", "Ernie4_5_MoeForCausalLM", "ernie4_5_moe", 0, with(moe, more{
+		"moe_num_experts": 6, "moe_k": 3, "moe_num_shared_experts": 2, "moe_layer_start_index": 1, "num_hidden_layers": 3,
+	}))
+	l.add("ernie4_5-moe, none shared", "Ernie4_5_MoeForCausalLM", "ernie4_5_moe", 0, with(moe, more{
+		"moe_num_experts": 6, "moe_k": 3, "moe_num_shared_experts": 0, "moe_layer_start_index": 0,
+	}))
+	l.add("minimax-m2", "MiniMaxM2ForCausalLM", "minimax_m2", 0, more{
+		"num_local_experts": 6, "num_experts_per_tok": 3, "rms_norm_eps": 1e-5, "head_dim": 32, "rotary_dim": 16, "tie_word_embeddings": true,
+	})
+	granite := more{
+		"num_local_experts": 6, "num_experts_per_tok": 3, "embedding_multiplier": 3.0, "attention_multiplier": 0.3, "residual_multiplier": 0.4,
+		"logits_scaling": 2.0, "rms_norm_eps": 1e-5,
+	}
+	l.add("granitemoe", "GraniteMoeForCausalLM", "granitemoe", 0, granite)
+	l.add("granitemoe, biases", "GraniteMoeForCausalLM", "granitemoe", 0, with(granite, more{"attention_bias": true, "tie_word_embeddings": true}))
+	l.add("granitemoe, shared", "GraniteMoeSharedForCausalLM", "granitemoeshared", 0, with(granite, more{"shared_intermediate_size": 32}))
+	latent := with(deepseek, more{
+		"kv_lora_rank": 32, "q_lora_rank": 64, "qk_rope_head_dim": 16, "qk_nope_head_dim": 32, "v_head_dim": 24, "head_dim": nil,
+		"num_key_value_heads": 4, "rms_norm_eps": 1e-6,
+	})
+	yarn := more{"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "beta_fast": 32, "beta_slow": 1, "mscale": 1.0, "mscale_all_dim": 1.0}
+	l.add("deepseek3", "DeepseekV3ForCausalLM", "deepseek_v3", 0, with(latent, more{"n_group": 4, "topk_group": 2, "rope_scaling": yarn}))
+	l.add("deepseek3, direct queries", "DeepseekV3ForCausalLM", "deepseek_v3", 0, with(latent, more{
+		"n_group": 1, "topk_group": 1, "q_lora_rank": 0, "qk_rope_head_dim": 8, "qk_nope_head_dim": 16,
+	}))
+	l.add("deepseek2", "DeepseekV2ForCausalLM", "deepseek_v2", 0, with(latent, more{"topk_method": "greedy", "rope_scaling": more{
+		"type": "yarn", "factor": 40.0, "original_max_position_embeddings": 64, "beta_fast": 32, "beta_slow": 1, "mscale": 0.707, "mscale_all_dim": 0.707,
+	}}))
+	oss := more{
+		"num_local_experts": 6, "num_experts_per_tok": 3, "rms_norm_eps": 1e-5, "sliding_window": 24, "num_hidden_layers": 3, "head_dim": 64,
+	}
+	l.add("gpt-oss", "GptOssForCausalLM", "gpt_oss", 0, with(oss, more{"rope_parameters": more{"rope_type": "default"}}))
+	l.add("gpt-oss, yarn", "GptOssForCausalLM", "gpt_oss", rounded, with(oss, more{"rope_theta": 150000.0}))
+}
+
+func (l *caseList) recurrent() {
+	plain := more{
+		"num_attention_heads": nil, "num_key_value_heads": nil, "head_dim": nil, "intermediate_size": nil, "rope_theta": nil,
+		"max_position_embeddings": nil, "state_size": 16, "layer_norm_epsilon": 1e-5, "tie_word_embeddings": true,
+	}
+	l.add("mamba", "MambaForCausalLM", "mamba", 0, plain)
+	l.add("falcon-mamba", "FalconMambaForCausalLM", "falcon_mamba", 0, with(plain, more{"mixer_rms_eps": 1e-5, "time_step_rank": 8}))
+	l.add("mamba2", "Mamba2ForCausalLM", "mamba2", 0, with(plain, more{
+		"num_heads": 8, "head_dim": 16, "n_groups": 2, "tie_word_embeddings": false,
+	}))
+	granite := more{
+		"num_local_experts": 6, "num_experts_per_tok": 3, "embedding_multiplier": 3.0, "attention_multiplier": 0.3, "residual_multiplier": 0.4,
+		"logits_scaling": 2.0, "rms_norm_eps": 1e-5, "shared_intermediate_size": 32, "mamba_n_heads": 8, "mamba_n_groups": 2, "mamba_d_state": 16,
+		"num_hidden_layers": 3, "layer_types": []string{"mamba", "attention", "mamba"}, "position_embedding_type": "rope",
+	}
+	l.add("granitehybrid", "GraniteMoeHybridForCausalLM", "granitemoehybrid", 0, granite)
+	l.add("granitehybrid, no experts, no rotations", "GraniteMoeHybridForCausalLM", "granitemoehybrid", 0, with(granite, more{
+		"num_local_experts": 0, "shared_intermediate_size": 96, "position_embedding_type": "nope", "tie_word_embeddings": true,
+	}))
+	short := more{
+		"norm_eps": 1e-5, "conv_L_cache": 3, "block_auto_adjust_ff_dim": false, "num_hidden_layers": 4, "tie_word_embeddings": true,
+		"layer_types": []string{"conv", "full_attention", "conv", "full_attention"},
+	}
+	l.add("lfm2", "Lfm2ForCausalLM", "lfm2", 0, short)
+	l.add("lfm2moe", "Lfm2MoeForCausalLM", "lfm2_moe", 0, with(short, more{
+		"num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 32, "num_dense_layers": 1,
+	}))
+}
+
 // Without the engine: what is read back from a file computes what its source does.
 func TestReadBack(t *testing.T) {
 	ids := sampleIDs(t, 60)
@@ -191,4 +302,72 @@ func TestReadBack(t *testing.T) {
 			require.Equal(t, m.Logits(t, ids).Data, again.Logits(t, ids).Data)
 		})
 	}
+}
+
+// What cannot be read from files of these architectures is said, not run.
+func TestReadRefuses(t *testing.T) {
+	var l caseList
+	l.newer()
+	l.mixtures()
+	l.recurrent()
+	file := func(name string) *gguf.File {
+		i := slices.IndexFunc(l, func(c archCase) bool { return c.name == name })
+		require.GreaterOrEqual(t, i, 0, name)
+		f, err := gguf.Open(writeGGUF(t, randomModel(t, embedded(), l[i].config), ggufmodel.Format{Dense: safetensors.F32}, quant.Scheme{}))
+		require.NoError(t, err)
+		t.Cleanup(func() { require.NoError(t, f.Close()) })
+		return f
+	}
+	for _, c := range []struct {
+		name, key string
+		value     any
+		without   string // a tensor
+		want      string
+	}{
+		{name: "deepseek3", key: "deepseek2.attention.key_length_mla", value: uint32(48), want: "kv_b_proj"},
+		{name: "deepseek3", key: "deepseek2.rope.scaling.yarn_log_multiplier", value: float32(0), want: "yarn_log_multiplier"},
+		{name: "dots1", key: "dots1.expert_gating_func", value: uint32(1), want: "expert_gating_func is 1, want 2"},
+		{name: "apertus", key: "xielu.alpha_p", value: []float32{1}, want: "xielu.alpha_p"},
+		{name: "apertus", key: "xielu.beta", value: []float32{0.5, 0.7}, want: "xielu.beta"},
+		{name: "granitemoe, shared", without: "blk.1.ffn_up_shexp.weight", want: "model.layers.1.shared_mlp.input_linear.weight"},
+		{name: "lfm2", key: "lfm2.attention.head_count_kv", value: []uint32{0, 2, 0}, want: "head_count_kv"},
+		{name: "lfm2", key: "lfm2.attention.head_count_kv", value: []uint32{0, 2, 0, 1}, want: "head_count_kv"},
+		{name: "lfm2", key: "lfm2.attention.head_count_kv", value: []uint32{0, 2, 2, 2}, want: "shortconv"},
+		{name: "mamba2", key: "mamba2.ssm.group_count", value: uint32(4), want: "ssm_conv1d"},
+	} {
+		t.Run(c.name+" "+c.want, func(t *testing.T) {
+			_, err := checkpoint.Open(edited(t, file(c.name), c.key, c.value, c.without))
+			require.ErrorContains(t, err, c.want)
+		})
+	}
+	// As it is it is read, and a number for all blocks too.
+	m, src := load(t, edited(t, file("apertus"), "xielu.beta", float32(0.5), ""))
+	require.Len(t, m.Blocks, 2)
+	require.True(t, src.Has("model.layers.1.mlp.act_fn.alpha_n"))
+	require.False(t, src.Has("model.layers.1.mlp.act_fn.beta"))
+}
+
+// edited copies a file with another value of a key, or without a tensor.
+func edited(t testing.TB, f *gguf.File, key string, value any, without string) string {
+	t.Helper()
+	var kv []gguf.KV
+	for _, x := range f.KV() {
+		if x.Key != key {
+			kv = append(kv, x)
+		}
+	}
+	if key != "" {
+		kv = append(kv, gguf.KV{Key: key, Value: value})
+	}
+	list := slices.DeleteFunc(slices.Clone(f.Tensors()), func(x gguf.Tensor) bool { return x.Name == without })
+	path := filepath.Join(t.TempDir(), "edited.gguf")
+	w, err := gguf.Create(path, kv, list)
+	require.NoError(t, err)
+	for _, x := range list {
+		data := make([]byte, x.Bytes())
+		require.NoError(t, f.ReadAt(x.Name, data, 0))
+		require.NoError(t, w.Append(x.Name, data))
+	}
+	require.NoError(t, w.Close())
+	return path
 }

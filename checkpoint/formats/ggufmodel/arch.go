@@ -165,6 +165,11 @@ func (w weights) Names() []string {
 // checkRest refuses tensors that would be lost. It returns those that are used.
 func checkRest(m *decoder.Model, src layout.Origin) (map[string]bool, error) {
 	used := map[string]bool{}
+	for _, n := range m.GGUF.Numbers {
+		for i := range m.Layers {
+			used[numberName(m, n, i)] = true
+		}
+	}
 	for _, t := range m.GGUFTensors() {
 		for _, name := range t.Parts {
 			if _, ok := src.Shape(name); ok {
@@ -179,12 +184,23 @@ func checkRest(m *decoder.Model, src layout.Origin) (map[string]bool, error) {
 				return nil, fmt.Errorf("tensor %q: %w", s.Name, layout.Unsupported("dtype %s, want one of %v", s.DType, layout.FloatTypes()))
 			}
 		case strings.HasSuffix(s.Name, ".rotary_emb.inv_freq"): // follows from the config
+		case beyond(m, s.Name): // neither the engine nor the decoder runs them
 		case m.GGUF.Images && (strings.Contains(s.Name, "vision_tower.") || strings.Contains(s.Name, "multi_modal_projector.")):
 		default:
 			return nil, fmt.Errorf("tensor %q: %w", s.Name, layout.Unsupported("GGUF has no name for it in a %s of %d layers", m.ModelType, m.Layers))
 		}
 	}
 	return used, nil
+}
+
+// beyond tells whether a tensor is of a block after the last that is run.
+func beyond(m *decoder.Model, name string) bool {
+	for i := range m.Beyond {
+		if strings.HasPrefix(name, m.BlockPrefix(m.Layers+i)) {
+			return true
+		}
+	}
+	return false
 }
 
 // inverted turns "which row is here" into "where is the row".

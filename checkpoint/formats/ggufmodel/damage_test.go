@@ -79,7 +79,7 @@ func TestGGUFFromStrangers(t *testing.T) {
 			ts["blk.0.ffn_gate.weight"] = gguf.Tensor{Type: gguf.Q5_0, Dims: []int{64, 256}}
 		}, ""},
 		{"equal heads by layer", key("llama.attention.head_count_kv", []int32{4, 4}), ""},
-		{"architecture", key("general.architecture", "mamba"), `"mamba"`},
+		{"architecture", key("general.architecture", "bert"), `"bert"`},
 		{"no architecture", key("general.architecture", nil), `general.architecture ""`},
 		{"no layers", key("llama.block_count", nil), "llama.block_count"},
 		{"layers", key("llama.block_count", uint32(0)), "want at least 1"},

@@ -162,7 +162,7 @@ func (g Format) CheckModel(src layout.Origin) error {
 	if err != nil {
 		return err
 	}
-	if _, err := checkRest(m, src); err != nil {
+	if _, err := checkRest(m, unstack(m, src)); err != nil {
 		return err
 	}
 	if _, err := (&assembly{g: g, model: m, src: src}).metadata(nil); err != nil {

@@ -179,8 +179,10 @@ func Schemes() []quant.Scheme {
 // Each tensor that a model has is in the file once, under a name of its own, and
 // rows that change places only change places.
 func TestGGUFNames(t *testing.T) {
-	for _, modelType := range []string{"llama", "mistral", "qwen2", "qwen3", "gemma", "phi3", "granite", "stablelm", "gpt_neox", "bloom", "mixtral", "qwen2_moe"} {
-		data, err := json.Marshal(SmallConfig(modelType, map[string]any{"num_key_value_heads": 4, "num_local_experts": 2, "num_experts": 4}))
+	for _, modelType := range []string{"llama", "mistral", "qwen2", "qwen3", "gemma", "phi3", "granite", "stablelm", "gpt_neox", "bloom", "mixtral", "qwen2_moe", "mpt", "gpt_bigcode", "dots1", "glm4_moe", "minimax_m2", "ernie4_5_moe", "deepseek_v3", "mamba"} {
+		data, err := json.Marshal(SmallConfig(modelType, map[string]any{
+			"num_key_value_heads": 4, "num_local_experts": 8, "num_experts": 8, "n_routed_experts": 8, "topk_group": 2, "n_group": 2, "moe_num_experts": 8,
+		}))
 		require.NoError(t, err)
 		m, err := arch.ParseConfig(data)
 		require.NoError(t, err)

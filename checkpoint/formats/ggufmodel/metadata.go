@@ -3,9 +3,11 @@ package ggufmodel
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/decoder"
@@ -26,7 +28,7 @@ func archOf(f *gguf.File) (*spec.Architecture, error) {
 		}
 		n, _ := f.Value(name + "." + g.Needs)
 		count, _ := countOf(n)
-		if g.Needs != "" && count > 0 {
+		if g.Needs != "" && (count > 0 || n == true) && hasFixed(g, f) {
 			return a, nil
 		}
 		if g.Needs == "" && found == nil {
@@ -43,6 +45,16 @@ func archOf(f *gguf.File) (*spec.Architecture, error) {
 	return found, r.err
 }
 
+// hasFixed tells whether a file has all values that those of an architecture have.
+func hasFixed(g *decoder.GGUF, f *gguf.File) bool {
+	for _, x := range g.Fixed {
+		if v, _ := f.Value(g.Name + "." + x.Name); v != x.Value {
+			return false
+		}
+	}
+	return true
+}
+
 func hasKey(g *decoder.GGUF, name string) bool {
 	for _, k := range g.Keys {
 		if k.Name == name {
@@ -57,6 +69,7 @@ type configWriter struct {
 	metadata
 	rename map[string]string
 	o      layout.Object
+	inner  map[string]map[string]any // objects in it
 }
 
 func (w *configWriter) set(key string, v any) {
@@ -65,6 +78,16 @@ func (w *configWriter) set(key string, v any) {
 	}
 	if key == "" {
 		return
+	}
+	if outer, name, ok := strings.Cut(key, "."); ok {
+		if w.inner == nil {
+			w.inner = map[string]map[string]any{}
+		}
+		if w.inner[outer] == nil {
+			w.inner[outer] = map[string]any{}
+		}
+		w.inner[outer][name] = v
+		key, v = outer, w.inner[outer]
 	}
 	data, err := json.Marshal(v)
 	if err != nil && w.err == nil {
@@ -85,24 +108,16 @@ func configOf(a *spec.Architecture, f *gguf.File) (json.RawMessage, error) {
 		return nil, fmt.Errorf("no matrix %q", nameEmbedding)
 	}
 	vocab := embedding.Dims[1]
-	layers, heads := r.need("block_count"), r.need("attention.head_count")
-	hidden := r.need("embedding_length")
-	headDim := r.int("attention.key_length", 0)
-	if headDim == 0 {
-		headDim = hidden / heads
-	}
-	if d := r.int("attention.value_length", headDim); d != headDim && r.err == nil {
-		r.err = layout.Unsupported("%s is %d, but heads are %d wide", r.prefix+"attention.value_length", d, headDim)
-	}
+	layers, hidden := r.need("block_count"), r.need("embedding_length")
 	r.set("architectures", []string{a.Classes[0]})
 	r.set("model_type", a.Type)
 	r.set("vocab_size", vocab)
 	r.set("hidden_size", hidden)
-	r.set("intermediate_size", r.need("feed_forward_length"))
 	r.set("num_hidden_layers", layers)
-	r.set("num_attention_heads", heads)
-	r.set("num_key_value_heads", r.int("attention.head_count_kv", heads))
-	r.set("head_dim", headDim)
+	heads, headDim := 0, 0
+	if !g.Headless {
+		heads, headDim = r.heads(g, layers, hidden)
+	}
 	if g.Activation.Key == "" {
 		r.set("hidden_act", "silu")
 	} else {
@@ -111,9 +126,15 @@ func configOf(a *spec.Architecture, f *gguf.File) (json.RawMessage, error) {
 	r.set("max_position_embeddings", r.need("context_length"))
 	r.set("rms_norm_eps", r.float(epsilonKey(g), ""))
 	if !g.Unrotated {
-		r.rotation(headDim)
+		r.rotation(g, headDim)
 	}
 	r.architecture(g, f)
+	if g.Derive != nil {
+		values := g.Derive(r.need)
+		for _, key := range slices.Sorted(maps.Keys(values)) {
+			r.set(key, values[key])
+		}
+	}
 	if n := r.int(keyPeriod, 0); n > 0 && g.Period > 0 && layers <= maxLayers {
 		r.set("layer_types", spec.Sequence(layers, n))
 	}
@@ -138,8 +159,84 @@ func configOf(a *spec.Architecture, f *gguf.File) (json.RawMessage, error) {
 	return r.o.Bytes(), nil
 }
 
+// heads sets the sizes of attention and MLP, and returns the number of heads and
+// the width of one.
+func (r *configWriter) heads(g *decoder.GGUF, layers, hidden int) (heads, headDim int) {
+	heads = r.need("attention.head_count")
+	if headDim = r.int("attention.key_length", 0); headDim == 0 {
+		headDim = hidden / heads
+	}
+	if g.Latent {
+		headDim = r.latent(headDim)
+	} else if d := r.int("attention.value_length", headDim); d != headDim && r.err == nil {
+		r.err = layout.Unsupported("%s is %d, but heads are %d wide", r.prefix+"attention.value_length", d, headDim)
+	}
+	r.set("intermediate_size", r.need("feed_forward_length"))
+	r.set("num_attention_heads", heads)
+	if g.Other != "" {
+		r.mixed(g, layers)
+	} else {
+		r.set("num_key_value_heads", r.int("attention.head_count_kv", heads))
+	}
+	r.set("head_dim", headDim)
+	return heads, headDim
+}
+
+// mixed sets the heads of keys and which layers have some.
+func (r *configWriter) mixed(g *decoder.GGUF, layers int) {
+	key := r.prefix + "attention.head_count_kv"
+	v, _ := r.f.Value(key)
+	var list []int
+	switch v := v.(type) {
+	case []uint32:
+		for _, n := range v {
+			list = append(list, int(n))
+		}
+	case []int32:
+		for _, n := range v {
+			list = append(list, int(n))
+		}
+	}
+	heads := 0
+	types := make([]string, len(list))
+	for i, n := range list {
+		types[i] = g.Other
+		if n != 0 {
+			types[i] = spec.FullAttention
+			if heads == 0 {
+				heads = n
+			}
+			if n != heads {
+				list = nil
+				break
+			}
+		}
+	}
+	if len(list) != layers || heads < 1 || heads > maxCount {
+		if r.err == nil {
+			r.err = fmt.Errorf("key %q: %v, want a number for each of %d layers, 0 or the same", key, v, layers)
+		}
+		return
+	}
+	r.set("layer_types", types)
+	r.set("num_key_value_heads", heads)
+}
+
+// latent sets the widths of latent attention, with a head's keys as wide as given,
+// and returns that of their rotated part.
+func (w *configWriter) latent(keys int) int {
+	if _, ok := w.f.Value(w.prefix + "attention.key_length_mla"); ok && w.err == nil {
+		w.err = layout.Unsupported("files in which attention.kv_b_proj is two tensors are not read")
+	}
+	rotated := w.need("rope.dimension_count")
+	w.set("qk_rope_head_dim", rotated)
+	w.set("qk_nope_head_dim", keys-rotated)
+	w.set(keyValues, w.need("attention.value_length"))
+	return rotated
+}
+
 // rotation sets what config.json says of rotations.
-func (w *configWriter) rotation(headDim int) {
+func (w *configWriter) rotation(g *decoder.GGUF, headDim int) {
 	dim := w.int("rope.dimension_count", headDim)
 	if dim < 1 || dim > headDim {
 		if w.err == nil {
@@ -160,9 +257,12 @@ func (w *configWriter) rotation(headDim int) {
 		}
 		w.set("partial_rotary_factor", part)
 	}
-	scaling, err := w.ropeScaling(dim, base)
+	scaling, err := w.ropeScaling(g, dim, base)
 	if err != nil && w.err == nil {
 		w.err = err
+	}
+	if scaling == nil && g.Scaled {
+		scaling = map[string]any{"rope_type": "default"}
 	}
 	w.set("rope_scaling", scaling)
 }
@@ -171,7 +271,13 @@ func (w *configWriter) rotation(headDim int) {
 func (w *configWriter) architecture(g *decoder.GGUF, f *gguf.File) {
 	for _, k := range g.Keys {
 		v, ok := f.Value(w.prefix + k.Name)
-		if !ok {
+		if !ok || k.Times != "" {
+			continue
+		}
+		if k.True != "" {
+			if v == true {
+				w.set(k.Config, k.True)
+			}
 			continue
 		}
 		switch v := v.(type) {
@@ -181,6 +287,11 @@ func (w *configWriter) architecture(g *decoder.GGUF, f *gguf.File) {
 			w.set(k.Config, w.float(k.Name, ""))
 		default:
 			w.set(k.Config, w.int(k.Name, 0))
+		}
+	}
+	for _, x := range g.Fixed {
+		if v, ok := f.Value(w.prefix + x.Name); ok && v != x.Value && w.err == nil {
+			w.err = layout.Unsupported("%s is %v, want %v", w.prefix+x.Name, v, x.Value)
 		}
 	}
 	for _, flag := range g.Flags {

@@ -44,6 +44,13 @@ type fileTensor struct {
 	// decoded says that the tensor is given as F32 but stored as blocks, moved
 	// that it is given transposed.
 	decoded, moved bool
+	// log says that the tensor is given as the logarithm of what is stored, negated.
+	log bool
+	// bands are the tensors in the file that have the rows, one after the other;
+	// nil: it is one.
+	bands []string
+	// value are the bytes of what is no tensor in the file.
+	value []byte
 }
 
 // Read opens a GGUF file of a model of the Llama family.
@@ -109,7 +116,12 @@ func openFile(f *gguf.File, path string) (json.RawMessage, *modelFile, error) {
 			return nil, nil, fmt.Errorf("tensor %q: %w", t.Name, err)
 		}
 	}
-	return config, src, nil
+	for name, e := range src.tensors {
+		if slices.Contains(e.bands, "") {
+			return nil, nil, fmt.Errorf("a part of tensor %q is missing", name)
+		}
+	}
+	return config, src, src.addNumbers(m)
 }
 
 // knownTensors are the tensors of a model by their names in the file. Of several
@@ -140,6 +152,9 @@ func (g *modelFile) add(k decoder.GGUFTensor, t gguf.Tensor) error {
 		}
 		dims = dims[:len(dims)-1]
 	}
+	if k.Dims != nil {
+		return g.addReshaped(k, t)
+	}
 	_, matrix := layout.CutWeight(k.Parts[0])
 	matrix = matrix && len(dims) == 2
 	if !matrix && len(dims) != 1 {
@@ -164,8 +179,32 @@ func (g *modelFile) add(k decoder.GGUFTensor, t gguf.Tensor) error {
 	return nil
 }
 
+// addReshaped registers a tensor that has other dimensions.
+func (g *modelFile) addReshaped(k decoder.GGUFTensor, t gguf.Tensor) error {
+	name := k.Parts[0]
+	e := fileTensor{info: t, log: k.NegExp, spec: layout.Spec{Name: name, DType: safetensors.F32, Shape: k.Shape}}
+	if t.Type != gguf.F32 || !slices.Equal(t.Dims, k.Dims) || product(k.Shape) != product(k.Dims) {
+		return fmt.Errorf("%v %v, want F32 %v", t.Type, t.Dims, k.Dims)
+	}
+	g.names = append(g.names, name)
+	g.tensors[name] = e
+	return nil
+}
+
 func (g *modelFile) addOne(k decoder.GGUFTensor, name string, e fileTensor, matrix bool) error {
 	t := e.info
+	if k.Bands > 0 {
+		if first, ok := g.tensors[name]; ok {
+			if t.Type != first.info.Type || !slices.Equal(t.Dims, first.info.Dims) {
+				return fmt.Errorf("%v %v, want %v %v as in %q", t.Type, t.Dims, first.info.Type, first.info.Dims, first.info.Name)
+			}
+			first.bands[k.Band] = t.Name
+			return nil
+		}
+		e.bands = make([]string, k.Bands)
+		e.bands[k.Band] = t.Name
+		e.rows *= k.Bands
+	}
 	e.spec = layout.Spec{Name: name, Shape: append([]int(nil), e.rows)}
 	if matrix {
 		e.spec.Shape = append(e.spec.Shape, t.Dims[0])
@@ -224,7 +263,11 @@ func (g *modelFile) ReadAt(name string, p []byte, off int64) error {
 	if size := e.spec.Bytes(); off < 0 || off > size || int64(len(p)) > size-off {
 		return layout.TensorError(g, name, "bytes %d to %d of %d asked for", off, off+int64(len(p)), size)
 	}
-	if e.moved || e.plusOne {
+	if e.value != nil {
+		copy(p, e.value[off:])
+		return nil
+	}
+	if e.moved || e.plusOne || e.log {
 		whole, err := g.whole(e)
 		if err != nil {
 			return err
@@ -257,19 +300,23 @@ func (g *modelFile) readRows(e fileTensor, p []byte, off int64) error {
 	return nil
 }
 
-// whole reads a tensor that is given transposed or as one less.
+// whole reads a tensor that is given transposed, as one less or as a logarithm.
 func (g *modelFile) whole(e fileTensor) ([]byte, error) {
 	data := make([]byte, e.spec.Bytes())
 	if err := g.readRows(e, data, 0); err != nil {
 		return nil, err
 	}
-	if e.plusOne {
+	if e.plusOne || e.log {
 		values := make([]float32, e.spec.Elems())
 		if err := e.info.Type.Decode(values, data); err != nil {
 			return nil, err
 		}
 		for i := range values {
-			values[i]--
+			if e.log {
+				values[i] = float32(math.Log(-float64(values[i])))
+			} else {
+				values[i]--
+			}
 		}
 		return data, e.info.Type.Encode(data, values)
 	}
@@ -285,7 +332,25 @@ func (g *modelFile) whole(e fileTensor) ([]byte, error) {
 }
 
 func (g *modelFile) readFile(e fileTensor, p []byte, off int64) error {
-	if err := g.f.ReadAt(e.info.Name, p, e.offset+off); err != nil {
+	if e.bands == nil {
+		return g.readAt(e.info.Name, p, e.offset+off)
+	}
+	size := e.info.Bytes()
+	for i, name := range e.bands {
+		first := int64(i) * size
+		if off+int64(len(p)) <= first || off >= first+size {
+			continue
+		}
+		from, to := max(off, first), min(off+int64(len(p)), first+size)
+		if err := g.readAt(name, p[from-off:to-off], from-first); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (g *modelFile) readAt(name string, p []byte, off int64) error {
+	if err := g.f.ReadAt(name, p, off); err != nil {
 		return fmt.Errorf("%s: %w", g.path, err)
 	}
 	return nil

@@ -1,6 +1,7 @@
 package ggufmodel
 
 import (
+	"encoding/json"
 	"fmt"
 	"math"
 	"slices"
@@ -8,6 +9,7 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/decoder"
 	"github.com/golowbit/lowbit/internal/gguf"
+	"github.com/golowbit/lowbit/internal/program"
 )
 
 // ropeScaling are the parameters of "llama3" scaling.
@@ -31,8 +33,17 @@ func ropeTensors(m *decoder.Model) (names []string, values [][]float32, err erro
 	case s.Type == "", s.Type == "linear":
 		return nil, nil, nil
 	case s.Type == "yarn":
-		if a := 0.1*math.Log(s.Factor) + 1; !s.Truncate || s.Factor > 1 && math.Abs(s.Attention-a) > 1e-6*a {
-			return nil, nil, layout.Unsupported("yarn with truncate false or an attention factor of its own")
+		if s.Truncate == g.YarnRounds {
+			return nil, nil, layout.Unsupported("yarn with truncate %t", s.Truncate)
+		}
+		if g.Latent {
+			if s.Factor > 1 && (m.Number("mscale_all_dim") == 0 || math.Abs(s.Attention-1) > 1e-6) {
+				return nil, nil, layout.Unsupported("yarn with an mscale that is not mscale_all_dim")
+			}
+			return nil, nil, nil
+		}
+		if a := 0.1*math.Log(s.Factor) + 1; s.Factor > 1 && math.Abs(s.Attention-a) > 1e-6*a && !(g.YarnLog && s.Attention < a) {
+			return nil, nil, layout.Unsupported("yarn with an attention factor of its own")
 		}
 		return nil, nil, nil
 	case s.Type == "llama3" && g.RopeFreqs:
@@ -71,6 +82,11 @@ func (w *metadataWriter) rope(m *decoder.Model) {
 		w.int("rope.scaling.original_context_length", s.OriginalMaxPosition)
 		w.float("rope.scaling.yarn_beta_fast", s.BetaFast)
 		w.float("rope.scaling.yarn_beta_slow", s.BetaSlow)
+		if all := m.Number("mscale_all_dim"); m.GGUF.Latent {
+			w.float(keyYarnLog, 0.1*all)
+		} else if log := yarnLog(s); log != 0 && m.GGUF.YarnLog {
+			w.float(keyYarnLog, log)
+		}
 	case "longrope":
 		if !m.GGUF.LongRope {
 			return
@@ -82,6 +98,21 @@ func (w *metadataWriter) rope(m *decoder.Model) {
 		w.int("rope.scaling.original_context_length", s.OriginalMaxPosition)
 		w.float("rope.scaling.attn_factor", attention)
 	}
+}
+
+const keyYarnLog = "rope.scaling.yarn_log_multiplier"
+
+// yarnLog is "mscale_all_dim" where "mscale" is 1: the factor of cosines and sines
+// is 0.1 log(factor) + 1 over 0.1 mscale_all_dim log(factor) + 1.
+func yarnLog(s *program.RopeScaling) float64 {
+	if s.Factor <= 1 {
+		return 0
+	}
+	log := 0.1 * math.Log(s.Factor)
+	if v := ((log+1)/s.Attention - 1) / log; math.Abs(v) > 1e-6 {
+		return v
+	}
+	return 0
 }
 
 // readFactors reads divisors of the rotary frequencies.
@@ -107,7 +138,7 @@ func readFactors(f *gguf.File, name string, n int) ([]float32, error) {
 }
 
 // ropeScaling gives rope_scaling of a config.json, nil if there is none.
-func (r *metadata) ropeScaling(dim int, theta float64) (map[string]any, error) {
+func (r *metadata) ropeScaling(g *decoder.GGUF, dim int, theta float64) (map[string]any, error) {
 	kind := ""
 	if v, ok := r.f.Value(r.prefix + "rope.scaling.type"); ok {
 		kind, _ = v.(string)
@@ -119,10 +150,7 @@ func (r *metadata) ropeScaling(dim int, theta float64) (map[string]any, error) {
 	case long && (kind == "" || kind == "none" || kind == "longrope"):
 		return r.longRope(dim)
 	case kind == "yarn" && !freqs && !long:
-		return map[string]any{
-			"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": r.need("rope.scaling.original_context_length"),
-			"beta_fast": r.float("rope.scaling.yarn_beta_fast", "32"), "beta_slow": r.float("rope.scaling.yarn_beta_slow", "1"),
-		}, nil
+		return r.yarn(g, factor), nil
 	case kind != "" && kind != "none" && kind != "linear":
 		return nil, layout.Unsupported("%srope.scaling.type %q is not read here, only none, linear and yarn", r.prefix, kind)
 	case !freqs && (kind == "none" || factor == "1" || factor == "0"):
@@ -147,6 +175,30 @@ func (r *metadata) ropeScaling(dim int, theta float64) (map[string]any, error) {
 		"rope_type": s.kind, "factor": s.factor, "low_freq_factor": s.lowFreq,
 		"high_freq_factor": s.highFreq, "original_max_position_embeddings": s.originalContext,
 	}, nil
+}
+
+func (r *metadata) yarn(g *decoder.GGUF, factor json.Number) map[string]any {
+	o := map[string]any{
+		"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": r.need("rope.scaling.original_context_length"),
+		"beta_fast": r.float("rope.scaling.yarn_beta_fast", "32"), "beta_slow": r.float("rope.scaling.yarn_beta_slow", "1"),
+	}
+	switch all := r.float(keyYarnLog, "0"); {
+	case g.Latent: // a tenth of it
+		v, _ := all.Float64()
+		if v == 0 && r.err == nil {
+			r.err = fmt.Errorf("no key %q", r.prefix+keyYarnLog)
+		}
+		o["mscale"], o["mscale_all_dim"] = 10*v, 10*v
+	case all != "0" && g.YarnLog:
+		o["mscale"], o["mscale_all_dim"] = 1, all
+	}
+	if g.YarnRounds {
+		o["truncate"] = false
+	}
+	if g.Grows {
+		o["llama_4_scaling_beta"] = r.float("attention.temperature_scale", "0")
+	}
+	return o
 }
 
 func (r *metadata) longRope(dim int) (map[string]any, error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"path/filepath"
 	"slices"
 
@@ -36,7 +37,7 @@ type assembly struct {
 }
 
 func (g Format) assembly(m *decoder.Model, src layout.Origin, layers []layout.Layer, weight func(string) (*quant.Weight, error)) (*assembly, error) {
-	a := &assembly{g: g, model: m, src: src, layers: map[string]layout.Layer{}, weight: weight, large: map[string]int{}}
+	a := &assembly{g: g, model: m, src: unstack(m, src), layers: map[string]layout.Layer{}, weight: weight, large: map[string]int{}}
 	for _, l := range layers {
 		if err := g.Check(l); err != nil {
 			return nil, fmt.Errorf("layer %s: %w", l.Name, err)
@@ -188,12 +189,22 @@ func (a *assembly) planOne(t decoder.GGUFTensor) (p plannedTensor, ok bool, err 
 		}
 	}
 	t.Transposed = t.Transposed && !packed
+	if t.Bands > 0 {
+		if shape[0]%t.Bands != 0 {
+			return p, false, fmt.Errorf("tensor %q: %d rows, want a multiple of %d", t.Parts[0], shape[0], t.Bands)
+		}
+		shape = slices.Clone(shape)
+		shape[0] /= t.Bands
+	}
 	p = plannedTensor{GGUFTensor: t, info: gguf.Tensor{Name: t.Name}}
 	for i := len(shape) - 1; i >= 0; i-- {
 		p.info.Dims = append(p.info.Dims, shape[i])
 	}
 	if t.Transposed {
 		slices.Reverse(p.info.Dims)
+	}
+	if t.Dims != nil || t.NegExp {
+		return a.planReshaped(p, shape)
 	}
 	if t.Flat {
 		p.info.Dims = []int{shape[0] * shape[1]}
@@ -210,6 +221,50 @@ func (a *assembly) planOne(t decoder.GGUFTensor) (p plannedTensor, ok bool, err 
 		p.info.Dims = append(p.info.Dims, len(t.Parts))
 	}
 	return p, true, nil
+}
+
+// planReshaped plans a tensor of float32 that has other dimensions, or values.
+func (a *assembly) planReshaped(p plannedTensor, shape []int) (plannedTensor, bool, error) {
+	p.info.Type = gguf.F32
+	if p.Dims != nil {
+		p.info.Dims = p.Dims
+	}
+	if n := product(shape); n != product(p.info.Dims) {
+		return p, false, fmt.Errorf("tensor %q: shape %v, want %d elements", p.Parts[0], shape, product(p.info.Dims))
+	}
+	p.write = func(w *gguf.Writer, t plannedTensor) error {
+		if f, ok := a.src.Source().(*modelFile); ok && t.NegExp {
+			return copyBlocks(w, t, f, f.tensors[t.Parts[0]]) // there and back is not exact
+		}
+		read := func() ([]float32, error) { return a.src.Rows(t.Parts[0], 0, shape[0], nil) }
+		if len(shape) == 1 {
+			read = func() ([]float32, error) { return a.src.Vector(t.Parts[0]) }
+		}
+		v, err := read()
+		if err != nil {
+			return err
+		}
+		if t.NegExp {
+			v = slices.Clone(v)
+			for i, x := range v {
+				v[i] = float32(-math.Exp(float64(x)))
+			}
+		}
+		data := make([]byte, 4*len(v))
+		if err := gguf.F32.Encode(data, v); err != nil {
+			return err
+		}
+		return w.Append(t.info.Name, data)
+	}
+	return p, true, nil
+}
+
+func product(dims []int) int {
+	n := 1
+	for _, d := range dims {
+		n *= d
+	}
+	return n
 }
 
 func (a *assembly) layerOf(tensor string) (layout.Layer, bool) {
@@ -281,12 +336,17 @@ func (a *assembly) writePacked(w *gguf.Writer, t plannedTensor) error {
 		if err != nil {
 			return err
 		}
-		if q.Out != t.info.Dims[1] || q.In != t.info.Dims[0] {
-			return fmt.Errorf("weight of shape [%d %d], want [%d %d]", q.Out, q.In, t.info.Dims[1], t.info.Dims[0])
+		rows := t.info.Dims[1]
+		if out := rows * max(1, t.Bands); q.Out != out || q.In != t.info.Dims[0] {
+			return fmt.Errorf("weight of shape [%d %d], want [%d %d]", q.Out, q.In, out, t.info.Dims[0])
 		}
 		data, err := packRows(q, t.info.Type, row)
 		if err != nil {
 			return err
+		}
+		if t.Bands > 0 {
+			size := len(data) / t.Bands
+			data = data[t.Band*size:][:size]
 		}
 		if err := w.Append(t.info.Name, data); err != nil {
 			return err
@@ -343,7 +403,7 @@ func (a *assembly) writeMatrices(w *gguf.Writer, t plannedTensor) error {
 	for _, part := range t.Parts {
 		for r := 0; r < rows; r += step {
 			n := min(step, rows-r)
-			from := r
+			from := t.Band*rows + r
 			if t.From != nil {
 				from = t.From[r]
 			}
@@ -429,38 +489,21 @@ func (a *assembly) metadata(tensors []gguf.Tensor) ([]gguf.KV, error) {
 	w.int("context_length", contextOf(m))
 	w.int("embedding_length", m.Hidden)
 	w.int("block_count", m.Layers)
-	w.int("feed_forward_length", m.Intermediate)
-	w.int("attention.head_count", m.Heads)
-	w.int("attention.head_count_kv", m.KVHeads)
-	w.float(epsilonKey(g), m.NormEps)
-	if m.Rope != nil {
-		w.int("rope.dimension_count", m.Rope.Dim)
-		w.float("rope.freq_base", m.Rope.Theta)
-	}
-	if m.QueryWidth() != m.Hidden || (g.Name != "llama" && g.Name != "qwen2") {
-		w.int("attention.key_length", m.HeadDim)
-		w.int("attention.value_length", m.HeadDim)
-	}
+	w.heads(m)
 	w.rope(m)
 	if n, _ := m.WindowPeriod(); g.Period > 0 && !slices.Equal(spec.Sequence(m.Layers, n), spec.Sequence(m.Layers, g.Period)) {
 		w.int(keyPeriod, n)
 	}
-	for _, k := range g.Keys {
-		switch v := m.Value(k.Config).(type) {
-		case int:
-			if v != 0 {
-				w.int(k.Name, v)
-			}
-		case float64:
-			if v != 0 {
-				w.float(k.Name, v)
-			}
-		case bool:
-			w.add(k.Name, v)
-		}
+	w.keys(m)
+	numbers, err := a.numberLists()
+	if err == nil {
+		err = w.err
 	}
-	return w.kv, w.err
+	return append(w.kv, numbers...), err
 }
+
+// keyValues is the width of a head's values in config.json.
+const keyValues = "v_head_dim"
 
 // keyPeriod is the number of layers after which one has no window.
 const keyPeriod = "attention.sliding_window_pattern"

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -70,6 +71,9 @@ func TestModelsPage(t *testing.T) {
 			gguf := "–"
 			if a.GGUF != nil {
 				gguf = a.GGUF.Name
+				for _, t := range slices.Sorted(maps.Keys(a.GGUF.Inner)) {
+					gguf += ", " + a.GGUF.Inner[t].Name
+				}
 			}
 			types := strings.Join(append([]string{a.Type}, a.OtherTypes...), ", ")
 			fmt.Fprintf(&page, "| %s | %s | %s | %s |\n", strings.Join(a.Classes, ", "), types, strings.Join(names, ", "), gguf)

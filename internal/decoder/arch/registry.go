@@ -65,6 +65,9 @@ func ParseConfig(data []byte) (*decoder.Model, error) {
 	c.ModelType, m.GGUF = a.Type, a.GGUF
 	block := a.Read(f, c)
 	m.Read = f.Seen
+	if t, _ := m.Value("model_type").(string); a.GGUF != nil && a.GGUF.Inner[t] != nil {
+		m.GGUF = a.GGUF.Inner[t]
+	}
 	if f.Err != nil {
 		return nil, f.Err
 	}

@@ -10,7 +10,7 @@ import (
 // and an MLP of xIELU.
 func apertusArch() *spec.Architecture {
 	return &spec.Architecture{
-		Classes: []string{"ApertusForCausalLM"}, Type: "apertus",
+		Classes: []string{"ApertusForCausalLM"}, Type: "apertus", GGUF: apertusGGUF(),
 		Read: func(f *spec.Fields, c *decoder.Config) func(*spec.Builder) {
 			spec.ReadShape(c, f, 0, 0)
 			c.NormEps = f.Float("rms_norm_eps", 1e-5)
@@ -34,5 +34,20 @@ func apertusArch() *spec.Architecture {
 				b.AddLinear(program.Stream, y, "mlp.down_proj", false)
 			}
 		},
+	}
+}
+
+// apertusGGUF: the numbers of the activation are in the metadata.
+func apertusGGUF() *decoder.GGUF {
+	return &decoder.GGUF{
+		Name: "apertus", RopeFreqs: true, Scaled: true, Activation: decoder.GGUFActivation{Key: "hidden_act", Values: []string{"xielu"}},
+		Numbers: []decoder.GGUFNumber{
+			{HF: "mlp.act_fn.alpha_p", Name: "xielu.alpha_p"}, {HF: "mlp.act_fn.alpha_n", Name: "xielu.alpha_n"},
+			{HF: "mlp.act_fn.beta", Name: "xielu.beta", Constant: 0.5}, {HF: "mlp.act_fn.eps", Name: "xielu.eps", Constant: -1e-6},
+		},
+		Block: spec.Joined(spec.GGUFNorm("attention_layernorm", "attn_norm"), spec.GGUFQKV(false), spec.GGUFQKNorms, []decoder.GGUFName{
+			spec.GGUFOutput, {HF: "feedforward_layernorm", GGUF: "ffn_norm"}, {HF: "mlp.up_proj", GGUF: "ffn_up"}, {HF: "mlp.down_proj", GGUF: "ffn_down"},
+		}),
+		Check: func(m *decoder.Model) error { return m.Require(map[string]any{"attention_bias": false}) },
 	}
 }

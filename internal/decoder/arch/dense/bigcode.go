@@ -10,7 +10,7 @@ import (
 // for all query heads.
 func bigcodeArch() *spec.Architecture {
 	return &spec.Architecture{
-		Classes: []string{"GPTBigCodeForCausalLM"}, Type: "gpt_bigcode",
+		Classes: []string{"GPTBigCodeForCausalLM"}, Type: "gpt_bigcode", GGUF: bigcodeGGUF(),
 		Read: func(f *spec.Fields, c *decoder.Config) func(*spec.Builder) {
 			gptKeys(f, "n_inner")
 			multi := f.Bool("multi_query", true)
@@ -47,4 +47,15 @@ func bigcodeArch() *spec.Architecture {
 			}
 		},
 	}
+}
+
+// bigcodeGGUF: the engine wants all queries, then keys, then values, as they are
+// with one key head.
+func bigcodeGGUF() *decoder.GGUF {
+	g := gpt2GGUF()
+	g.Name = "starcoder"
+	g.Check = func(m *decoder.Model) error {
+		return m.Require(map[string]any{"scale_attn_weights": true, "multi_query": true})
+	}
+	return g
 }

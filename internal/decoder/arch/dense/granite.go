@@ -62,11 +62,12 @@ func GraniteAttention(b *spec.Builder, h program.Reg, rope *program.Rope, m Mult
 
 func graniteGGUF() *decoder.GGUF {
 	g := spec.LlamaGGUF("granite", true, spec.AttentionBias, spec.MLPBias)
-	g.Keys = graniteKeys()
+	g.Keys = GraniteKeys()
 	return g
 }
 
-func graniteKeys() []decoder.GGUFKey {
+// GraniteKeys are the keys of Multipliers.
+func GraniteKeys() []decoder.GGUFKey {
 	return []decoder.GGUFKey{
 		{Name: "embedding_scale", Config: "embedding_multiplier"}, {Name: "attention.scale", Config: "attention_multiplier"},
 		{Name: "residual_scale", Config: "residual_multiplier"}, {Name: "logit_scale", Config: "logits_scaling"},

@@ -24,7 +24,7 @@ func ministralArch() *spec.Architecture {
 // with the position.
 func ministral3Arch() *spec.Architecture {
 	return &spec.Architecture{
-		Classes: []string{"Ministral3ForCausalLM"}, Type: "ministral3",
+		Classes: []string{"Ministral3ForCausalLM"}, Type: "ministral3", GGUF: ministral3GGUF(),
 		Read: func(f *spec.Fields, c *decoder.Config) func(*spec.Builder) {
 			spec.ReadShape(c, f, 8, 128)
 			c.NormEps = f.Float("rms_norm_eps", 1e-5)
@@ -70,15 +70,34 @@ func mistral3Arch() *spec.Architecture {
 	a.GGUF = spec.LlamaGGUF("llama", true)
 	a.GGUF.Images = true
 	a.GGUF.Check = func(m *decoder.Model) error { return m.Require(map[string]any{"model_type": "mistral"}) }
+	inner := ministral3GGUF()
+	inner.Images = true
+	a.GGUF.Inner = map[string]*decoder.GGUF{"ministral3": inner}
 	return a
 }
+
+// ministral3GGUF: queries grow from the end of the original context of YaRN on.
+func ministral3GGUF() *decoder.GGUF {
+	g := spec.LlamaGGUF("mistral3", true)
+	g.YarnLog, g.Grows, g.Scaled = true, true, true
+	g.Keys = []decoder.GGUFKey{{Name: "attention.temperature_scale", Config: growthKey}}
+	g.Check = func(m *decoder.Model) error {
+		if m.Rope == nil || m.Rope.Scaling.Type != "yarn" {
+			return m.Require(map[string]any{growthKey: 0.0})
+		}
+		return nil
+	}
+	return g
+}
+
+const growthKey = "llama_4_scaling_beta"
 
 // readGrowth reads the growth of queries with the position, which is beside the
 // scaling of the rotation.
 func readGrowth(f *spec.Fields) (beta float64, length int) {
 	for _, key := range []string{"rope_scaling", "rope_parameters"} {
 		if o := f.Object(key); o != nil {
-			beta = o.Float("llama_4_scaling_beta", beta)
+			beta = o.Float(growthKey, beta)
 			length = o.Int("original_max_position_embeddings", length)
 			f.Take(o)
 		}
@@ -86,5 +105,6 @@ func readGrowth(f *spec.Fields) (beta float64, length int) {
 	if f.Err == nil && beta != 0 && length < 1 {
 		f.Fail("original_max_position_embeddings", "%d, want a positive number", length)
 	}
+	f.Note(growthKey, beta)
 	return beta, length
 }

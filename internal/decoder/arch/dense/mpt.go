@@ -11,7 +11,7 @@ import (
 // mptArch is MPT (MosaicML, 2023): ALiBi, LayerNorm without bias, clipped q, k, v.
 func mptArch() *spec.Architecture {
 	return &spec.Architecture{
-		Classes: []string{"MptForCausalLM", "MPTForCausalLM"}, Type: "mpt",
+		Classes: []string{"MptForCausalLM", "MPTForCausalLM"}, Type: "mpt", GGUF: mptGGUF(),
 		Read: func(f *spec.Fields, c *decoder.Config) func(*spec.Builder) {
 			f.Alias("hidden_size", "d_model")
 			f.Alias("num_hidden_layers", "n_layers")
@@ -42,6 +42,8 @@ func mptArch() *spec.Architecture {
 					o.Unsupported("alibi", "false", "true")
 				}
 				f.Take(o)
+				f.Note("attn_config.softmax_scale", scale)
+				f.Note("attn_config.clip_qkv", clip)
 			}
 			norm := program.Norm{Layer: true}
 			c.Names = decoder.Names{
@@ -84,4 +86,22 @@ func mptSlopes(n int) []float64 {
 		}
 	}
 	return s
+}
+
+// mptGGUF: the engine has the approximated GELU for the exact one.
+func mptGGUF() *decoder.GGUF {
+	return &decoder.GGUF{
+		Name: "mpt", LayerNorm: true, Unrotated: true,
+		Rename: map[string]string{
+			"hidden_size": "d_model", "num_hidden_layers": "n_layers", "num_attention_heads": "n_heads", "max_position_embeddings": "max_seq_len",
+			"rms_norm_eps": "layer_norm_epsilon", "num_key_value_heads": "", "head_dim": "", "hidden_act": "",
+		},
+		Keys:  []decoder.GGUFKey{{Name: "attention.clamp_kqv", Config: "attn_config.clip_qkv"}},
+		Fixed: []decoder.GGUFFixed{{Name: "attention.max_alibi_bias", Value: float32(8)}},
+		Block: []decoder.GGUFName{
+			{HF: "norm_1", GGUF: "attn_norm"}, {HF: "attn.Wqkv", GGUF: "attn_qkv"}, {HF: "attn.out_proj", GGUF: "attn_output"},
+			{HF: "norm_2", GGUF: "ffn_norm"}, {HF: "ffn.up_proj", GGUF: "ffn_up"}, {HF: "ffn.down_proj", GGUF: "ffn_down"},
+		},
+		Check: func(m *decoder.Model) error { return m.Require(map[string]any{"attn_config.softmax_scale": 0.0}) },
+	}
 }

@@ -13,7 +13,7 @@ import (
 // attention, experts behind a sigmoid router with corrected choice and groups.
 func deepseekV3Arch() *spec.Architecture {
 	return &spec.Architecture{
-		Classes: []string{"DeepseekV3ForCausalLM"}, Type: "deepseek_v3", OtherTypes: []string{"kimi_k2"},
+		Classes: []string{"DeepseekV3ForCausalLM"}, Type: "deepseek_v3", OtherTypes: []string{"kimi_k2"}, GGUF: deepseekV3GGUF(),
 		Read: func(f *spec.Fields, c *decoder.Config) func(*spec.Builder) {
 			l := readLatent(c, f, 1536)
 			l.interleaved(c, f.Bool("rope_interleave", true))
@@ -34,7 +34,7 @@ func deepseekV3Arch() *spec.Architecture {
 // limited to groups.
 func deepseekV2Arch() *spec.Architecture {
 	return &spec.Architecture{
-		Classes: []string{"DeepseekV2ForCausalLM"}, Type: "deepseek_v2",
+		Classes: []string{"DeepseekV2ForCausalLM"}, Type: "deepseek_v2", GGUF: deepseekV2GGUF(),
 		Read: func(f *spec.Fields, c *decoder.Config) func(*spec.Builder) {
 			l := readLatent(c, f, 1536)
 			l.interleaved(c, true)
@@ -82,6 +82,7 @@ func readLatent(c *decoder.Config, f *spec.Fields, qRank int) latent {
 	}
 	if l.qRank = f.Int("q_lora_rank", 0); f.Absent("q_lora_rank") {
 		l.qRank = qRank
+		f.Note("q_lora_rank", qRank)
 	}
 	f.Values["head_dim"] = nil
 	delete(f.Values, "head_dim")
@@ -98,6 +99,7 @@ func readLatent(c *decoder.Config, f *spec.Fields, qRank int) latent {
 				if all := o.Float("mscale_all_dim", 0); all != 0 && c.Rope.Scaling.Factor > 1 {
 					m := 0.1*all*math.Log(c.Rope.Scaling.Factor) + 1
 					l.scale = m * m / math.Sqrt(float64(c.HeadDim))
+					f.Note("mscale_all_dim", all)
 				}
 				f.Take(o)
 			}
@@ -112,9 +114,13 @@ func (latent) interleaved(c *decoder.Config, yes bool) {
 	}
 }
 
+// latentEps is the epsilon of norms inside attention, whatever the configuration
+// says.
+const latentEps = 1e-6
+
 func latentAttention(b *spec.Builder, h program.Reg, l latent) {
 	c, n := b.Config, b.Config.Heads
-	inner := program.Norm{Eps: 1e-6} // whatever the configuration says
+	inner := program.Norm{Eps: latentEps}
 	var q program.Reg
 	if l.qRank > 0 {
 		qa := b.Linear(h, "self_attn.q_a_proj", l.qRank, c.QKVBias)
@@ -186,5 +192,105 @@ func deepseekMLP(b *spec.Builder, h program.Reg, s DeepseekExperts, act program.
 	b.Add(program.Stream, b.Experts(h, r, s.Experts, s.Width, act, spec.HubExperts), 1)
 	if s.Shared > 0 {
 		b.GatedOf(program.Stream, h, "mlp.shared_experts.", s.Shared*s.Width, act, c.MLPBias)
+	}
+}
+
+// deepseekKeys are the keys of DeepseekExperts.
+func deepseekKeys() []decoder.GGUFKey {
+	return []decoder.GGUFKey{
+		{Name: "expert_count", Config: "n_routed_experts"}, {Name: "expert_used_count", Config: "num_experts_per_tok"},
+		{Name: "expert_feed_forward_length", Config: "moe_intermediate_size"}, {Name: "expert_shared_count", Config: "n_shared_experts"},
+		{Name: "leading_dense_block_count", Config: "first_k_dense_replace", Zero: true},
+		{Name: "expert_weights_scale", Config: "routed_scaling_factor"}, {Name: "expert_weights_norm", Config: "norm_topk_prob"},
+		{Name: "expert_group_count", Config: "n_group"}, {Name: "expert_group_used_count", Config: "topk_group"},
+	}
+}
+
+// sigmoidGate says that scores are sigmoids.
+var sigmoidGate = []decoder.GGUFFixed{{Name: "expert_gating_func", Value: uint32(2)}}
+
+// deepseekNames are the names of MLPs and of DeepseekExperts.
+func deepseekNames() []decoder.GGUFName {
+	return spec.Joined(spec.GGUFGated, spec.GGUFExperts("mlp.gate", spec.HubExperts), correctionName("mlp.gate.e_score_correction_bias"),
+		sharedNames("mlp.shared_experts."))
+}
+
+// correctionName is the vector that is added to scores for the choice.
+func correctionName(path string) []decoder.GGUFName {
+	return []decoder.GGUFName{{HF: path, GGUF: "exp_probs_b.bias", Whole: true}}
+}
+
+// sharedNames are those of an MLP for all tokens.
+func sharedNames(path string) []decoder.GGUFName {
+	return []decoder.GGUFName{
+		{HF: path + "gate_proj", GGUF: "ffn_gate_shexp"}, {HF: path + "up_proj", GGUF: "ffn_up_shexp"}, {HF: path + "down_proj", GGUF: "ffn_down_shexp"},
+	}
+}
+
+// requireShared refuses experts without shared ones.
+func requireShared(m *decoder.Model) error {
+	if m.Number("n_shared_experts") == 0 {
+		return decoder.Refuse("n_shared_experts", 0, m.GGUF.Name)
+	}
+	return nil
+}
+
+// deepseekV3GGUF: keys and values stay in one matrix, so that the engine's cache
+// holds all of them and not the narrow vector.
+func deepseekV3GGUF() *decoder.GGUF {
+	g := latentGGUF()
+	g.Needs, g.Keys, g.Fixed = sigmoidGate[0].Name, append(latentKeys(), deepseekKeys()...), sigmoidGate
+	return g
+}
+
+// deepseekV2GGUF: the engine ranks groups of experts otherwise.
+func deepseekV2GGUF() *decoder.GGUF {
+	g := latentGGUF()
+	g.Keys = latentKeys()
+	for _, k := range deepseekKeys() {
+		switch k.Config {
+		case "norm_topk_prob", "n_group", "topk_group":
+		default:
+			g.Keys = append(g.Keys, k)
+		}
+	}
+	g.Fixed = []decoder.GGUFFixed{{Name: "expert_gating_func", Value: uint32(1)}, {Name: "expert_weights_norm", Value: false}}
+	check := g.Check
+	g.Check = func(m *decoder.Model) error {
+		if m.Value("topk_method") != "greedy" && m.Number("n_group") > 1 {
+			return decoder.Refuse("topk_method", m.Value("topk_method"), g.Name)
+		}
+		if err := m.Require(map[string]any{"mlp_bias": false}); err != nil {
+			return err
+		}
+		return check(m)
+	}
+	return g
+}
+
+func latentKeys() []decoder.GGUFKey {
+	return []decoder.GGUFKey{
+		{Name: "attention.q_lora_rank", Config: "q_lora_rank", Zero: true}, {Name: "attention.kv_lora_rank", Config: "kv_lora_rank"},
+	}
+}
+
+func latentGGUF() *decoder.GGUF {
+	const a = "self_attn."
+	return &decoder.GGUF{
+		Name: "deepseek2", Latent: true,
+		Block: spec.Joined(spec.GGUFNorm("input_layernorm", "attn_norm"), []decoder.GGUFName{
+			{HF: a + "q_proj", GGUF: "attn_q"}, {HF: a + "q_a_proj", GGUF: "attn_q_a"}, {HF: a + "q_a_layernorm", GGUF: "attn_q_a_norm"},
+			{HF: a + "q_b_proj", GGUF: "attn_q_b"}, {HF: a + "kv_a_proj_with_mqa", GGUF: "attn_kv_a_mqa"}, {HF: a + "kv_a_layernorm", GGUF: "attn_kv_a_norm"},
+			{HF: a + "kv_b_proj", GGUF: "attn_kv_b"}, spec.GGUFOutput,
+		}, spec.GGUFNorm("post_attention_layernorm", "ffn_norm"), deepseekNames()),
+		Check: func(m *decoder.Model) error {
+			if m.NormEps != latentEps {
+				return decoder.Refuse("rms_norm_eps", m.NormEps, m.GGUF.Name)
+			}
+			if err := m.Require(map[string]any{"attention_bias": false, "rope_interleave": true}); err != nil {
+				return err
+			}
+			return requireShared(m)
+		},
 	}
 }

@@ -10,7 +10,7 @@ import (
 // DeepSeek-V3.
 func dots1Arch() *spec.Architecture {
 	return &spec.Architecture{
-		Classes: []string{"Dots1ForCausalLM"}, Type: "dots1",
+		Classes: []string{"Dots1ForCausalLM"}, Type: "dots1", GGUF: dots1GGUF(),
 		Read: func(f *spec.Fields, c *decoder.Config) func(*spec.Builder) {
 			spec.ReadShape(c, f, 32, 0)
 			c.QKNorm = true
@@ -28,6 +28,24 @@ func dots1Arch() *spec.Architecture {
 				h = b.Norm(program.Stream, "post_attention_layernorm", program.Norm{})
 				deepseekMLP(b, h, s, act)
 			}
+		},
+	}
+}
+
+// dots1GGUF: the engine has no windows, and as many heads of keys as of queries.
+func dots1GGUF() *decoder.GGUF {
+	return &decoder.GGUF{
+		Name: "dots1", Keys: deepseekKeys(), Fixed: sigmoidGate, Constants: map[string]any{"sliding_window": nil, "attention_bias": false},
+		Block: spec.Joined(spec.GGUFNorm("input_layernorm", "attn_norm"), spec.GGUFQKV(false), spec.GGUFQKNorms, []decoder.GGUFName{spec.GGUFOutput},
+			spec.GGUFNorm("post_attention_layernorm", "ffn_norm"), deepseekNames()),
+		Check: func(m *decoder.Model) error {
+			if err := m.Require(map[string]any{"attention_bias": false}); err != nil {
+				return err
+			}
+			if m.KVHeads != m.Heads {
+				return decoder.Refuse("num_key_value_heads", m.KVHeads, "dots1")
+			}
+			return requireShared(m)
 		},
 	}
 }

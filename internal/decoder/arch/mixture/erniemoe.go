@@ -10,7 +10,7 @@ import (
 // corrected, shared experts, dense layers at either end.
 func ernieMoEArch() *spec.Architecture {
 	return &spec.Architecture{
-		Classes: []string{"Ernie4_5_MoeForCausalLM", "Ernie4_5_MoEForCausalLM"}, Type: "ernie4_5_moe",
+		Classes: []string{"Ernie4_5_MoeForCausalLM", "Ernie4_5_MoEForCausalLM"}, Type: "ernie4_5_moe", GGUF: ernieMoEGGUF(),
 		Read: func(f *spec.Fields, c *decoder.Config) func(*spec.Builder) {
 			spec.ReadShape(c, f, 4, 0)
 			c.NormEps = f.Float("rms_norm_eps", 1e-5)
@@ -47,6 +47,29 @@ func ernieMoEArch() *spec.Architecture {
 					b.GatedOf(program.Stream, h, "mlp.shared_experts.", shared*width, act, c.MLPBias)
 				}
 			}
+		},
+	}
+}
+
+// ernieMoEGGUF: the engine has experts in all layers but the first ones.
+func ernieMoEGGUF() *decoder.GGUF {
+	correction := decoder.GGUFName{HF: "mlp.moe_statics.e_score_correction_bias", GGUF: "exp_probs_b.bias", Whole: true, Flat: true}
+	return &decoder.GGUF{
+		Name: "ernie4_5-moe", Constants: map[string]any{"use_bias": false},
+		Keys: []decoder.GGUFKey{
+			{Name: "expert_count", Config: "moe_num_experts"}, {Name: "expert_used_count", Config: "moe_k"},
+			{Name: "expert_feed_forward_length", Config: "moe_intermediate_size"}, {Name: "expert_shared_count", Config: "moe_num_shared_experts", Zero: true},
+			{Name: "expert_shared_feed_forward_length", Config: "moe_intermediate_size", Times: "moe_num_shared_experts"},
+			{Name: "leading_dense_block_count", Config: "moe_layer_start_index", Zero: true}, {Name: "interleave_moe_layer_step", Config: "moe_layer_interval"},
+		},
+		Block: spec.Joined(spec.GGUFNorm("input_layernorm", "attn_norm"), spec.GGUFQKV(false), []decoder.GGUFName{spec.GGUFOutput},
+			spec.GGUFNorm("post_attention_layernorm", "ffn_norm"), spec.GGUFGated, spec.GGUFExperts("mlp.gate", spec.HubExperts),
+			[]decoder.GGUFName{correction}, sharedNames("mlp.shared_experts.")),
+		Check: func(m *decoder.Model) error {
+			if last := m.Number("moe_layer_end_index"); last != -1 && int(last) < m.Layers-1 {
+				return decoder.Refuse("moe_layer_end_index", last, m.GGUF.Name)
+			}
+			return m.Require(map[string]any{"use_bias": false, "moe_layer_interval": 1})
 		},
 	}
 }

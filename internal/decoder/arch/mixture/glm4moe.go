@@ -10,7 +10,7 @@ import (
 // rotation of a part of each head, and the experts of DeepSeek-V3.
 func glm4MoEArch() *spec.Architecture {
 	return &spec.Architecture{
-		Classes: []string{"Glm4MoeForCausalLM"}, Type: "glm4_moe",
+		Classes: []string{"Glm4MoeForCausalLM"}, Type: "glm4_moe", GGUF: glm4MoEGGUF(),
 		Read: func(f *spec.Fields, c *decoder.Config) func(*spec.Builder) {
 			spec.ReadShape(c, f, 8, 0)
 			c.NormEps = f.Float("rms_norm_eps", 1e-5)
@@ -26,5 +26,17 @@ func glm4MoEArch() *spec.Architecture {
 				deepseekMLP(b, h, s, act)
 			}
 		},
+	}
+}
+
+func glm4MoEGGUF() *decoder.GGUF {
+	return &decoder.GGUF{
+		Name: "glm4moe", Keys: deepseekKeys(), Fixed: sigmoidGate,
+		Flags: []decoder.GGUFFlag{
+			{Config: "attention_bias", Tensors: []string{"attn_q.bias"}}, {Config: "use_qk_norm", Tensors: []string{"attn_q_norm.weight"}},
+		},
+		Block: spec.Joined(spec.GGUFNorm("input_layernorm", "attn_norm"), spec.GGUFQKV(false), spec.GGUFQKNorms, []decoder.GGUFName{spec.GGUFOutput},
+			spec.GGUFNorm("post_attention_layernorm", "post_attention_norm"), deepseekNames()),
+		Check: requireShared,
 	}
 }

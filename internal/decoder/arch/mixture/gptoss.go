@@ -13,7 +13,7 @@ import (
 // of a block are in two tensors, [in, out], gate and up in turns.
 func gptOSSArch() *spec.Architecture {
 	return &spec.Architecture{
-		Classes: []string{"GptOssForCausalLM"}, Type: "gpt_oss",
+		Classes: []string{"GptOssForCausalLM"}, Type: "gpt_oss", GGUF: gptOSSGGUF(),
 		Read: func(f *spec.Fields, c *decoder.Config) func(*spec.Builder) {
 			if f.Null("rope_parameters") && f.Null("rope_scaling") {
 				f.Otherwise("rope_scaling", map[string]any{
@@ -70,4 +70,22 @@ func gptOSSExperts(b *spec.Builder, h program.Reg, top int, alpha, limit float64
 		b.Scatter(y, part("down_proj", "down_proj", gate, c.Hidden, program.Slice{Outputs: c.Hidden}))
 	}
 	b.Add(program.Stream, y, 1)
+}
+
+// gptOSSGGUF: gate and up of each expert apart, and an output matrix in any case.
+// The ends of YaRN's ramp are rounded in the engine.
+func gptOSSGGUF() *decoder.GGUF {
+	return &decoder.GGUF{
+		Name: "gpt-oss", OwnHead: true, Period: 2, YarnRounds: true, Scaled: true,
+		Keys: []decoder.GGUFKey{
+			{Name: "expert_count", Config: "num_local_experts"}, {Name: "expert_used_count", Config: "num_experts_per_tok"},
+			{Name: "expert_feed_forward_length", Config: "intermediate_size"}, {Name: "attention.sliding_window", Config: "sliding_window"},
+		},
+		Block: spec.Joined(spec.GGUFNorm("input_layernorm", "attn_norm"), spec.GGUFQKV(false), []decoder.GGUFName{
+			spec.GGUFOutput, {HF: "self_attn.sinks", GGUF: "attn_sinks.weight", Whole: true}, {HF: "post_attention_layernorm", GGUF: "post_attention_norm"},
+		}, spec.GGUFExperts("mlp.router", spec.HubExperts)),
+		Check: func(m *decoder.Model) error {
+			return m.Require(map[string]any{"attention_bias": true, "swiglu_alpha": 1.702, "swiglu_limit": 7.0})
+		},
+	}
 }

@@ -13,7 +13,7 @@ import (
 // tensors, gate above up.
 func graniteMoEArch() *spec.Architecture {
 	return &spec.Architecture{
-		Classes: []string{"GraniteMoeForCausalLM"}, Type: "granitemoe",
+		Classes: []string{"GraniteMoeForCausalLM"}, Type: "granitemoe", GGUF: graniteMoEGGUF(),
 		Read: func(f *spec.Fields, c *decoder.Config) func(*spec.Builder) { return readGraniteMoE(f, c, 0) },
 	}
 }
@@ -21,7 +21,7 @@ func graniteMoEArch() *spec.Architecture {
 // graniteMoESharedArch has an MLP for all tokens beside the experts.
 func graniteMoESharedArch() *spec.Architecture {
 	return &spec.Architecture{
-		Classes: []string{"GraniteMoeSharedForCausalLM"}, Type: "granitemoeshared",
+		Classes: []string{"GraniteMoeSharedForCausalLM"}, Type: "granitemoeshared", GGUF: graniteMoESharedGGUF(),
 		Read: func(f *spec.Fields, c *decoder.Config) func(*spec.Builder) {
 			return readGraniteMoE(f, c, f.Int("shared_intermediate_size", 0))
 		},
@@ -70,5 +70,38 @@ func GraniteExperts(b *spec.Builder, h program.Reg, top, shared int, act program
 	if shared > 0 {
 		u := b.GatedHalves(act, b.Linear(h, "shared_mlp.input_linear", 2*shared, false))
 		b.Add(program.Stream, b.Linear(u, "shared_mlp.output_linear", c.Hidden, false), m.Residual)
+	}
+}
+
+// graniteMoEGGUF: gate and up of each expert apart.
+func graniteMoEGGUF() *decoder.GGUF {
+	return &decoder.GGUF{
+		Name: "granitemoe", RopeFreqs: true, Flags: []decoder.GGUFFlag{spec.AttentionBias},
+		Keys: append(dense.GraniteKeys(), decoder.GGUFKey{Name: "expert_count", Config: "num_local_experts"},
+			decoder.GGUFKey{Name: "expert_used_count", Config: "num_experts_per_tok"}),
+		Block: spec.Joined(spec.GGUFNorm("input_layernorm", "attn_norm"), spec.GGUFQKV(true), []decoder.GGUFName{spec.GGUFOutput},
+			spec.GGUFNorm("post_attention_layernorm", "ffn_norm"), GraniteNames()),
+	}
+}
+
+// graniteMoESharedGGUF has an MLP for all tokens, its gate and up apart.
+func graniteMoESharedGGUF() *decoder.GGUF {
+	g := graniteMoEGGUF()
+	g.Needs = "expert_shared_feed_forward_length"
+	g.Keys = append(g.Keys, decoder.GGUFKey{Name: g.Needs, Config: "shared_intermediate_size"})
+	g.Block = append(g.Block, GraniteSharedNames()...)
+	return g
+}
+
+// GraniteNames are the names of the experts of the Granite family.
+func GraniteNames() []decoder.GGUFName {
+	return spec.GGUFExperts("block_sparse_moe.router.layer", spec.WExperts)
+}
+
+// GraniteSharedNames are those of the MLP for all tokens.
+func GraniteSharedNames() []decoder.GGUFName {
+	return []decoder.GGUFName{
+		{HF: "shared_mlp.input_linear", GGUF: "ffn_gate_shexp", Bands: 2}, {HF: "shared_mlp.input_linear", GGUF: "ffn_up_shexp", Band: 1, Bands: 2},
+		{HF: "shared_mlp.output_linear", GGUF: "ffn_down_shexp"},
 	}
 }

@@ -11,7 +11,7 @@ import (
 // an MLP for all tokens.
 func hunyuanMoEArch() *spec.Architecture {
 	return &spec.Architecture{
-		Classes: []string{"HunYuanMoEV1ForCausalLM"}, Type: "hunyuan_v1_moe",
+		Classes: []string{"HunYuanMoEV1ForCausalLM"}, Type: "hunyuan_v1_moe", GGUF: hunyuanMoEGGUF(),
 		Read: func(f *spec.Fields, c *decoder.Config) func(*spec.Builder) {
 			spec.ReadShape(c, f, 0, 0)
 			c.NormEps = f.Float("rms_norm_eps", 1e-5)
@@ -31,5 +31,21 @@ func hunyuanMoEArch() *spec.Architecture {
 				b.GatedMLP(program.Stream, h, "mlp.shared_mlp.", act)
 			}
 		},
+	}
+}
+
+// hunyuanMoEGGUF: as with the dense models the base of the rotation is the one
+// that scaling gives.
+func hunyuanMoEGGUF() *decoder.GGUF {
+	return &decoder.GGUF{
+		Name: "hunyuan-moe", RopeFreqs: true, Constants: map[string]any{"attention_bias": false},
+		Keys: []decoder.GGUFKey{
+			{Name: "expert_count", Config: "num_experts"}, {Name: "expert_used_count", Config: "moe_topk"},
+			{Name: "expert_feed_forward_length", Config: "intermediate_size"}, {Name: "expert_shared_feed_forward_length", Config: "intermediate_size"},
+		},
+		Block: spec.Joined(spec.GGUFNorm("input_layernorm", "attn_norm"), spec.GGUFQKV(false), []decoder.GGUFName{
+			{HF: "self_attn.query_layernorm", GGUF: "attn_q_norm"}, {HF: "self_attn.key_layernorm", GGUF: "attn_k_norm"}, spec.GGUFOutput,
+		}, spec.GGUFNorm("post_attention_layernorm", "ffn_norm"), spec.GGUFExperts("mlp.gate.wg", spec.HubExperts), sharedNames("mlp.shared_mlp.")),
+		Check: func(m *decoder.Model) error { return m.Require(map[string]any{"attention_bias": false}) },
 	}
 }

@@ -10,7 +10,7 @@ import (
 // of a part of each head, a sigmoid router whose choice is corrected.
 func minimaxM2Arch() *spec.Architecture {
 	return &spec.Architecture{
-		Classes: []string{"MiniMaxM2ForCausalLM"}, Type: "minimax_m2",
+		Classes: []string{"MiniMaxM2ForCausalLM"}, Type: "minimax_m2", GGUF: minimaxM2GGUF(),
 		Read: func(f *spec.Fields, c *decoder.Config) func(*spec.Builder) {
 			spec.ReadShape(c, f, 8, 128)
 			c.BOS = spec.Within(c.BOS, c.Vocab)
@@ -40,5 +40,18 @@ func minimaxM2Arch() *spec.Architecture {
 				b.Add(program.Stream, b.Experts(h, r, c.Experts, c.Intermediate, act, spec.WExperts), 1)
 			}
 		},
+	}
+}
+
+func minimaxM2GGUF() *decoder.GGUF {
+	return &decoder.GGUF{
+		Name: "minimax-m2", OwnHead: true, Fixed: sigmoidGate,
+		Keys: []decoder.GGUFKey{
+			{Name: "expert_count", Config: "num_local_experts"}, {Name: "expert_used_count", Config: "num_experts_per_tok"},
+			{Name: "expert_feed_forward_length", Config: "intermediate_size"},
+		},
+		Block: spec.Joined(spec.GGUFNorm("input_layernorm", "attn_norm"), spec.GGUFQKV(false), spec.GGUFQKNorms, []decoder.GGUFName{spec.GGUFOutput},
+			spec.GGUFNorm("post_attention_layernorm", "ffn_norm"), spec.GGUFExperts("block_sparse_moe.gate", spec.WExperts),
+			correctionName("block_sparse_moe.e_score_correction_bias")),
 	}
 }

@@ -17,7 +17,7 @@ const (
 // lfm2Arch is LFM2 (Liquid AI, 2025): gated short convolutions and attention.
 func lfm2Arch() *spec.Architecture {
 	return &spec.Architecture{
-		Classes: []string{"Lfm2ForCausalLM"}, Type: "lfm2",
+		Classes: []string{"Lfm2ForCausalLM"}, Type: "lfm2", GGUF: lfm2GGUF(),
 		Read: func(f *spec.Fields, c *decoder.Config) func(*spec.Builder) {
 			l := readLFM2(c, f)
 			return func(b *spec.Builder) {
@@ -109,4 +109,21 @@ func lfm2Mixer(b *spec.Builder, l lfm2) {
 	b.Rotate(q, c.Rope)
 	b.Rotate(k, c.Rope)
 	b.AddLinear(program.Stream, b.Attend(program.Attention{Q: q, K: k, V: v}), "self_attn.out_proj", false)
+}
+
+func lfm2GGUF() *decoder.GGUF {
+	kernel := func(m *decoder.Model) []int { return []int{int(m.Number("conv_L_cache")), m.Hidden} }
+	return &decoder.GGUF{
+		Name: "lfm2", Other: convolution, FinalNorm: "token_embd_norm", Rename: map[string]string{"rms_norm_eps": "norm_eps"},
+		Keys:      []decoder.GGUFKey{{Name: "shortconv.l_cache", Config: "conv_L_cache"}},
+		Constants: map[string]any{"conv_bias": false, "block_auto_adjust_ff_dim": false},
+		Block: spec.Joined(spec.GGUFNorm("operator_norm", "attn_norm"), spec.GGUFQKV(false), []decoder.GGUFName{
+			{HF: "self_attn.q_layernorm", GGUF: "attn_q_norm"}, {HF: "self_attn.k_layernorm", GGUF: "attn_k_norm"},
+			{HF: "self_attn.out_proj", GGUF: "attn_output"}, {HF: "conv.in_proj", GGUF: "shortconv.in_proj"},
+		}, convNames("conv.conv", "shortconv.conv", kernel), []decoder.GGUFName{
+			{HF: "conv.out_proj", GGUF: "shortconv.out_proj"}, {HF: "ffn_norm", GGUF: "ffn_norm"}, {HF: "feed_forward.w1", GGUF: "ffn_gate"},
+			{HF: "feed_forward.w3", GGUF: "ffn_up"}, {HF: "feed_forward.w2", GGUF: "ffn_down"},
+		}),
+		Check: func(m *decoder.Model) error { return m.Require(map[string]any{"conv_bias": false}) },
+	}
 }

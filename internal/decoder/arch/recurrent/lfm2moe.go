@@ -12,7 +12,7 @@ import (
 // corrected, behind the same mixers.
 func lfm2MoEArch() *spec.Architecture {
 	return &spec.Architecture{
-		Classes: []string{"Lfm2MoeForCausalLM"}, Type: "lfm2_moe",
+		Classes: []string{"Lfm2MoeForCausalLM"}, Type: "lfm2_moe", GGUF: lfm2MoEGGUF(),
 		Read: func(f *spec.Fields, c *decoder.Config) func(*spec.Builder) {
 			f.Values["block_auto_adjust_ff_dim"] = json.RawMessage("false")
 			l := readLFM2(c, f)
@@ -39,4 +39,26 @@ func lfm2MoEArch() *spec.Architecture {
 			}
 		},
 	}
+}
+
+// lfm2MoEGGUF: weights add up to 1.
+func lfm2MoEGGUF() *decoder.GGUF {
+	g := lfm2GGUF()
+	g.Name = "lfm2moe"
+	g.Keys = append(g.Keys, []decoder.GGUFKey{
+		{Name: "expert_count", Config: "num_experts"}, {Name: "expert_used_count", Config: "num_experts_per_tok"},
+		{Name: "expert_feed_forward_length", Config: "moe_intermediate_size"}, {Name: "leading_dense_block_count", Config: "num_dense_layers", Zero: true},
+	}...)
+	g.Fixed = []decoder.GGUFFixed{{Name: "expert_gating_func", Value: uint32(2)}}
+	const expert = "feed_forward.experts.%d."
+	g.Block = append(g.Block, spec.GGUFExperts("feed_forward.gate", program.ExpertNames{Gate: expert + "w1", Up: expert + "w3", Down: expert + "w2"})...)
+	g.Block = append(g.Block, decoder.GGUFName{HF: "feed_forward.expert_bias", GGUF: "exp_probs_b.bias", Whole: true})
+	check := g.Check
+	g.Check = func(m *decoder.Model) error {
+		if err := m.Require(map[string]any{"norm_topk_prob": true, "use_expert_bias": true, "routed_scaling_factor": 1.0}); err != nil {
+			return err
+		}
+		return check(m)
+	}
+	return g
 }

@@ -10,7 +10,7 @@ import (
 // attention.
 func mambaArch() *spec.Architecture {
 	return &spec.Architecture{
-		Classes: []string{"MambaForCausalLM"}, Type: "mamba",
+		Classes: []string{"MambaForCausalLM"}, Type: "mamba", GGUF: mambaGGUF(false),
 		Read: func(f *spec.Fields, c *decoder.Config) func(*spec.Builder) { return readMamba(f, c, 0) },
 	}
 }
@@ -19,7 +19,7 @@ func mambaArch() *spec.Architecture {
 // of time step, B and C.
 func falconMambaArch() *spec.Architecture {
 	return &spec.Architecture{
-		Classes: []string{"FalconMambaForCausalLM"}, Type: "falcon_mamba",
+		Classes: []string{"FalconMambaForCausalLM"}, Type: "falcon_mamba", GGUF: mambaGGUF(true),
 		Read: func(f *spec.Fields, c *decoder.Config) func(*spec.Builder) {
 			return readMamba(f, c, f.Float("mixer_rms_eps", 1e-6))
 		},
@@ -41,6 +41,8 @@ func readMamba(f *spec.Fields, c *decoder.Config, eps float64) func(*spec.Builde
 	if !f.Auto("time_step_rank") {
 		m.rank = f.Size("time_step_rank", m.rank)
 	}
+	f.Note("intermediate_size", m.inner)
+	f.Note("time_step_rank", m.rank)
 	c.Names = backboneNames()
 	return func(b *spec.Builder) {
 		h := b.Norm(program.Stream, "norm", program.Norm{})
@@ -88,11 +90,12 @@ func mixMamba(b *spec.Builder, h program.Reg, path string, m mamba) program.Reg 
 // mamba2Arch is Mamba-2 (Dao and Gu, arXiv 2405.21060).
 func mamba2Arch() *spec.Architecture {
 	return &spec.Architecture{
-		Classes: []string{"Mamba2ForCausalLM"}, Type: "mamba2",
+		Classes: []string{"Mamba2ForCausalLM"}, Type: "mamba2", GGUF: mamba2GGUF(),
 		Read: func(f *spec.Fields, c *decoder.Config) func(*spec.Builder) {
 			f.Expand("expand", 2)
 			spec.ReadBody(c, f)
 			c.NormEps = f.Float("layer_norm_epsilon", 1e-5)
+			f.Note("intermediate_size", c.Intermediate)
 			m := mamba2{
 				heads: f.Size("num_heads", 128), dim: f.Size("head_dim", 64), groups: f.Size("n_groups", 8),
 				state: f.Size("state_size", 128), conv: f.Size("conv_kernel", 4), bias: f.Bool("use_bias", false),
@@ -152,4 +155,97 @@ func mixMamba2(b *spec.Builder, h program.Reg, path string, m mamba2) program.Re
 		b.Gate(yh, z, program.SiLU)
 	}
 	return y
+}
+
+// convNames are those of a convolution, without the dimension of 1 in between.
+func convNames(hf, gguf string, dims func(m *decoder.Model) []int) []decoder.GGUFName {
+	return []decoder.GGUFName{
+		{HF: hf + ".weight", GGUF: gguf + ".weight", Whole: true, Dims: dims}, {HF: hf + ".bias", GGUF: gguf + ".bias", Whole: true},
+	}
+}
+
+// mambaGGUF: norms says that time step, B and C have norms, with the epsilon of the
+// others.
+func mambaGGUF(norms bool) *decoder.GGUF {
+	inner := func(key string) func(m *decoder.Model) []int {
+		return func(m *decoder.Model) []int { return []int{int(m.Number(key)), m.Intermediate} }
+	}
+	g := mambaSizes("mamba")
+	g.Keys = append(g.Keys, decoder.GGUFKey{Name: "ssm.time_step_rank", Config: "time_step_rank"})
+	g.Fixed = []decoder.GGUFFixed{{Name: "ssm.dt_b_c_rms", Value: norms}}
+	g.Block = spec.Joined(spec.GGUFNorm("norm", "attn_norm"), spec.GGUFNorm("mixer.in_proj", "ssm_in"),
+		convNames("mixer.conv1d", "ssm_conv1d", inner("conv_kernel")), []decoder.GGUFName{
+			{HF: "mixer.x_proj", GGUF: "ssm_x"}, {HF: "mixer.dt_proj", GGUF: "ssm_dt"},
+			{HF: "mixer.A_log", GGUF: "ssm_a", Whole: true, NegExp: true, Dims: inner("state_size")},
+			{HF: "mixer.D", GGUF: "ssm_d", Whole: true}, {HF: "mixer.out_proj", GGUF: "ssm_out"},
+		})
+	if !norms {
+		return g
+	}
+	g.Needs = g.Fixed[0].Name
+	g.Keys = append(g.Keys, decoder.GGUFKey{Name: "attention.layer_norm_rms_epsilon", Config: "mixer_rms_eps", Read: true})
+	check := g.Check
+	g.Check = func(m *decoder.Model) error {
+		if eps := m.Number("mixer_rms_eps"); eps != m.NormEps {
+			return decoder.Refuse("mixer_rms_eps", eps, g.Name)
+		}
+		return check(m)
+	}
+	return g
+}
+
+// mambaSizes are what files of Mamba and Mamba-2 share.
+func mambaSizes(name string) *decoder.GGUF {
+	return &decoder.GGUF{
+		Name: name, Unrotated: true, Headless: true, Context: 1 << 20,
+		Rename: map[string]string{"rms_norm_eps": "layer_norm_epsilon", "max_position_embeddings": ""},
+		Keys: []decoder.GGUFKey{
+			{Name: "ssm.inner_size", Config: "intermediate_size"}, {Name: "ssm.conv_kernel", Config: "conv_kernel"},
+			{Name: "ssm.state_size", Config: "state_size"},
+		},
+		Constants: map[string]any{"use_bias": false, "use_conv_bias": true},
+		Check: func(m *decoder.Model) error {
+			return m.Require(map[string]any{"use_bias": false, "use_conv_bias": true, "expand": 2.0})
+		},
+	}
+}
+
+// mamba2Keys are the keys of config.json that have the sizes of mixers of Mamba-2.
+type mamba2Keys struct{ heads, groups, state, conv string }
+
+// names are those of the tensors of a mixer of some width: vectors of heads are
+// columns, the norm has a row for each group.
+func (k mamba2Keys) names(path string, inner func(m *decoder.Model) int) []decoder.GGUFName {
+	size := func(m *decoder.Model, key string) int { return int(m.Number(key)) }
+	column := func(m *decoder.Model) []int { return []int{1, size(m, k.heads)} }
+	groups := func(m *decoder.Model) []int {
+		n := size(m, k.groups)
+		return []int{inner(m) / n, n}
+	}
+	conv := func(m *decoder.Model) []int {
+		return []int{size(m, k.conv), inner(m) + 2*size(m, k.groups)*size(m, k.state)}
+	}
+	return spec.Joined(spec.GGUFNorm(path+"in_proj", "ssm_in"), convNames(path+"conv1d", "ssm_conv1d", conv), []decoder.GGUFName{
+		{HF: path + "A_log", GGUF: "ssm_a", Whole: true, NegExp: true, Dims: column}, {HF: path + "D", GGUF: "ssm_d", Whole: true, Dims: column},
+		{HF: path + "dt_bias", GGUF: "ssm_dt.bias", Whole: true}, {HF: path + "norm.weight", GGUF: "ssm_norm.weight", Whole: true, Dims: groups},
+		{HF: path + "out_proj", GGUF: "ssm_out"},
+	})
+}
+
+func mamba2GGUF() *decoder.GGUF {
+	g := mambaSizes("mamba2")
+	g.Keys = append(g.Keys, decoder.GGUFKey{Name: "ssm.time_step_rank", Config: "num_heads"}, decoder.GGUFKey{Name: "ssm.group_count", Config: "n_groups"})
+	g.Derive = func(number func(string) int) map[string]any {
+		return map[string]any{"head_dim": number("ssm.inner_size") / number("ssm.time_step_rank")}
+	}
+	keys := mamba2Keys{heads: "num_heads", groups: "n_groups", state: "state_size", conv: "conv_kernel"}
+	g.Block = spec.Joined(spec.GGUFNorm("norm", "attn_norm"), keys.names("mixer.", func(m *decoder.Model) int { return m.Intermediate }))
+	check := g.Check
+	g.Check = func(m *decoder.Model) error {
+		if err := m.Require(map[string]any{"time_step_limit": ""}); err != nil {
+			return err
+		}
+		return check(m)
+	}
+	return g
 }

@@ -285,9 +285,11 @@ func (f *Fields) Expand(key string, missing float64) {
 // Auto tells whether a key is "auto", null or absent.
 func (f *Fields) Auto(key string) bool { return f.Null(key) || string(f.Values[key]) == `"auto"` }
 
-// Limits reads two bounds, 0 and infinity if they are absent.
+// Limits reads two bounds, 0 and infinity if they are absent. What they came to is
+// a string, "" for those.
 func (f *Fields) Limits(key string) (least, most float64) {
 	most = math.Inf(1)
+	f.Note(key, "")
 	var list []any
 	if !f.read(key, &list, "two numbers") {
 		return 0, most
@@ -308,6 +310,9 @@ func (f *Fields) Limits(key string) (least, most float64) {
 	}
 	if len(list) == 2 {
 		least, most = bound(list[0]), bound(list[1])
+	}
+	if least != 0 || !math.IsInf(most, 1) {
+		f.Note(key, fmt.Sprintf("%g to %g", least, most))
 	}
 	if len(list) != 2 || !(least <= most) {
 		f.Fail(key, "%s, want two numbers in order", Shorten(f.Values[key]))
