@@ -2,12 +2,12 @@
 import os
 
 os.environ.setdefault("PYTHON_GIL", "1")
-os.environ.setdefault("OMP_NUM_THREADS", "2")  # it loads with two
+os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")  # which its loader insists on
 import common
 import torch
 from gptqmodel import BACKEND, GPTQModel, QuantizeConfig
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 
 
 def make(model, text):

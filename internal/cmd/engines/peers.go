@@ -34,7 +34,7 @@ const (
 )
 
 var allPeers = []peer{
-	{name: "from-gptqmodel", env: "gptqmodel", script: "engines/peer_gptqmodel.py", within: halves},
+	{name: "from-gptqmodel", env: "gptqmodel", script: "engines/peer_gptqmodel.py", within: halves, named: true},
 	{name: "from-hqq", env: "transformers4", script: "engines/peer_hqq.py", within: exact},
 	{name: "from-mlx", env: "mlx", script: "engines/peer_mlx.py", within: exact},
 	{name: "from-llmcompressor", env: "llmcompressor", script: "engines/peer_llmcompressor.py", within: halves, named: true},
