@@ -12,9 +12,8 @@ torch.set_num_threads(1)
 
 def make(model, text):
     tokenizer = transformers.AutoTokenizer.from_pretrained(model)
-    samples = Dataset.from_dict(
-        {k: [tokenizer(text[i : i + 600]).input_ids if k == "input_ids" else [1] * len(tokenizer(text[i : i + 600]).input_ids) for i in range(0, 16 * 600, 600)] for k in ("input_ids", "attention_mask")}
-    )
+    ids = [tokenizer(text[i : i + 600]).input_ids for i in range(0, 16 * 600, 600)]
+    samples = Dataset.from_dict(dict(input_ids=ids, attention_mask=[[1] * len(s) for s in ids]))
 
     def scheme(symmetric, actorder=None):
         weights = dict(num_bits=4, type="int", symmetric=symmetric, strategy="group", group_size=64)
@@ -27,8 +26,7 @@ def make(model, text):
         "rtn-asymmetric": QuantizationModifier(**scheme(False)),
         "gptq-symmetric": GPTQModifier(**scheme(True)),
         "gptq-asymmetric": GPTQModifier(**scheme(False)),
-        "gptq-act-order": GPTQModifier(**scheme(True, "group")),
-        "gptq-static-order": GPTQModifier(**scheme(True, "weight")),
+        "gptq-act-order": GPTQModifier(**scheme(True, "weight")),
     }.items():
         made = {}
 
