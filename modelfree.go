@@ -198,7 +198,7 @@ func convertedParts(src *checkpoint.Model) []checkpoint.Part {
 // architecture stores, and format dense alone has those.
 func (j *job) engines(layers []layout.Layer) []layout.Note {
 	layers = slices.DeleteFunc(slices.Clone(layers), func(l layout.Layer) bool { return j.plan[l.Name].other })
-	notes := checkpoint.Engines(j.set.format, layers)
+	notes := checkpoint.EnginesFor(j.set.format, j.src.Config(), layers)
 	_, whole := j.set.format.(dense.Format)
 	for i := range notes {
 		n := &notes[i]

@@ -1,6 +1,7 @@
 package checkpoint
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -8,6 +9,7 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/formats/autoawq"
 	"github.com/golowbit/lowbit/checkpoint/formats/autogptq"
 	"github.com/golowbit/lowbit/checkpoint/formats/compressed"
+	"github.com/golowbit/lowbit/checkpoint/internal/engines"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/quant"
 )
@@ -44,6 +46,12 @@ func Engines(f layout.Format, layers []layout.Layer) []layout.Note {
 	return notes
 }
 
+// EnginesFor is Engines for a model with this config.json, whose architecture an
+// engine may not take.
+func EnginesFor(f layout.Format, config json.RawMessage, layers []layout.Layer) []layout.Note {
+	return engines.ForModel(f.Name(), engines.TypeOf(config), layers, Engines(f, layers))
+}
+
 // routers are linears that choose experts: no engine wants them quantized.
 var routers = []string{"gate", "router", "shared_expert_gate"}
 
@@ -65,7 +73,7 @@ func (m *Model) Engines() []layout.Note {
 		g.Version = 1 // what is found as such is of version 1, asymmetric or not
 		f = g
 	}
-	return Engines(f, layers)
+	return EnginesFor(f, m.config, layers)
 }
 
 // Target is the format and scheme that an engine runs at full speed.

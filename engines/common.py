@@ -56,3 +56,32 @@ def main(run, *packages):
                     traceback.print_exc()
             replies.write(json.dumps(reply) + "\n")
             replies.flush()
+
+
+def peers(make, *packages):
+    """The other way round: what an engine's own tools write, for lowbit to read.
+
+        python peer_X.py MODEL TEXT.txt IDS.json OUT
+
+    make(model, text) yields (name, save, logits): save(folder) writes a folder, logits(folder, ids) gives what the
+    engine computes with it, in whatever order suits. OUT gets a folder and a file NAME.f32 each, and replies.jsonl.
+    """
+    model, text, ids, out = sys.argv[1:5]
+    with open(text) as f:
+        text = f.read()
+    with open(ids) as f:
+        ids = json.load(f)
+    with open(os.path.join(out, "replies.jsonl"), "w") as replies:
+        for name, save, logits in make(model, text):
+            reply = dict(name=name, versions={p: version(p).split("+")[0] for p in packages})
+            try:
+                folder = os.path.join(out, name)
+                save(folder)
+                np.ascontiguousarray(logits(folder, ids), dtype=np.float32).tofile(folder + ".f32")
+            except Exception as e:
+                at = traceback.extract_tb(e.__traceback__)[-1]
+                reply["error"] = f"{type(e).__name__}: {e} ({os.path.basename(at.filename)}:{at.lineno})"
+                if os.environ.get("TRACE"):
+                    traceback.print_exc()
+            replies.write(json.dumps(reply) + "\n")
+            replies.flush()

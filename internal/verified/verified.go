@@ -17,6 +17,7 @@ type Result struct {
 	With    string `json:"with,omitempty"` // packages that took part, and their versions
 	Check   string `json:"check"`          // the program, in the repository
 	Model   string `json:"model"`          // folder in testdata
+	Type    string `json:"type,omitempty"` // its model_type, in testdata/architectures
 	Format  string `json:"format"`
 	Bits    int    `json:"bits"`
 	Group   int    `json:"group"`

@@ -253,3 +253,10 @@ func FuzzRead(f *testing.F) {
 		formattest.RandomWeight(1, 9, 30, quant.Scheme{Bits: 5, GroupSize: 10}, false, false),
 		formattest.RandomWeight(2, 8, 32, quant.Scheme{Bits: 4, GroupSize: 16, Symmetric: true}, false, false))
 }
+
+// TestTowers: the modules beside the language model stay dense under any path.
+func TestTowers(t *testing.T) {
+	names := []string{"vision_tower.encoder.layers.0.mlp.fc1", "model.audio_tower.x", "lm_head"}
+	require.Equal(t, append(names, `re:.*\bvision_tower\b.*`, `re:.*\baudio_tower\b.*`), ignored(names))
+	require.Equal(t, []string{"my_vision_tower.x", "visual"}, ignored([]string{"my_vision_tower.x", "visual"}))
+}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -101,9 +102,23 @@ func (f Format) Config(c layout.Contents) (layout.Config, error) {
 		groups.Set(fmt.Sprintf("group_%d", i), data)
 	}
 	data, err := json.Marshal(quantConfig{
-		QuantMethod: f.Name(), Format: packFormat, Status: "compressed", Groups: groups.Bytes(), Ignore: layout.SkippedLinears(c),
+		QuantMethod: f.Name(), Format: packFormat, Status: "compressed", Groups: groups.Bytes(), Ignore: ignored(layout.SkippedLinears(c)),
 	})
 	return layout.Config{Quantization: data, Set: layout.HalfModel(c)}, err
+}
+
+// towers are modules beside the language model. Engines call them by other paths
+// than files do, so that their linears are left out by an expression too.
+var towers = []string{"vision_tower", "vision_model", "visual", "audio_tower", "multi_modal_projector"}
+
+// ignored adds an expression for each tower to the names of dense linears.
+func ignored(names []string) []string {
+	for _, t := range towers {
+		if slices.ContainsFunc(names, func(n string) bool { return strings.HasPrefix(n, t+".") || strings.Contains(n, "."+t+".") }) {
+			names = append(names, `re:.*\b`+t+`\b.*`)
+		}
+	}
+	return names
 }
 
 // parseConfig reads a quantization_config and refuses what the reader cannot read.

@@ -1,9 +1,11 @@
 package engines
 
 import (
+	"bytes"
 	"flag"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -53,9 +55,21 @@ func TestResults(t *testing.T) {
 			like.Name, dense.Name, dense.Dense = "model.layers.0.self_attn.o_proj", "model.layers.1.self_attn.o_proj", true
 			layers = append(layers, like, dense)
 		}
-		n := judge(v.Engine, v.Format, layers)
-		require.Equal(t, v.Loads, n.Accepted && !n.GPU && Table[i].about(v.Version), "%+v", v)
+		if v.Model != tried && hasExperts(t, v.Model) {
+			expert := l
+			expert.Name = "model.layers.0.mlp.experts.0.up_proj"
+			layers = append(layers, expert)
+		}
+		n := ForModel(v.Format, v.Type, layers, []layout.Note{judge(v.Engine, v.Format, layers)})[0]
+		require.Equal(t, v.Loads, n.Accepted && !n.GPU && (n.Versions == "" || strings.HasPrefix(v.Version, n.Versions+".")), "%+v", v)
 	}
+}
+
+// hasExperts tells whether a tiny model has any, by the names of its tensors.
+func hasExperts(t *testing.T, model string) bool {
+	data, err := os.ReadFile("../../../testdata/" + model + "/model.safetensors")
+	require.NoError(t, err)
+	return bytes.Contains(data, []byte(".experts.")) || bytes.Contains(data, []byte(".block_sparse_moe."))
 }
 
 // TestVerified: a note says so of what was tried only.
@@ -66,4 +80,25 @@ func TestVerified(t *testing.T) {
 	require.Contains(t, judged(4).Verified, "5.24.0")
 	other := layout.Layer{Name: "x", Out: 256, In: 512, Scheme: quant.Scheme{Bits: 4, GroupSize: 16, Symmetric: true}}
 	require.Empty(t, judge(layout.EngineTransformers, "compressed-tensors", []layout.Layer{other}).Verified, "groups of 16")
+}
+
+// TestModels: every exception was seen in the models of testdata/architectures.
+func TestModels(t *testing.T) {
+	note := layout.Note{Engine: layout.EngineTransformers, Accepted: true, Reason: "needs a package"}
+	for _, m := range Models {
+		for _, modelType := range m.Types {
+			layers := []layout.Layer{{Name: "x.experts.0.y"}}
+			n := ForModel(m.Formats[0], modelType, layers, []layout.Note{note})[0]
+			require.Equal(t, m.Others != "", n.Accepted, modelType)
+			require.Contains(t, n.Reason, m.Note)
+			require.NotEmpty(t, m.seen(modelType, m.Only, false), "%s in %s", modelType, m.Engine)
+			if m.Only != "" {
+				old := note
+				old.Versions = m.Only
+				require.False(t, ForModel(m.Formats[0], modelType, layers, []layout.Note{old})[0].Accepted)
+			}
+		}
+	}
+	require.Equal(t, note, ForModel("compressed-tensors", "llama", []layout.Layer{{Name: "x"}}, []layout.Note{note})[0])
+	require.Equal(t, note, ForModel("compressed-tensors", "gpt_oss", []layout.Layer{{Name: "self_attn.q_proj"}}, []layout.Note{note})[0], "without experts")
 }

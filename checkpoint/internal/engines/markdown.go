@@ -2,8 +2,11 @@ package engines
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/golowbit/lowbit/internal/verified"
 )
 
 // Markdown is the table for people, one section for each format.
@@ -28,6 +31,17 @@ the versions named, on a CPU: its logits against lowbit's on the same quantized 
 			strings.TrimSpace(r.Engine + " " + r.Only), format, numbers(r.Bits, "any"), r.Symmetry.words(), numbers(r.Groups, "any"), r.Index.words(),
 			r.Needs.words(), r.Mixture.words(), r.loads(), r.Note, byRow()[i].words(r),
 		}
+		b.WriteString("| " + strings.Join(cells, " | ") + " |\n")
+	}
+	b.WriteString("\n## Architectures\n\nWhere an engine fails on models of some architectures in a format that it loads otherwise:\n\n| engine | format | model_type | why | rests on |\n|---|---|---|---|---|\n")
+	for _, m := range Models {
+		var found []verified.Result
+		for _, v := range verified.Results() {
+			if v.Engine == m.Engine && !v.Loads && slices.Contains(m.Types, v.Type) && slices.Contains(m.Formats, v.Format) && strings.HasPrefix(v.Version, m.Only) {
+				found = append(found, v)
+			}
+		}
+		cells := []string{strings.TrimSpace(m.Engine + " " + m.Only), strings.Join(m.Formats, ", "), strings.Join(m.Types, ", "), m.Note, "verified: " + versions(found) + ", models of testdata/architectures"}
 		b.WriteString("| " + strings.Join(cells, " | ") + " |\n")
 	}
 	return b.String()

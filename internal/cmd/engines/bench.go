@@ -33,6 +33,7 @@ type bench struct {
 	cache, work string
 	files       map[kind]*written
 	results     []verified.Result
+	peers       int // files of other tools that were read
 }
 
 // run runs a check, prints its table and returns what is not as the table of
@@ -69,6 +70,7 @@ func (b *bench) run(ctx context.Context, c check) (wrong []string, err error) {
 			r.Error = "the engine had ended"
 		}
 		results[i] = result(c, k, r)
+		results[i].Type = files[i].modelType
 		if err := measure(&results[i], files[i], jobs[i].Logits); err != nil {
 			return nil, err
 		}
@@ -196,23 +198,28 @@ func measure(r *verified.Result, w *written, path string) error {
 	for i := range theirs.Data {
 		theirs.Data[i] = math.Float32frombits(binary.LittleEndian.Uint32(data[4*i:]))
 	}
+	compare(r, w.logits, theirs)
+	return nil
+}
+
+// compare sets differences of logits from those that ought to be.
+func compare(r *verified.Result, want, theirs *tensor.Matrix) {
 	sum, square, most := 0.0, 0.0, 0.0
-	for i, v := range w.logits.Data {
+	for i, v := range want.Data {
 		sum, square = sum+float64(v), square+float64(v)*float64(v)
 		d := math.Abs(float64(v) - float64(theirs.Data[i]))
 		if math.IsNaN(d) {
 			r.Error = "NaN among the logits"
-			return nil
+			return
 		}
 		most = max(most, d)
 	}
-	n := float64(len(w.logits.Data))
+	n := float64(len(want.Data))
 	r.Difference = two(most / math.Sqrt(square/n-sum/n*sum/n))
 	for i := range theirs.Rows {
-		r.KL += decoder.KL(theirs.Row(i), w.logits.Row(i)) / float64(theirs.Rows)
+		r.KL += decoder.KL(theirs.Row(i), want.Row(i)) / float64(theirs.Rows)
 	}
 	r.KL = two(r.KL)
-	return nil
 }
 
 // two rounds to two digits.

@@ -70,10 +70,10 @@ func compressed(bits ...int) []kind {
 func gptqFiles() []kind {
 	return slices.Concat(
 		schemes("gptq", []int{2, 3, 4, 8}, []int{64}, true, false),
-		schemes("gptq", []int{4}, []int{16, 32, 128, 256, whole}, true),
+		schemes("gptq", []int{4}, []int{32, 128, whole}, true),
 		schemes("gptq_v1", []int{4}, []int{64}, true, false),
 		schemes("gptq_v2", []int{4}, []int{64}, true, false),
-		schemes("awq", []int{4}, []int{16, 32, 64, 128, 256, whole}, false),
+		schemes("awq", []int{4}, []int{32, 64, 128, whole}, false),
 		[]kind{mixed(schemes("gptq", []int{4}, []int{64}, true)[0]), mixed(schemes("awq", []int{4}, []int{64}, false)[0])},
 	)
 }
@@ -111,7 +111,7 @@ func allChecks() ([]check, error) {
 	return []check{
 		{name: "transformers5", engine: layout.EngineTransformers, env: "transformers5", script: transformers, about: "transformers", dtype: "float32",
 			kinds: slices.Concat(compressed(2, 3, 4, 5, 6, 7, 8), []kind{hqq[2], dense})},
-		{name: "architectures", engine: layout.EngineTransformers, env: "transformers5", script: transformers, about: "transformers", dtype: "float32", named: true, within: 0.01, kinds: archs},
+		{name: "architectures", engine: layout.EngineTransformers, env: "transformers5", script: transformers, about: "transformers", dtype: "float32", within: 0.01, kinds: archs},
 		{name: "transformers4", engine: layout.EngineTransformers, env: "transformers4", script: transformers, about: "transformers", dtype: "float32",
 			kinds: slices.Concat(compressed(2, 3, 4, 5, 6, 7, 8), hqq, []kind{dense})},
 		{name: "gptqmodel", engine: layout.EngineGPTQModel, env: "gptqmodel", script: gptqModel, about: "gptqmodel", dtype: "float16",
@@ -131,26 +131,30 @@ func allChecks() ([]check, error) {
 	}, nil
 }
 
-// chosen are the checks of some names.
-func chosen(only string) ([]check, error) {
+// chosen are the checks and tools of some names.
+func chosen(only string) (some []check, peers []peer, err error) {
 	all, err := allChecks()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	if only == "" {
-		return slices.DeleteFunc(all, func(c check) bool { return c.named }), nil
-	}
-	var some []check
-	for name := range strings.SplitSeq(only, ",") {
-		i := slices.IndexFunc(all, func(c check) bool { return c.name == name })
-		if i < 0 {
-			var names []string
-			for _, c := range all {
-				names = append(names, c.name)
-			}
-			return nil, fmt.Errorf("no check %q: want some of %v", name, names)
+	names := strings.Split(only, ",")
+	var known []string
+	for _, c := range all {
+		known = append(known, c.name)
+		if only == "" && !c.named || slices.Contains(names, c.name) {
+			some = append(some, c)
 		}
-		some = append(some, all[i])
 	}
-	return some, nil
+	for _, p := range allPeers {
+		known = append(known, p.name)
+		if only == "" && !p.named || slices.Contains(names, p.name) {
+			peers = append(peers, p)
+		}
+	}
+	for _, name := range names {
+		if only != "" && !slices.Contains(known, name) {
+			return nil, nil, fmt.Errorf("no check %q: want some of %v", name, known)
+		}
+	}
+	return some, peers, nil
 }

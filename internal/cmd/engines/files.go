@@ -57,6 +57,8 @@ type written struct {
 	ids     [][]int32
 	logits  *tensor.Matrix // [tokens, vocabulary]
 	notes   []layout.Note
+	// modelType is config.json's, of the models that are not the embedded one.
+	modelType string
 }
 
 // alone is the linear that stays dense.
@@ -119,6 +121,15 @@ func write(ctx context.Context, k kind, out string) (*written, error) {
 		return nil, err
 	}
 	w.notes = m.Engines()
+	if k.model != embedded {
+		var config struct {
+			ModelType string `json:"model_type"`
+		}
+		if err := json.Unmarshal(m.Config(), &config); err != nil {
+			return nil, errors.Join(err, m.Close())
+		}
+		w.modelType = config.ModelType
+	}
 	if err := m.Close(); err != nil {
 		return nil, err
 	}

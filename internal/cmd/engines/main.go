@@ -5,7 +5,8 @@
 //
 // It makes virtual environments from the pins in engines/, quantizes the
 // models in testdata in every format that an engine reads, and compares the
-// engine's logits with lowbit's. Run it in the root of the repository. It ends
+// engine's logits with lowbit's. It also has other tools quantize the embedded model,
+// and reads that. Run it in the root of the repository. It ends
 // with 1 where an engine does anything else than the table says.
 package main
 
@@ -22,7 +23,7 @@ import (
 )
 
 func main() {
-	only := flag.String("only", "", "checks to run, separated by commas (default: all but those that must be named: vllm)")
+	only := flag.String("only", "", "checks to run, separated by commas (default: all but those that take long)")
 	cache := flag.String("cache", "", "folder for virtual environments (default: in the user's cache)")
 	out := flag.String("o", "", "write the results to this file: what is there from checks that did not run stays")
 	python := flag.String("python", "", "make this environment, print the path of its Python, and do nothing else")
@@ -53,7 +54,7 @@ func run(ctx context.Context, only, cache, out, python string) error {
 		}
 		return err
 	}
-	checks, err := chosen(only)
+	checks, peers, err := chosen(only)
 	if err != nil {
 		return err
 	}
@@ -71,14 +72,21 @@ func run(ctx context.Context, only, cache, out, python string) error {
 		}
 		failures = append(failures, wrong...)
 	}
+	for _, p := range peers {
+		wrong, err := b.peer(ctx, p)
+		if err != nil {
+			return fmt.Errorf("%s: %w", p.name, err)
+		}
+		failures = append(failures, wrong...)
+	}
 	if out != "" {
 		if err := save(out, b.results); err != nil {
 			return err
 		}
 	}
-	fmt.Printf("\n%d passed, %d failed\n", len(b.results)-len(failures), len(failures))
+	fmt.Printf("\n%d passed, %d failed\n", len(b.results)+b.peers-len(failures), len(failures))
 	if len(failures) > 0 {
-		return errors.New("not what the table of engines says:\n" + strings.Join(failures, "\n"))
+		return errors.New("not as it should be:\n" + strings.Join(failures, "\n"))
 	}
 	return nil
 }
