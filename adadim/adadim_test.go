@@ -532,7 +532,7 @@ func TestErrors(t *testing.T) {
 		"input scale on ic":  {adadim.Quantizer{Arms: []adadim.Arm{adadim.ArmOC(), {Axis: quant.IC, InputScale: true}}}, cal, nil, "invalid adadim options: arm ic+in: input scales need axis oc, row scales axis ic", adadim.ErrOptions},
 		"objective":          {adadim.Quantizer{Objective: 9}, cal, nil, "invalid adadim options: unknown objective 9, want linear, relative or block", adadim.ErrOptions},
 		"search":             {adadim.Quantizer{Search: 9}, cal, nil, "invalid adadim options: unknown search 9, want rtn or method", adadim.ErrOptions},
-		"order of GPTQ":      {adadim.Quantizer{Method: gptq.Quantizer{Order: 9}}, nil, nil, "invalid gptq options: unknown column order 9, want activation or natural", gptq.ErrOptions},
+		"order of GPTQ":      {adadim.Quantizer{Method: gptq.Quantizer{Order: 9}}, nil, nil, "invalid gptq options: unknown column order 9, want activation, natural or group", gptq.ErrOptions},
 		"no block":           {adadim.Quantizer{Objective: adadim.ObjectiveBlock}, cal, nil, "invalid adadim options: objective block needs the surrounding block", adadim.ErrOptions},
 		"method":             {adadim.Quantizer{Method: failing}, cal, nil, "broken", broken},
 		"method, no data":    {adadim.Quantizer{Method: failing}, nil, nil, "broken", broken},

@@ -112,5 +112,5 @@ func ExampleParseOrder() {
 	fmt.Println(err)
 	// Output:
 	// natural <nil>
-	// invalid gptq options: unknown column order "act-order", want activation or natural
+	// invalid gptq options: unknown column order "act-order", want activation, natural or group
 }
