@@ -4,6 +4,7 @@ package main
 
 import (
 	"encoding/json"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -76,6 +77,8 @@ func cut(t *testing.T, blocks int) string {
 	return dir
 }
 
+var memoryLimit = flag.Bool("memory", false, "hold runs of large models to their --memory")
+
 // peakMemory is the most memory, in bytes, that the kernel saw a run of the
 // command use.
 func peakMemory(t *testing.T, args ...string) int64 {
@@ -93,8 +96,8 @@ func peakMemory(t *testing.T, args ...string) int64 {
 // the text is short, and all of it in the file for --memory that leaves it no
 // room.
 func TestMemoryLimit(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes minutes")
+	if !*memoryLimit {
+		t.Skip("takes minutes: -memory runs it")
 	}
 	ids := filepath.Join(t.TempDir(), "ids.json")
 	rng := rand.New(rand.NewPCG(2, 2))
