@@ -114,15 +114,17 @@ func TestMemoryLimit(t *testing.T) {
 		12: `layers\.([1-9]|10)\.|layers\.0\.mlp|[qkv]_proj|gate|up_proj`,
 	}
 	for _, preset := range []string{"plain", "best"} {
-		peaks := map[int]int64{}
-		for _, blocks := range []int{4, 12} {
-			model := cut(t, blocks)
-			peaks[blocks] = peakMemory(t, "quantize", model, "-o", filepath.Join(t.TempDir(), "out"), "-q", "--preset", preset,
-				"--calib-ids", ids, "--memory", "2GiB", "--skip", skip[blocks])
-			t.Logf("%s, %d blocks: %d MiB", preset, blocks, peaks[blocks]>>20)
-			require.LessOrEqual(t, peaks[blocks], int64(limit))
-			require.NoError(t, os.RemoveAll(model))
-		}
-		require.InEpsilon(t, peaks[4], peaks[12], 0.05)
+		t.Run(preset, func(t *testing.T) {
+			peaks := map[int]int64{}
+			for _, blocks := range []int{4, 12} {
+				model := cut(t, blocks)
+				peaks[blocks] = peakMemory(t, "quantize", model, "-o", filepath.Join(t.TempDir(), "out"), "-q", "--preset", preset,
+					"--calib-ids", ids, "--memory", "2GiB", "--skip", skip[blocks])
+				t.Logf("%d blocks: %d MiB", blocks, peaks[blocks]>>20)
+				require.LessOrEqual(t, peaks[blocks], int64(limit))
+				require.NoError(t, os.RemoveAll(model))
+			}
+			require.InEpsilon(t, peaks[4], peaks[12], 0.05)
+		})
 	}
 }
