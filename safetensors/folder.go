@@ -46,15 +46,18 @@ func OpenFolder(dir string) (*Folder, error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	return openSharded(dir)
-}
-
-func openSharded(dir string) (*Folder, error) {
 	index := filepath.Join(dir, IndexName)
-	weightMap, err := readIndex(index)
-	if errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(index); errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%s: neither %s nor %s: %w", dir, SingleName, IndexName, fs.ErrNotExist)
 	}
+	return OpenIndex(index)
+}
+
+// OpenIndex opens the shards that the index at path names, as OpenFolder does
+// with one of another name.
+func OpenIndex(index string) (*Folder, error) {
+	dir := filepath.Dir(index)
+	weightMap, err := readIndex(index)
 	if err != nil {
 		return nil, err
 	}

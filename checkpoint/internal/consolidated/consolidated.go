@@ -15,12 +15,17 @@ import (
 	"github.com/golowbit/lowbit/safetensors"
 )
 
-const singleName = "consolidated.safetensors"
+const (
+	singleName = "consolidated.safetensors"
+	indexName  = "consolidated.safetensors.index.json"
+)
 
 // Found says whether the folder holds such weights.
 func Found(dir string) bool {
-	if _, err := os.Stat(filepath.Join(dir, singleName)); err == nil {
-		return true
+	for _, name := range []string{singleName, indexName} {
+		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
+			return true
+		}
 	}
 	return len(parts(dir)) > 0
 }
@@ -99,6 +104,15 @@ func openWeights(dir string) (weights.Tensors, error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
+	if index := filepath.Join(dir, indexName); len(parts(dir)) == 0 {
+		r, err := safetensors.OpenIndex(index)
+		if err == nil {
+			return weights.Safetensors(r, dir), nil
+		}
+		if _, gone := os.Stat(index); gone == nil {
+			return nil, err
+		}
+	}
 	var open []weights.Tensors
 	for _, path := range parts(dir) {
 		f, err := torchfile.Open(path)
@@ -108,7 +122,7 @@ func openWeights(dir string) (weights.Tensors, error) {
 		open = append(open, f)
 	}
 	if len(open) == 0 {
-		return nil, fmt.Errorf("%s: neither %s nor consolidated.00.pth: %w", dir, singleName, fs.ErrNotExist)
+		return nil, fmt.Errorf("%s: neither %s, %s nor consolidated.00.pth: %w", dir, singleName, indexName, fs.ErrNotExist)
 	}
 	t, err := weights.Join(open, func(name string) int { return cut(open, name) })
 	if err != nil {

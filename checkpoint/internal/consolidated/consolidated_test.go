@@ -41,6 +41,51 @@ func TestAgainstTransformers(t *testing.T) {
 	}
 }
 
+// TestShards: the same weights in two files and an index.
+func TestShards(t *testing.T) {
+	from, dir := filepath.Join("testdata", "mistral"), t.TempDir()
+	for _, name := range []string{ParamsName, "hf.safetensors"} {
+		data, err := os.ReadFile(filepath.Join(from, name))
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), data, 0o666))
+	}
+	src, err := safetensors.Open(filepath.Join(from, singleName))
+	require.NoError(t, err)
+	defer src.Close()
+	index := map[string]string{}
+	for k, shard := range []string{"consolidated-00001-of-00002.safetensors", "consolidated-00002-of-00002.safetensors"} {
+		var plan []safetensors.TensorInfo
+		for i, name := range src.Names() {
+			if i%2 == k {
+				info, _ := src.Info(name)
+				plan = append(plan, safetensors.TensorInfo{Name: name, DType: info.DType, Shape: info.Shape})
+				index[name] = shard
+			}
+		}
+		part := t.TempDir()
+		w, err := safetensors.NewWriter(part, plan, safetensors.Options{})
+		require.NoError(t, err)
+		for _, info := range plan {
+			data, err := src.ReadBytes(info.Name, nil)
+			require.NoError(t, err)
+			require.NoError(t, w.WriteTensor(info.Name, data))
+		}
+		require.NoError(t, w.Close())
+		require.NoError(t, os.Rename(filepath.Join(part, safetensors.SingleName), filepath.Join(dir, shard)))
+	}
+	data, err := json.Marshal(map[string]any{"weight_map": index})
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, indexName), data, 0o666))
+	require.True(t, Found(dir))
+	w, _, err := Open(dir, nil)
+	require.NoError(t, err)
+	same(t, dir, w)
+	require.NoError(t, w.Close())
+	require.NoError(t, os.Remove(filepath.Join(dir, "consolidated-00002-of-00002.safetensors")))
+	_, _, err = Open(dir, nil)
+	require.ErrorContains(t, err, `shard "consolidated-00002-of-00002.safetensors" is missing`)
+}
+
 func same(t *testing.T, dir string, w weights.Tensors) {
 	hf, err := safetensors.Open(filepath.Join(dir, "hf.safetensors"))
 	require.NoError(t, err)
