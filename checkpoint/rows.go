@@ -10,6 +10,7 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/internal/rounding"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/kernel"
+	"github.com/golowbit/lowbit/internal/scratch"
 	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
@@ -34,7 +35,7 @@ func (m *Model) Rows(name string, r0, r1 int, dst []float32) ([]float32, error) 
 	for _, n := range spec.Shape[1:] {
 		cols *= n
 	}
-	dst = sized(dst, (r1-r0)*cols)
+	dst = scratch.Slice(dst, (r1-r0)*cols)
 	if err := layout.ReadFloatsAt(m.src, spec, r0*cols, dst); err != nil {
 		return nil, err
 	}
@@ -56,7 +57,7 @@ func (m *Model) Halves(name string, r0, r1 int, dst []uint16) ([]uint16, error) 
 		return nil, layout.TensorError(m.src, name, "dtype %v, want F16 or BF16", spec.DType)
 	}
 	cols := spec.Shape[1]
-	dst = sized(dst, (r1-r0)*cols)
+	dst = scratch.Slice(dst, (r1-r0)*cols)
 	return dst, layout.ReadHalvesAt(m.src, spec, r0*cols, dst)
 }
 
@@ -70,7 +71,7 @@ func (m *Model) Columns(name string, c0, c1 int, dst *tensor.Matrix) error {
 	}
 	const band = 16 // rows at a time: a line of the cache of dst
 	rows, cols, n := spec.Shape[0], spec.Shape[1], c1-c0
-	dst.Rows, dst.Cols, dst.Stride, dst.Data = n, rows, rows, sized(dst.Data, n*rows)
+	dst.Rows, dst.Cols, dst.Stride, dst.Data = n, rows, rows, scratch.Slice(dst.Data, n*rows)
 	part := make([]float32, band*n)
 	var halves []uint16
 	if spec.DType != safetensors.F32 {
@@ -170,11 +171,4 @@ func (m *Model) floatsOf(name string, first, last, dim, dims int) (layout.Spec, 
 // notFiniteError is the one wording for a NaN or infinity in a file.
 func notFiniteError(src layout.Source, name string, i int, v float32) error {
 	return layout.TensorError(src, name, "element %d is %g", i, v)
-}
-
-func sized[T any](s []T, n int) []T {
-	if cap(s) < n {
-		return make([]T, n)
-	}
-	return s[:n]
 }

@@ -38,6 +38,14 @@ def stored(folder):
     return names
 
 
+def told(e):
+    """What a reply says of an exception, and where it was raised. Inside its handler."""
+    if os.environ.get("TRACE"):
+        traceback.print_exc()
+    at = traceback.extract_tb(e.__traceback__)[-1]
+    return f"{type(e).__name__}: {e} ({os.path.basename(at.filename)}:{at.lineno})"
+
+
 def main(run, *packages):
     """run(folder, dtype, ids) gives logits and the reply's part about tensors."""
     with open(sys.argv[1]) as f:
@@ -50,10 +58,7 @@ def main(run, *packages):
                 np.ascontiguousarray(logits, dtype=np.float32).tofile(job["logits"])
                 reply.update(more)
             except Exception as e:
-                at = traceback.extract_tb(e.__traceback__)[-1]
-                reply["error"] = f"{type(e).__name__}: {e} ({os.path.basename(at.filename)}:{at.lineno})"
-                if os.environ.get("TRACE"):
-                    traceback.print_exc()
+                reply["error"] = told(e)
             replies.write(json.dumps(reply) + "\n")
             replies.flush()
 
@@ -79,9 +84,6 @@ def peers(make, *packages):
                 save(folder)
                 np.ascontiguousarray(logits(folder, ids), dtype=np.float32).tofile(folder + ".f32")
             except Exception as e:
-                at = traceback.extract_tb(e.__traceback__)[-1]
-                reply["error"] = f"{type(e).__name__}: {e} ({os.path.basename(at.filename)}:{at.lineno})"
-                if os.environ.get("TRACE"):
-                    traceback.print_exc()
+                reply["error"] = told(e)
             replies.write(json.dumps(reply) + "\n")
             replies.flush()

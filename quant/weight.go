@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/golowbit/lowbit/internal/kernel"
+	"github.com/golowbit/lowbit/internal/scratch"
 	"github.com/golowbit/lowbit/tensor"
 )
 
@@ -66,21 +67,13 @@ func (w *Weight) Reset(out, in int, s Scheme) {
 	*w = Weight{Out: out, In: in, Scheme: s}
 	lines, _ := s.Lines(out, in)
 	n := lines * w.Groups()
-	w.Scales = sized(old.Scales, n)
+	w.Scales = scratch.Slice(old.Scales, n)
 	if s.Grid == nil {
-		w.Zeros = sized(old.Zeros, n)
+		w.Zeros = scratch.Slice(old.Zeros, n)
 	} else {
-		w.Shifts = sized(old.Shifts, n)
+		w.Shifts = scratch.Slice(old.Shifts, n)
 	}
-	w.Codes = sized(old.Codes, lines*w.WordsPerLine())
-}
-
-// sized is s with n elements, in its memory if that suffices.
-func sized[T any](s []T, n int) []T {
-	if cap(s) < n {
-		return make([]T, n)
-	}
-	return s[:n]
+	w.Codes = scratch.Slice(old.Codes, lines*w.WordsPerLine())
 }
 
 // Lines is the number of lines: Out for OC, In for IC.

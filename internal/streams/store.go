@@ -183,15 +183,6 @@ func (s *Store) Done(p *Piece, m *tensor.Matrix, changed bool) error {
 	return err
 }
 
-// Take is Load and Drop: the matrix belongs to the caller.
-func (s *Store) Take(p *Piece) (*tensor.Matrix, error) {
-	m, err := s.Load(p)
-	if err == nil {
-		s.Drop(p)
-	}
-	return m, err
-}
-
 // Drop removes a piece. A matrix that Load has returned stays as it is.
 func (s *Store) Drop(p *Piece) {
 	if p.m != nil {

@@ -55,8 +55,17 @@ type Passage struct {
 // Passages reads everything.
 func (s Source) Passages() ([]Passage, error) {
 	var all []Passage
+	add := func(name string, read func(limit int64) ([]byte, error)) error {
+		data, err := s.limited(read)
+		if err != nil {
+			return err
+		}
+		p, err := s.parse(name, data)
+		all = append(all, p...)
+		return err
+	}
 	for _, name := range s.Files {
-		data, err := s.limited(func(limit int64) ([]byte, error) {
+		err := add(name, func(limit int64) ([]byte, error) {
 			if name == "/dev/stdin" { // often a pipe
 				return disk.ReadAll(os.Stdin, name, limit)
 			}
@@ -65,26 +74,15 @@ func (s Source) Passages() ([]Passage, error) {
 		if err != nil {
 			return nil, err
 		}
-		p, err := s.parse(name, data)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, p...)
 	}
 	for i, r := range s.Readers {
 		name := fmt.Sprintf("text %d", i+1)
 		if n, ok := r.(interface{ Name() string }); ok {
 			name = n.Name()
 		}
-		data, err := s.limited(func(limit int64) ([]byte, error) { return disk.ReadAll(r, name, limit) })
-		if err != nil {
+		if err := add(name, func(limit int64) ([]byte, error) { return disk.ReadAll(r, name, limit) }); err != nil {
 			return nil, err
 		}
-		p, err := s.parse(name, data)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, p...)
 	}
 	for i, str := range s.Strings {
 		if !utf8.ValidString(str) {

@@ -29,12 +29,17 @@ func (w *Walk) Start(ctx context.Context, windows [][]int32, n int) ([]*Residual
 			return nil, err
 		}
 		part := windows[i:min(i+step, len(windows))]
-		for _, r := range all {
-			x := w.Runner.Matrix(len(part)*w.SeqLen, w.Model.Hidden)
-			if err := w.embed(x, e, part); err != nil {
-				return nil, err
+		x := w.Runner.Matrix(len(part)*w.SeqLen, w.Model.Hidden)
+		if err := w.embed(x, e, part); err != nil {
+			return nil, err
+		}
+		for k, r := range all {
+			own := x // of the last; the Store takes it over
+			if k+1 < n {
+				own = w.Runner.Matrix(x.Rows, x.Cols)
+				own.CopyFrom(x)
 			}
-			p, err := w.Store.Put(x)
+			p, err := w.Store.Put(own)
 			if err != nil {
 				return nil, err
 			}

@@ -114,17 +114,25 @@ func read[T number](r io.ReaderAt, off int64, dst []float32, convert func([]floa
 // their bits. A short read is io.ErrUnexpectedEOF.
 func ReadNumbers[T number](r io.ReaderAt, off int64, dst []T) error {
 	raw := bytesOf(dst)
-	n, err := r.ReadAt(raw, off)
-	if n < len(raw) {
-		if err == nil || err == io.EOF {
-			err = io.ErrUnexpectedEOF
-		}
+	if err := readFull(r, raw, off); err != nil {
 		return err
 	}
 	if len(raw) > 0 {
 		swap(raw, len(raw)/len(dst))
 	}
 	return nil
+}
+
+// readFull fills raw, a short read being io.ErrUnexpectedEOF.
+func readFull(r io.ReaderAt, raw []byte, off int64) error {
+	n, err := r.ReadAt(raw, off)
+	if n == len(raw) {
+		return nil
+	}
+	if err == nil || err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	return err
 }
 
 // The largest values that are not rounded up to an infinity.
@@ -137,11 +145,7 @@ const (
 // as they are in the file.
 func ReadBytes(r io.ReaderAt, off int64, dst []float32, see func([]byte)) error {
 	raw := bytesOf(dst)
-	n, err := r.ReadAt(raw, off)
-	if n < len(raw) {
-		if err == nil || err == io.EOF {
-			err = io.ErrUnexpectedEOF
-		}
+	if err := readFull(r, raw, off); err != nil {
 		return err
 	}
 	see(raw)
