@@ -10,6 +10,7 @@ import (
 	"strconv"
 
 	"github.com/golowbit/lowbit/checkpoint/internal/lora"
+	"github.com/golowbit/lowbit/checkpoint/internal/weights"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/disk"
 )
@@ -50,7 +51,7 @@ func (m *Model) merge(path string, a *lora.Adapter) error {
 	if err := json.Unmarshal(m.config, &c); err != nil {
 		return fmt.Errorf("%s: %w", filepath.Join(m.path, layout.ConfigFile), err)
 	}
-	merged, err := a.Merge(tensors{m.src}, c.Tied)
+	merged, err := a.Merge(weights.Of(m.src), c.Tied)
 	if err != nil {
 		return err
 	}
@@ -63,7 +64,7 @@ func (m *Model) merge(path string, a *lora.Adapter) error {
 		m.config = o.Bytes()
 	}
 	m.base, m.path = m.path, path
-	m.src, m.files = source{merged}, disk.Layered(os.DirFS(path), m.files)
+	m.src, m.files = weights.Source{Tensors: merged}, disk.Layered(os.DirFS(path), m.files)
 	return nil
 }
 

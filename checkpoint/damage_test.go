@@ -99,7 +99,7 @@ func TestKilledChild(t *testing.T) {
 	l := testLinears[2]
 	actual := w.actual(l.name, weights[l.name])
 	for {
-		require.NoError(t, w.spool(actual, weights[l.name], nil))
+		require.NoError(t, w.partial.PutLayer(actual, weights[l.name], nil))
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/formats/dense"
 	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel"
 	"github.com/golowbit/lowbit/checkpoint/formats/native"
+	"github.com/golowbit/lowbit/checkpoint/internal/partial"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/disk"
 	"github.com/golowbit/lowbit/quant"
@@ -209,7 +210,7 @@ func disturbed(t *testing.T, route faultRoute, n int, stops bool, want map[strin
 	case <-stopped:
 		time.Sleep(20 * time.Millisecond) // other goroutines reach their next call
 		// The lock ends with the process.
-		err := os.Remove(filepath.Join(o.Out+PartialSuffix, lockFile))
+		err := os.Remove(filepath.Join(o.Out+PartialSuffix, partial.LockFile))
 		require.True(t, err == nil || errors.Is(err, fs.ErrNotExist), what)
 	}
 	o.disk, o.Resume = disk.FS{}, true
@@ -229,11 +230,11 @@ func TestLockedOut(t *testing.T) {
 	w, err := Create(o)
 	require.NoError(t, err)
 	defer w.Close()
-	before := sortedNames(t, w.partial)
+	before := sortedNames(t, w.partial.Path())
 	for _, o.Resume = range []bool{false, true} {
 		_, err = Create(o)
 		require.ErrorIs(t, err, ErrExists)
-		require.Equal(t, before, sortedNames(t, w.partial))
+		require.Equal(t, before, sortedNames(t, w.partial.Path()))
 	}
 	require.NoError(t, w.Put(testLinears[0].name, testWeights()[testLinears[0].name], nil))
 }
@@ -244,21 +245,21 @@ func TestResumeBeginnings(t *testing.T) {
 	source := writeModel(t, safetensors.BF16)
 	for name, files := range map[string]map[string]string{
 		"nothing":         {},
-		"lock":            {lockFile: ""},
-		"empty state":     {lockFile: "", stateFile: ""},
-		"half a state":    {lockFile: "", stateFile: `{"version":2,"form`},
-		"state not named": {lockFile: "", stateFile + ".tmp": `{"version":2,"form`},
-		"no layers":       {lockFile: "", stateFile: "whole"},
+		"lock":            {partial.LockFile: ""},
+		"empty state":     {partial.LockFile: "", partial.StateFile: ""},
+		"half a state":    {partial.LockFile: "", partial.StateFile: `{"version":2,"form`},
+		"state not named": {partial.LockFile: "", partial.StateFile + ".tmp": `{"version":2,"form`},
+		"no layers":       {partial.LockFile: "", partial.StateFile: "whole"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := WriterOptions{Out: filepath.Join(t.TempDir(), "out"), Source: openModel(t, source), Format: native.Format{}, Layers: layerNames(), Resume: true}
 			require.NoError(t, os.Mkdir(o.Out+PartialSuffix, 0o777))
 			for file, text := range files {
 				if text == "whole" {
-					w := &Writer{o: o, partial: o.Out + PartialSuffix}
+					w := &Writer{o: o, partial: partial.New(o.Out, disk.FS{})}
 					w.o.Fingerprint = []byte("{}")
 					require.NoError(t, w.describeRun())
-					require.NoError(t, w.writeState(w.journal))
+					require.NoError(t, w.partial.WriteState())
 					continue
 				}
 				require.NoError(t, os.WriteFile(filepath.Join(o.Out+PartialSuffix, file), []byte(text), 0o666))

@@ -14,6 +14,7 @@ import (
 
 	"github.com/golowbit/lowbit/checkpoint/formats/mlx"
 	"github.com/golowbit/lowbit/checkpoint/internal/parts"
+	"github.com/golowbit/lowbit/checkpoint/internal/weights"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/disk"
 	"github.com/golowbit/lowbit/internal/parallel"
@@ -43,7 +44,7 @@ func (w *Writer) planFile(layers []layout.Layer) (*plannedFile, error) {
 	if err != nil {
 		return nil, err
 	}
-	dir := filepath.Join(w.partial, resultName)
+	dir := w.partial.Result()
 	if err := w.disk.Mkdir(dir, 0o777); err != nil {
 		return nil, err
 	}
@@ -104,7 +105,7 @@ func (w *Writer) layOut(layers []layout.Layer) (*plannedFile, []safetensors.Tens
 	for _, s := range plan {
 		p.total += s.Bytes()
 	}
-	return p, specInfos(plan), err
+	return p, weights.Infos(plan), err
 }
 
 func (p *plannedFile) wrote(n int64) {
@@ -213,14 +214,14 @@ func (w *Writer) finish(ctx context.Context) error {
 	if err := mustNotExist(w.o.Out); err != nil {
 		return err
 	}
-	result := filepath.Join(w.partial, resultName)
+	result := w.partial.Result()
 	if w.direct == nil {
 		if err := w.disk.RemoveAll(result); err != nil {
 			return err
 		}
 	}
 	if w.file != nil {
-		err = w.file.Write(disk.With(ctx, w.disk), result, w.origin(), layers, w.spooledWeight)
+		err = w.file.Write(disk.With(ctx, w.disk), result, w.origin(), layers, w.partial.Weight)
 	} else {
 		err = w.assemble(ctx, result, layers)
 	}
@@ -256,7 +257,8 @@ func (w *Writer) finishedLayers() ([]layout.Layer, error) {
 		return w.direct.layers, nil
 	}
 	layers, err := w.inOrder(func(name string) (layout.Layer, error) {
-		l, _, err := w.readSpooled(name)
+		l, _, err := w.partial.Layer(name)
+		l.DType, l.Bias = w.layers[name].DType, w.layers[name].Bias
 		return l, err
 	})
 	if err != nil {
@@ -294,7 +296,7 @@ func (w *Writer) assemble(ctx context.Context, dir string, layers []layout.Layer
 		if i >= len(encode) {
 			return p.copy(origin, p.dense[i-len(encode)])
 		}
-		q, err := w.spooledWeight(encode[i].Name)
+		q, err := w.partial.Weight(encode[i].Name)
 		if err != nil {
 			return err
 		}
@@ -326,7 +328,7 @@ func (w *Writer) putBack(p *plannedFile, origin overlay, s *parts.Stack) error {
 			}
 			return m.Data, nil
 		}
-		q, err := w.spooledWeight(part.Layer())
+		q, err := w.partial.Weight(part.Layer())
 		if err != nil {
 			return nil, err
 		}
@@ -428,10 +430,7 @@ func (w *Writer) publish(result string) error {
 	if err != nil {
 		return err
 	}
-	// Whoever resumes after a stop from here on can tell that this was made.
-	state := w.journal
-	state.Result = resultID(info)
-	if err := w.writeState(state); err != nil {
+	if err := w.partial.WriteResult(info); err != nil {
 		return err
 	}
 	// Rename would replace an empty folder or a file.
@@ -448,7 +447,7 @@ func (w *Writer) publish(result string) error {
 	w.closed = true
 	w.mu.Unlock()
 	// What cannot be removed now is recognized by a resume.
-	_ = w.removePartial(true)
-	_ = w.lock.Close()
+	_ = w.partial.Remove(true)
+	_ = w.partial.Unlock()
 	return nil
 }

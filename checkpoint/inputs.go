@@ -107,15 +107,15 @@ func (w *Writer) hashInputs() error {
 	}
 	w.hashOnce.Do(func() {
 		again := false
-		for i := range w.journal.Inputs {
-			in := &w.journal.Inputs[i]
+		for i := range w.partial.State.Inputs {
+			in := &w.partial.State.Inputs[i]
 			again = again || in.Unread()
 			if w.hashErr = in.Read(); w.hashErr != nil {
 				return
 			}
 		}
 		if again {
-			w.hashErr = w.writeState(w.journal)
+			w.hashErr = w.partial.WriteState()
 		}
 	})
 	return w.hashErr

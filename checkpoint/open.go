@@ -132,7 +132,7 @@ func openFolder(dir string, config json.RawMessage) (layout.Source, json.RawMess
 	for _, open := range openers() {
 		t, c, err := open(dir, config)
 		if err == nil {
-			return source{weights.Single(t)}, c, nil
+			return weights.Source{Tensors: weights.Single(t)}, c, nil
 		}
 		if !errors.Is(err, fs.ErrNotExist) {
 			return nil, nil, err
@@ -166,26 +166,6 @@ func nothingThere(dir string) error {
 	}
 	return fmt.Errorf("%s: neither %s nor %s, nor pytorch_model.bin or consolidated weights: %w", dir, safetensors.SingleName, safetensors.IndexName, fs.ErrNotExist)
 }
-
-// source is weights.Tensors as a layout.Source.
-type source struct{ weights.Tensors }
-
-func (s source) Spec(name string) (layout.Spec, bool) {
-	info, ok := s.Info(name)
-	return layout.Spec{Name: info.Name, DType: info.DType, Shape: info.Shape}, ok
-}
-
-func (s source) File(name string) string { return s.Path(name) }
-
-// tensors is a layout.Source as weights.Tensors.
-type tensors struct{ layout.Source }
-
-func (t tensors) Info(name string) (safetensors.TensorInfo, bool) {
-	s, ok := t.Spec(name)
-	return safetensors.TensorInfo{Name: s.Name, DType: s.DType, Shape: s.Shape}, ok
-}
-
-func (t tensors) Path(name string) string { return t.File(name) }
 
 // openModelFolder opens a folder that is a model of its own.
 func openModelFolder(path string, formats []layout.Format) (*Model, error) {

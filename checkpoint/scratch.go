@@ -2,16 +2,11 @@ package checkpoint
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 
 	"github.com/golowbit/lowbit/internal/disk"
 )
-
-// scratchFile lies in the partial folder for as long as a run goes on.
-const scratchFile = "streams"
 
 // ScratchFile holds what a run needs only as long as it goes on. It must be
 // closed before Finish.
@@ -21,7 +16,7 @@ type ScratchFile struct{ *disk.File }
 // in the partial folder and is gone when it is closed, or the process ends;
 // what an earlier run has left of its own is overwritten.
 func (w *Writer) Scratch() (*ScratchFile, error) {
-	f, err := w.disk.Create(filepath.Join(w.partial, scratchFile))
+	f, err := w.disk.Create(w.partial.Scratch())
 	if err != nil {
 		return nil, err
 	}
@@ -40,12 +35,4 @@ func (s *ScratchFile) Close() error {
 		err = errors.Join(err, gone)
 	}
 	return err
-}
-
-// removeScratch removes what a run that was killed has left.
-func (w *Writer) removeScratch() error {
-	if err := w.disk.RemoveAll(filepath.Join(w.partial, scratchFile)); err != nil {
-		return fmt.Errorf("left by an earlier run: %w", err)
-	}
-	return nil
 }

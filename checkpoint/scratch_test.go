@@ -9,18 +9,21 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/golowbit/lowbit/checkpoint/internal/partial"
 	"github.com/golowbit/lowbit/internal/disk"
 )
 
 func TestScratch(t *testing.T) {
 	fail := false
-	w := &Writer{partial: t.TempDir(), disk: disk.FS{Fail: func(call, path string) error {
+	d := disk.FS{Fail: func(call, path string) error {
 		if fail && call == "write" {
 			return syscall.ENOSPC
 		}
 		return nil
-	}}}
-	path := filepath.Join(w.partial, scratchFile)
+	}}
+	w := &Writer{partial: partial.New(filepath.Join(t.TempDir(), "out"), d), disk: d}
+	require.NoError(t, os.Mkdir(w.partial.Path(), 0o777))
+	path := w.partial.Scratch()
 	require.NoError(t, os.WriteFile(path, []byte("of an earlier run"), 0o666))
 	f, err := w.Scratch()
 	require.NoError(t, err)

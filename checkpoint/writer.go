@@ -12,6 +12,7 @@ import (
 
 	"github.com/golowbit/lowbit/checkpoint/formats/dense"
 	"github.com/golowbit/lowbit/checkpoint/formats/native"
+	"github.com/golowbit/lowbit/checkpoint/internal/partial"
 	"github.com/golowbit/lowbit/checkpoint/internal/parts"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/disk"
@@ -21,11 +22,11 @@ import (
 
 // ErrExists is wrapped by the error for an output, or the partial folder of
 // an interrupted run, that is there already.
-var ErrExists = errors.New("exists already")
+var ErrExists = partial.ErrExists
 
 // ErrResume is wrapped by the error for a partial folder that was started
 // with other options or from another source.
-var ErrResume = errors.New("cannot resume")
+var ErrResume = partial.ErrResume
 
 // ErrComplete is wrapped by the error of Create with Resume for an output that
 // the interrupted run had completed: it lacked only the removal of its partial
@@ -34,11 +35,7 @@ var ErrComplete = errors.New("is complete already")
 
 // PartialSuffix is appended to the output's name for the folder in which it
 // is made.
-const PartialSuffix = ".partial"
-
-// markSuffix is appended to the output's name for what remains of that folder
-// until it is gone: its state.json.
-const markSuffix = PartialSuffix + ".done"
+const PartialSuffix = partial.Suffix
 
 // WriterOptions configures a Writer. Out, Source, Format and Layers are
 // required.
@@ -106,8 +103,7 @@ type WriterOptions struct {
 // last.
 type Writer struct {
 	o       WriterOptions
-	partial string
-	lock    *os.File
+	partial *partial.Folder
 	layers  map[string]layout.Layer // as far as known beforehand
 	folder  layout.Folder           // the format, nil if it is a File
 	file    layout.File             // the format, nil if it is a Folder
@@ -120,11 +116,9 @@ type Writer struct {
 	changed map[string][]float32 // what PutDense was given, by tensor
 	notes   map[string][]byte    // what Note was given
 	closed  bool
-	damaged []error
 
 	hashOnce sync.Once // before the first layer is kept
 	hashErr  error
-	journal  partialState
 	disk     disk.FS
 }
 
@@ -158,7 +152,7 @@ func Create(o WriterOptions) (*Writer, error) {
 		return nil, fmt.Errorf("fingerprint: %w", err)
 	}
 	w := &Writer{
-		o: o, partial: o.Out + PartialSuffix, folder: folder, file: file, layers: map[string]layout.Layer{},
+		o: o, partial: partial.New(o.Out, o.disk), folder: folder, file: file, layers: map[string]layout.Layer{},
 		state: map[string]layerState{}, reports: map[string]json.RawMessage{}, changed: map[string][]float32{}, notes: map[string][]byte{}, disk: o.disk,
 	}
 	if _, ok := o.Format.(dense.Format); ok && len(o.Parts) > 0 {
@@ -266,7 +260,7 @@ func (w *Writer) Done(name string) bool {
 
 // Damaged tells of what was kept by the run that is resumed and cannot be used:
 // it was set aside in the partial folder and has to be put again.
-func (w *Writer) Damaged() []error { return slices.Clone(w.damaged) }
+func (w *Writer) Damaged() []error { return slices.Clone(w.partial.Damaged) }
 
 // Report returns what Put was given with a layer that is done, or nil.
 func (w *Writer) Report(name string) json.RawMessage {
@@ -283,7 +277,7 @@ func (w *Writer) Weight(name string) (*quant.Weight, error) {
 	if w.direct != nil {
 		return nil, errors.New("layers written directly cannot be read back")
 	}
-	return w.spooledWeight(name)
+	return w.partial.Weight(name)
 }
 
 // Put writes a finished layer, once. The report may be nil; it is kept with
@@ -338,7 +332,10 @@ func (w *Writer) put(l layout.Layer, q *quant.Weight, report json.RawMessage) er
 	if w.direct != nil {
 		return w.direct.encode(l, q)
 	}
-	return w.spool(l, q, report)
+	if err := w.hashInputs(); err != nil {
+		return err
+	}
+	return w.partial.PutLayer(l, q, report)
 }
 
 // Close ends an unfinished run. Finished layers stay in the partial folder
@@ -354,15 +351,15 @@ func (w *Writer) Close() error {
 	if w.direct != nil {
 		w.direct.out.Abort()
 	}
-	keep := len(w.damaged) > 0 // what was set aside can be looked at
+	keep := len(w.partial.Damaged) > 0 // what was set aside can be looked at
 	for _, s := range w.state {
 		keep = keep || s == done
 	}
 	var err error
 	if !keep || w.o.Direct {
-		err = w.removePartial(false)
+		err = w.partial.Remove(false)
 	}
-	return errors.Join(err, w.lock.Close())
+	return errors.Join(err, w.partial.Unlock())
 }
 
 // Discard is Close, but finished layers are removed too.
@@ -417,13 +414,4 @@ func (w *Writer) eachTensor(layer func(name string) error, dense func(layout.Spe
 		}
 	}
 	return nil
-}
-
-// specInfos converts specs to the plan of a safetensors writer.
-func specInfos(specs []layout.Spec) []safetensors.TensorInfo {
-	infos := make([]safetensors.TensorInfo, len(specs))
-	for i, s := range specs {
-		infos[i] = safetensors.TensorInfo{Name: s.Name, DType: s.DType, Shape: s.Shape}
-	}
-	return infos
 }

@@ -3,26 +3,12 @@ package checkpoint
 import (
 	"errors"
 	"fmt"
-	"hash/crc32"
-	"io/fs"
 	"maps"
-	"net/url"
-	"os"
-	"path/filepath"
 	"slices"
-	"strings"
 
-	"github.com/golowbit/lowbit/checkpoint/internal/weights"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/safetensors"
-)
-
-// densePrefix begins the names of folders that hold changed dense tensors,
-// beside those of finished layers.
-const (
-	densePrefix = "dense-"
-	checksumKey = "crc32c"
 )
 
 // PutDense changes a vector that is copied from the source: a norm's gain or
@@ -45,7 +31,7 @@ func (w *Writer) PutDense(name string, values []float32) error {
 		return nil
 	}
 	if !w.o.Direct {
-		if err := w.spoolDense(name, values); err != nil {
+		if err := w.keepDense(name, values); err != nil {
 			return fmt.Errorf("tensor %q: %w", name, err)
 		}
 	}
@@ -75,102 +61,16 @@ func (w *Writer) checkDense(name string, values []float32) error {
 	return err
 }
 
-func (w *Writer) densePath(name string) string {
-	return filepath.Join(w.partial, spoolFolder, densePrefix+url.PathEscape(name))
-}
-
-func (w *Writer) spoolDense(name string, values []float32) error {
+func (w *Writer) keepDense(name string, values []float32) error {
 	spec, _ := w.o.Source.src.Spec(name)
 	t, err := layout.FloatTensor(name, spec.DType, values, len(values))
 	if err != nil {
 		return err
 	}
-	dir := w.densePath(name)
-	// What an interrupted run may have left there is incomplete.
-	if err := w.disk.RemoveAll(dir); err != nil {
-		return err
-	}
 	if err := w.hashInputs(); err != nil {
 		return err
 	}
-	if err := w.disk.Mkdir(dir, 0o777); err != nil {
-		return err
-	}
-	out, err := safetensors.NewWriterOn(w.disk, dir, specInfos([]layout.Spec{t.Spec}), safetensors.Options{
-		MaxShardBytes: -1, Metadata: map[string]string{checksumKey: checksum(t.Data)},
-	})
-	if err != nil {
-		return err
-	}
-	defer out.Abort()
-	if err := out.WriteTensor(name, t.Data); err != nil {
-		return err
-	}
-	if err := out.Close(); err != nil {
-		return err
-	}
-	return w.disk.SyncFolder(filepath.Dir(dir))
-}
-
-// resumeDense finds the dense tensors that an interrupted run has changed.
-func (w *Writer) resumeDense() error {
-	folder := filepath.Join(w.partial, spoolFolder)
-	entries, err := os.ReadDir(folder)
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		escaped, ok := strings.CutPrefix(e.Name(), densePrefix)
-		if !ok {
-			continue
-		}
-		dir := filepath.Join(folder, e.Name())
-		name, err := url.PathUnescape(escaped)
-		if err != nil {
-			return fmt.Errorf("%s: %w", dir, err)
-		}
-		values, err := readSpooledDense(dir, name)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // incomplete
-		}
-		if err == nil {
-			err = w.checkDense(name, values)
-		}
-		if err != nil {
-			// Every layer may have been made with it.
-			if err := w.setAside(dir, err); err != nil {
-				return err
-			}
-			return w.setAllAside()
-		}
-		w.changed[name] = values
-	}
-	return nil
-}
-
-func readSpooledDense(dir, name string) ([]float32, error) {
-	r, err := safetensors.OpenFolder(dir)
-	if err != nil {
-		return nil, err
-	}
-	values, err := readChecked(source{weights.Safetensors(r, dir)}, name, r.Metadata()[checksumKey])
-	return values, errors.Join(err, r.Close())
-}
-
-func readChecked(src layout.Source, name, sum string) ([]float32, error) {
-	spec, data, err := layout.ReadBytes(src, name, []int{layout.AnyDim}, layout.FloatTypes()...)
-	if err != nil {
-		return nil, err
-	}
-	if got := checksum(data); got != sum {
-		return nil, layout.TensorError(src, name, "checksum %s, want %s: the file is damaged", got, sum)
-	}
-	values := make([]float32, spec.Elems())
-	return values, safetensors.DecodeFloat32(values, spec.DType, data)
-}
-
-func checksum(data []byte) string {
-	return fmt.Sprintf("%08x", crc32.Checksum(data, crc32.MakeTable(crc32.Castagnoli)))
+	return w.partial.PutVector(t)
 }
 
 // origin is the source as it is with the changed tensors.

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/golowbit/lowbit/checkpoint/formats/native"
+	"github.com/golowbit/lowbit/checkpoint/internal/partial"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
@@ -96,7 +97,7 @@ func TestPutDenseRefuses(t *testing.T) {
 	}
 	require.NoError(t, w.Close())
 	require.ErrorContains(t, w.PutDense(testBias, eighths(64, 0)), "closed")
-	require.NoDirExists(t, w.partial, "no layer was done")
+	require.NoDirExists(t, w.partial.Path(), "no layer was done")
 
 	// Nor can what belongs to a quantized layer be changed.
 	packed := filepath.Join(t.TempDir(), "packed")
@@ -125,7 +126,7 @@ func TestPutDenseResume(t *testing.T) {
 	require.NoError(t, w.Close())
 
 	// Half a tensor of a killed run is none.
-	layers := filepath.Join(o.Out+PartialSuffix, spoolFolder)
+	layers := filepath.Join(o.Out+PartialSuffix, partial.LayerFolder)
 	half := filepath.Join(layers, "dense-"+testBias)
 	require.NoError(t, os.Mkdir(half, 0o777))
 	require.NoError(t, os.WriteFile(filepath.Join(half, "model.safetensors.0123.tmp"), []byte("half"), 0o666))

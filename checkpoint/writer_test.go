@@ -19,6 +19,7 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/formats/dense"
 	"github.com/golowbit/lowbit/checkpoint/formats/native"
 	"github.com/golowbit/lowbit/checkpoint/internal/formattest"
+	"github.com/golowbit/lowbit/checkpoint/internal/partial"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
@@ -176,10 +177,10 @@ func TestWriterResume(t *testing.T) {
 	require.Error(t, w.Put(testLinears[0].name, weights[testLinears[0].name], nil))
 
 	// A killed run may leave half a layer and half a result.
-	half := filepath.Join(out+PartialSuffix, spoolFolder, "layer-"+testLinears[0].name)
+	half := filepath.Join(out+PartialSuffix, partial.LayerFolder, "layer-"+testLinears[0].name)
 	require.NoError(t, os.Mkdir(half, 0o777))
 	require.NoError(t, os.WriteFile(filepath.Join(half, "model.safetensors.0123.tmp"), []byte("half"), 0o666))
-	result := filepath.Join(out+PartialSuffix, resultName)
+	result := filepath.Join(out+PartialSuffix, partial.ResultName)
 	require.NoError(t, os.Mkdir(result, 0o777))
 	require.NoError(t, os.WriteFile(filepath.Join(result, "model.safetensors"), []byte("half"), 0o666))
 
@@ -239,7 +240,7 @@ func TestWriterResumeDamaged(t *testing.T) {
 			putAll(t, w, weights)
 			require.NoError(t, w.Close())
 			name := testLinears[1].name
-			file := filepath.Join(o.Out+PartialSuffix, spoolFolder, "layer-"+name, "model.safetensors")
+			file := filepath.Join(o.Out+PartialSuffix, partial.LayerFolder, "layer-"+name, "model.safetensors")
 			data, err := os.ReadFile(file)
 			require.NoError(t, err)
 			require.NoError(t, os.WriteFile(file, damage(data), 0o666))
@@ -251,7 +252,7 @@ func TestWriterResumeDamaged(t *testing.T) {
 			require.ErrorContains(t, w.Damaged()[0], name)
 			require.False(t, w.Done(name))
 			require.NoDirExists(t, filepath.Dir(file))
-			moved, err := filepath.Glob(filepath.Join(o.Out+PartialSuffix, asideFolder, "*", "layer-"+name))
+			moved, err := filepath.Glob(filepath.Join(o.Out+PartialSuffix, partial.AsideFolder, "*", "layer-"+name))
 			require.NoError(t, err)
 			require.Len(t, moved, 1)
 			putAll(t, w, weights)
