@@ -268,6 +268,9 @@ func (q Quantizer) NeedsCalibration() bool {
 	return len(q.Arms) > 1 || q.Arms[0].Scaled() || quant.NeedsCalibration(q.Method)
 }
 
+// NeedsPairs implements quant.Unpaired: it is what the method says.
+func (q Quantizer) NeedsPairs() bool { return quant.NeedsPairs(q.withDefaults().Method) }
+
 // parameters are what decides a Quantizer's result.
 type parameters struct {
 	Method    quant.Method `json:"method"`

@@ -49,19 +49,22 @@ func Correct(w *tensor.Matrix, cal *quant.Calibration, c Correction, workers int
 	if cal.Cross == nil || c.Strength == 0 {
 		return w, nil
 	}
-	damping := c.Damping
-	if damping == 0 {
-		damping = DefaultDamping
+	f := newFitter([]*tensor.Matrix{w}, c, workers)
+	// Layers with the same input share the factors.
+	f.factor = func(cal *quant.Calibration) *tensor.Matrix {
+		type key struct{ damping float64 }
+		l, _ := cal.Memo(key{f.Damping}, func() any { return dampedFactor(cal.H, f.Damping, workers) }).(*tensor.Matrix)
+		return l
 	}
-	a, err := trust(w, cal, damping, workers)
-	if err != nil || a == 0 {
-		return w, err
-	}
-	shift, _, err := fitShift(w, cal, damping, workers)
+	trust, err := f.trust(cal.Halves)
 	if err != nil {
 		return nil, err
 	}
-	return shifted(w, shift, float32(c.Strength*a)), nil
+	all, err := f.correct(cal, trust)
+	if err != nil {
+		return nil, err
+	}
+	return all[0], nil
 }
 
 // CorrectAll is Correct for weights [out, in] that share their input, whose
@@ -74,62 +77,91 @@ func CorrectAll(weights []*tensor.Matrix, s *quant.Collector, scale func(*quant.
 	if err := c.Validate(); err != nil {
 		return nil, nil, err
 	}
-	if scale == nil {
-		scale = func(cal *quant.Calibration) *quant.Calibration { return cal }
+	f := newFitter(weights, c, workers)
+	if scale != nil {
+		f.scale = scale
 	}
-	damping := c.Damping
-	if damping == 0 {
-		damping = DefaultDamping
-	}
-	trust, err := trustAll(weights, s, scale, damping, workers)
+	trust, err := f.trust(s.Halves())
 	if err != nil {
 		return nil, nil, err
 	}
-	cal := scale(s.Calibration())
-	out := slices.Clone(weights)
+	cal := f.scale(s.Calibration())
+	all, err := f.correct(cal, trust)
+	if err != nil {
+		return nil, nil, err
+	}
+	cal.Cross, cal.Residual = nil, nil
+	return all, cal, nil
+}
+
+// fitter corrects weights that share their input.
+type fitter struct {
+	Correction // with its default spelled out
+	weights    []*tensor.Matrix
+	workers    int
+	scale      func(*quant.Calibration) *quant.Calibration // what is done to statistics first
+	factor     func(*quant.Calibration) *tensor.Matrix     // of damped statistics, or nil
+}
+
+func newFitter(weights []*tensor.Matrix, c Correction, workers int) *fitter {
+	if c.Damping == 0 {
+		c.Damping = DefaultDamping
+	}
+	return &fitter{
+		Correction: c, weights: weights, workers: workers,
+		scale:  func(cal *quant.Calibration) *quant.Calibration { return cal },
+		factor: func(cal *quant.Calibration) *tensor.Matrix { return dampedFactor(cal.H, c.Damping, workers) },
+	}
+}
+
+// correct returns the weights with as much of their shifts as is trusted.
+func (f *fitter) correct(cal *quant.Calibration, trust []float64) ([]*tensor.Matrix, error) {
+	out := slices.Clone(f.weights)
 	var l *tensor.Matrix
-	for k, w := range weights {
-		if trust[k] == 0 || c.Strength == 0 {
+	for k, w := range f.weights {
+		if trust[k] == 0 || f.Strength == 0 {
 			continue
 		}
 		if l == nil {
-			if l = dampedFactor(cal.H, damping, workers); l == nil {
-				return nil, nil, fmt.Errorf("correction: %w", ErrNotFinite)
+			if l = f.factor(cal); l == nil {
+				return nil, fmt.Errorf("correction: %w", ErrNotFinite)
 			}
 		}
-		shift, _ := solveShift(w, cal, l, workers)
-		out[k] = shifted(w, shift, float32(c.Strength*trust[k]))
+		shift, _ := solveShift(w, cal, l, f.workers)
+		out[k] = shifted(w, shift, float32(f.Strength*trust[k]))
 	}
-	cal.Cross, cal.Residual = nil, nil
-	return out, cal, nil
+	return out, nil
 }
 
-// trustAll is trust for each of the weights, one half after the other.
-func trustAll(weights []*tensor.Matrix, s *quant.Collector, scale func(*quant.Calibration) *quant.Calibration, damping float64, workers int) ([]float64, error) {
-	halves := s.Halves()
-	trust := make([]float64, len(weights))
+// trust is how much of the fitted shift of each weight is worth keeping on other
+// text. With s the shift fitted on one half, H' and b' the other half's moments
+// and right-hand side, the best multiple for the other half is sᵀb'/sᵀH's; twice
+// the tokens halve the variance that keeps it from 1. One half is scaled and
+// factored after the other.
+func (f *fitter) trust(halves [2]*quant.Calibration) ([]float64, error) {
+	trust := make([]float64, len(f.weights))
 	if halves[0] == nil {
 		for k := range trust {
 			trust[k] = 1
 		}
 		return trust, nil
 	}
-	shifts, rhs := make([][2]*tensor.Matrix, len(weights)), make([][2]*tensor.Matrix, len(weights))
+	shifts, rhs := make([][2]*tensor.Matrix, len(f.weights)), make([][2]*tensor.Matrix, len(f.weights))
 	for i := range halves {
-		half := scale(halves[i])
-		l := dampedFactor(half.H, damping, workers)
+		half := f.scale(halves[i])
+		l := f.factor(half)
 		if l == nil {
 			return nil, fmt.Errorf("correction: %w", ErrNotFinite)
 		}
-		for k, w := range weights {
-			shifts[k][i], rhs[k][i] = solveShift(w, half, l, workers)
+		for k, w := range f.weights {
+			shifts[k][i], rhs[k][i] = solveShift(w, half, l, f.workers)
 		}
 	}
-	gain, cost := make([]float64, len(weights)), make([]float64, len(weights))
+	gain, cost := make([]float64, len(f.weights)), make([]float64, len(f.weights))
 	for i := range halves {
-		half := scale(&quant.Calibration{H: halves[i].H})
-		for k := range weights {
-			g, c := agreement(shifts[k][1-i], rhs[k][i], half.H, workers)
+		half := f.scale(&quant.Calibration{H: halves[i].H})
+		for k := range f.weights {
+			g, c := agreement(shifts[k][1-i], rhs[k][i], half.H, f.workers)
 			gain[k] += g
 			cost[k] += c
 		}
@@ -152,19 +184,8 @@ func shifted(w, shift *tensor.Matrix, f float32) *tensor.Matrix {
 	return out
 }
 
-// fitShift returns the least-squares shift of w, transposed [in, out], and
-// the right-hand side of its normal equations.
-func fitShift(w *tensor.Matrix, cal *quant.Calibration, damping float64, workers int) (shift, rhs *tensor.Matrix, err error) {
-	type key struct{ damping float64 }
-	l, _ := cal.Memo(key{damping}, func() any { return dampedFactor(cal.H, damping, workers) }).(*tensor.Matrix)
-	if l == nil {
-		return nil, nil, fmt.Errorf("correction: %w", ErrNotFinite)
-	}
-	shift, rhs = solveShift(w, cal, l, workers)
-	return shift, rhs, nil
-}
-
-// solveShift is fitShift with the factor l.
+// solveShift returns the least-squares shift of w, transposed [in, out], and the
+// right-hand side of its normal equations. l is the factor of the damped H.
 func solveShift(w *tensor.Matrix, cal *quant.Calibration, l *tensor.Matrix, workers int) (shift, rhs *tensor.Matrix) {
 	// X_qᵀ (X-X_q) wᵀ + X_qᵀ R
 	rhs = tensor.New(w.Cols, w.Rows)
@@ -179,30 +200,6 @@ func solveShift(w *tensor.Matrix, cal *quant.Calibration, l *tensor.Matrix, work
 	shift = rhs.Clone()
 	tensor.CholeskySolve(l, shift, workers)
 	return shift, rhs
-}
-
-// trust is how much of the fitted shift is worth keeping on other text. With
-// s the shift fitted on one half, H' and b' the other half's moments and
-// right-hand side, the best multiple for the other half is sᵀb'/sᵀH's; twice
-// the tokens halve the variance that keeps it from 1.
-func trust(w *tensor.Matrix, cal *quant.Calibration, damping float64, workers int) (float64, error) {
-	if cal.Halves[0] == nil {
-		return 1, nil
-	}
-	var shifts, rhs [2]*tensor.Matrix
-	for i, half := range cal.Halves {
-		var err error
-		if shifts[i], rhs[i], err = fitShift(w, half, damping, workers); err != nil {
-			return 0, err
-		}
-	}
-	var gain, cost float64
-	for i, half := range cal.Halves {
-		g, c := agreement(shifts[1-i], rhs[i], half.H, workers)
-		gain += g
-		cost += c
-	}
-	return share(gain, cost), nil
 }
 
 // agreement is sᵀb and sᵀHs.

@@ -110,6 +110,9 @@ type Quantizer struct {
 // NeedsCalibration implements quant.DataFree: it returns true.
 func (q Quantizer) NeedsCalibration() bool { return true }
 
+// NeedsPairs implements quant.Unpaired: it returns false.
+func (q Quantizer) NeedsPairs() bool { return false }
+
 // Parameters implements quant.Parametric: it returns q with its defaults
 // spelled out.
 func (q Quantizer) Parameters() any {

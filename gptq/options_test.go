@@ -43,6 +43,7 @@ func TestParameters(t *testing.T) {
 	require.ErrorIs(t, json.Unmarshal([]byte(`{"groups": "none"}`), &q), gptq.ErrOptions)
 
 	require.True(t, quant.NeedsCalibration(q))
+	require.False(t, quant.NeedsPairs(q))
 	require.Equal(t, gptq.Quantizer{Damping: 0.01, Order: gptq.OrderNatural}, quant.Draft(q))
 	require.Equal(t, 3, quant.WithWorkers(q, 3).(gptq.Quantizer).Workers)
 }

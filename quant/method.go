@@ -16,10 +16,11 @@ import (
 // for any number of workers.
 //
 // Quantize is all that a method must have. What more a caller may want to
-// know of it, the method can tell by any of the interfaces DataFree,
-// Validator, Parametric, Drafter and Parallel. Callers do not assert these
-// themselves: the functions NeedsCalibration, Validate, Parameters, Draft and
-// WithWorkers do, and have an answer for methods that implement none.
+// know of it, the method can tell by any of the interfaces DataFree, Unpaired,
+// Validator, Parametric, Drafter, Parallel and Sized. Callers do not assert
+// these themselves: the functions NeedsCalibration, NeedsPairs, Validate,
+// Parameters, Draft, WithWorkers and Memory do, and have an answer for methods
+// that implement none.
 type Quantizer interface {
 	Quantize(ctx context.Context, w *tensor.Matrix, s Scheme, cal *Calibration) (*Weight, error)
 }
@@ -36,6 +37,24 @@ type DataFree interface {
 func NeedsCalibration(q Quantizer) bool {
 	if d, ok := q.(DataFree); ok {
 		return d.NeedsCalibration()
+	}
+	return true
+}
+
+// Unpaired is implemented by methods that can do without what compares two
+// streams: the calibration's Cross, Residual and Halves.
+type Unpaired interface {
+	// NeedsPairs reports whether Quantize looks at these. A method that answers
+	// false is given none: the targets of layers that share an input are then
+	// corrected together, in less memory and time (see gptq.CorrectAll).
+	NeedsPairs() bool
+}
+
+// NeedsPairs reports whether q looks at what compares two streams: what q says,
+// or true if it is not Unpaired.
+func NeedsPairs(q Quantizer) bool {
+	if u, ok := q.(Unpaired); ok {
+		return u.NeedsPairs()
 	}
 	return true
 }

@@ -34,6 +34,7 @@ type full struct {
 var errFull = errors.New("full")
 
 func (full) NeedsCalibration() bool              { return false }
+func (full) NeedsPairs() bool                    { return false }
 func (full) Validate() error                     { return errFull }
 func (f full) Parameters() any                   { return map[string]int{"secret": f.secret} }
 func (full) Draft() quant.Quantizer              { return quant.RTN{} }
@@ -42,6 +43,7 @@ func (f full) WithWorkers(n int) quant.Quantizer { f.workers = n; return f }
 func TestAbilities(t *testing.T) {
 	p := plain{Step: 0.5}
 	require.True(t, quant.NeedsCalibration(p), "what is not said is assumed")
+	require.True(t, quant.NeedsPairs(p), "what is not said is assumed")
 	require.NoError(t, quant.Validate(p))
 	require.Equal(t, p, quant.WithWorkers(p, 3))
 	require.Equal(t, p, quant.Draft(p))
@@ -56,6 +58,7 @@ func TestAbilities(t *testing.T) {
 
 	f := full{secret: 7, workers: 2}
 	require.False(t, quant.NeedsCalibration(f))
+	require.False(t, quant.NeedsPairs(f))
 	require.ErrorIs(t, quant.Validate(f), errFull)
 	require.Equal(t, full{secret: 7, workers: 5}, quant.WithWorkers(f, 5))
 	require.Equal(t, quant.RTN{}, quant.Draft(f))
@@ -66,6 +69,7 @@ func TestAbilities(t *testing.T) {
 
 func TestRTNAbilities(t *testing.T) {
 	require.False(t, quant.NeedsCalibration(quant.RTN{}))
+	require.False(t, quant.NeedsPairs(quant.RTN{}))
 	require.Equal(t, quant.RTN{Workers: 3}, quant.WithWorkers(quant.RTN{}, 3))
 	m, err := quant.Parameters(quant.RTN{Workers: 3})
 	require.NoError(t, err)

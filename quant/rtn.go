@@ -18,6 +18,9 @@ type RTN struct {
 // NeedsCalibration implements DataFree: it returns false.
 func (q RTN) NeedsCalibration() bool { return false }
 
+// NeedsPairs implements Unpaired: it returns false.
+func (q RTN) NeedsPairs() bool { return false }
+
 // WithWorkers implements Parallel.
 func (q RTN) WithWorkers(n int) Quantizer { return RTN{Workers: n} }
 
