@@ -1,6 +1,10 @@
 package program
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/golowbit/lowbit/internal/rope"
+)
 
 // Builder puts a block's program together. Paths are those of tensors inside
 // the block.
@@ -135,6 +139,12 @@ func (b *Builder) linearTo(dst, src Reg, path string, bias, add bool) {
 	})
 	b.do(&linearOp{dst: dst, src: src, linear: len(b.p.Linears) - 1, add: add})
 }
+
+// Rope is a rotary position embedding.
+type Rope = rope.Rope
+
+// RopeScaling changes the frequencies of a Rope.
+type RopeScaling = rope.Scaling
 
 // Rotate applies rotary position embeddings to heads, in place; without r none.
 func (b *Builder) Rotate(h Heads, r *Rope) {

@@ -166,7 +166,7 @@ func (o *rotateOp) run(x *exec) {
 	x.rows(m.Rows, func(i int) {
 		row := m.Row(i)
 		for h := range o.h.N {
-			t.rotate(row[o.h.at(h):][:o.h.Dim], i%x.f.seqLen)
+			t.Rotate(row[o.h.at(h):][:o.h.Dim], i%x.f.seqLen)
 		}
 	})
 }

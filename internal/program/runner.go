@@ -6,6 +6,7 @@ import (
 
 	"github.com/golowbit/lowbit/internal/kernel"
 	"github.com/golowbit/lowbit/internal/parallel"
+	"github.com/golowbit/lowbit/internal/rope"
 	"github.com/golowbit/lowbit/tensor"
 )
 
@@ -34,7 +35,7 @@ type Runner struct {
 	Spare int64
 
 	workers int
-	tables  map[*Rope]*ropeTable
+	tables  map[*Rope]*rope.Table
 	attn    sync.Pool // of *attnScratch
 	spare   []*tensor.Matrix
 	kept    int64 // bytes of spare
@@ -43,7 +44,14 @@ type Runner struct {
 // NewRunner returns a Runner. workers is the number of goroutines; 0 means
 // GOMAXPROCS.
 func NewRunner(workers int) *Runner {
-	return &Runner{workers: parallel.Workers(workers), tables: map[*Rope]*ropeTable{}}
+	return &Runner{workers: parallel.Workers(workers), tables: map[*Rope]*rope.Table{}}
+}
+
+// table returns the table of a rotation for sequences of a length.
+func (r *Runner) table(of *Rope, seqLen int) *rope.Table {
+	t := of.For(seqLen, r.tables[of])
+	r.tables[of] = t
+	return t
 }
 
 // HasBF16 tells whether Runner.BF16 has an effect on this machine.

@@ -1,4 +1,6 @@
-package program
+// Package rope has rotary position embeddings: which frequencies a head turns at,
+// with the ways to stretch them, and the turning itself.
+package rope
 
 import (
 	"fmt"
@@ -6,6 +8,9 @@ import (
 
 	"github.com/golowbit/lowbit/internal/kernel"
 )
+
+// maxDim is far above any model.
+const maxDim = 1 << 24
 
 // Rope is a rotary position embedding (Su et al., RoFormer, arXiv 2104.09864).
 type Rope struct {
@@ -16,12 +21,12 @@ type Rope struct {
 	// Interleaved pairs elements (0, 1), (2, 3)...; otherwise element j pairs
 	// with j+Dim/2 (rotate_half).
 	Interleaved bool
-	Scaling     RopeScaling
+	Scaling     Scaling
 }
 
-// RopeScaling changes the rotary frequencies for contexts longer than the
+// Scaling changes the rotary frequencies for contexts longer than the
 // model was first trained on.
-type RopeScaling struct {
+type Scaling struct {
 	Type   string  // "" (none), "linear", "llama3", "dynamic", "yarn", "longrope"
 	Factor float64 // at least 1; not of longrope
 
@@ -91,7 +96,7 @@ func (r *Rope) Frequencies(seqLen int) (freq []float64, factor float64) {
 
 // stretch is the factor of the base for a sequence that is longer than the
 // context: dynamic NTK scaling, as in transformers.
-func (s *RopeScaling) stretch(seqLen, dim int) float64 {
+func (s *Scaling) stretch(seqLen, dim int) float64 {
 	more := s.Factor*float64(seqLen)/float64(s.OriginalMaxPosition) - (s.Factor - 1)
 	return math.Pow(more, float64(dim)/float64(dim-2))
 }
@@ -120,7 +125,7 @@ func (r *Rope) yarn(freq []float64) {
 
 // scale returns what becomes of a frequency: position interpolation for
 // "linear" (arXiv 2306.15595), by wavelength for "llama3" (Llama 3.1).
-func (s *RopeScaling) scale(freq float64) float64 {
+func (s *Scaling) scale(freq float64) float64 {
 	switch s.Type {
 	case "linear":
 		return freq / s.Factor
@@ -149,13 +154,13 @@ func (r *Rope) Validate() error {
 	if !(r.Theta > 0) || math.IsInf(r.Theta, 0) {
 		return fmt.Errorf(`"rope_theta": %g, want a positive number`, r.Theta)
 	}
-	if r.Dim < 1 || r.Dim > MaxWidth {
+	if r.Dim < 1 || r.Dim > maxDim {
 		return fmt.Errorf("rotary width of %d, want a positive number", r.Dim)
 	}
 	return r.Scaling.validate(r)
 }
 
-func (s *RopeScaling) validate(r *Rope) error {
+func (s *Scaling) validate(r *Rope) error {
 	if s.Type == "" {
 		return nil
 	}
@@ -199,8 +204,8 @@ func (s *RopeScaling) validate(r *Rope) error {
 	return nil
 }
 
-// ropeTable holds cosines and sines for the positions seen so far.
-type ropeTable struct {
+// Table holds cosines and sines of a rotation for the positions seen so far.
+type Table struct {
 	rope     *Rope
 	seqLen   int // the length it is for, if that matters
 	freq     []float64
@@ -208,20 +213,18 @@ type ropeTable struct {
 	cos, sin []float32 // [positions, Dim/2]
 }
 
-// table returns the table of a rotation for sequences of a length.
-func (r *Runner) table(rope *Rope, seqLen int) *ropeTable {
-	t := r.tables[rope]
-	if t == nil || rope.lengthDependent() && t.seqLen != seqLen {
-		t = &ropeTable{rope: rope, seqLen: seqLen}
-		t.freq, t.factor = rope.Frequencies(seqLen)
-		r.tables[rope] = t
+// For returns a table for sequences of a length: t, grown, where it will do.
+func (r *Rope) For(seqLen int, t *Table) *Table {
+	if t == nil || r.lengthDependent() && t.seqLen != seqLen {
+		t = &Table{rope: r, seqLen: seqLen}
+		t.freq, t.factor = r.Frequencies(seqLen)
 	}
 	t.grow(seqLen)
 	return t
 }
 
 // grow makes the tables hold n positions.
-func (t *ropeTable) grow(n int) {
+func (t *Table) grow(n int) {
 	half := len(t.freq)
 	for p := len(t.cos) / half; p < n; p++ {
 		for _, f := range t.freq {
@@ -232,8 +235,8 @@ func (t *ropeTable) grow(n int) {
 	}
 }
 
-// rotate rotates one head in place.
-func (t *ropeTable) rotate(head []float32, pos int) {
+// Rotate rotates one head, of the token at a position, in place.
+func (t *Table) Rotate(head []float32, pos int) {
 	half := len(t.freq)
 	cos, sin := t.cos[pos*half:][:half], t.sin[pos*half:][:half]
 	if !t.rope.Interleaved {
