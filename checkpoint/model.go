@@ -1,7 +1,6 @@
 package checkpoint
 
 import (
-	"bytes"
 	"embed"
 	"encoding/json"
 	"errors"
@@ -137,21 +136,14 @@ func openFile(path string, formats []layout.Format) (*Model, error) {
 }
 
 func readConfig(path string) (json.RawMessage, error) {
-	data, err := readSmall(path)
+	data, err := disk.ReadText(path, maxConfig)
 	if err != nil {
 		return nil, err
 	}
-	// Editors on Windows put a byte order mark before the text.
-	data = bytes.TrimPrefix(data, []byte("\ufeff"))
 	if _, err := layout.ParseObject(data); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return data, nil
-}
-
-// readSmall reads a configuration file, of a size such files have.
-func readSmall(path string) ([]byte, error) {
-	return disk.ReadFile(path, maxConfig)
 }
 
 // quantizationConfig returns the quantization_config of a folder, or nil.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -61,15 +62,8 @@ func OpenIndex(index string) (*Folder, error) {
 	if err != nil {
 		return nil, err
 	}
-	var shards []string
-	for _, shard := range weightMap {
-		shards = append(shards, shard)
-	}
-	slices.Sort(shards)
-	shards = slices.Compact(shards)
-
 	var files []*File
-	for _, shard := range shards {
+	for _, shard := range slices.Compact(slices.Sorted(maps.Values(weightMap))) {
 		f, err := Open(filepath.Join(dir, shard))
 		if errors.Is(err, fs.ErrNotExist) {
 			err = fileErrorf(err, index, "shard %s is missing", nameText(shard))
@@ -108,12 +102,7 @@ func newFolder(dir string, files []*File) (*Folder, error) {
 
 // checkIndex goes through the names in order: the same error every time.
 func (d *Folder) checkIndex(index string, weightMap map[string]string) error {
-	names := make([]string, 0, len(weightMap))
-	for name := range weightMap {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	for _, name := range names {
+	for _, name := range slices.Sorted(maps.Keys(weightMap)) {
 		f, ok := d.where[name]
 		if !ok {
 			return tensorErrorf(ErrInvalid, index, name, "not in shard %s", weightMap[name])
@@ -165,15 +154,10 @@ func parseIndex(text []byte, path string) (map[string]string, error) {
 	if len(weightMap) == 0 {
 		return nil, fileErrorf(ErrInvalid, path, "index: weight_map is missing or empty")
 	}
-	var bad []string
-	for name, shard := range weightMap {
-		if !disk.PlainName(shard) {
-			bad = append(bad, name)
+	for _, name := range slices.Sorted(maps.Keys(weightMap)) {
+		if shard := weightMap[name]; !disk.PlainName(shard) {
+			return nil, tensorErrorf(ErrInvalid, path, name, "shard name %s is not a plain file name: it may not leave the folder", nameText(shard))
 		}
-	}
-	if len(bad) > 0 {
-		name := slices.Min(bad)
-		return nil, tensorErrorf(ErrInvalid, path, name, "shard name %s is not a plain file name: it may not leave the folder", nameText(weightMap[name]))
 	}
 	return weightMap, nil
 }

@@ -2,6 +2,7 @@
 package disk
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -61,6 +62,13 @@ func ReadFile(path string, limit int64) ([]byte, error) {
 	}
 	defer f.Close()
 	return ReadAll(f, path, limit)
+}
+
+// ReadText is ReadFile without the byte order mark that editors on Windows put
+// before a text.
+func ReadText(path string, limit int64) ([]byte, error) {
+	data, err := ReadFile(path, limit)
+	return bytes.TrimPrefix(data, []byte("\ufeff")), err
 }
 
 // ReadFS is ReadFile in a file system; path is the file's name for errors.

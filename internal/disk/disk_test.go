@@ -1,6 +1,8 @@
 package disk
 
 import (
+	"io/fs"
+	"os"
 	"path/filepath"
 	"testing"
 
@@ -19,4 +21,21 @@ func TestPlainName(t *testing.T) {
 func TestSyncFolder(t *testing.T) {
 	require.NoError(t, SyncFolder(t.TempDir()))
 	require.Error(t, SyncFolder(filepath.Join(t.TempDir(), "none")))
+}
+
+func TestReadText(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "text")
+	for stored, want := range map[string]string{"\ufeff{}": "{}", "{}\ufeff": "{}\ufeff", "": ""} {
+		require.NoError(t, os.WriteFile(path, []byte(stored), 0o666))
+		got, err := ReadText(path, 8)
+		require.NoError(t, err)
+		require.Equal(t, want, string(got))
+	}
+	_, err := ReadText(path+"s", 8)
+	require.ErrorIs(t, err, fs.ErrNotExist)
+	require.NoError(t, os.WriteFile(path, make([]byte, 9), 0o666))
+	_, err = ReadText(path, 8)
+	require.ErrorIs(t, err, ErrTooLarge)
+	_, err = ReadText(t.TempDir(), 8)
+	require.ErrorIs(t, err, ErrNotRegular)
 }

@@ -5,12 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"path/filepath"
 	"slices"
 
 	"github.com/golowbit/lowbit/checkpoint/internal/weights"
+	"github.com/golowbit/lowbit/internal/disk"
 	"github.com/golowbit/lowbit/safetensors"
 )
 
@@ -51,7 +50,7 @@ var refusedKeys = []string{
 
 func readParams(dir string) (*params, error) {
 	path := filepath.Join(dir, ParamsName)
-	data, err := readSmall(path)
+	data, err := disk.ReadText(path, maxParams)
 	if err != nil {
 		return nil, err
 	}
@@ -60,29 +59,6 @@ func readParams(dir string) (*params, error) {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return p, nil
-}
-
-func readSmall(path string) ([]byte, error) {
-	st, err := os.Stat(path)
-	if err != nil {
-		return nil, err
-	}
-	if !st.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s: not a regular file", path)
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxParams+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(data) > maxParams {
-		return nil, fmt.Errorf("%s: larger than %d bytes", path, maxParams)
-	}
-	return bytes.TrimPrefix(data, []byte("\ufeff")), nil
 }
 
 func parseParams(data []byte) (*params, error) {

@@ -5,13 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math"
-	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/golowbit/lowbit/internal/disk"
 )
 
 // ConfigName is the file that makes a folder an adapter.
@@ -52,24 +52,9 @@ var plainInits = []string{"", "null", "true", "false", `"gaussian"`, `"eva"`, `"
 
 func readConfig(dir string) (*config, error) {
 	path := filepath.Join(dir, ConfigName)
-	st, err := os.Stat(path)
+	data, err := disk.ReadText(path, maxConfig)
 	if err != nil {
 		return nil, err
-	}
-	if !st.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s: not a regular file", path)
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxConfig+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(data) > maxConfig {
-		return nil, fmt.Errorf("%s: larger than %d bytes", path, maxConfig)
 	}
 	c, err := parseConfig(data)
 	if err != nil {
@@ -79,7 +64,6 @@ func readConfig(dir string) (*config, error) {
 }
 
 func parseConfig(data []byte) (*config, error) {
-	data = bytes.TrimPrefix(data, []byte("\ufeff"))
 	c := &config{Rank: 8}
 	if err := json.Unmarshal(data, c); err != nil {
 		return nil, fmt.Errorf("not an adapter's configuration: %w", err)

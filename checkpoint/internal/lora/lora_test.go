@@ -172,7 +172,7 @@ func TestMerge(t *testing.T) {
 }
 
 func TestPatterns(t *testing.T) {
-	c, err := parseConfig([]byte("\ufeff" + `{"peft_type":"LORA","r":8,"lora_alpha":16,
+	c, err := parseConfig([]byte(`{"peft_type":"LORA","r":8,"lora_alpha":16,
 		"rank_pattern":{"^model.layers.0.self_attn.q_proj":2,"q_proj":4,"layers\\.1\\.mlp\\.up_proj":16},
 		"alpha_pattern":{"k_proj":1.5}}`))
 	require.NoError(t, err)

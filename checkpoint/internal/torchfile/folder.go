@@ -4,13 +4,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
+	"maps"
 	"path/filepath"
 	"slices"
-	"strings"
 
+	"github.com/golowbit/lowbit/internal/disk"
 	"github.com/golowbit/lowbit/safetensors"
 )
 
@@ -49,12 +48,11 @@ func OpenFolder(dir string) (*Folder, error) {
 	if err != nil {
 		return nil, err
 	}
-	var shards []string
-	for _, shard := range weights {
-		shards = append(shards, filepath.Join(dir, shard))
+	shards := slices.Compact(slices.Sorted(maps.Values(weights)))
+	for i, shard := range shards {
+		shards[i] = filepath.Join(dir, shard)
 	}
-	slices.Sort(shards)
-	d, err := OpenFiles(dir, slices.Compact(shards))
+	d, err := OpenFiles(dir, shards)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", IndexName, err)
 	}
@@ -92,12 +90,7 @@ func newFolder(dir string, files []*File) (*Folder, error) {
 }
 
 func (d *Folder) checkIndex(index string, weights map[string]string) error {
-	names := make([]string, 0, len(weights))
-	for name := range weights {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	for _, name := range names {
+	for _, name := range slices.Sorted(maps.Keys(weights)) {
 		if f, ok := d.where[name]; !ok || filepath.Base(f.path) != weights[name] {
 			return invalidf("%s: tensor %s: not in %s", index, nameText(name), nameText(weights[name]))
 		}
@@ -107,37 +100,24 @@ func (d *Folder) checkIndex(index string, weights map[string]string) error {
 
 // readIndex returns the index's weight_map, tensor name to shard name.
 func readIndex(path string) (map[string]string, error) {
-	st, err := os.Stat(path)
+	text, err := disk.ReadText(path, maxIndex)
+	if errors.Is(err, disk.ErrNotRegular) || errors.Is(err, disk.ErrTooLarge) {
+		return nil, invalidf("%v", err)
+	}
 	if err != nil {
 		return nil, err
-	}
-	if !st.Mode().IsRegular() {
-		return nil, invalidf("%s: not a regular file", path)
-	}
-	r, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
-	text, err := io.ReadAll(io.LimitReader(r, maxIndex+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(text) > maxIndex {
-		return nil, invalidf("%s: larger than %d bytes", path, maxIndex)
 	}
 	var index struct {
 		Weights map[string]string `json:"weight_map"`
 	}
-	text = []byte(strings.TrimPrefix(string(text), "\ufeff"))
 	if err := json.Unmarshal(text, &index); err != nil {
 		return nil, invalidf("%s: not an index of shards: %v", path, err)
 	}
 	if len(index.Weights) == 0 {
 		return nil, invalidf("%s: weight_map is missing or empty", path)
 	}
-	for _, shard := range index.Weights {
-		if shard == "" || shard == "." || shard == ".." || strings.ContainsAny(shard, "/\\:\x00") || !filepath.IsLocal(shard) {
+	for _, name := range slices.Sorted(maps.Keys(index.Weights)) {
+		if shard := index.Weights[name]; !disk.PlainName(shard) {
 			return nil, invalidf("%s: shard name %s is not a plain file name: it may not leave the folder", path, nameText(shard))
 		}
 	}

@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
-	"time"
 )
 
 // node asks llama.cpp, which npm's node-llama-cpp ships built. It opens every
@@ -27,28 +25,19 @@ func node(ctx context.Context, script, dir string, jobs []job) (replies []reply,
 	for i, j := range jobs {
 		requests[i] = request{j.Model, j.IDs, j.Logits}
 	}
-	data, err := json.Marshal(requests)
+	x, err := exchange(ctx, dir, requests, nil, "node", script, parent)
 	if err != nil {
 		return nil, "", err
 	}
-	in, out := filepath.Join(dir, "request.json"), filepath.Join(dir, "reply.json")
-	if err := os.WriteFile(in, data, 0o600); err != nil {
-		return nil, "", err
-	}
-	cmd := exec.CommandContext(ctx, "node", script, parent, in, out)
-	cmd.WaitDelay = 10 * time.Second
-	if output, err := cmd.CombinedOutput(); err != nil {
-		return nil, "", fmt.Errorf("%s: %w\n%s", cmd, err, tail(output))
-	}
-	if data, err = os.ReadFile(out); err != nil {
-		return nil, "", err
+	if x.failed != nil {
+		return nil, "", x.error()
 	}
 	var all struct {
 		Version string            `json:"version"`
 		Jobs    []json.RawMessage `json:"jobs"`
 	}
-	if err := json.Unmarshal(data, &all); err != nil {
-		return nil, "", err
+	if err := json.Unmarshal(x.answer, &all); err != nil {
+		return nil, "", fmt.Errorf("%s: %w", script, err)
 	}
 	for range all.Jobs {
 		replies = append(replies, reply{Versions: map[string]string{"node-llama-cpp": all.Version}})

@@ -105,37 +105,57 @@ type reply struct {
 // ask runs a script on jobs. There are fewer replies than jobs if it crashed,
 // and then said is why.
 func ask(ctx context.Context, python, script, dir string, jobs []job) (replies []reply, said string, err error) {
-	data, err := json.Marshal(jobs)
-	if err != nil {
-		return nil, "", err
-	}
-	in, out := filepath.Join(dir, "jobs.json"), filepath.Join(dir, "replies.jsonl")
-	if err := os.WriteFile(in, data, 0o600); err != nil {
-		return nil, "", err
-	}
-	cmd := exec.CommandContext(ctx, python, script, in, out)
-	cmd.WaitDelay = 10 * time.Second
 	// The compilers and tools of its environment are found first.
-	cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(python)+string(os.PathListSeparator)+os.Getenv("PATH"))
-	output, failed := cmd.CombinedOutput()
-	if err := ctx.Err(); err != nil {
+	env := []string{"PATH=" + filepath.Dir(python) + string(os.PathListSeparator) + os.Getenv("PATH")}
+	x, err := exchange(ctx, dir, jobs, env, python, script)
+	if err != nil {
 		return nil, "", err
 	}
-	data, err = os.ReadFile(out)
-	if err != nil {
-		return nil, "", errors.Join(fmt.Errorf("%s: %w\n%s", cmd, failed, tail(output)), err)
-	}
-	for line := range bytes.Lines(data) {
+	for line := range bytes.Lines(x.answer) {
 		var r reply
 		if err := json.Unmarshal(line, &r); err != nil {
 			return nil, "", fmt.Errorf("%s: %w", script, err)
 		}
 		replies = append(replies, r)
 	}
-	if failed != nil || len(replies) < len(jobs) {
-		said = fmt.Sprintf("%v: %s", failed, tail(output))
+	if x.failed != nil || len(replies) < len(jobs) {
+		said = fmt.Sprintf("%v: %s", x.failed, tail(x.output))
 	}
 	return replies, said, nil
+}
+
+// exchanged is what came of a program that was asked something.
+type exchanged struct {
+	cmd    *exec.Cmd
+	answer []byte // its file of answers
+	output []byte // what it printed
+	failed error  // how it ended
+}
+
+func (x *exchanged) error() error { return fmt.Errorf("%s: %w\n%s", x.cmd, x.failed, tail(x.output)) }
+
+// exchange runs a program whose last two arguments are files in dir: a question in
+// JSON and what it writes its answer to. It is an error if there is no answer.
+func exchange(ctx context.Context, dir string, question any, env []string, name string, args ...string) (*exchanged, error) {
+	data, err := json.Marshal(question)
+	if err != nil {
+		return nil, err
+	}
+	in, out := filepath.Join(dir, "question.json"), filepath.Join(dir, "answer.json")
+	if err := errors.Join(os.RemoveAll(out), os.WriteFile(in, data, 0o600)); err != nil {
+		return nil, err
+	}
+	x := &exchanged{cmd: exec.CommandContext(ctx, name, append(args, in, out)...)}
+	x.cmd.WaitDelay = 10 * time.Second
+	x.cmd.Env = append(os.Environ(), env...)
+	x.output, x.failed = x.cmd.CombinedOutput()
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if x.answer, err = os.ReadFile(out); err != nil {
+		return nil, errors.Join(x.error(), err)
+	}
+	return x, nil
 }
 
 // tail is the end of what a program said.
