@@ -13,7 +13,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/fitting"
 	"github.com/golowbit/lowbit/checkpoint/layout"
+	"github.com/golowbit/lowbit/internal/decoder/arch"
 	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/internal/walk"
 	"github.com/golowbit/lowbit/quant"
@@ -49,7 +51,7 @@ func randomIDs(t *testing.T, dir string, n, length int) [][]int32 {
 	src, err := checkpoint.Open(dir)
 	require.NoError(t, err)
 	defer src.Close()
-	m, err := decoderOf(src)
+	m, err := arch.Open(src)
 	require.NoError(t, err)
 	r := rand.New(rand.NewPCG(1, 2))
 	ids := make([][]int32, n)
@@ -141,7 +143,7 @@ func quantizeAndCompare(t *testing.T, dir, name string, preset Preset, ids [][]i
 		o.GroupSize = 32
 	}
 	r, err := Quantize(context.Background(), o)
-	if err != nil && (errors.Is(err, layout.ErrUnsupported) || errors.Is(err, errNothing)) {
+	if err != nil && (errors.Is(err, layout.ErrUnsupported) || errors.Is(err, fitting.ErrNothing)) {
 		t.Logf("%s: refused: %v", name, err)
 		return
 	}
@@ -194,7 +196,7 @@ func replacedLogits(t *testing.T, dir, quantized string, ids [][]int32) []float3
 	src, err := checkpoint.Open(dir)
 	require.NoError(t, err)
 	defer src.Close()
-	m, err := decoderOf(src)
+	m, err := arch.Open(src)
 	require.NoError(t, err)
 	w := &walk.Walk{Model: m, Weights: src, Runner: program.NewRunner(0), SeqLen: len(ids[0])}
 	e, err := m.LoadEmbedding(src)

@@ -2,23 +2,18 @@ package lowbit
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"slices"
 
+	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/checkpoint"
-	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/gptq"
-	"github.com/golowbit/lowbit/internal/decoder"
-	"github.com/golowbit/lowbit/internal/decoder/arch"
 	"github.com/golowbit/lowbit/internal/fold"
 	"github.com/golowbit/lowbit/internal/memory"
 	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/internal/streams"
 	"github.com/golowbit/lowbit/internal/walk"
 	"github.com/golowbit/lowbit/quant"
-	"github.com/golowbit/lowbit/safetensors"
 	"github.com/golowbit/lowbit/tensor"
 )
 
@@ -115,7 +110,7 @@ func (j *job) blocksNeeded() int {
 }
 
 // pending reports whether a layer is still to be quantized.
-func (j *job) pending(name string) bool { return !j.plan[name].dense && !j.out.Done(name) }
+func (j *job) pending(name string) bool { return !j.plan.Layer(name).Dense && !j.out.Done(name) }
 
 // pending reports whether any layer that reads a stage is still to be done.
 func (r *blockRun) pending(stage int) bool {
@@ -126,6 +121,9 @@ func (r *blockRun) pending(stage int) bool {
 	}
 	return false
 }
+
+// folds reports whether any scale is folded in the block.
+func (r *blockRun) folds() bool { return slices.Contains(r.job.plan.Folds[r.block.Index], true) }
 
 // collector returns what observes a stage of the block.
 func (r *blockRun) collector(stage int, paired bool) *quant.Collector {
@@ -144,7 +142,7 @@ func (r *blockRun) runFull(ctx context.Context) error {
 	for s := range r.block.Stages {
 		pending = pending || r.pending(s)
 	}
-	folds := r.job.folds[r.block.Index].Any() && pending
+	folds := r.folds() && pending
 	if folds {
 		done, err := r.refoldScales()
 		if err != nil {
@@ -232,10 +230,10 @@ func (r *blockRun) layer(ctx context.Context, linear int, cal *quant.Calibration
 	}
 	var q *quant.Weight
 	var err error
-	if !p.dense && r.job.out.Done(p.name) {
+	if !p.Dense && r.job.out.Done(p.Name) {
 		q, err = r.job.resumed(p)
 	} else {
-		q, err = r.job.quantizeLayer(ctx, p, target, cal, r.blockLoss(linear, w, cal))
+		q, err = r.job.quantizeLayer(ctx, p, w, adadim.Layer{Weight: target, Calibration: cal, BlockLoss: r.blockLoss(linear, w, cal)})
 	}
 	if err != nil || q == nil {
 		return err
@@ -243,7 +241,7 @@ func (r *blockRun) layer(ctx context.Context, linear int, cal *quant.Calibration
 	if r.job.set.inputs == InputsQuantized {
 		r.qb.Linear(linear).Weight = r.scales.Restore(linear, q.Dequantize())
 	}
-	memory.Collect(4 * int64(p.in) * int64(p.in))
+	memory.Collect(4 * int64(p.In) * int64(p.In))
 	return nil
 }
 
@@ -251,7 +249,7 @@ func (r *blockRun) layer(ctx context.Context, linear int, cal *quant.Calibration
 // compute, each group on what the quantized layers before it make of the
 // text.
 func (r *blockRun) runStaged(ctx context.Context) error {
-	if r.job.folds[r.block.Index].Any() {
+	if r.folds() {
 		// Also where all is done: what was quantized is scaled back.
 		done, err := r.refoldScales()
 		if err == nil && !done {
@@ -332,14 +330,11 @@ func (v *stagedVisit) Settle(ctx context.Context, stage int) error {
 }
 
 // correct returns the statistics of a stage, and where two streams are compared
-// the corrected weights of the linears that read it. Methods from elsewhere are
-// shown all there is, and have their weights corrected one by one.
+// the corrected weights of the linears that read it.
 func (r *blockRun) correct(stage int, c *quant.Collector, paired bool) (*quant.Calibration, map[int]*tensor.Matrix, error) {
 	s := &r.block.Stages[stage]
 	memory.Collect(4 * int64(s.Width) * int64(s.Width))
-	_, rtn := r.job.set.method.(quant.RTN)
-	_, own := r.job.set.method.(gptq.Quantizer)
-	if !paired || !rtn && !own {
+	if !paired {
 		return r.scaled(stage, c.Calibration()), nil, nil
 	}
 	var linears []int
@@ -350,8 +345,7 @@ func (r *blockRun) correct(stage int, c *quant.Collector, paired bool) (*quant.C
 			weights = append(weights, r.scales.Weight(i, r.block.Linear(i).Weight))
 		}
 	}
-	scale := func(cal *quant.Calibration) *quant.Calibration { return r.scaled(stage, cal) }
-	all, cal, err := gptq.CorrectAll(weights, c, scale, gptq.Correction{Strength: r.job.set.correction}, r.job.set.workers)
+	all, cal, err := r.correctAll(stage, weights, c)
 	if err != nil {
 		return nil, nil, fmt.Errorf("%s: %w", r.block.Linears[s.Linears[0]].Name, err)
 	}
@@ -363,76 +357,21 @@ func (r *blockRun) correct(stage int, c *quant.Collector, paired bool) (*quant.C
 	return cal, targets, nil
 }
 
-// decoderOf describes the model of a checkpoint, its tensors held to config.json.
-func decoderOf(src *checkpoint.Model) (*decoder.Model, error) {
-	if !src.HasConfig() {
-		return nil, &undecodable{fmt.Errorf("%s: no config.json: %w", src.Path(), fs.ErrNotExist)}
+// correctAll corrects weights of linears that read a stage. Methods that look at
+// both streams are shown all there is.
+func (r *blockRun) correctAll(stage int, weights []*tensor.Matrix, c *quant.Collector) ([]*tensor.Matrix, *quant.Calibration, error) {
+	scale := func(cal *quant.Calibration) *quant.Calibration { return r.scaled(stage, cal) }
+	how := gptq.Correction{Strength: r.job.set.correction}
+	if !quant.NeedsPairs(r.job.set.method) {
+		return gptq.CorrectAll(weights, c, scale, how, r.job.set.workers)
 	}
-	m, err := arch.ParseConfig(src.Config())
-	if err != nil {
-		return nil, &undecodable{fmt.Errorf("%s: config.json: %w", src.Path(), err)}
-	}
-	switch err := m.Fit(src); {
-	case errors.Is(err, decoder.ErrNoHead): // an incomplete model, not one of other names
-		return nil, fmt.Errorf("%s: %w", src.Path(), err)
-	case err != nil:
-		return nil, &undecodable{fmt.Errorf("%s: %w", src.Path(), err)}
-	}
-	if err = m.CheckShapes(src); err == nil {
-		err = checkTypes(m, src)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", src.Path(), err)
-	}
-	return m, nil
-}
-
-// checkTypes refuses, before any work, tensors of types that are not read, as
-// those of models in 8-bit floats.
-func checkTypes(m *decoder.Model, src *checkpoint.Model) error {
-	var names []string
-	for _, l := range m.Linears() {
-		names = append(names, l.Stored().Weight)
-	}
-	for _, t := range m.Tensors() {
-		names = append(names, t.Name)
-	}
-	for _, name := range names {
-		d, ok := src.DType(name)
-		if !ok || src.QuantizedWeight(name) || slices.Contains(layout.FloatTypes(), d) {
-			continue
-		}
-		scales := ""
-		for _, suffix := range []string{"_scale_inv", "_scale", "_packed"} {
-			if src.Has(name + suffix) {
-				scales = fmt.Sprintf("; %q beside it says that the model is quantized already, and config.json has no quantization_config: dequantize it first", name+suffix)
-				break
-			}
-		}
-		return fmt.Errorf("tensor %q: dtype %s, want one of %v%s", name, d, layout.FloatTypes(), scales)
-	}
-	return nil
-}
-
-// newRunner returns what runs the blocks of src. bf16 is taken for a wish:
-// products are rounded to bfloat16 only if every linear layer of the blocks
-// is stored in it.
-func newRunner(m *decoder.Model, src *checkpoint.Model, bf16 bool, workers int) *program.Runner {
-	r := program.NewRunner(workers)
-	r.BF16 = bf16 && bfloat16Weights(m, src)
-	return r
-}
-
-// bfloat16Weights reports whether the linear layers of all blocks are dense
-// bfloat16.
-func bfloat16Weights(m *decoder.Model, src *checkpoint.Model) bool {
-	if len(src.Quantized()) > 0 {
-		return false
-	}
-	for _, l := range m.Linears() {
-		if t, ok := src.DType(l.WeightName()); !ok || t != safetensors.BF16 {
-			return false
+	cal := scale(c.Calibration())
+	all := make([]*tensor.Matrix, len(weights))
+	for k, w := range weights {
+		var err error
+		if all[k], err = gptq.Correct(w, cal, how, r.job.set.workers); err != nil {
+			return nil, nil, err
 		}
 	}
-	return true
+	return all, cal, nil
 }

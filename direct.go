@@ -24,32 +24,32 @@ func (j *job) runDirect(ctx context.Context) error {
 	for range lanes {
 		free <- &quant.Weight{}
 	}
-	return parallel.For(ctx, lanes, len(j.order), func(i int) error {
-		p := j.order[i]
-		r := p.report()
-		if !p.dense {
-			s := p.layer(p.arms[0]).Scheme
+	return parallel.For(ctx, lanes, len(j.plan.Layers), func(i int) error {
+		p := j.plan.Layers[i]
+		r := j.reportOf(p)
+		if !p.Dense {
+			s := p.First().Scheme
 			q := <-free
 			defer func() { free <- q }()
-			q.Reset(p.out, p.in, s)
-			done := j.out.Done(p.name) // by the run that is resumed
+			q.Reset(p.Out, p.In, s)
+			done := j.out.Done(p.Name) // by the run that is resumed
 			if !done {
-				if err := j.layers.Round(ctx, q, p.name+layout.WeightSuffix, max(1, workers/lanes)); err != nil {
-					return outOfRange(p.name, err)
+				if err := j.layers.Round(ctx, q, p.Name+layout.WeightSuffix, max(1, workers/lanes)); err != nil {
+					return outOfRange(p.Name, err)
 				}
 			}
-			r.Arm, r.Scheme = p.arms[0].String(), s
-			r.Bits = float64(q.StorageBits()) / float64(p.out*p.in)
+			r.Arm, r.Scheme = p.Arms[0].String(), s
+			r.Bits = float64(q.StorageBits()) / float64(p.Out*p.In)
 			if !done {
-				if err := j.out.Put(p.name, q, nil); err != nil {
-					return outOfRange(p.name, err)
+				if err := j.out.Put(p.Name, q, nil); err != nil {
+					return outOfRange(p.Name, err)
 				}
 			}
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		if !p.dense {
-			j.made[p.name] = p.layer(p.arms[0])
+		if !p.Dense {
+			j.made[p.Name] = p.First()
 		}
 		j.finish(r, false)
 		return nil

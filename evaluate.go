@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/internal/decoder/arch"
 	"github.com/golowbit/lowbit/internal/memory"
 	"github.com/golowbit/lowbit/internal/text"
 	"github.com/golowbit/lowbit/internal/walk"
@@ -158,7 +159,7 @@ func openEvaluated(path, base string, bf16 bool, workers int) (*evaluated, error
 	if err != nil {
 		return nil, err
 	}
-	m, err := decoderOf(src)
+	m, err := arch.Open(src)
 	if err != nil {
 		_ = src.Close()
 		return nil, err

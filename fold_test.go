@@ -18,6 +18,7 @@ import (
 
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/fitting"
 	"github.com/golowbit/lowbit/gptq"
 	"github.com/golowbit/lowbit/internal/decoder/arch"
 	"github.com/golowbit/lowbit/internal/fold"
@@ -271,6 +272,14 @@ func TestFoldSameBytes(t *testing.T) {
 	}
 }
 
+// armsOf are the arms of a layer in words.
+func armsOf(l *fitting.Layer) string {
+	if l.Dense {
+		return "dense"
+	}
+	return fmt.Sprint(l.Arms)
+}
+
 // TestFoldPlan: what is folded, and which arms are left, by layer.
 func TestFoldPlan(t *testing.T) {
 	all := []string{"q", "k", "v", "o", "gate", "up", "down"}
@@ -342,15 +351,10 @@ func TestFoldPlan(t *testing.T) {
 			if tt.folds == nil {
 				tt.folds = make([]bool, 4)
 			}
-			for b, k := range j.folds {
-				require.Equal(t, tt.folds, k.Of)
+			for b, folds := range j.plan.Folds {
+				require.Equal(t, tt.folds, folds)
 				for i, l := range j.model.Blocks[b].Linears {
-					p := j.plan[l.Name]
-					got := fmt.Sprint(p.arms)
-					if p.dense {
-						got = "dense"
-					}
-					require.Equal(t, tt.want[all[i]], got, l.Name)
+					require.Equal(t, tt.want[all[i]], armsOf(j.plan.Layer(l.Name)), l.Name)
 				}
 			}
 		})

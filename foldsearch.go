@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"github.com/golowbit/lowbit/adadim"
+	"github.com/golowbit/lowbit/checkpoint/fitting"
 	"github.com/golowbit/lowbit/internal/fold"
 	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/quant"
@@ -23,7 +24,7 @@ func (r *blockRun) folded() *fold.Search {
 		Scales: r.scales, Round: r.round, Calibration: adadim.ScaleCalibration,
 		MakesUp: quant.NeedsCalibration(r.job.set.method), Least: r.least,
 		Axes: func(linear int) (oc, ic bool) {
-			for _, a := range r.planOf(linear).arms {
+			for _, a := range r.planOf(linear).Arms {
 				oc, ic = oc || a.Axis == quant.OC, ic || a.Axis == quant.IC
 			}
 			return oc, ic
@@ -50,7 +51,7 @@ func (r *blockRun) foldScales(ctx context.Context, cals []*quant.Calibration) er
 	r.scales = fold.New(r.block)
 	search := r.folded()
 	var choices []fold.Choice
-	for stage, folds := range r.job.folds[r.block.Index].Of {
+	for stage, folds := range r.job.plan.Folds[r.block.Index] {
 		if !folds || cals[stage].Tokens == 0 {
 			continue
 		}
@@ -97,7 +98,7 @@ func (r *blockRun) refoldScales() (done bool, err error) {
 func (r *blockRun) putScales(choices []fold.Choice) error {
 	for _, c := range choices {
 		for _, i := range r.block.Stages[c.Stage].Linears {
-			r.planOf(i).folded = c.Note
+			r.job.folded[r.block.Linears[i].Name] = c.Note
 		}
 	}
 	stored := r.scales.Stored()
@@ -120,7 +121,9 @@ func (r *blockRun) round(name string, v float32) float32 {
 	return v
 }
 
-func (r *blockRun) planOf(linear int) *layerPlan { return r.job.plan[r.block.Linears[linear].Name] }
+func (r *blockRun) planOf(linear int) *fitting.Layer {
+	return r.job.plan.Layer(r.block.Linears[linear].Name)
+}
 
 // foldMethod is what candidates are quantized with: if the search is to be
 // by the method, its draft.
@@ -138,17 +141,17 @@ func (r *blockRun) least(ctx context.Context, linear int, w *tensor.Matrix, oc, 
 	q := adadim.Quantizer{
 		Method: r.foldMethod(), Objective: adadim.ObjectiveRelative, Search: adadim.SearchMethod, Workers: r.job.set.workers,
 	}
-	for _, a := range p.arms {
+	for _, a := range p.Arms {
 		if a.Axis == quant.OC && oc || a.Axis == quant.IC && ic {
 			q.Arms = append(q.Arms, a)
 		}
 	}
-	_, d, err := q.Choose(ctx, adadim.Layer{Weight: w, Calibration: cal}, p.scheme)
+	_, d, err := q.Choose(ctx, adadim.Layer{Weight: w, Calibration: cal}, p.Scheme)
 	if errors.Is(err, quant.ErrScaleRange) {
 		return math.Inf(1), nil
 	}
 	if err != nil {
-		return 0, fmt.Errorf("%s: %w", p.name, err)
+		return 0, fmt.Errorf("%s: %w", p.Name, err)
 	}
 	return d.Candidates[d.Chosen].Objective, nil
 }
@@ -168,7 +171,7 @@ func (r *blockRun) observeForFolding(ctx context.Context) ([]*quant.Calibration,
 			collectors[stage] = quant.NewCollector(stages[stage].Width)
 		}
 	}
-	for stage, folds := range r.job.folds[r.block.Index].Of {
+	for stage, folds := range r.job.plan.Folds[r.block.Index] {
 		if !folds {
 			continue
 		}

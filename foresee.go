@@ -39,7 +39,7 @@ func (j *job) calibration() *memory.Calibration {
 	return &memory.Calibration{
 		Model: j.model, Tokens: j.tokens, SeqLen: j.text.seqLen,
 		Quantized: j.set.inputs != InputsFull, Paired: j.set.correction > 0, References: j.set.objective == adadim.ObjectiveBlock,
-		Folds: func(block, stage int) bool { return j.folds[block].Of[stage] },
+		Folds: func(block, stage int) bool { return j.plan.Folds[block][stage] },
 		Solve: func(out, in int) int64 { return quant.Memory(j.set.chooser(j.set.arms), out, in) },
 	}
 }
@@ -51,9 +51,9 @@ func (j *job) planMemory(limit int64) (p *memory.Plan, err error) {
 		p, err = j.calibration().Plan(limit)
 	} else {
 		var most int64
-		for _, l := range j.order {
-			if !l.dense && !j.direct() {
-				most = max(most, 4*int64(l.out)*int64(l.in)+quant.Memory(j.set.chooser(l.arms), l.out, l.in))
+		for _, l := range j.plan.Layers {
+			if !l.Dense && !j.direct() {
+				most = max(most, 4*int64(l.Out)*int64(l.In)+quant.Memory(j.set.chooser(l.Arms), l.Out, l.In))
 			}
 		}
 		p, err = memory.Layer(limit, most)
@@ -90,9 +90,9 @@ func (j *job) seconds(ctx context.Context) (float64, error) {
 		return 0, err
 	}
 	each := time.Since(start).Seconds()
-	for _, p := range j.order {
-		if !p.dense {
-			total += each * memory.Solves(p.out, p.in)
+	for _, p := range j.plan.Layers {
+		if !p.Dense {
+			total += each * memory.Solves(p.Out, p.In)
 		}
 	}
 	return total, nil

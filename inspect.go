@@ -2,6 +2,7 @@ package lowbit
 
 import (
 	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/internal/decoder/arch"
 	"github.com/golowbit/lowbit/quant"
 )
 
@@ -75,7 +76,7 @@ func InspectAdapter(path, base string) (*Info, error) {
 	info := &Info{Path: path, Format: m.Format().Name(), Bytes: m.Bytes()}
 	if unknown != nil {
 		info.Format, info.Unsupported = "unknown", unknown.Error()
-	} else if c, err := decoderOf(m); err != nil {
+	} else if c, err := arch.Open(m); err != nil {
 		info.Unsupported = err.Error()
 	} else {
 		info.Architecture = c.ModelType
@@ -83,7 +84,7 @@ func InspectAdapter(path, base string) (*Info, error) {
 		info.Heads, info.KVHeads, info.HeadDim = c.Heads, c.KVHeads, c.HeadDim
 		info.Vocab, info.Context, info.Tied = c.Vocab, c.MaxPosition, c.Tied
 	}
-	if info.FileBytes, err = weightBytes(path); err != nil {
+	if info.FileBytes, err = checkpoint.WeightBytes(path); err != nil {
 		return nil, err
 	}
 	for _, s := range m.Dense() {

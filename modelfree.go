@@ -11,7 +11,6 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/decoder"
 	"github.com/golowbit/lowbit/internal/decoder/arch"
-	"github.com/golowbit/lowbit/internal/faults"
 	"github.com/golowbit/lowbit/internal/linears"
 	"github.com/golowbit/lowbit/internal/places"
 	"github.com/golowbit/lowbit/internal/program"
@@ -24,7 +23,7 @@ import (
 // withoutDecoder goes on without a decoder, where the method is rounding to
 // nearest, or returns why that is not possible. refused is why there is none.
 func (j *job) withoutDecoder(o Options, refused error) error {
-	var u *undecodable
+	var u *arch.UnknownError
 	if !errors.As(refused, &u) && len(o.Include) == 0 {
 		return refused // the architecture is known, the files are not of it
 	}
@@ -40,13 +39,6 @@ func (j *job) withoutDecoder(o Options, refused error) error {
 	}
 	return nil
 }
-
-// undecodable is an error about a config.json that no decoder takes, or whose
-// tensors have other names.
-type undecodable struct{ err error }
-
-func (u *undecodable) Error() string { return u.err.Error() }
-func (u *undecodable) Unwrap() error { return u.err }
 
 // checkTextless refuses what only calibration could do where layers are found
 // by name and shape. needed says that the settings need text.
@@ -67,7 +59,7 @@ func (j *job) notes() []string {
 	if j.model != nil {
 		return j.fitted
 	}
-	note := fmt.Sprintf("architecture unknown: %d linears by name and shape", len(j.plannedLayers()))
+	note := fmt.Sprintf("architecture unknown: %d linears by name and shape", len(j.plan.Quantized()))
 	if !errors.Is(j.refuse, decoder.ErrUnsupported) {
 		note += fmt.Sprintf(" (%v)", j.refuse)
 	}
@@ -84,7 +76,7 @@ func (j *job) blockCount() int {
 
 // planByShape plans what is found by name and shape: everything, or beside the
 // linears of the decoder what is included.
-func (j *job) planByShape(bad *faults.ByReason) {
+func (j *job) planByShape() {
 	known := map[string]bool{}
 	if j.model != nil {
 		for _, l := range j.model.Linears() {
@@ -107,32 +99,19 @@ func (j *job) planByShape(bad *faults.ByReason) {
 		out, in := f.Shape()
 		l := layout.Layer{Name: f.Name, Out: out, In: in, DType: types[f.Tensor.Name], Bias: j.src.Has(f.Name + ".bias")}
 		if f.Dense != "" {
-			p := j.set.newLayerPlan(l)
-			p.dense, p.other, p.silent, p.notes = true, true, true, []string{"left dense: " + f.Dense}
-			j.add(p)
+			j.plan.AddOther(l, f.Dense)
 			continue
 		}
 		for e := range max(1, f.Experts) {
 			l.Name = f.LayerName(e)
-			p, err := j.set.planLayer(l, j.set.arms)
-			if err != nil {
-				bad.Add(l.Name, reason(err), err)
-				continue
-			}
-			if !f.Own {
+			if j.plan.Add(l) && !f.Own {
 				j.places[l.Name] = checkpoint.Part{
 					Layer: l.Name, Out: out, In: in, Weight: f.Tensor.Name, Transposed: f.Transposed,
 					Experts: f.Experts, Expert: e, Outputs: out, Step: 1,
 				}
 			}
-			j.add(p)
 		}
 	}
-}
-
-func (j *job) add(p *layerPlan) {
-	j.plan[p.name] = p
-	j.order = append(j.order, p)
 }
 
 // checkInclude refuses expressions that match nothing.
@@ -160,14 +139,14 @@ func place(src *checkpoint.Model, l program.LinearInfo) (p checkpoint.Part, ok b
 // stored tensor of which one is quantized.
 func (j *job) splitLayers() (*checkpoint.Model, error) {
 	touched := map[string]bool{}
-	for _, p := range j.order {
-		if !p.dense {
-			touched[j.places[p.name].Weight] = true
+	for _, l := range j.plan.Layers {
+		if !l.Dense {
+			touched[j.places[l.Name].Weight] = true
 		}
 	}
 	j.parts = nil
-	for _, p := range j.order {
-		if part, ok := j.places[p.name]; ok && touched[part.Weight] {
+	for _, l := range j.plan.Layers {
+		if part, ok := j.places[l.Name]; ok && touched[part.Weight] {
 			j.parts = append(j.parts, part)
 		}
 	}
@@ -177,7 +156,7 @@ func (j *job) splitLayers() (*checkpoint.Model, error) {
 // convertedParts are the places of layers that a model holds under their own
 // names and its architecture stores elsewhere; nil where no decoder knows it.
 func convertedParts(src *checkpoint.Model) []checkpoint.Part {
-	m, err := decoderOf(src)
+	m, err := arch.Open(src)
 	if err != nil {
 		return nil
 	}
@@ -197,7 +176,7 @@ func convertedParts(src *checkpoint.Model) []checkpoint.Part {
 // formats judge by scheme and shape; engines look for the tensors that the
 // architecture stores, and format dense alone has those.
 func (j *job) engines(layers []layout.Layer) []layout.Note {
-	layers = slices.DeleteFunc(slices.Clone(layers), func(l layout.Layer) bool { return j.plan[l.Name].other })
+	layers = slices.DeleteFunc(slices.Clone(layers), func(l layout.Layer) bool { return j.plan.Layer(l.Name).Other })
 	notes := checkpoint.EnginesFor(j.set.format, j.src.Config(), layers)
 	_, whole := j.set.format.(dense.Format)
 	for i := range notes {

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/fitting"
 	"github.com/golowbit/lowbit/internal/decoder"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/tensor"
@@ -168,5 +169,5 @@ func TestNothingLeft(t *testing.T) {
 	o := rounded(t, "testdata/architectures/gpt-oss", "gptq")
 	o.Axis, o.Fit = AxisOC, FitOn
 	_, err := Resolve(o)
-	require.ErrorIs(t, err, errNothing)
+	require.ErrorIs(t, err, fitting.ErrNothing)
 }

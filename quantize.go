@@ -6,14 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/fitting"
 	"github.com/golowbit/lowbit/checkpoint/layout"
-	"github.com/golowbit/lowbit/gptq"
 	"github.com/golowbit/lowbit/internal/decoder"
-	"github.com/golowbit/lowbit/internal/fold"
+	"github.com/golowbit/lowbit/internal/decoder/arch"
 	"github.com/golowbit/lowbit/internal/kernel"
 	"github.com/golowbit/lowbit/internal/linears"
 	"github.com/golowbit/lowbit/internal/memory"
@@ -89,10 +90,9 @@ type job struct {
 	layers *checkpoint.Model          // src with the parts as tensors of their own
 	places map[string]checkpoint.Part // where layers lie that are no such tensors
 	found  []linears.Found
-	plan   map[string]*layerPlan // by layer name
-	order  []*layerPlan
-	folds  []fold.Stages // by block
-	fitted []string      // what was changed for the model as a whole
+	plan   *fitting.Plan     // its blocks and places for scales are the model's blocks and stages
+	fitted []string          // what was changed for the model as a whole
+	folded map[string]string // by layer: the scale of its input that was folded
 
 	texted bool             // calibration text is given
 	text   *calibrationText // nil if no text is needed
@@ -129,7 +129,7 @@ func newJob(o Options) (*job, error) {
 	}
 	j := &job{
 		set: set, path: o.Model, output: o.Output, texted: o.Calibration.given(), events: o.Events,
-		done: map[string]*LayerReport{}, made: map[string]layout.Layer{},
+		folded: map[string]string{}, done: map[string]*LayerReport{}, made: map[string]layout.Layer{},
 	}
 	if j.src, err = openModel(o.Model, o.Base); err != nil {
 		return nil, err
@@ -156,11 +156,15 @@ func (j *job) openModel(o Options) error {
 		return fmt.Errorf("%s: the model is quantized already (%s); what was converted to format dense can be quantized again", j.path, j.src.Format().Name())
 	}
 	var err error
-	if j.model, err = decoderOf(j.src); err == nil {
+	if j.model, err = arch.Open(j.src); err == nil {
 		return nil
 	}
 	return j.withoutDecoder(o, err)
 }
+
+// largestGroup is what stands for whole rows as long as no layer's width is
+// asked for.
+const largestGroup = 2048
 
 // planModel plans the layers. For a target whose group size does not suit
 // the model, and where none was asked for, it takes the largest that does.
@@ -170,7 +174,7 @@ func (j *job) planModel(o Options) error {
 			return fmt.Errorf("%s: format %s: %w", j.path, f.Name(), err)
 		}
 	}
-	err := j.planAlike()
+	err := j.planLayers()
 	if err == nil || errors.Is(err, ErrOptions) {
 		return err
 	}
@@ -184,9 +188,9 @@ func (j *job) planModel(o Options) error {
 		return err
 	}
 	was := j.set.scheme.GroupSize
-	for g := halved(was, largestGroup); g >= smallestGroup; g /= 2 {
+	for g := range fitting.SmallerGroups(was, largestGroup) {
 		j.set.setGroupSize(g, why)
-		if j.planAlike() == nil {
+		if j.planLayers() == nil {
 			j.fitted = append(j.fitted, fmt.Sprintf("groups of %d instead of %d: %s", g, was, why))
 			return nil
 		}
@@ -194,7 +198,7 @@ func (j *job) planModel(o Options) error {
 	if o.Target != "" && o.GroupSize == 0 {
 		const why = "no groups divide the inputs of every layer"
 		j.set.setGroupSize(quant.WholeLine, why)
-		if j.planAlike() == nil {
+		if j.planLayers() == nil {
 			j.fitted = append(j.fitted, fmt.Sprintf("whole rows instead of groups of %d: %s", was, why))
 			return nil
 		}
@@ -202,24 +206,10 @@ func (j *job) planModel(o Options) error {
 	return err
 }
 
-// planAlike is planLayers, and an error where the format holds every layer but
-// not all of them together.
-func (j *job) planAlike() error {
-	if err := j.planLayers(); err != nil {
-		return err
-	}
-	f, ok := j.set.format.(layout.Folder)
-	if !ok {
-		return nil
-	}
-	_, err := f.Config(layout.Contents{Layers: j.plannedLayers()})
-	return err
-}
-
 // prepare reads the text and opens the output.
 func (j *job) prepare(ctx context.Context, o Options) error {
 	var err error
-	if j.before, err = weightBytes(j.path); err != nil {
+	if j.before, err = checkpoint.WeightBytes(j.path); err != nil {
 		return err
 	}
 	if err := j.readText(o); err != nil {
@@ -239,7 +229,7 @@ func (j *job) prepare(ctx context.Context, o Options) error {
 		return err
 	}
 	j.out, err = checkpoint.Create(checkpoint.WriterOptions{
-		Out: j.output, Source: j.layers, Parts: j.parts, Format: j.set.format, Layers: j.plannedLayers(), Direct: j.direct(), Resume: o.Resume,
+		Out: j.output, Source: j.layers, Parts: j.parts, Format: j.set.format, Layers: j.plan.Quantized(), Direct: j.direct(), Resume: o.Resume,
 		Fingerprint: fingerprint, Hash: !j.direct(), Method: method, MaxShardBytes: o.MaxShardBytes, Workers: j.set.workers,
 		Progress: func(done, total int64) {
 			j.event(Event{Kind: EventWrite, Done: int(done), Total: int(total)})
@@ -286,13 +276,13 @@ func (j *job) mustHaveText() bool {
 	if quant.NeedsCalibration(j.set.method) {
 		return true
 	}
-	for _, k := range j.folds {
-		if k.Any() {
+	for _, folds := range j.plan.Folds {
+		if slices.Contains(folds, true) {
 			return true
 		}
 	}
-	for _, p := range j.order {
-		if !p.dense && (len(p.arms) > 1 || p.arms[0].InputScale || p.arms[0].RowScale) {
+	for _, p := range j.plan.Layers {
+		if !p.Dense && (len(p.Arms) > 1 || p.Arms[0].InputScale || p.Arms[0].RowScale) {
 			return true
 		}
 	}
@@ -364,16 +354,16 @@ func moduleVersion() string {
 
 func (j *job) run(ctx context.Context) error {
 	n := 0
-	for _, p := range j.order {
-		if !p.silent {
-			for _, note := range p.notes {
-				j.event(Event{Kind: EventWarning, Name: p.name, Message: note})
+	for _, p := range j.plan.Layers {
+		if !p.Silent {
+			for _, note := range p.Notes {
+				j.event(Event{Kind: EventWarning, Name: p.Name, Message: note})
 			}
 		}
-		if !p.dense {
+		if !p.Dense {
 			n++
 		}
-		if !p.dense && j.out.Done(p.name) {
+		if !p.Dense && j.out.Done(p.Name) {
 			j.kept++
 		}
 	}
@@ -399,88 +389,81 @@ func (j *job) run(ctx context.Context) error {
 
 // runUncalibrated quantizes layer by layer with a method that needs no data.
 func (j *job) runUncalibrated(ctx context.Context) error {
-	for _, p := range j.order {
+	for _, p := range j.plan.Layers {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if !p.dense && j.out.Done(p.name) {
+		if !p.Dense && j.out.Done(p.Name) {
 			if _, err := j.resumed(p); err != nil {
 				return err
 			}
 			continue
 		}
 		var w *tensor.Matrix
-		if !p.dense {
+		if !p.Dense {
 			var err error
-			if w, err = j.layers.Matrix(p.name + ".weight"); err != nil {
+			if w, err = j.layers.Matrix(p.Name + ".weight"); err != nil {
 				return err
 			}
 		}
-		if _, err := j.quantizeLayer(ctx, p, w, nil, nil); err != nil {
+		if _, err := j.quantizeLayer(ctx, p, w, adadim.Layer{Weight: w}); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// report is what is known of a layer before it is quantized.
-func (p *layerPlan) report() *LayerReport {
-	r := &LayerReport{Name: p.name, Out: p.out, In: p.in, Dense: p.dense, Folded: p.folded}
-	r.Notes = append(r.Notes, p.notes...)
-	if !p.dense {
-		r.Scheme = p.layer(p.arms[0]).Scheme
-		r.Arm = p.arms[0].String()
+// reportOf is what is known of a layer before it is quantized.
+func (j *job) reportOf(p *fitting.Layer) *LayerReport {
+	r := &LayerReport{Name: p.Name, Out: p.Out, In: p.In, Dense: p.Dense, Folded: j.folded[p.Name]}
+	r.Notes = append(r.Notes, p.Notes...)
+	if !p.Dense {
+		r.Scheme = p.First().Scheme
+		r.Arm = p.Arms[0].String()
 	}
 	return r
 }
 
-// quantizeLayer puts one layer on its grid and hands it to the writer. It
-// returns the weight the quantized model will have, or nil if the layer
-// stays dense.
-func (j *job) quantizeLayer(ctx context.Context, p *layerPlan, w *tensor.Matrix, cal *quant.Calibration, blockLoss func(context.Context, *tensor.Matrix) (float64, error)) (*quant.Weight, error) {
+// quantizeLayer puts one layer on its grid and hands it to the writer: l, whose
+// weight makes up for the layers before, in place of w. It returns the weight the
+// quantized model will have, or nil if the layer stays dense.
+func (j *job) quantizeLayer(ctx context.Context, p *fitting.Layer, w *tensor.Matrix, l adadim.Layer) (*quant.Weight, error) {
 	start := time.Now()
-	r := p.report()
-	if p.dense {
+	r := j.reportOf(p)
+	if p.Dense {
 		j.finish(r, false)
 		return nil, nil
 	}
-	method := j.set.chooser(p.arms)
-	if j.text != nil && (cal == nil || cal.Tokens == 0) {
+	method := j.set.chooser(p.Arms)
+	if j.text != nil && (l.Calibration == nil || l.Calibration.Tokens == 0) {
 		// An expert that no token was routed to.
-		method.Method, method.Arms, cal = quant.RTN{Workers: j.set.workers}, p.arms[:1], nil
+		method.Method, method.Arms, l.Calibration = quant.RTN{Workers: j.set.workers}, p.Arms[:1], nil
 		r.Notes = append(r.Notes, "no token of the text reached it: rounded to nearest")
 	}
-	plain := w
-	if j.set.correction > 0 && cal != nil && cal.Cross != nil {
-		var err error
-		if w, err = gptq.Correct(w, cal, gptq.Correction{Strength: j.set.correction}, j.set.workers); err != nil {
-			return nil, fmt.Errorf("%s: %w", p.name, err)
-		}
-	}
-	q, d, err := method.Choose(ctx, adadim.Layer{Weight: w, Calibration: cal, BlockLoss: blockLoss}, p.scheme)
+	q, d, err := method.Choose(ctx, l, p.Scheme)
 	if errors.Is(err, quant.ErrScaleRange) {
 		// What the method made of the weights is out of range. They are not
 		// themselves: see checkRanges.
 		r.Notes = append(r.Notes, fmt.Sprintf("rounded to nearest: %v", err))
-		method = adadim.Quantizer{Method: quant.RTN{Workers: j.set.workers}, Arms: p.arms[:1]}
-		q, d, err = method.Choose(ctx, adadim.Layer{Weight: plain}, p.scheme)
+		method = adadim.Quantizer{Method: quant.RTN{Workers: j.set.workers}, Arms: p.Arms[:1]}
+		q, d, err = method.Choose(ctx, adadim.Layer{Weight: w}, p.Scheme)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", p.name, err)
+		return nil, fmt.Errorf("%s: %w", p.Name, err)
 	}
 	r.Scheme = q.Scheme
 	r.measured(d)
-	r.Bits = float64(q.StorageBits()) / float64(p.out*p.in)
+	r.Bits = float64(q.StorageBits()) / float64(p.Out*p.In)
 	r.Notes = append(r.Notes, q.Notes...)
 	r.Seconds = time.Since(start).Seconds()
 	text, err := json.Marshal(r)
 	if err != nil {
-		return nil, fmt.Errorf("%s: report: %w", p.name, err)
+		return nil, fmt.Errorf("%s: report: %w", p.Name, err)
 	}
-	if err := j.out.Put(p.name, q, text); err != nil {
+	if err := j.out.Put(p.Name, q, text); err != nil {
 		return nil, err
 	}
-	j.made[p.name] = p.result(q)
+	j.made[p.Name] = p.As(q)
 	j.finish(r, true)
 	return q, nil
 }
@@ -491,19 +474,19 @@ func (j *job) finish(r *LayerReport, fresh bool) {
 	if fresh {
 		j.kept++
 	}
-	planned := len(j.plan[r.Name].notes) // told before the work
+	planned := len(j.plan.Layer(r.Name).Notes) // told before the work
 	for _, n := range r.Notes[min(planned, len(r.Notes)):] {
 		j.event(Event{Kind: EventWarning, Name: r.Name, Message: n})
 	}
 	j.done[r.Name] = r
-	j.event(Event{Kind: EventLayer, Layer: r, Done: len(j.done), Total: len(j.order), Kept: j.kept})
+	j.event(Event{Kind: EventLayer, Layer: r, Done: len(j.done), Total: len(j.plan.Layers), Kept: j.kept})
 }
 
 // settled ends a layer that needs no text any more.
 func (j *job) settled(name string) error {
-	p := j.plan[name]
-	if p.dense {
-		j.finish(p.report(), false)
+	p := j.plan.Layer(name)
+	if p.Dense {
+		j.finish(j.reportOf(p), false)
 		return nil
 	}
 	_, err := j.resumed(p)
@@ -511,16 +494,16 @@ func (j *job) settled(name string) error {
 }
 
 // resumed returns a layer that an earlier run has finished.
-func (j *job) resumed(p *layerPlan) (*quant.Weight, error) {
-	q, err := j.out.Weight(p.name)
+func (j *job) resumed(p *fitting.Layer) (*quant.Weight, error) {
+	q, err := j.out.Weight(p.Name)
 	if err != nil {
 		return nil, err
 	}
 	r := &LayerReport{}
-	if err := json.Unmarshal(j.out.Report(p.name), r); err != nil {
-		return nil, fmt.Errorf("%s: report of the interrupted run: %w", p.name, err)
+	if err := json.Unmarshal(j.out.Report(p.Name), r); err != nil {
+		return nil, fmt.Errorf("%s: report of the interrupted run: %w", p.Name, err)
 	}
-	j.made[p.name] = p.result(q)
+	j.made[p.Name] = p.As(q)
 	j.finish(r, false)
 	return q, nil
 }
@@ -533,18 +516,18 @@ func (j *job) readBack() error {
 		return err
 	}
 	defer m.Close()
-	for _, p := range j.order {
-		r := p.report()
-		l, ok := m.Layer(p.name)
-		if ok && !p.dense {
-			j.made[p.name], r.Scheme = l, l.Scheme
+	for _, p := range j.plan.Layers {
+		r := j.reportOf(p)
+		l, ok := m.Layer(p.Name)
+		if ok && !p.Dense {
+			j.made[p.Name], r.Scheme = l, l.Scheme
 			r.Arm = adadim.Arm{Axis: l.Scheme.Axis, RowScale: l.RowScale, InputScale: l.InputScale}.String()
 			// Some formats give back another weight than was put in.
-			if q, err := m.Weight(p.name); err == nil {
-				r.Bits = float64(q.StorageBits()) / float64(p.out*p.in)
+			if q, err := m.Weight(p.Name); err == nil {
+				r.Bits = float64(q.StorageBits()) / float64(p.Out*p.In)
 			}
 		}
-		j.done[p.name] = r
+		j.done[p.Name] = r
 	}
 	return nil
 }
@@ -552,18 +535,18 @@ func (j *job) readBack() error {
 // report sums up. The output is there by now: nothing here is an error.
 func (j *job) report() *Report {
 	r := &Report{Output: j.output, Format: j.set.format.Name(), Settings: j.settings(), Notes: j.notes(), Tokens: j.tokens, BytesBefore: j.before}
-	if n, err := weightBytes(j.output); err == nil {
+	if n, err := checkpoint.WeightBytes(j.output); err == nil {
 		r.BytesAfter = n
 	}
 	var bits, weights float64
-	layers := j.engineLayers()
-	for i, p := range j.order {
-		l := j.done[p.name]
+	layers := j.plan.Engines()
+	for i, p := range j.plan.Layers {
+		l := j.done[p.Name]
 		r.Layers = append(r.Layers, *l)
 		if !l.Dense {
 			bits += l.Bits * float64(l.Out*l.In)
 			weights += float64(l.Out * l.In)
-			layers[i] = j.made[p.name]
+			layers[i] = j.made[p.Name]
 		}
 	}
 	if weights > 0 {

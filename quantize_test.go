@@ -294,6 +294,48 @@ func TestQuantizedInputsSeeQuantizedLayers(t *testing.T) {
 	}
 }
 
+// unpaired is a spy that does without what compares two streams.
+type unpaired struct{ spy }
+
+func (unpaired) NeedsPairs() bool { return false }
+
+// TestPairs: a method is shown both streams unless it says that it needs no more
+// than one, and is given the same corrected weights either way.
+func TestPairs(t *testing.T) {
+	type given struct {
+		w     []*tensor.Matrix
+		pairs int
+	}
+	run := func(method func(spy) quant.Quantizer) (g given, weights string) {
+		o := quick(t)
+		o.Correction, o.Arms = new(1.), []adadim.Arm{adadim.ArmOC()}
+		o.Method = method(spy{func(w *tensor.Matrix, cal *quant.Calibration) {
+			g.w = append(g.w, w.Clone())
+			if cal.Cross != nil && cal.Halves[0] != nil {
+				g.pairs++
+			}
+		}})
+		_, err := Quantize(t.Context(), o)
+		require.NoError(t, err)
+		return g, folder(t, o.Output)["model.safetensors"]
+	}
+	both, want := run(func(s spy) quant.Quantizer { return s })
+	one, got := run(func(s spy) quant.Quantizer { return unpaired{s} })
+	require.Len(t, both.w, 28)
+	require.Equal(t, 28, both.pairs)
+	require.Zero(t, one.pairs)
+	require.Equal(t, both.w, one.w)
+	require.NotEmpty(t, want)
+	require.True(t, want == got)
+
+	src, err := checkpoint.Open(embedded)
+	require.NoError(t, err)
+	defer src.Close()
+	w, err := src.Matrix("model.layers.3.mlp.down_proj.weight")
+	require.NoError(t, err)
+	require.NotEqual(t, w, both.w[27], "it was corrected")
+}
+
 // TestNothingToQuantize: a model whose layers are all skipped is copied.
 func TestNothingToQuantize(t *testing.T) {
 	o := quick(t)

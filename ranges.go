@@ -17,13 +17,13 @@ import (
 func (j *job) checkRanges(ctx context.Context) (map[string]error, error) {
 	var layers []ranges.Layer
 	_, written := j.set.format.(dense.Format)
-	for _, p := range j.order {
-		if p.dense {
+	for _, p := range j.plan.Layers {
+		if p.Dense {
 			continue
 		}
-		l := ranges.Layer{Name: p.name, Tensor: p.name + layout.WeightSuffix, Half: written && p.dtype == safetensors.F16}
-		for _, a := range p.arms {
-			l.Schemes = append(l.Schemes, p.layer(a).Scheme)
+		l := ranges.Layer{Name: p.Name, Tensor: p.Name + layout.WeightSuffix, Half: written && p.DType == safetensors.F16}
+		for _, a := range p.Arms {
+			l.Schemes = append(l.Schemes, p.With(a).Scheme)
 		}
 		layers = append(layers, l)
 	}

@@ -1,15 +1,9 @@
 package lowbit
 
 import (
-	"errors"
-	"io/fs"
-	"os"
-	"path/filepath"
-
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/quant"
-	"github.com/golowbit/lowbit/safetensors"
 )
 
 // EventKind says what an Event reports.
@@ -88,41 +82,4 @@ type Report struct {
 	BitsPerWeight float64       `json:"bits_per_weight"` // over the quantized layers
 	Tokens        int           `json:"calibration_tokens,omitzero"`
 	Seconds       float64       `json:"seconds"`
-}
-
-// weightBytes is the size of a model's files of weights: of the file itself,
-// or of the safetensors files of a folder.
-func weightBytes(path string) (int64, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return 0, err
-	}
-	if !info.IsDir() {
-		return info.Size(), nil
-	}
-	files, err := weightFiles(path)
-	if err != nil {
-		return 0, err
-	}
-	var sum int64
-	for _, name := range files {
-		info, err := os.Stat(filepath.Join(path, name))
-		if err != nil {
-			return 0, err
-		}
-		sum += info.Size()
-	}
-	return sum, nil
-}
-
-func weightFiles(dir string) ([]string, error) {
-	f, err := safetensors.OpenFolder(dir)
-	switch {
-	case err == nil:
-		return f.Files(), f.Close()
-	case !errors.Is(err, fs.ErrNotExist):
-		return nil, err
-	}
-	// A single file of another name.
-	return fs.Glob(os.DirFS(dir), "*.safetensors")
 }

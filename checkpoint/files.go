@@ -13,6 +13,7 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/internal/lora"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/disk"
+	"github.com/golowbit/lowbit/safetensors"
 )
 
 // isWeightFile says whether a file of a model folder holds tensors, or the
@@ -27,6 +28,43 @@ func isWeightFile(name string) bool {
 		return true
 	}
 	return false
+}
+
+// WeightBytes is the size of the files of weights of the model at path: of the
+// file itself, or of the safetensors files of a folder.
+func WeightBytes(path string) (int64, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return 0, err
+	}
+	if !info.IsDir() {
+		return info.Size(), nil
+	}
+	files, err := weightFiles(path)
+	if err != nil {
+		return 0, err
+	}
+	var sum int64
+	for _, name := range files {
+		info, err := os.Stat(filepath.Join(path, name))
+		if err != nil {
+			return 0, err
+		}
+		sum += info.Size()
+	}
+	return sum, nil
+}
+
+func weightFiles(dir string) ([]string, error) {
+	f, err := safetensors.OpenFolder(dir)
+	switch {
+	case err == nil:
+		return f.Files(), f.Close()
+	case !errors.Is(err, fs.ErrNotExist):
+		return nil, err
+	}
+	// A single file of another name.
+	return fs.Glob(os.DirFS(dir), "*.safetensors")
 }
 
 func isFile(path string) bool {

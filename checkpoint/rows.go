@@ -151,6 +151,27 @@ func (m *Model) Round(ctx context.Context, q *quant.Weight, name string, workers
 	return err
 }
 
+// CheckTypes refuses tensors of types that are not read, as those of models in
+// 8-bit floats. Of names that are not there, or of quantized layers, it says
+// nothing. Errors name the tensor.
+func (m *Model) CheckTypes(names []string) error {
+	for _, name := range names {
+		d, ok := m.DType(name)
+		if !ok || m.QuantizedWeight(name) || slices.Contains(layout.FloatTypes(), d) {
+			continue
+		}
+		scales := ""
+		for _, suffix := range []string{"_scale_inv", "_scale", "_packed"} {
+			if m.Has(name + suffix) {
+				scales = fmt.Sprintf("; %q beside it says that the model is quantized already, and config.json has no quantization_config: dequantize it first", name+suffix)
+				break
+			}
+		}
+		return fmt.Errorf("tensor %q: dtype %s, want one of %v%s", name, d, layout.FloatTypes(), scales)
+	}
+	return nil
+}
+
 // dense2 describes a dense matrix of floats that has the rows (dim 0) or
 // columns (dim 1) first to last.
 func (m *Model) dense2(name string, first, last, dim int) (layout.Spec, error) {

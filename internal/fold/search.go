@@ -3,9 +3,7 @@ package fold
 import (
 	"context"
 	"math"
-	"slices"
 
-	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/internal/ranges"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/tensor"
@@ -157,35 +155,4 @@ func (s *Scales) Calibration(stage int, cal *quant.Calibration, scale func(*quan
 		return cal
 	}
 	return scale(cal, f)
-}
-
-// Stages says which stages of a block have scales that are folded.
-type Stages struct {
-	program *program.Program
-	Of      []bool // by stage
-}
-
-// NewStages returns Stages of a block of which none has.
-func NewStages(p *program.Program) Stages { return Stages{p, make([]bool, len(p.Stages))} }
-
-// Any reports whether one has.
-func (k Stages) Any() bool { return slices.Contains(k.Of, true) }
-
-// Without takes away what cannot be folded if a linear stays as it is. It
-// reports whether that was anything.
-func (k Stages) Without(linear int) bool {
-	changed := false
-	for _, s := range []int{k.program.Linears[linear].Stage, k.program.After(linear)} {
-		if s >= 0 && k.Of[s] {
-			k.Of[s], changed = false, true
-		}
-	}
-	return changed
-}
-
-// Linear says whether the scales of a linear's inputs and of its rows are
-// folded.
-func (k Stages) Linear(linear int) (input, row bool) {
-	after := k.program.After(linear)
-	return k.Of[k.program.Linears[linear].Stage], after >= 0 && k.Of[after]
 }

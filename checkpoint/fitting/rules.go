@@ -1,0 +1,140 @@
+// Package fitting decides what becomes of the linear layers of a model whose
+// format does not hold everything that is asked for: which arms are left to
+// choose from, whether groups are smaller, which scales are folded into what
+// computes the inputs, which layers stay dense, and why. It knows names, shapes
+// and formats, and looks at no weight.
+package fitting
+
+import (
+	"fmt"
+	"iter"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/golowbit/lowbit/adadim"
+	"github.com/golowbit/lowbit/checkpoint/layout"
+	"github.com/golowbit/lowbit/quant"
+)
+
+// Rules say what is asked for every layer, and what gives way where the format
+// does not hold it.
+type Rules struct {
+	Format layout.Format
+	Scheme quant.Scheme // its axis is that of the arm
+	Arms   []adadim.Arm // what is chosen from
+
+	// Drop leaves out arms that the format does not hold, as long as one is left.
+	Drop bool
+	// Shrink does that too; a layer that the format holds in no arm gets smaller
+	// groups, and stays dense if that does not help.
+	Shrink bool
+	// Fold says which scales of the arms are folded.
+	Fold Folding
+
+	// Skip leaves layers dense whose name one of the expressions matches.
+	Skip []*regexp.Regexp
+	// TooLarge leaves layers dense because of their weights, and says why. Where
+	// there are any, arms are left out as with Drop: beside a layer that stays
+	// dense, scales cannot be folded.
+	TooLarge map[string]error
+}
+
+// Folding says which scales are folded.
+type Folding uint8
+
+const (
+	// FoldNone stores all scales.
+	FoldNone Folding = iota
+	// FoldUnstored folds those that the format does not store.
+	FoldUnstored
+	// FoldAll folds wherever it is possible.
+	FoldAll
+)
+
+// SmallestGroup is the smallest group that Shrink makes.
+const SmallestGroup = 16
+
+// SmallerGroups are the group sizes worth trying after size, the largest first:
+// powers of two down to SmallestGroup. in is the width that quant.WholeLine
+// stands for.
+func SmallerGroups(size, in int) iter.Seq[int] {
+	if size == quant.WholeLine {
+		size = in
+	}
+	largest := 1
+	for largest*2 < size {
+		largest *= 2
+	}
+	return func(yield func(int) bool) {
+		for g := largest; g >= SmallestGroup && yield(g); g /= 2 {
+		}
+	}
+}
+
+// Skips returns the expression because of which a layer is to stay dense, or nil.
+func (r *Rules) Skips(name string) *regexp.Regexp {
+	if i := slices.IndexFunc(r.Skip, func(e *regexp.Regexp) bool { return e.MatchString(name) }); i >= 0 {
+		return r.Skip[i]
+	}
+	return nil
+}
+
+// layer decides about a layer that has these arms to choose from. It fails where
+// the format does not hold it and nothing may give way.
+func (r *Rules) layer(l layout.Layer, arms []adadim.Arm) (*Layer, error) {
+	p := r.asked(l)
+	if e := r.Skips(l.Name); e != nil {
+		p.leaveDense(fmt.Sprintf("skip %q", e))
+		p.Silent = true
+		return p, nil
+	}
+	if err := r.TooLarge[l.Name]; err != nil {
+		p.leaveDense(err.Error())
+		return p, nil
+	}
+	err := p.admit(r.Format, arms, r.Drop || r.Shrink || len(r.TooLarge) > 0)
+	if err == nil || !r.Shrink {
+		p.Silent = !r.Shrink
+		return p, err
+	}
+	for g := range SmallerGroups(r.Scheme.GroupSize, l.In) {
+		p.Scheme.GroupSize = g
+		if p.admit(r.Format, arms, true) == nil {
+			p.note("group size %d: %s", g, reason(err))
+			return p, nil
+		}
+	}
+	p.Scheme = r.Scheme
+	p.leaveDense(reason(err))
+	return p, nil
+}
+
+// asked is a layer as it is asked for.
+func (r *Rules) asked(l layout.Layer) *Layer {
+	l.Scheme = r.Scheme
+	return &Layer{Layer: l}
+}
+
+// stores reports whether the format holds an arm's scale. Where it does not even
+// hold the layer without the scale, in any group size that may be chosen, the
+// answer is yes: folding would not help.
+func (r *Rules) stores(l layout.Layer, a adadim.Arm) bool {
+	sizes := []int{r.Scheme.GroupSize}
+	if r.Shrink {
+		sizes = slices.AppendSeq(sizes, SmallerGroups(r.Scheme.GroupSize, l.In))
+	}
+	for _, g := range sizes {
+		p := r.asked(l)
+		p.Scheme.GroupSize = g
+		if p.admit(r.Format, []adadim.Arm{{Axis: a.Axis}}, false) == nil {
+			return p.admit(r.Format, []adadim.Arm{a}, false) == nil
+		}
+	}
+	return true
+}
+
+// reason is the text of a refusal without what goes without saying.
+func reason(err error) string {
+	return strings.Replace(err.Error(), layout.ErrUnsupported.Error()+": ", "", 1)
+}
