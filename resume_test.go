@@ -61,16 +61,18 @@ func otherWeights(t *testing.T, path string) {
 	require.NoError(t, os.Chtimes(path, st.ModTime(), st.ModTime()))
 }
 
+// replaced replaces a text in a file of the model.
+func replaced(name, old, with string) func(*testing.T, *Options) {
+	return func(t *testing.T, o *Options) {
+		edit(t, filepath.Join(o.Model, name), func(data []byte) []byte {
+			return bytes.Replace(data, []byte(old), []byte(with), 1)
+		})
+	}
+}
+
 // TestResumeKnowsItsInputs: what changes the result is refused, in words, and
 // nothing else is.
 func TestResumeKnowsItsInputs(t *testing.T) {
-	replace := func(name, old, with string) func(*testing.T, *Options) {
-		return func(t *testing.T, o *Options) {
-			edit(t, filepath.Join(o.Model, name), func(data []byte) []byte {
-				return bytes.Replace(data, []byte(old), []byte(with), 1)
-			})
-		}
-	}
 	for name, c := range map[string]struct {
 		change func(t *testing.T, o *Options)
 		want   string // "" if it is accepted
@@ -82,9 +84,9 @@ func TestResumeKnowsItsInputs(t *testing.T) {
 			o.Model = copyModel(t)
 			otherWeights(t, filepath.Join(o.Model, "model.safetensors"))
 		}, "model.safetensors holds something else"},
-		"config.json":      {replace("config.json", `"rms_norm_eps": 1e-05`, `"rms_norm_eps": 1e-06`), "config.json: rms_norm_eps was 1e-05, is 1e-06"},
-		"tokenizer.json":   {replace("tokenizer.json", "\n", " "), "tokenizer.json holds something else"},
-		"tokenizer config": {replace("tokenizer_config.json", "\n", "  \n"), "tokenizer_config.json holds something else"},
+		"config.json":      {replaced("config.json", `"rms_norm_eps": 1e-05`, `"rms_norm_eps": 1e-06`), "config.json: rms_norm_eps was 1e-05, is 1e-06"},
+		"tokenizer.json":   {replaced("tokenizer.json", "\n", " "), "tokenizer.json holds something else"},
+		"tokenizer config": {replaced("tokenizer_config.json", "\n", "  \n"), "tokenizer_config.json holds something else"},
 		"a file more": {func(t *testing.T, o *Options) {
 			require.NoError(t, os.WriteFile(filepath.Join(o.Model, "added_tokens.json"), []byte("{}"), 0o666))
 		}, "added_tokens.json was not there"},

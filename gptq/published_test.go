@@ -65,31 +65,11 @@ type outcome struct {
 	order   []int     // columns as they were quantized
 }
 
-func (p published) quantize(t *testing.T, w, h *tensor.Matrix) (o outcome) {
-	out, in := w.Rows, w.Cols
-	top := float64(p.s.MaxCode())
-	g := p.s.GroupSize
-	if _, length := p.s.Lines(out, in); g == quant.WholeLine {
-		g = length
-	}
-	var mean float64
-	dead := make([]bool, in)
-	diag := make([]float64, in)
-	perm := make([]int, in)
-	for j := range in {
-		perm[j], diag[j] = j, float64(h.At(j, j))
-		if dead[j] = diag[j] == 0; dead[j] {
-			diag[j] = 1
-		}
-		mean += diag[j] / float64(in)
-	}
-	original := mat.NewDense(out, in, nil)
-	for r := range out {
-		for j := range in {
-			if !dead[j] {
-				original.Set(r, j, float64(w.At(r, j)))
-			}
-		}
+// order is that in which columns are quantized, in groups of g.
+func (p published) order(diag []float64, g int) []int {
+	perm := make([]int, len(diag))
+	for j := range perm {
+		perm[j] = j
 	}
 	if p.actOrder {
 		slices.SortStableFunc(perm, func(a, b int) int { return cmp.Compare(diag[b], diag[a]) })
@@ -97,7 +77,7 @@ func (p published) quantize(t *testing.T, w, h *tensor.Matrix) (o outcome) {
 	if p.grouped {
 		largest := func(c int) float64 {
 			k := c / g * g
-			if k+g > in {
+			if k+g > len(diag) {
 				return -1
 			}
 			return slices.Max(diag[k : k+g])
@@ -106,99 +86,193 @@ func (p published) quantize(t *testing.T, w, h *tensor.Matrix) (o outcome) {
 			return cmp.Or(cmp.Compare(largest(b), largest(a)), cmp.Compare(a/g, b/g), cmp.Compare(diag[b], diag[a]))
 		})
 	}
+	return perm
+}
+
+// upper is the upper factor of the inverse of h, damped, in the order of perm.
+func upper(t *testing.T, h *tensor.Matrix, diag []float64, perm []int) *mat.TriDense {
+	in := len(diag)
+	var mean float64
+	for _, v := range diag {
+		mean += v / float64(in)
+	}
 	damped := mat.NewSymDense(in, nil)
-	weight := mat.NewDense(out, in, nil)
 	for i := range in {
 		for j := range i {
 			damped.SetSym(i, j, float64(h.At(perm[i], perm[j])))
 		}
 		damped.SetSym(i, i, diag[perm[i]]+0.01*mean)
-		for r := range out {
-			weight.Set(r, i, original.At(r, perm[i]))
-		}
 	}
 	var chol, of mat.Cholesky
 	var inverse mat.SymDense
-	var u mat.TriDense
+	u := new(mat.TriDense)
 	require.True(t, chol.Factorize(damped))
 	require.NoError(t, chol.InverseTo(&inverse))
 	require.True(t, of.Factorize(&inverse))
-	of.UTo(&u)
+	of.UTo(u)
+	return u
+}
 
-	o = outcome{make([]uint8, out*in), make([]float64, out*in), make([]float64, out*in), make([]int, in), perm}
-	scale, zero, doubt := make([]float64, out), make([]float64, out), make([]float64, out)
-	rows := func(m *mat.Dense, columns ...int) {
-		for r := range out {
-			x := make([]float64, len(columns))
-			for i, j := range columns {
-				x[i] = m.At(r, j)
+// quantizing is the algorithm at work on a weight.
+type quantizing struct {
+	published
+	original *mat.Dense // without what is never seen
+	weight   *mat.Dense // in the order of o.order, what is left of it
+	u        *mat.TriDense
+	g        int
+	// of the rows, for the column that is quantized
+	scale, zero, doubt []float64
+	o                  outcome
+}
+
+func (p published) quantize(t *testing.T, w, h *tensor.Matrix) outcome {
+	out, in := w.Rows, w.Cols
+	g := p.s.GroupSize
+	if _, length := p.s.Lines(out, in); g == quant.WholeLine {
+		g = length
+	}
+	dead, diag := make([]bool, in), make([]float64, in)
+	for j := range in {
+		diag[j] = float64(h.At(j, j))
+		if dead[j] = diag[j] == 0; dead[j] {
+			diag[j] = 1
+		}
+	}
+	perm := p.order(diag, g)
+	q := &quantizing{published: p, original: mat.NewDense(out, in, nil), weight: mat.NewDense(out, in, nil), u: upper(t, h, diag, perm), g: g}
+	for r := range out {
+		for j := range in {
+			if !dead[j] {
+				q.original.Set(r, j, float64(w.At(r, j)))
 			}
-			scale[r], zero[r], doubt[r] = p.grid(x)
+		}
+		for i := range in {
+			q.weight.Set(r, i, q.original.At(r, perm[i]))
 		}
 	}
-	span := func(a, b int) (s []int) {
-		for i := a; i < b; i++ {
-			s = append(s, i)
-		}
-		return s
-	}
+	q.o = outcome{make([]uint8, out*in), make([]float64, out*in), make([]float64, out*in), make([]int, in), perm}
+	q.scale, q.zero, q.doubt = make([]float64, out), make([]float64, out), make([]float64, out)
+	q.run()
+	return q.o
+}
+
+// run goes through the columns in blocks.
+func (q *quantizing) run() {
+	out, in := q.weight.Dims()
 	const blocksize = 128
 	for i1 := 0; i1 < in; i1 += blocksize {
 		i2 := min(i1+blocksize, in)
-		w1 := mat.DenseCopyOf(weight.Slice(0, out, i1, i2))
+		w1 := mat.DenseCopyOf(q.weight.Slice(0, out, i1, i2))
 		errs := mat.NewDense(out, i2-i1, nil)
 		for i := range i2 - i1 {
-			at, col := i1+i, perm[i1+i]
-			switch {
-			case p.s.Axis == quant.IC:
-				x := mat.Col(nil, i, w1)
-				if p.static {
-					x = mat.Col(nil, col, original)
-				}
-				for a := 0; a < out; a += g {
-					b := min(a+g, out)
-					s, z, d := p.grid(x[a:b])
-					for r := a; r < b; r++ {
-						scale[r], zero[r], doubt[r] = s, z, d
-					}
-				}
-			case p.static:
-				o.groupOf[col] = col / g
-				rows(original, span(o.groupOf[col]*g, min((o.groupOf[col]+1)*g, in))...)
-			default:
-				o.groupOf[col] = at / g
-				if p.grouped {
-					o.groupOf[col] = col / g
-				}
-				if at%g == 0 {
-					rows(weight, span(at, min(at+g, in))...)
-				}
-			}
-			d := u.At(at, at)
-			for r := range out {
-				v := w1.At(r, i)
-				code := min(max(math.RoundToEven(v/scale[r])+zero[r], 0), top)
-				o.codes[r*in+col] = uint8(code)
-				o.doubt[r*in+col] = min(fromTie(v/scale[r]), doubt[r])
-				o.weights[r*in+col] = scale[r] * (code - zero[r])
-				e := (v - o.weights[r*in+col]) / d
-				errs.Set(r, i, e)
-				for k := i; k < i2-i1; k++ {
-					w1.Set(r, k, w1.At(r, k)-e*u.At(at, i1+k))
-				}
-			}
+			q.grids(w1, i, i1+i)
+			q.column(w1, errs, i1, i)
 		}
 		for j := i2; j < in; j++ {
 			for r := range out {
 				var sum float64
 				for i := range i2 - i1 {
-					sum += errs.At(r, i) * u.At(i1+i, j)
+					sum += errs.At(r, i) * q.u.At(i1+i, j)
 				}
-				weight.Set(r, j, weight.At(r, j)-sum)
+				q.weight.Set(r, j, q.weight.At(r, j)-sum)
 			}
 		}
 	}
-	return o
+}
+
+// rows finds the grid of every row from columns of m.
+func (q *quantizing) rows(m *mat.Dense, first, last int) {
+	for r := range q.scale {
+		x := make([]float64, last-first)
+		for i := range x {
+			x[i] = m.At(r, first+i)
+		}
+		q.scale[r], q.zero[r], q.doubt[r] = q.grid(x)
+	}
+}
+
+// grids finds the grids for column i of a block, which is the at-th of all.
+func (q *quantizing) grids(w1 *mat.Dense, i, at int) {
+	out, in := q.weight.Dims()
+	col := q.o.order[at]
+	switch {
+	case q.s.Axis == quant.IC:
+		x := mat.Col(nil, i, w1)
+		if q.static {
+			x = mat.Col(nil, col, q.original)
+		}
+		for a := 0; a < out; a += q.g {
+			b := min(a+q.g, out)
+			s, z, d := q.grid(x[a:b])
+			for r := a; r < b; r++ {
+				q.scale[r], q.zero[r], q.doubt[r] = s, z, d
+			}
+		}
+	case q.static:
+		k := col / q.g
+		q.o.groupOf[col] = k
+		q.rows(q.original, k*q.g, min((k+1)*q.g, in))
+	default:
+		q.o.groupOf[col] = at / q.g
+		if q.grouped {
+			q.o.groupOf[col] = col / q.g
+		}
+		if at%q.g == 0 {
+			q.rows(q.weight, at, min(at+q.g, in))
+		}
+	}
+}
+
+// column quantizes column i of the block that begins at i1.
+func (q *quantizing) column(w1, errs *mat.Dense, i1, i int) {
+	_, in := q.weight.Dims()
+	at := i1 + i
+	col, d, top := q.o.order[at], q.u.At(at, at), float64(q.s.MaxCode())
+	for r, scale := range q.scale {
+		v := w1.At(r, i)
+		code := min(max(math.RoundToEven(v/scale)+q.zero[r], 0), top)
+		q.o.codes[r*in+col] = uint8(code)
+		q.o.doubt[r*in+col] = min(fromTie(v/scale), q.doubt[r])
+		q.o.weights[r*in+col] = scale * (code - q.zero[r])
+		e := (v - q.o.weights[r*in+col]) / d
+		errs.Set(r, i, e)
+		for k := i; k < errs.RawMatrix().Cols; k++ {
+			w1.Set(r, k, w1.At(r, k)-e*q.u.At(at, i1+k))
+		}
+	}
+}
+
+// compare compares rows, unit of them at a time, up to the first column that
+// differs, which must be a tie.
+func compare(t *testing.T, want outcome, q *quant.Weight, unit, dead int) (units, astray, differ int) {
+	got, weights := codes(q), q.Dequantize()
+	for r0 := 0; r0 < q.Out; r0 += unit {
+		units++
+		first := math.Inf(1) // doubt of the first column to differ
+		for _, j := range want.order {
+			if j == dead {
+				continue // any code of 0 will do
+			}
+			var doubt []float64
+			for r := r0; r < min(r0+unit, q.Out); r++ {
+				if i := r*q.In + j; got[i] != want.codes[i] {
+					doubt = append(doubt, want.doubt[i])
+				}
+			}
+			differ += len(doubt)
+			if math.IsInf(first, 1) && doubt == nil {
+				for r := r0; r < min(r0+unit, q.Out); r++ {
+					require.InDelta(t, want.weights[r*q.In+j], weights.At(r, j), 2e-3, "row %d, column %d", r, j)
+				}
+			}
+			if math.IsInf(first, 1) && doubt != nil {
+				first = slices.Min(doubt)
+				require.Less(t, first, 2e-3, "rows from %d on differ from column %d on", r0, j)
+				astray++
+			}
+		}
+	}
+	return units, astray, differ
 }
 
 // The codes must be those of the published algorithm, for all its variants
@@ -247,41 +321,14 @@ func TestIsThePublishedAlgorithm(t *testing.T) {
 			}
 			want := p.quantize(t, w, cal.H)
 			q := quantize(t, c.q, w, c.s, cal)
-			got, weights := codes(q), q.Dequantize()
 			unit := 1 // rows that depend on each other
 			if c.s.Axis == quant.IC && !p.static {
 				unit = c.s.GroupSize
 			}
-			units, astray, differ := 0, 0, 0
-			for r0 := 0; r0 < c.out; r0 += unit {
-				units++
-				first := math.Inf(1) // doubt of the first column to differ
-				for _, j := range want.order {
-					if j == dead {
-						continue // any code of 0 will do
-					}
-					var doubt []float64
-					for r := r0; r < min(r0+unit, c.out); r++ {
-						if i := r*c.in + j; got[i] != want.codes[i] {
-							doubt = append(doubt, want.doubt[i])
-						}
-					}
-					differ += len(doubt)
-					if math.IsInf(first, 1) && doubt == nil {
-						for r := r0; r < min(r0+unit, c.out); r++ {
-							require.InDelta(t, want.weights[r*c.in+j], weights.At(r, j), 2e-3, "row %d, column %d", r, j)
-						}
-					}
-					if math.IsInf(first, 1) && doubt != nil {
-						first = slices.Min(doubt)
-						require.Less(t, first, 2e-3, "rows from %d on differ from column %d on", r0, j)
-						astray++
-					}
-				}
-			}
+			units, astray, differ := compare(t, want, q, unit, dead)
 			require.LessOrEqual(t, astray, max(1, units/8), "rows or bands that differ")
 			if unit == 1 {
-				require.LessOrEqual(t, float64(differ), 0.002*float64(len(got)), "codes that differ")
+				require.LessOrEqual(t, float64(differ), 0.002*float64(len(want.codes)), "codes that differ")
 			}
 			t.Logf("%d codes differ, in %d of %d", differ, astray, units)
 			if c.s.Axis == quant.OC {

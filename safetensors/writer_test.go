@@ -196,41 +196,7 @@ func TestRoundTrip(t *testing.T) {
 		if len(opts.Metadata) > 0 {
 			require.Equal(t, opts.Metadata, d.Metadata())
 		}
-		used := map[string]int64{}
-		count := map[string]int{}
-		for _, p := range plan {
-			info, ok := d.Info(p.Name)
-			require.True(t, ok)
-			planned, ok := w.Info(p.Name)
-			require.True(t, ok)
-			require.Equal(t, planned.Size(), info.Size())
-			require.Equal(t, planned.Begin, info.Begin)
-			require.Equal(t, planned.File, info.File)
-			require.Equal(t, p.DType, info.DType)
-			require.ElementsMatch(t, p.Shape, info.Shape)
-			if width := p.DType.Bits() / 8; width > 0 {
-				require.Zero(t, info.Begin%int64(width))
-			}
-			got, err := d.ReadBytes(p.Name, nil)
-			require.NoError(t, err)
-			require.True(t, bytes.Equal(data[p.Name], got))
-			used[info.File] += info.Size()
-			if info.Size() > 0 {
-				count[info.File]++
-			}
-		}
-		for file, n := range used {
-			if opts.MaxShardBytes > 0 && count[file] > 1 {
-				require.LessOrEqual(t, n, opts.MaxShardBytes)
-			}
-			f, err := os.Open(filepath.Join(dir, file))
-			require.NoError(t, err)
-			var length [8]byte
-			_, err = io.ReadFull(f, length[:])
-			require.NoError(t, err)
-			require.Zero(t, length[0]%8)
-			require.NoError(t, f.Close())
-		}
+		requireAsPlanned(t, w, d, plan, data, opts)
 
 		// Again through WriteFrom, from what was written.
 		again, err := os.MkdirTemp(base, "")
@@ -246,6 +212,46 @@ func TestRoundTrip(t *testing.T) {
 		require.NoError(t, w.Close())
 		require.Equal(t, readAll(t, dir), readAll(t, again))
 	})
+}
+
+// requireAsPlanned wants a folder to have the tensors where they were planned, with
+// their data, aligned and in files of the size that was asked for.
+func requireAsPlanned(t *rapid.T, w *Writer, d *Folder, plan []TensorInfo, data map[string][]byte, opts Options) {
+	used := map[string]int64{}
+	count := map[string]int{}
+	for _, p := range plan {
+		info, ok := d.Info(p.Name)
+		require.True(t, ok)
+		planned, ok := w.Info(p.Name)
+		require.True(t, ok)
+		require.Equal(t, planned.Size(), info.Size())
+		require.Equal(t, planned.Begin, info.Begin)
+		require.Equal(t, planned.File, info.File)
+		require.Equal(t, p.DType, info.DType)
+		require.ElementsMatch(t, p.Shape, info.Shape)
+		if width := p.DType.Bits() / 8; width > 0 {
+			require.Zero(t, info.Begin%int64(width))
+		}
+		got, err := d.ReadBytes(p.Name, nil)
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(data[p.Name], got))
+		used[info.File] += info.Size()
+		if info.Size() > 0 {
+			count[info.File]++
+		}
+	}
+	for file, n := range used {
+		if opts.MaxShardBytes > 0 && count[file] > 1 {
+			require.LessOrEqual(t, n, opts.MaxShardBytes)
+		}
+		f, err := os.Open(filepath.Join(d.dir, file))
+		require.NoError(t, err)
+		var length [8]byte
+		_, err = io.ReadFull(f, length[:])
+		require.NoError(t, err)
+		require.Zero(t, length[0]%8)
+		require.NoError(t, f.Close())
+	}
 }
 
 // Copying a real folder gives the same tensors, across shards of another size.

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/json"
-	"math"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -343,86 +342,89 @@ func poison(t *testing.T, dir, tensor string, bits uint16) {
 	})
 }
 
+const bf16NaN, bf16Inf = 0x7fc0, 0x7f80
+
+// badInputs are what a stranger's folder and flags may have, and what the message
+// must say.
+var badInputs = []struct {
+	name string
+	make func(t *testing.T, dir string)
+	args []string
+	want []string
+}{
+	{name: "truncated weights", make: func(t *testing.T, dir string) {
+		editFile(t, filepath.Join(dir, "model.safetensors"), func(b []byte) []byte { return b[:len(b)/2] })
+	}, want: []string{"model.safetensors"}},
+	{name: "truncated header", make: func(t *testing.T, dir string) {
+		editFile(t, filepath.Join(dir, "model.safetensors"), func(b []byte) []byte { return b[:100] })
+	}, want: []string{"model.safetensors"}},
+	{name: "empty weights", make: func(t *testing.T, dir string) {
+		editFile(t, filepath.Join(dir, "model.safetensors"), func([]byte) []byte { return nil })
+	}, want: []string{"model.safetensors"}},
+	{name: "no weights", make: func(t *testing.T, dir string) {
+		require.NoError(t, os.Remove(filepath.Join(dir, "model.safetensors")))
+	}, want: []string{"model", "safetensors"}},
+	{name: "missing shard", make: func(t *testing.T, dir string) {
+		data, err := os.ReadFile(filepath.Join(dir, "model.safetensors"))
+		require.NoError(t, err)
+		require.NoError(t, os.Remove(filepath.Join(dir, "model.safetensors")))
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "model-00001-of-00002.safetensors"), data, 0o666))
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "model.safetensors.index.json"),
+			[]byte(`{"metadata":{},"weight_map":{"model.norm.weight":"model-00002-of-00002.safetensors"}}`), 0o666))
+	}, want: []string{"model-00002-of-00002.safetensors"}},
+	{name: "shard outside", make: func(t *testing.T, dir string) {
+		require.NoError(t, os.Remove(filepath.Join(dir, "model.safetensors")))
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "model.safetensors.index.json"),
+			[]byte(`{"metadata":{},"weight_map":{"model.norm.weight":"../model.safetensors"}}`), 0o666))
+	}, want: []string{"../model.safetensors"}},
+	{name: "NaN weight", make: func(t *testing.T, dir string) {
+		poison(t, dir, "model.layers.1.mlp.up_proj.weight", bf16NaN)
+	}, want: []string{"model.layers.1.mlp.up_proj"}},
+	{name: "NaN weight, without text", make: func(t *testing.T, dir string) {
+		poison(t, dir, "model.layers.1.mlp.up_proj.weight", bf16NaN)
+	}, args: []string{"--method", "rtn", "--axis", "oc"}, want: []string{"model.layers.1.mlp.up_proj"}},
+	{name: "infinite weight", make: func(t *testing.T, dir string) {
+		poison(t, dir, "model.layers.0.self_attn.q_proj.weight", bf16Inf)
+	}, want: []string{"model.layers.0.self_attn.q_proj"}},
+	{name: "NaN norm", make: func(t *testing.T, dir string) {
+		poison(t, dir, "model.layers.2.input_layernorm.weight", bf16NaN)
+	}, want: []string{"model.layers.2.input_layernorm.weight", "element 0 is NaN"}},
+	{name: "NaN in a later layer", make: func(t *testing.T, dir string) {
+		poison(t, dir, "model.layers.2.self_attn.q_proj.weight", bf16NaN)
+	}, want: []string{"model.layers.2.self_attn.q_proj.weight", "element 0 is NaN"}},
+	{name: "activations beyond floats in a later layer", make: func(t *testing.T, dir string) {
+		poison(t, dir, "model.layers.2.mlp.down_proj.weight", 0x7f7f)
+	}, want: []string{"model.layers.3", "layers are finished and kept in ", "--resume"}},
+	{name: "NaN embedding", make: func(t *testing.T, dir string) {
+		poison(t, dir, "model.embed_tokens.weight", bf16NaN)
+	}, want: []string{"embed"}},
+	{name: "no config", make: func(t *testing.T, dir string) {
+		require.NoError(t, os.Remove(filepath.Join(dir, "config.json")))
+	}, want: []string{"config.json"}},
+	{name: "broken config", make: func(t *testing.T, dir string) {
+		editFile(t, filepath.Join(dir, "config.json"), func(b []byte) []byte { return b[:len(b)/2] })
+	}, want: []string{"config.json"}},
+	{name: "unknown architecture", make: func(t *testing.T, dir string) {
+		replaceIn(t, filepath.Join(dir, "config.json"), "LlamaForCausalLM", "T5ForConditionalGeneration")
+		replaceIn(t, filepath.Join(dir, "config.json"), `"llama"`, `"t5"`)
+	}, want: []string{"T5ForConditionalGeneration", "Llama", "Qwen3"}},
+	{name: "config of another shape", make: func(t *testing.T, dir string) {
+		replaceIn(t, filepath.Join(dir, "config.json"), `"intermediate_size": 512`, `"intermediate_size": 768`)
+	}, want: []string{"mlp", "[512 256]", "[768 256]"}},
+	{name: "no tokenizer", make: func(t *testing.T, dir string) {
+		require.NoError(t, os.Remove(filepath.Join(dir, "tokenizer.json")))
+	}, want: []string{"tokenizer.json"}},
+	{name: "no such model", make: func(t *testing.T, dir string) {
+		require.NoError(t, os.RemoveAll(dir))
+	}, want: []string{"no such file"}},
+	{name: "no such text", args: []string{"--calib", "absent.txt"}, want: []string{"absent.txt", "no such file"}},
+	{name: "no such text to measure on", args: []string{"--eval", "absent.txt"}, want: []string{"absent.txt", "no such file"}},
+	{name: "binary text", args: []string{"--calib", filepath.Join(embedded, "model.safetensors")}, want: []string{"not UTF-8"}},
+}
+
 // TestBadInput: one clear line, a non-zero exit, and nothing under the final name.
 func TestBadInput(t *testing.T) {
-	const weights, config = "model.safetensors", "config.json"
-	nan := uint16(math.Float32bits(float32(math.NaN())) >> 16)
-	inf := uint16(math.Float32bits(float32(math.Inf(1))) >> 16)
-	for _, c := range []struct {
-		name string
-		make func(t *testing.T, dir string)
-		args []string
-		want []string
-	}{
-		{name: "truncated weights", make: func(t *testing.T, dir string) {
-			editFile(t, filepath.Join(dir, weights), func(b []byte) []byte { return b[:len(b)/2] })
-		}, want: []string{weights}},
-		{name: "truncated header", make: func(t *testing.T, dir string) {
-			editFile(t, filepath.Join(dir, weights), func(b []byte) []byte { return b[:100] })
-		}, want: []string{weights}},
-		{name: "empty weights", make: func(t *testing.T, dir string) {
-			editFile(t, filepath.Join(dir, weights), func([]byte) []byte { return nil })
-		}, want: []string{weights}},
-		{name: "no weights", make: func(t *testing.T, dir string) {
-			require.NoError(t, os.Remove(filepath.Join(dir, weights)))
-		}, want: []string{"model", "safetensors"}},
-		{name: "missing shard", make: func(t *testing.T, dir string) {
-			data, err := os.ReadFile(filepath.Join(dir, weights))
-			require.NoError(t, err)
-			require.NoError(t, os.Remove(filepath.Join(dir, weights)))
-			require.NoError(t, os.WriteFile(filepath.Join(dir, "model-00001-of-00002.safetensors"), data, 0o666))
-			require.NoError(t, os.WriteFile(filepath.Join(dir, "model.safetensors.index.json"),
-				[]byte(`{"metadata":{},"weight_map":{"model.norm.weight":"model-00002-of-00002.safetensors"}}`), 0o666))
-		}, want: []string{"model-00002-of-00002.safetensors"}},
-		{name: "shard outside", make: func(t *testing.T, dir string) {
-			require.NoError(t, os.Remove(filepath.Join(dir, weights)))
-			require.NoError(t, os.WriteFile(filepath.Join(dir, "model.safetensors.index.json"),
-				[]byte(`{"metadata":{},"weight_map":{"model.norm.weight":"../model.safetensors"}}`), 0o666))
-		}, want: []string{"../model.safetensors"}},
-		{name: "NaN weight", make: func(t *testing.T, dir string) {
-			poison(t, dir, "model.layers.1.mlp.up_proj.weight", nan)
-		}, want: []string{"model.layers.1.mlp.up_proj"}},
-		{name: "NaN weight, without text", make: func(t *testing.T, dir string) {
-			poison(t, dir, "model.layers.1.mlp.up_proj.weight", nan)
-		}, args: []string{"--method", "rtn", "--axis", "oc"}, want: []string{"model.layers.1.mlp.up_proj"}},
-		{name: "infinite weight", make: func(t *testing.T, dir string) {
-			poison(t, dir, "model.layers.0.self_attn.q_proj.weight", inf)
-		}, want: []string{"model.layers.0.self_attn.q_proj"}},
-		{name: "NaN norm", make: func(t *testing.T, dir string) {
-			poison(t, dir, "model.layers.2.input_layernorm.weight", nan)
-		}, want: []string{"model.layers.2.input_layernorm.weight", "element 0 is NaN"}},
-		{name: "NaN in a later layer", make: func(t *testing.T, dir string) {
-			poison(t, dir, "model.layers.2.self_attn.q_proj.weight", nan)
-		}, want: []string{"model.layers.2.self_attn.q_proj.weight", "element 0 is NaN"}},
-		{name: "activations beyond floats in a later layer", make: func(t *testing.T, dir string) {
-			poison(t, dir, "model.layers.2.mlp.down_proj.weight", 0x7f7f)
-		}, want: []string{"model.layers.3", "layers are finished and kept in ", "--resume"}},
-		{name: "NaN embedding", make: func(t *testing.T, dir string) {
-			poison(t, dir, "model.embed_tokens.weight", nan)
-		}, want: []string{"embed"}},
-		{name: "no config", make: func(t *testing.T, dir string) {
-			require.NoError(t, os.Remove(filepath.Join(dir, config)))
-		}, want: []string{config}},
-		{name: "broken config", make: func(t *testing.T, dir string) {
-			editFile(t, filepath.Join(dir, config), func(b []byte) []byte { return b[:len(b)/2] })
-		}, want: []string{config}},
-		{name: "unknown architecture", make: func(t *testing.T, dir string) {
-			replaceIn(t, filepath.Join(dir, config), "LlamaForCausalLM", "T5ForConditionalGeneration")
-			replaceIn(t, filepath.Join(dir, config), `"llama"`, `"t5"`)
-		}, want: []string{"T5ForConditionalGeneration", "Llama", "Qwen3"}},
-		{name: "config of another shape", make: func(t *testing.T, dir string) {
-			replaceIn(t, filepath.Join(dir, config), `"intermediate_size": 512`, `"intermediate_size": 768`)
-		}, want: []string{"mlp", "[512 256]", "[768 256]"}},
-		{name: "no tokenizer", make: func(t *testing.T, dir string) {
-			require.NoError(t, os.Remove(filepath.Join(dir, "tokenizer.json")))
-		}, want: []string{"tokenizer.json"}},
-		{name: "no such model", make: func(t *testing.T, dir string) {
-			require.NoError(t, os.RemoveAll(dir))
-		}, want: []string{"no such file"}},
-		{name: "no such text", args: []string{"--calib", "absent.txt"}, want: []string{"absent.txt", "no such file"}},
-		{name: "no such text to measure on", args: []string{"--eval", "absent.txt"}, want: []string{"absent.txt", "no such file"}},
-		{name: "binary text", args: []string{"--calib", filepath.Join(embedded, weights)}, want: []string{"not UTF-8"}},
-	} {
+	for _, c := range badInputs {
 		t.Run(c.name, func(t *testing.T) {
 			dir := badModel(t, func(dir string) {
 				if c.make != nil {

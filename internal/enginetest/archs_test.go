@@ -108,26 +108,31 @@ func TestArchitecturesAgree(t *testing.T) {
 				return
 			}
 
-			// What is read from the file is the model it was made from.
-			data, err := json.Marshal(c.config)
-			require.NoError(t, err)
-			want, err := arch.ParseConfig(data)
-			require.NoError(t, err)
-			got, err := arch.ParseConfig(src.Config())
-			require.NoError(t, err)
-			if c.config["sliding_window"] != nil {
-				want.ModelType, want.MaxPosition, want.Windows = "llama", 256, nil
-			}
-			want.BOS, want.EOS = got.BOS, got.EOS // the tokenizer's
-			want.DType = got.DType
-			if got.Rope.Scaling.Type == "llama3" {
-				got, want := &got.Rope.Scaling, &want.Rope.Scaling
-				require.InDelta(t, float64(want.OriginalMaxPosition)/want.LowFreqFactor, float64(got.OriginalMaxPosition)/got.LowFreqFactor, 1e-2)
-				require.InDelta(t, float64(want.OriginalMaxPosition)/want.HighFreqFactor, float64(got.OriginalMaxPosition)/got.HighFreqFactor, 1e-2)
-				require.Equal(t, want.Factor, got.Factor)
-				*want = *got
-			}
-			require.Equal(t, want.Config, got.Config)
+			requireSameConfig(t, c.config, src.Config())
 		})
 	}
+}
+
+// requireSameConfig wants what is read from a file to be the model it was made from.
+func requireSameConfig(t *testing.T, config map[string]any, read []byte) {
+	t.Helper()
+	data, err := json.Marshal(config)
+	require.NoError(t, err)
+	want, err := arch.ParseConfig(data)
+	require.NoError(t, err)
+	got, err := arch.ParseConfig(read)
+	require.NoError(t, err)
+	if config["sliding_window"] != nil {
+		want.ModelType, want.MaxPosition, want.Windows = "llama", 256, nil
+	}
+	want.BOS, want.EOS = got.BOS, got.EOS // the tokenizer's
+	want.DType = got.DType
+	if got.Rope.Scaling.Type == "llama3" {
+		got, want := &got.Rope.Scaling, &want.Rope.Scaling
+		require.InDelta(t, float64(want.OriginalMaxPosition)/want.LowFreqFactor, float64(got.OriginalMaxPosition)/got.LowFreqFactor, 1e-2)
+		require.InDelta(t, float64(want.OriginalMaxPosition)/want.HighFreqFactor, float64(got.OriginalMaxPosition)/got.HighFreqFactor, 1e-2)
+		require.Equal(t, want.Factor, got.Factor)
+		*want = *got
+	}
+	require.Equal(t, want.Config, got.Config)
 }

@@ -99,41 +99,7 @@ func TestGGUFRoundTrip(t *testing.T) {
 			require.Equal(t, config.Config, back.Config)
 			require.NoError(t, back.CheckShapes(m))
 
-			want := slices.Sorted(slices.Values(src.Source().Names()))
-			require.Equal(t, want, slices.Sorted(slices.Values(m.Source().Names())))
-			for _, name := range want {
-				base, _ := layout.CutWeight(name)
-				shape, _ := src.Shape(name)
-				got, ok := m.Shape(name)
-				require.True(t, ok)
-				require.Equal(t, shape, got, name)
-				switch q := weights[base]; {
-				case q != nil:
-					w, err := m.Weight(base)
-					require.NoError(t, err, name)
-					require.Equal(t, q.Dequantize().Data, w.Dequantize().Data, name)
-					d, err := opened.Decoder.(layout.DenseDecoder).Matrix(base)
-					require.NoError(t, err)
-					require.Equal(t, q.Dequantize().Data, d.Data, name)
-					fallthrough
-				case len(shape) == 2:
-					a, b := matrixOf(t, src, name), matrixOf(t, m, name)
-					if q != nil {
-						a = q.Dequantize()
-					}
-					if c.g.Q8Embeddings && q == nil && shape[0] == 1024 {
-						requireWithin(t, a, b, 127)
-						continue
-					}
-					require.Equal(t, a.Data, b.Data, name)
-				default:
-					a, err := src.Vector(name)
-					require.NoError(t, err)
-					b, err := m.Vector(name)
-					require.NoError(t, err)
-					require.Equal(t, a, b, name)
-				}
-			}
+			requireSameTensors(t, src, m, opened.Decoder.(layout.DenseDecoder), weights, c.g.Q8Embeddings)
 
 			// Written again it is the same file, whatever the number of workers.
 			layers := map[string]*quant.Weight{}
@@ -148,26 +114,72 @@ func TestGGUFRoundTrip(t *testing.T) {
 			if head, err := m.Weight("lm_head"); err == nil {
 				layers["lm_head"] = head
 			}
-			again := writeGGUFModel(t, m, ggufmodel.Format{}, layers)
-			a, err := gguf.Open(path)
-			require.NoError(t, err)
-			defer a.Close()
-			b, err := gguf.Open(again)
-			require.NoError(t, err)
-			defer b.Close()
-			require.Equal(t, a.Tensors(), b.Tensors())
-			for _, tn := range a.Tensors() {
-				x, y := make([]byte, tn.Bytes()), make([]byte, tn.Bytes())
-				require.NoError(t, a.ReadAt(tn.Name, x, 0))
-				require.NoError(t, b.ReadAt(tn.Name, y, 0))
-				require.Equal(t, x, y, tn.Name)
-			}
-			for i, kv := range a.KV() {
-				if kv.Key != "general.name" { // the folder's
-					require.Equal(t, kv, b.KV()[i])
-				}
-			}
+			requireSameFile(t, path, writeGGUFModel(t, m, ggufmodel.Format{}, layers))
 		})
+	}
+}
+
+// requireSameTensors wants m, as decoder gives it too, to have the tensors of src,
+// those of weights as they were quantized.
+func requireSameTensors(t *testing.T, src, m *checkpoint.Model, decoder layout.DenseDecoder, weights map[string]*quant.Weight, q8 bool) {
+	t.Helper()
+	want := slices.Sorted(slices.Values(src.Source().Names()))
+	require.Equal(t, want, slices.Sorted(slices.Values(m.Source().Names())))
+	for _, name := range want {
+		base, _ := layout.CutWeight(name)
+		shape, _ := src.Shape(name)
+		got, ok := m.Shape(name)
+		require.True(t, ok)
+		require.Equal(t, shape, got, name)
+		switch q := weights[base]; {
+		case q != nil:
+			w, err := m.Weight(base)
+			require.NoError(t, err, name)
+			require.Equal(t, q.Dequantize().Data, w.Dequantize().Data, name)
+			d, err := decoder.Matrix(base)
+			require.NoError(t, err)
+			require.Equal(t, q.Dequantize().Data, d.Data, name)
+			fallthrough
+		case len(shape) == 2:
+			a, b := matrixOf(t, src, name), matrixOf(t, m, name)
+			if q != nil {
+				a = q.Dequantize()
+			}
+			if q8 && q == nil && shape[0] == 1024 {
+				requireWithin(t, a, b, 127)
+				continue
+			}
+			require.Equal(t, a.Data, b.Data, name)
+		default:
+			a, err := src.Vector(name)
+			require.NoError(t, err)
+			b, err := m.Vector(name)
+			require.NoError(t, err)
+			require.Equal(t, a, b, name)
+		}
+	}
+}
+
+// requireSameFile wants two GGUF files to differ in no more than the model's name.
+func requireSameFile(t *testing.T, path, again string) {
+	t.Helper()
+	a, err := gguf.Open(path)
+	require.NoError(t, err)
+	defer a.Close()
+	b, err := gguf.Open(again)
+	require.NoError(t, err)
+	defer b.Close()
+	require.Equal(t, a.Tensors(), b.Tensors())
+	for _, tn := range a.Tensors() {
+		x, y := make([]byte, tn.Bytes()), make([]byte, tn.Bytes())
+		require.NoError(t, a.ReadAt(tn.Name, x, 0))
+		require.NoError(t, b.ReadAt(tn.Name, y, 0))
+		require.Equal(t, x, y, tn.Name)
+	}
+	for i, kv := range a.KV() {
+		if kv.Key != "general.name" { // the folder's
+			require.Equal(t, kv, b.KV()[i])
+		}
 	}
 }
 

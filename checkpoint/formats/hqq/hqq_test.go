@@ -159,24 +159,28 @@ func TestHQQStrangers(t *testing.T) {
 		formattest.RequireSame(t, w, got)
 		require.NotContains(t, d.Tensors("x"), "x.quant_scale")
 	})
-	t.Run("groups across lines", func(t *testing.T) {
-		// 64 divides the 512 weights but neither 16 outputs nor 32 inputs.
-		for axis, shape := range [][]int{{1, 8}, {8, 1}} {
-			packed := []int{64, 8}
-			if axis == 1 {
-				packed = []int{8, 64}
-			}
-			d := open(t, tensorsOf(t, w, formattest.SetBytes("x.group_size", 0, 64), formattest.SetBytes("x.axis", 0, byte(axis)), formattest.SetSpec("x.W_q", safetensors.U8, packed...),
-				formattest.SetSpec("x.scale", safetensors.F16, shape...), formattest.SetSpec("x.zero", safetensors.F16, shape...)))
-			_, err := d.Weight("x")
-			require.ErrorIs(t, err, layout.ErrNotWeight)
-			m, err := d.Matrix("x")
-			require.NoError(t, err)
-			require.Len(t, m.Data, 512)
-			_, err = d.Matrix("y")
-			require.ErrorContains(t, err, `no quantized layer "y"`)
+}
+
+// TestHQQGroupsAcrossLines: such a layer is no weight, and is dequantized all the same.
+func TestHQQGroupsAcrossLines(t *testing.T) {
+	w := formattest.RandomWeight(5, 16, 32, quant.Scheme{Bits: 8, GroupSize: 8, Axis: quant.IC, Strided: true}, false, false)
+	// 64 divides the 512 weights but neither 16 outputs nor 32 inputs.
+	for axis, shape := range [][]int{{1, 8}, {8, 1}} {
+		packed := []int{64, 8}
+		if axis == 1 {
+			packed = []int{8, 64}
 		}
-	})
+		d, err := Format{}.Open(json.RawMessage(anyConfig), tensorsOf(t, w, formattest.SetBytes("x.group_size", 0, 64), formattest.SetBytes("x.axis", 0, byte(axis)), formattest.SetSpec("x.W_q", safetensors.U8, packed...),
+			formattest.SetSpec("x.scale", safetensors.F16, shape...), formattest.SetSpec("x.zero", safetensors.F16, shape...)))
+		require.NoError(t, err)
+		_, err = d.Weight("x")
+		require.ErrorIs(t, err, layout.ErrNotWeight)
+		m, err := d.(*decoder).Matrix("x")
+		require.NoError(t, err)
+		require.Len(t, m.Data, 512)
+		_, err = d.(*decoder).Matrix("y")
+		require.ErrorContains(t, err, `no quantized layer "y"`)
+	}
 }
 
 func TestHQQDamage(t *testing.T) {

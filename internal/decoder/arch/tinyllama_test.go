@@ -5,6 +5,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -160,13 +161,7 @@ func TestTinyLlama(t *testing.T) {
 			for i, v := range want.FP64.Logits {
 				require.InDelta(t, v, last[i], 1e-3, "logit %d", i)
 			}
-			best := 0
-			for i, v := range last {
-				if v > last[best] {
-					best = i
-				}
-			}
-			require.Equal(t, want.FP64.ArgMax, best)
+			require.Equal(t, want.FP64.ArgMax, slices.Index(last, slices.Max(last)))
 
 			ppl, means := perplexity(t, m, ids, window)
 			for i, v := range want.FP64.Means {
