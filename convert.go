@@ -27,7 +27,8 @@ type ConvertOptions struct {
 
 // Convert rewrites a quantized model in another format. No code, scale or
 // zero-point is changed: what the format cannot hold is refused, with an error
-// that wraps layout.ErrUnsupported, before anything is written. Format
+// that wraps layout.ErrUnsupported, before anything is written, and with one that
+// wraps ErrSpace if the disk has no room for it. Format
 // "dense" writes the dequantized weights, rounded to the model's type.
 func Convert(ctx context.Context, o ConvertOptions) error {
 	if err := o.Validate(); err != nil {

@@ -4,8 +4,10 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/internal/decoder"
 	"github.com/golowbit/lowbit/internal/decoder/arch"
 	"github.com/golowbit/lowbit/internal/memory"
 	"github.com/golowbit/lowbit/internal/text"
@@ -118,9 +120,9 @@ func (o *EvalOptions) windows(main *evaluated, words *checkpoint.Model, wordsDir
 	return w, nil
 }
 
-// measure runs models on windows and scores them.
-func (o *EvalOptions) measure(ctx context.Context, all []*evaluated, w [][]int32) (*Evaluation, error) {
-	s := walk.Scoring{Logits: o.Logits}
+// scoring is what runs models on windows, within the memory that there is.
+func (o *EvalOptions) scoring(all []*evaluated, w [][]int32) (*walk.Scoring, *memory.Plan, error) {
+	s := &walk.Scoring{Logits: o.Logits}
 	for _, m := range all {
 		s.Models = append(s.Models, &m.Scored)
 	}
@@ -129,7 +131,13 @@ func (o *EvalOptions) measure(ctx context.Context, all []*evaluated, w [][]int32
 			o.Events(Event{Kind: EventProgress, Done: done, Total: total, Message: model})
 		}
 	}
-	plan, err := s.Within(cmp.Or(o.Memory, memory.Default()), w)
+	p, err := s.Within(cmp.Or(o.Memory, memory.Default()), w)
+	return s, p, err
+}
+
+// measure runs models on windows and scores them.
+func (o *EvalOptions) measure(ctx context.Context, all []*evaluated, w [][]int32) (*Evaluation, error) {
+	s, plan, err := o.scoring(all, w)
 	if err != nil {
 		return nil, err
 	}
@@ -148,6 +156,69 @@ func (o *EvalOptions) measure(ctx context.Context, all []*evaluated, w [][]int32
 	return r, nil
 }
 
+// Measurement is text that Quantize measures its result on. If that fails the
+// result does not get its name, and the error wraps ErrMeasuring.
+type Measurement struct {
+	Text
+	Window int // tokens; 0 means 2048 or the model's context, if shorter
+}
+
+func (m Measurement) validate() error {
+	if m.Window != 0 && !m.given() {
+		return badOptions("windows of %d tokens, and no text to measure on", m.Window)
+	}
+	if err := checkWindow(m.Window); err != nil {
+		return err
+	}
+	return m.Text.validate()
+}
+
+// readMeasured reads the text to measure on and finds out whether the source
+// can be run on it; the result is of its shape. o keeps the tokens for a second
+// attempt: a reader can be read once.
+func (j *job) readMeasured(o *Options) error {
+	if !o.Evaluation.given() {
+		return nil
+	}
+	if j.model == nil {
+		return fmt.Errorf("%w: text to measure on is given, and there is no decoder: %w", ErrOptions, j.refuse)
+	}
+	j.eval = &EvalOptions{Text: o.Evaluation.Text, Window: o.Evaluation.Window, Workers: o.Workers, Memory: o.Memory, Events: o.Events}
+	source := newEvaluated(j.src, j.model, false, o.Workers)
+	var err error
+	if j.windows, err = j.eval.windows(source, j.src, ""); err != nil {
+		return err
+	}
+	o.Evaluation.Text = Text{IDs: j.windows}
+	_, p, err := j.eval.scoring([]*evaluated{source, source}, j.windows)
+	if err == nil {
+		j.memory.Besides("evaluation", p.Peak())
+	}
+	return err
+}
+
+// measure runs the result, which lies at path, and the source on the text that
+// was read for it.
+func (j *job) measure(ctx context.Context, path string) error {
+	start := time.Now()
+	defer func() { j.measuring += time.Since(start) }()
+	src, err := checkpoint.Open(path, j.set.format)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrMeasuring, err)
+	}
+	defer src.Close()
+	m, err := arch.Open(src)
+	if err == nil {
+		result, source := newEvaluated(src, m, false, j.set.workers), newEvaluated(j.src, j.model, false, j.set.workers)
+		result.Name = j.output
+		j.evaluation, err = j.eval.measure(ctx, []*evaluated{result, source}, j.windows)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrMeasuring, err)
+	}
+	return nil
+}
+
 // evaluated is a model at work on windows of text.
 type evaluated struct {
 	walk.Scored
@@ -164,7 +235,11 @@ func openEvaluated(path, base string, bf16 bool, workers int) (*evaluated, error
 		_ = src.Close()
 		return nil, err
 	}
-	return &evaluated{walk.Scored{Name: src.Path(), Model: m, Weights: src, Runner: newRunner(m, src, bf16, workers)}, src}, nil
+	return newEvaluated(src, m, bf16, workers), nil
+}
+
+func newEvaluated(src *checkpoint.Model, m *decoder.Model, bf16 bool, workers int) *evaluated {
+	return &evaluated{walk.Scored{Name: src.Path(), Model: m, Weights: src, Runner: newRunner(m, src, bf16, workers)}, src}
 }
 
 func (e *evaluated) close() { _ = e.src.Close() }

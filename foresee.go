@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/golowbit/lowbit/adadim"
+	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/internal/memory"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/tensor"
@@ -16,20 +17,31 @@ import (
 // MemoryPlan says how memory is divided.
 type MemoryPlan = memory.Plan
 
-// Foresee is Resolve with the text, which it reads: the plan says what memory a
-// run will need, and about how long it takes on this machine, by a measurement of
-// about a second. It fails where Quantize would before the first layer; what lies
-// at Output already does not matter.
+// DiskSpace is what a run takes of the disk, and what there is.
+type DiskSpace = checkpoint.Space
+
+// Foresee is Resolve with the text, which it reads: the plan says what memory and
+// disk a run will need, and about how long it takes on this machine, by a
+// measurement of about a second. It fails where Quantize would before the first
+// layer; what lies at Output already, and whether the disk there has room, does not
+// matter.
 func Foresee(ctx context.Context, o Options) (*Plan, error) {
 	j, err := newJob(o)
 	if err != nil {
 		return nil, err
 	}
 	defer j.close()
-	if err := j.readText(o); err != nil {
+	if err := j.readText(&o); err != nil {
 		return nil, err
 	}
 	p := j.explain()
+	w, err := j.writerOptions(&o)
+	if err != nil {
+		return nil, err
+	}
+	if p.Disk, err = checkpoint.SpaceFor(w); err != nil {
+		return nil, err
+	}
 	p.Seconds, err = j.seconds(ctx)
 	return p, err
 }

@@ -21,6 +21,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/internal/memory"
 	"github.com/golowbit/lowbit/internal/walk"
 )
@@ -28,6 +29,9 @@ import (
 var (
 	// ErrOptions is wrapped by errors about options that make no sense.
 	ErrOptions = errors.New("invalid options")
+	// ErrMeasuring is wrapped where the text to measure on (Options.Evaluation) was
+	// sound, and the result could not be run on it: it does not get its name.
+	ErrMeasuring = errors.New("the result could not be measured")
 	// ErrNeedsText is wrapped, with ErrOptions, where calibration text is
 	// needed and none is given.
 	ErrNeedsText = errors.New("this method needs calibration text")
@@ -35,6 +39,8 @@ var (
 	ErrNotFinite = walk.ErrNotFinite
 	// ErrMemory is wrapped where work does not fit into the memory it may use.
 	ErrMemory = memory.ErrTooLittle
+	// ErrSpace is wrapped where the disk has no room for the result.
+	ErrSpace = checkpoint.ErrSpace
 	// ErrTarget is wrapped where the engine that Options.Target names would not
 	// load the result.
 	ErrTarget = errors.New("target")

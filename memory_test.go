@@ -175,7 +175,7 @@ func TestPasses(t *testing.T) {
 	j, err := newJob(o)
 	require.NoError(t, err)
 	defer j.close()
-	require.NoError(t, j.prepare(t.Context(), o))
+	require.NoError(t, j.prepare(t.Context(), &o))
 	j.memory.Statistics = 1 // a pass for every stage
 	require.NoError(t, j.run(t.Context()))
 	requireSameFolder(t, whole, o.Output)

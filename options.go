@@ -110,6 +110,11 @@ type Options struct {
 	Memory int64
 	Resume bool // go on with what an interrupted run left behind
 
+	// Evaluation, if it has text, is what the result is measured on, and the
+	// source beside it. Like that for calibration the text is read before the
+	// work; the result is measured when it is complete and before it has its name.
+	Evaluation Measurement
+
 	// Events, if not nil, is told of progress, from one goroutine at a time.
 	Events func(Event)
 }
@@ -276,6 +281,9 @@ func (o *Options) Validate() error {
 	if err := o.Calibration.validate(); err != nil {
 		return err
 	}
+	if err := o.Evaluation.validate(); err != nil {
+		return err
+	}
 	if slices.Contains(slices.Concat(o.Skip, o.Include, o.Exclude), nil) {
 		return badOptions("a nil pattern to skip, include or exclude")
 	}
@@ -346,8 +354,9 @@ func (o *EvalOptions) Validate() error {
 		return badOptions("no model given")
 	case !o.Text.given():
 		return badOptions("no text given")
-	case o.Window < 0 || o.Window == 1:
-		return badOptions("window of %d tokens, want at least 2", o.Window)
+	}
+	if err := checkWindow(o.Window); err != nil {
+		return err
 	}
 	if o.Sequences {
 		if err := o.checkSequences(); err != nil {
@@ -358,6 +367,13 @@ func (o *EvalOptions) Validate() error {
 		return err
 	}
 	return cmp.Or(checkWorkers(o.Workers), checkMemory(o.Memory))
+}
+
+func checkWindow(n int) error {
+	if n < 0 || n == 1 {
+		return badOptions("window of %d tokens, want at least 2", n)
+	}
+	return nil
 }
 
 // checkSequences checks the options where each sequence of ids is a window.

@@ -24,6 +24,8 @@ type Plan struct {
 	Engines []layout.Note `json:"engines"`
 	// Memory is what the run will need, nil before the text is known.
 	Memory *MemoryPlan `json:"memory,omitempty"`
+	// Disk is what the run will take of the disk, where it was foreseen.
+	Disk *DiskSpace `json:"disk,omitempty"`
 	// Seconds is about how long it takes, where it was foreseen.
 	Seconds float64 `json:"seconds,omitempty"`
 	// NeedsText says that calibration text must be given.

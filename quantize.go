@@ -35,7 +35,7 @@ func Quantize(ctx context.Context, o Options) (*Report, error) {
 	start := time.Now()
 	tooLarge := map[string]error{}
 	for {
-		r, err := quantizeOnce(ctx, o, tooLarge)
+		r, err := quantizeOnce(ctx, &o, tooLarge)
 		var e *rangeError
 		if errors.As(err, &e) && tooLarge[e.layer] == nil {
 			tooLarge[e.layer] = e.err
@@ -44,7 +44,7 @@ func Quantize(ctx context.Context, o Options) (*Report, error) {
 		if err != nil {
 			return nil, err
 		}
-		r.Seconds = time.Since(start).Seconds()
+		r.Seconds += time.Since(start).Seconds()
 		return r, nil
 	}
 }
@@ -52,18 +52,20 @@ func Quantize(ctx context.Context, o Options) (*Report, error) {
 // quantizeOnce does it with layers left dense that are too large for any grid.
 // Without text these are found on the way: the error is a *rangeError then, and
 // nothing is kept.
-func quantizeOnce(ctx context.Context, o Options, tooLarge map[string]error) (*Report, error) {
-	j, err := newJob(o)
+func quantizeOnce(ctx context.Context, o *Options, tooLarge map[string]error) (*Report, error) {
+	j, err := newJob(*o)
 	if err != nil {
 		return nil, err
 	}
 	defer j.close()
-	if err = j.leaveDense(o, tooLarge); err == nil {
+	if err = j.leaveDense(*o, tooLarge); err == nil {
 		err = j.prepare(ctx, o)
 	}
 	switch {
 	case errors.Is(err, checkpoint.ErrComplete):
-		err = j.readBack()
+		if err = j.readBack(); err == nil && j.eval != nil {
+			err = j.measure(ctx, j.output)
+		}
 	case err == nil:
 		err = j.run(ctx)
 	}
@@ -104,6 +106,11 @@ type job struct {
 	kept   int                     // layers that would be found by Resume
 	memory *memory.Plan
 	before int64 // bytes of the source's files of weights
+
+	eval       *EvalOptions // what the result is measured with, nil if it is not
+	windows    [][]int32    // on which text
+	evaluation *Evaluation
+	measuring  time.Duration
 }
 
 // openModel opens a model, or the LoRA adapter at path merged into the model
@@ -207,7 +214,7 @@ func (j *job) planModel(o Options) error {
 }
 
 // prepare reads the text and opens the output.
-func (j *job) prepare(ctx context.Context, o Options) error {
+func (j *job) prepare(ctx context.Context, o *Options) error {
 	var err error
 	if j.before, err = checkpoint.WeightBytes(j.path); err != nil {
 		return err
@@ -218,28 +225,39 @@ func (j *job) prepare(ctx context.Context, o Options) error {
 	if !j.direct() || len(j.set.tooLarge) > 0 { // where there is one there may be more
 		tooLarge, err := j.checkRanges(ctx)
 		if err == nil {
-			err = j.leaveDense(o, tooLarge)
+			err = j.leaveDense(*o, tooLarge)
 		}
 		if err != nil {
 			return err
 		}
 	}
-	fingerprint, method, err := j.describe(o.MaxShardBytes)
+	w, err := j.writerOptions(o)
 	if err != nil {
 		return err
 	}
-	j.out, err = checkpoint.Create(checkpoint.WriterOptions{
+	if j.eval != nil {
+		w.Ready = j.measure
+	}
+	j.out, err = checkpoint.Create(w)
+	return err
+}
+
+// writerOptions are what the output is opened with, once the text is read.
+func (j *job) writerOptions(o *Options) (checkpoint.WriterOptions, error) {
+	fingerprint, method, err := j.describe(o.MaxShardBytes)
+	return checkpoint.WriterOptions{
 		Out: j.output, Source: j.layers, Parts: j.parts, Format: j.set.format, Layers: j.plan.Quantized(), Direct: j.direct(), Resume: o.Resume,
 		Fingerprint: fingerprint, Hash: !j.direct(), Method: method, MaxShardBytes: o.MaxShardBytes, Workers: j.set.workers,
 		Progress: func(done, total int64) {
 			j.event(Event{Kind: EventWrite, Done: int(done), Total: int(total)})
 		},
-	})
-	return err
+		Scratch: j.memory.InFile,
+		Warn:    func(text string) { j.event(Event{Kind: EventWarning, Message: text}) },
+	}, err
 }
 
 // readText reads the text, and divides the memory.
-func (j *job) readText(o Options) (err error) {
+func (j *job) readText(o *Options) (err error) {
 	needed := j.mustHaveText()
 	if err := j.checkTextless(needed); err != nil {
 		return err
@@ -253,8 +271,10 @@ func (j *job) readText(o Options) (err error) {
 		}
 		j.tokens = j.text.tokens()
 	}
-	j.memory, err = j.planMemory(o.Memory)
-	return err
+	if j.memory, err = j.planMemory(o.Memory); err != nil {
+		return err
+	}
+	return j.readMeasured(o)
 }
 
 func (j *job) close() {
@@ -534,7 +554,8 @@ func (j *job) readBack() error {
 
 // report sums up. The output is there by now: nothing here is an error.
 func (j *job) report() *Report {
-	r := &Report{Output: j.output, Format: j.set.format.Name(), Settings: j.settings(), Notes: j.notes(), Tokens: j.tokens, BytesBefore: j.before}
+	r := &Report{Output: j.output, Format: j.set.format.Name(), Settings: j.settings(), Notes: j.notes(), Tokens: j.tokens, BytesBefore: j.before, Evaluation: j.evaluation}
+	r.Seconds = -j.measuring.Seconds()
 	if n, err := checkpoint.WeightBytes(j.output); err == nil {
 		r.BytesAfter = n
 	}

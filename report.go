@@ -81,5 +81,7 @@ type Report struct {
 	BytesAfter    int64         `json:"bytes_after"`     // the output's
 	BitsPerWeight float64       `json:"bits_per_weight"` // over the quantized layers
 	Tokens        int           `json:"calibration_tokens,omitzero"`
-	Seconds       float64       `json:"seconds"`
+	Seconds       float64       `json:"seconds"` // without those of Evaluation
+	// Evaluation is the outcome of Options.Evaluation, against the source.
+	Evaluation *Evaluation `json:"evaluation,omitempty"`
 }

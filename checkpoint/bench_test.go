@@ -12,7 +12,6 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/formats/native"
 	"github.com/golowbit/lowbit/checkpoint/internal/formattest"
 	"github.com/golowbit/lowbit/checkpoint/layout"
-	"github.com/golowbit/lowbit/internal/disk"
 	"github.com/golowbit/lowbit/internal/parallel"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
@@ -36,7 +35,7 @@ func BenchmarkWriter(b *testing.B) {
 		require.NoError(b, out.WriteTensor(p.Name, make([]byte, p.Size())))
 	}
 	require.NoError(b, out.Close())
-	require.NoError(b, writeFileSync(disk.FS{}, filepath.Join(source, layout.ConfigFile), []byte("{}")))
+	require.NoError(b, os.WriteFile(filepath.Join(source, layout.ConfigFile), []byte("{}"), 0o666))
 	src := openModel(b, source)
 
 	for _, direct := range []bool{true, false} {

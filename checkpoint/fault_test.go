@@ -76,7 +76,7 @@ var faults = flag.Bool("faults", false, "TestFaults disturbs every call, for eve
 
 // faultRoutes are formats, each from layers that are kept and written directly
 // as far as they can be, and by Convert: a folder and a GGUF, or all.
-func faultRoutes(t *testing.T) map[string]faultRoute {
+func faultRoutes(t *testing.T, all bool) map[string]faultRoute {
 	src := openModel(t, filepath.Join("..", "testdata", "tinyllama-2m"))
 	names := []string{"model.layers.0.self_attn.k_proj", "model.layers.1.mlp.down_proj"}
 	var short, complete []layout.Layer
@@ -93,7 +93,7 @@ func faultRoutes(t *testing.T) map[string]faultRoute {
 	for _, f := range Formats() {
 		require.NoError(t, f.Check(complete[0]))
 		_, isDense := f.(dense.Format)
-		if name := f.Name(); *faults || name == (native.Format{}).Name() || name == (ggufmodel.Format{}).Name() {
+		if name := f.Name(); all || name == (native.Format{}).Name() || name == (ggufmodel.Format{}).Name() {
 			routes[name+", kept"] = faultRoute{WriterOptions{Source: src, Format: f, Layers: short, Hash: true}, writeAll(names...)}
 			routes[name+", direct"] = faultRoute{WriterOptions{Source: src, Format: f, Layers: complete, Direct: true}, writeAll(names...)}
 		} else if !isDense {
@@ -127,7 +127,7 @@ func treeSums(t *testing.T, out string) map[string]string {
 // stop before every single one: nothing is published by a run that fails, and
 // the next run makes the bytes of one that was not disturbed.
 func TestFaults(t *testing.T) {
-	for name, route := range faultRoutes(t) {
+	for name, route := range faultRoutes(t, *faults) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel() // they wait for the disk
 			whole := route.options

@@ -2,7 +2,6 @@ package checkpoint
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -122,41 +121,8 @@ func copyFile(d disk.FS, to string, from fs.FS, name string) error {
 		return err
 	}
 	defer r.Close()
-	return createSync(d, to, func(f io.Writer) error {
+	return d.CreateSync(to, func(f io.Writer) error {
 		_, err := io.Copy(f, r)
 		return err
 	})
-}
-
-func writeFileSync(d disk.FS, path string, data []byte) error {
-	return createSync(d, path, func(f io.Writer) error {
-		_, err := f.Write(data)
-		return err
-	})
-}
-
-// createSync writes a file and brings it to the disk.
-func createSync(d disk.FS, path string, write func(io.Writer) error) error {
-	f, err := d.Create(path)
-	if err != nil {
-		return err
-	}
-	if err := write(f); err != nil {
-		return errors.Join(fmt.Errorf("writing %s: %w", path, err), f.Close())
-	}
-	if err := f.Sync(); err != nil {
-		return errors.Join(err, f.Close())
-	}
-	return f.Close()
-}
-
-func syncFile(d disk.FS, path string) error {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	if err := d.Wrap(f).Sync(); err != nil {
-		return errors.Join(err, f.Close())
-	}
-	return f.Close()
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -225,6 +226,9 @@ func (w *Writer) finish(ctx context.Context) error {
 	} else {
 		err = w.assemble(ctx, result, layers)
 	}
+	if err == nil && w.o.Ready != nil {
+		err = w.o.Ready(ctx, result)
+	}
 	if err != nil {
 		return errors.Join(err, w.disk.RemoveAll(result))
 	}
@@ -381,7 +385,11 @@ func (w *Writer) writeFiles(dir string, layers []layout.Layer, dense []layout.Sp
 		return err
 	}
 	for _, name := range slices.Sorted(maps.Keys(files)) {
-		if err := writeFileSync(w.disk, filepath.Join(dir, name), files[name]); err != nil {
+		err := w.disk.CreateSync(filepath.Join(dir, name), func(f io.Writer) error {
+			_, err := f.Write(files[name])
+			return err
+		})
+		if err != nil {
 			return err
 		}
 	}
@@ -425,7 +433,7 @@ func (w *Writer) publish(result string) error {
 	if info.IsDir() {
 		err = w.disk.SyncFolder(result)
 	} else {
-		err = syncFile(w.disk, result)
+		err = w.disk.SyncFile(result)
 	}
 	if err != nil {
 		return err

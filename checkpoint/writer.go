@@ -1,6 +1,7 @@
 package checkpoint
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -81,7 +82,13 @@ type WriterOptions struct {
 	// been written: during Finish, and with Direct also during Put. Calls do
 	// not overlap.
 	Progress func(done, total int64)
-	// Warn, if set, is told what Convert had to store in another way.
+	// Ready, if set, is called by Finish with the path of the complete result,
+	// which has not got its name yet. An error ends Finish.
+	Ready func(ctx context.Context, path string) error
+	// Scratch is how much will lie in the file of Writer.Scratch.
+	Scratch int64
+	// Warn, if set, is told what Convert had to store in another way, and of a
+	// disk that may be too small.
 	Warn func(message string)
 
 	disk disk.FS // tests let it fail
@@ -133,6 +140,45 @@ const (
 // Create starts a model. Close must be called in any case. With Resume, the
 // error wraps ErrComplete if Out is what the interrupted run had made already.
 func Create(o WriterOptions) (*Writer, error) {
+	w, err := newWriter(o)
+	if err != nil {
+		return nil, err
+	}
+	if err := w.describeRun(); err != nil {
+		return nil, err
+	}
+	if err := mustNotExist(w.o.Out); err != nil {
+		if w.o.Resume {
+			err = w.published(err)
+		}
+		return nil, err
+	}
+	if err := w.checkSpace(); err != nil {
+		return nil, err
+	}
+	if !w.o.Direct {
+		// What is copied in the end is better known to be sound before the work.
+		if err := w.checkCopied(); err != nil {
+			return nil, err
+		}
+	}
+	if err := w.openPartial(); err != nil {
+		return nil, err
+	}
+	if w.o.Direct {
+		layers, err := w.inOrder(func(name string) (layout.Layer, error) { return w.layers[name], nil })
+		if err == nil {
+			w.direct, err = w.planFile(layers)
+		}
+		if err != nil {
+			return nil, errors.Join(err, w.Close())
+		}
+	}
+	return w, nil
+}
+
+// newWriter checks what can be checked without a look at the output.
+func newWriter(o WriterOptions) (*Writer, error) {
 	o.Out = filepath.Clean(o.Out)
 	folder, _ := o.Format.(layout.Folder)
 	file, _ := o.Format.(layout.File)
@@ -162,37 +208,7 @@ func Create(o WriterOptions) (*Writer, error) {
 	if err := w.describeLayers(); err != nil {
 		return nil, err
 	}
-	if err := w.checkResult(); err != nil {
-		return nil, err
-	}
-	if err := w.describeRun(); err != nil {
-		return nil, err
-	}
-	if err := mustNotExist(o.Out); err != nil {
-		if o.Resume {
-			err = w.published(err)
-		}
-		return nil, err
-	}
-	if !o.Direct {
-		// What is copied in the end is better known to be sound before the work.
-		if err := w.checkCopied(); err != nil {
-			return nil, err
-		}
-	}
-	if err := w.openPartial(); err != nil {
-		return nil, err
-	}
-	if w.o.Direct {
-		layers, err := w.inOrder(func(name string) (layout.Layer, error) { return w.layers[name], nil })
-		if err == nil {
-			w.direct, err = w.planFile(layers)
-		}
-		if err != nil {
-			return nil, errors.Join(err, w.Close())
-		}
-	}
-	return w, nil
+	return w, w.checkResult()
 }
 
 // describeLayers completes the layers from the source and checks them.

@@ -169,6 +169,12 @@ type LayerChecker interface {
 	CheckLayers(o Origin, layers []Layer) error
 }
 
+// Sizer is a File that says, before any work, how many bytes its tensors take
+// with these layers quantized.
+type Sizer interface {
+	Size(o Origin, layers []Layer) (int64, error)
+}
+
 // Opened is a model in one file.
 type Opened struct {
 	// Config is a config.json as Hugging Face would have it, made from the

@@ -82,7 +82,7 @@ func (a *app) converted(o lowbit.ConvertOptions, before *lowbit.Info, asJSON boo
 		fmt.Fprintf(a.stderr, "note: the result is complete, and cannot be read back: %v\n", err)
 	}
 	if asJSON {
-		return printJSON(a.stdout, struct {
+		return unprinted(o.Output, printJSON(a.stdout, struct {
 			Output      string `json:"output"`
 			Format      string `json:"format"`
 			BytesBefore int64  `json:"bytes_before"`
@@ -90,9 +90,9 @@ func (a *app) converted(o lowbit.ConvertOptions, before *lowbit.Info, asJSON boo
 			Layers      int    `json:"layers"`
 
 			Engines []layout.Note `json:"engines"`
-		}{o.Output, o.Format.Name(), before.FileBytes, bytes, len(before.Quantized), engines})
+		}{o.Output, o.Format.Name(), before.FileBytes, bytes, len(before.Quantized), engines}))
 	}
 	_, err = fmt.Fprintf(a.stdout, "%s (%s): %d layers, %s before, %s after\nengines that load it: %s\n",
 		o.Output, o.Format.Name(), len(before.Quantized), size(before.FileBytes), size(bytes), readers(engines))
-	return err
+	return unprinted(o.Output, err)
 }

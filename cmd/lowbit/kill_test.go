@@ -95,22 +95,6 @@ func TestKill(t *testing.T) {
 	t.Logf("%d kills, %d results compared, of %d kinds", killed, results, len(wholes))
 }
 
-// tree returns the contents of a file or of the files of a folder.
-func tree(t *testing.T, path string) map[string]string {
-	t.Helper()
-	files := map[string]string{}
-	require.NoError(t, filepath.WalkDir(path, func(name string, d os.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		data, err := os.ReadFile(name)
-		rel, _ := filepath.Rel(path, name)
-		files[rel] = string(data)
-		return err
-	}))
-	return files
-}
-
 // TestHangUp: SIGHUP ends a run as SIGTERM does.
 func TestHangUp(t *testing.T) {
 	if signal.Ignored(syscall.SIGHUP) {

@@ -70,6 +70,22 @@ func succeed(t *testing.T, args ...string) outcome {
 	return o
 }
 
+// tree returns the contents of a file or of the files of a folder.
+func tree(t *testing.T, path string) map[string]string {
+	t.Helper()
+	files := map[string]string{}
+	require.NoError(t, filepath.WalkDir(path, func(name string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		data, err := os.ReadFile(name)
+		rel, _ := filepath.Rel(path, name)
+		files[rel] = string(data)
+		return err
+	}))
+	return files
+}
+
 func TestUsage(t *testing.T) {
 	out := filepath.Join(t.TempDir(), "out")
 	for _, c := range []struct {

@@ -16,10 +16,12 @@ func (a *app) planCommand() *cobra.Command {
 	var f quantizeFlags
 	c := &cobra.Command{
 		Use:   "plan MODEL [flags of quantize]",
-		Short: "Print what memory and time quantize would need",
+		Short: "Print what memory, disk and time quantize would need",
 		Long: `Print what memory quantize would need with the same flags, what of the text would lie
-in a file beside the output, and about how long it would take on this machine, by a
-measurement of about a second. The text is read, since its length matters.`,
+in a file beside the output, what all this and the result take of the disk, and about how
+long it would take on this machine, by a measurement of about a second. The text is read,
+since its length matters. quantize refuses what does not fit in memory, and a result for
+which the disk of -o surely has no room, before any work.`,
 		Example: `  lowbit plan Llama-3.2-1B --calib wiki.txt --memory 4GiB`,
 		Args:    oneArg("model", ""),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -39,6 +41,7 @@ measurement of about a second. The text is read, since its length matters.`,
 type foreseen struct {
 	Memory  *lowbit.MemoryPlan `json:"memory"`
 	Peak    int64              `json:"peak"`
+	Disk    *lowbit.DiskSpace  `json:"disk,omitempty"`
 	Seconds float64            `json:"seconds"`
 }
 
@@ -48,7 +51,7 @@ func (a *app) plan(ctx context.Context, o lowbit.Options, asJSON bool) error {
 		return err
 	}
 	if asJSON {
-		return printJSON(a.stdout, foreseen{p.Memory, p.Memory.Peak(), p.Seconds})
+		return printJSON(a.stdout, foreseen{p.Memory, p.Memory.Peak(), p.Disk, p.Seconds})
 	}
 	var t table
 	for _, part := range p.Memory.Parts {
@@ -56,12 +59,23 @@ func (a *app) plan(ctx context.Context, o lowbit.Options, asJSON bool) error {
 			t.add(part.Name, memory.Size(part.Bytes))
 		}
 	}
+	for _, moment := range p.Memory.Moments {
+		t.add(moment.Name+", by itself", memory.Size(moment.Bytes))
+	}
 	t.add("at most", memory.Size(p.Memory.Peak()))
 	if p.Memory.Limit > 0 {
 		t.add("allowed", memory.Size(p.Memory.Limit))
 	}
 	if p.Memory.InFile > 0 {
 		t.add("in a file", memory.Size(p.Memory.InFile))
+	}
+	if d := p.Disk; d != nil {
+		t.add("on the disk", memory.Size(d.Most()))
+		t.add("  result", memory.Size(d.Output))
+		t.add("  finished layers", memory.Size(d.Kept))
+		if d.Free >= 0 {
+			t.add("  free there", memory.Size(d.Free))
+		}
 	}
 	if err := t.write(a.stdout); err != nil {
 		return err

@@ -24,7 +24,10 @@ func (a *app) quantizeCommand() *cobra.Command {
 
 ` + quantizeRule + `
 
-The output appears under its name only when it is complete. An interrupted run
+What can be known beforehand is asked before the work: the texts of --calib and --eval
+are read, and memory, disk, names, shapes and types are checked. The output appears
+under its name only when it is complete, and measured if --eval is given; nothing can
+fail any more then. An interrupted run
 leaves its finished layers in OUT.partial; the same command with --resume goes on.
 A table of layers is printed at the end; loss is the squared error of a layer's
 output relative to that output, margin is ln(loss of ic / loss of oc). Sizes are
@@ -56,17 +59,7 @@ those of the files of weights.`,
 	return c
 }
 
-// quantizeResult is what --json prints.
-type quantizeResult struct {
-	*lowbit.Report
-	Evaluation *lowbit.Evaluation `json:"evaluation,omitempty"`
-}
-
 func (a *app) quantize(ctx context.Context, o lowbit.Options, f *quantizeFlags) error {
-	// What is wrong with the text to measure on is better known before the work.
-	if err := f.eval.check(); err != nil {
-		return err
-	}
 	p := a.progress(f.quiet)
 	kept, layers := 0, 0
 	o.Events = func(e lowbit.Event) {
@@ -91,28 +84,39 @@ func (a *app) quantize(ctx context.Context, o lowbit.Options, f *quantizeFlags) 
 		if errors.Is(err, lowbit.ErrNeedsText) {
 			return fmt.Errorf("%w: use --calib FILE", err)
 		}
-		if partial := o.Output + checkpoint.PartialSuffix; kept > 0 {
-			err = fmt.Errorf("%w (%d of %d layers are finished and kept in %s; once the cause is gone, the same command with --resume goes on)", err, kept, layers, partial)
-		}
-		return err
-	}
-	result := quantizeResult{Report: report}
-	if f.eval.given() {
-		text := f.eval.text(a.stdin)
-		text.PerDocument, text.BOS, text.Field, text.MaxBytes = f.calib.perDocument, f.calib.bos, f.calib.field, f.calib.maxBytes
-		result.Evaluation, err = lowbit.Evaluate(ctx, lowbit.EvalOptions{
-			Model: o.Output, Against: o.Model, Base: o.Base, Tokenizer: o.Model,
-			Text: text, Window: f.window, Workers: o.Workers, Memory: o.Memory, Events: p.event,
-		})
-		p.close()
-		if err != nil {
-			return fmt.Errorf("%s is complete, but measuring it failed: %w", o.Output, err)
-		}
+		return unfinished(err, o.Output, kept, layers)
 	}
 	if f.json {
-		return printJSON(a.stdout, result)
+		err = printJSON(a.stdout, report)
+	} else {
+		err = printReport(a.stdout, report, !f.quiet)
 	}
-	return printReport(a.stdout, result, !f.quiet)
+	return unprinted(o.Output, err)
+}
+
+// unprinted says of an error in telling of a result that there is one.
+func unprinted(output string, err error) error {
+	if err != nil {
+		err = fmt.Errorf("%s is complete, but the report could not be printed: %w", output, err)
+	}
+	return err
+}
+
+// unfinished adds to an error what is kept, and what can be done with it.
+func unfinished(err error, output string, kept, layers int) error {
+	measured := errors.Is(err, lowbit.ErrMeasuring)
+	if _, there := os.Lstat(output); measured && there == nil {
+		return fmt.Errorf("%s is complete since an earlier run: %w", output, err)
+	}
+	how := "once the cause is gone, the same command with --resume goes on"
+	if measured {
+		how += ", and without --eval it ends without measuring"
+		err = fmt.Errorf("%s was not written: %w", output, err)
+	}
+	if kept > 0 {
+		err = fmt.Errorf("%w (%d of %d layers are finished and kept in %s; %s)", err, kept, layers, output+checkpoint.PartialSuffix, how)
+	}
+	return err
 }
 
 // noteTarget says what the target needs to run the result.
@@ -165,7 +169,7 @@ func readers(notes []layout.Note) string {
 	return strings.Join(names, ", ")
 }
 
-func printReport(w io.Writer, r quantizeResult, layers bool) error {
+func printReport(w io.Writer, r *lowbit.Report, layers bool) error {
 	if layers {
 		if err := printLayers(w, r.Layers); err != nil {
 			return err

@@ -27,7 +27,6 @@ type quantizeFlags struct {
 	method      string
 	calib, eval textFlags
 	calibIDs    string
-	window      int
 	printConfig bool
 	json, quiet bool
 }
@@ -126,8 +125,8 @@ func (f *quantizeFlags) registerText(s *pflag.FlagSet) {
 	s.IntVar(&f.o.Calibration.Samples, "samples", 0, "calibration windows (default 128)")
 	s.IntVar(&f.o.Calibration.SeqLen, "seq-len", 0, "tokens a calibration window (default 2048 or the model's context)")
 	s.BoolVar(&f.o.BF16, "bf16", false, "round the activations of a bfloat16 model to bfloat16 in calibration, where the CPU is faster at it")
-	f.eval.register(s, "eval", "text to measure perplexity on afterwards, of the source and of the result")
-	s.IntVar(&f.window, "window", 0, "tokens a window of --eval (default 2048 or the model's context)")
+	f.eval.register(s, "eval", "text to measure perplexity on, of the source and of the result, when that is complete and before it has its name")
+	s.IntVar(&f.o.Evaluation.Window, "window", 0, "tokens a window of --eval (default 2048 or the model's context)")
 }
 
 // options turns the flags into options of the library.
@@ -141,8 +140,6 @@ func (f *quantizeFlags) options(c *cobra.Command, model string, stdin io.Reader)
 		o.Output = "OUT" // nothing will be written
 	case !f.eval.given() && c.Flags().Changed("window"):
 		return o, fmt.Errorf("--window is for --eval")
-	case f.window < 0 || f.window == 1:
-		return o, fmt.Errorf("window of %d tokens, want at least 2", f.window)
 	case f.calib.stdin && f.eval.stdin:
 		return o, fmt.Errorf("standard input can be read once: --calib - or --eval -")
 	}
@@ -164,6 +161,11 @@ func (f *quantizeFlags) options(c *cobra.Command, model string, stdin io.Reader)
 		}
 	}
 	o.Calibration.Text = f.calib.text(stdin)
+	if f.eval.given() {
+		reading := f.calib // how both are read
+		reading.files, reading.stdin = f.eval.files, f.eval.stdin
+		o.Evaluation.Text = reading.text(stdin)
+	}
 	if f.calibIDs != "" {
 		if o.Calibration.IDs, err = readIDs(f.calibIDs, stdin); err != nil {
 			return o, err

@@ -2,12 +2,10 @@ package main
 
 import (
 	"io"
-	"os"
 
 	"github.com/spf13/pflag"
 
 	"github.com/golowbit/lowbit"
-	"github.com/golowbit/lowbit/internal/disk"
 )
 
 // textFlags are flags that name text, and say how it is read.
@@ -40,19 +38,6 @@ func (f *textFlags) registerReading(s *pflag.FlagSet) {
 }
 
 func (f *textFlags) given() bool { return f.stdin || len(f.files) > 0 }
-
-// check looks whether the files are there.
-func (f *textFlags) check() error {
-	for _, name := range f.files {
-		if _, err := os.Stat(name); err != nil {
-			return err
-		}
-		if err := disk.Regular(name); err != nil {
-			return err
-		}
-	}
-	return nil
-}
 
 func (f *textFlags) text(stdin io.Reader) lowbit.Text {
 	t := lowbit.Text{Files: f.files, PerDocument: f.perDocument, BOS: f.bos, Field: f.field, MaxBytes: f.maxBytes}

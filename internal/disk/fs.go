@@ -3,6 +3,8 @@ package disk
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -13,6 +15,9 @@ type FS struct {
 	// Fail, if set, is asked before every call and may make it fail: tests of
 	// full and broken disks.
 	Fail func(call, path string) error
+	// Room, if set, is asked instead of the system how much a path has: tests of
+	// small disks.
+	Room func(path string) (n int64, ok bool)
 }
 
 func (d FS) before(call, path string) error {
@@ -165,6 +170,30 @@ func (d FS) WriteFile(path string, data []byte) error {
 		return err
 	}
 	return d.SyncFolder(filepath.Dir(path))
+}
+
+// CreateSync makes a file and brings what write puts into it to the disk.
+func (d FS) CreateSync(path string, write func(io.Writer) error) error {
+	f, err := d.Create(path)
+	if err != nil {
+		return err
+	}
+	if err := write(f); err != nil {
+		return errors.Join(fmt.Errorf("writing %s: %w", path, err), f.Close())
+	}
+	if err := f.Sync(); err != nil {
+		return errors.Join(err, f.Close())
+	}
+	return f.Close()
+}
+
+// SyncFile brings a file that is there to the disk.
+func (d FS) SyncFile(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Wrap(f).Sync(), f.Close())
 }
 
 type fsKey struct{}

@@ -38,16 +38,35 @@ type Plan struct {
 	// Statistics is how much the statistics of a pass may take.
 	Statistics int64 `json:"-"`
 
+	// Moments are other parts of the work, before or after: each needs so much by
+	// itself, beside nothing of the above.
+	Moments []Part `json:"moments,omitempty"`
+
 	held int64 // what the garbage collector is to keep to, if it is less than the limit
 }
 
-// Peak is the sum of the parts.
-func (p *Plan) Peak() int64 {
+// Work is the sum of the parts.
+func (p *Plan) Work() int64 {
 	var n int64
 	for _, t := range p.Parts {
 		n += t.Bytes
 	}
 	return n
+}
+
+// Peak is the most that there will be: the sum of the parts, or a moment that
+// needs more.
+func (p *Plan) Peak() int64 {
+	n := p.Work()
+	for _, t := range p.Moments {
+		n = max(n, t.Bytes)
+	}
+	return n
+}
+
+// Besides notes what another moment of the work needs.
+func (p *Plan) Besides(name string, bytes int64) {
+	p.Moments = append(p.Moments, Part{name, bytes})
 }
 
 // Hold makes the garbage collector keep to the plan, until what it returns is

@@ -175,15 +175,26 @@ func (g Format) CheckModel(src layout.Origin) error {
 // CheckLayers says whether the layers have places, and those that share one are
 // alike.
 func (g Format) CheckLayers(src layout.Origin, layers []layout.Layer) error {
+	_, err := g.Size(src, layers)
+	return err
+}
+
+// Size is what the tensors take, but for those that turn out to need a larger type.
+func (g Format) Size(src layout.Origin, layers []layout.Layer) (int64, error) {
 	m, err := modelOf(src)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	a, err := g.assembly(m, src, layers, nil)
-	if err == nil {
-		_, err = a.plan()
+	if err != nil {
+		return 0, err
 	}
-	return err
+	tensors, err := a.plan()
+	var n int64
+	for _, t := range tensors {
+		n += t.info.Bytes()
+	}
+	return n, err
 }
 
 // denseType is the type in which a dense matrix is stored.
