@@ -100,7 +100,7 @@ func Evaluate(ctx context.Context, o EvalOptions) (*Evaluation, error) {
 // windows are what the model is run on.
 func (o *EvalOptions) windows(main *evaluated, words *checkpoint.Model, wordsDir string) ([][]int32, error) {
 	if o.Sequences {
-		if _, err := tokens(words, wordsDir, main.Model, o.Text); err != nil {
+		if _, err := tokens(words, wordsDir, main.Model, o.Text, o.Memory); err != nil {
 			return nil, err
 		}
 		return o.Text.IDs, nil
@@ -109,7 +109,7 @@ func (o *EvalOptions) windows(main *evaluated, words *checkpoint.Model, wordsDir
 	if main.Model.MaxPosition > 0 && window > main.Model.MaxPosition {
 		return nil, fmt.Errorf("%w: window of %d tokens, but the model's context is %d", ErrOptions, window, main.Model.MaxPosition)
 	}
-	ids, err := tokens(words, wordsDir, main.Model, o.Text)
+	ids, err := tokens(words, wordsDir, main.Model, o.Text, o.Memory)
 	if err != nil {
 		return nil, err
 	}
@@ -174,27 +174,24 @@ func (m Measurement) validate() error {
 }
 
 // readMeasured reads the text to measure on and finds out whether the source
-// can be run on it; the result is of its shape. o keeps the tokens for a second
+// can be run on it, in what memory; the result is of its shape. o keeps the tokens for a second
 // attempt: a reader can be read once.
-func (j *job) readMeasured(o *Options) error {
+func (j *job) readMeasured(o *Options) (*memory.Plan, error) {
 	if !o.Evaluation.given() {
-		return nil
+		return nil, nil
 	}
 	if j.model == nil {
-		return fmt.Errorf("%w: text to measure on is given, and there is no decoder: %w", ErrOptions, j.refuse)
+		return nil, fmt.Errorf("%w: text to measure on is given, and there is no decoder: %w", ErrOptions, j.refuse)
 	}
 	j.eval = &EvalOptions{Text: o.Evaluation.Text, Window: o.Evaluation.Window, Workers: o.Workers, Memory: o.Memory, Events: o.Events}
 	source := newEvaluated(j.src, j.model, false, o.Workers)
 	var err error
 	if j.windows, err = j.eval.windows(source, j.src, ""); err != nil {
-		return err
+		return nil, err
 	}
 	o.Evaluation.Text = Text{IDs: j.windows}
 	_, p, err := j.eval.scoring([]*evaluated{source, source}, j.windows)
-	if err == nil {
-		j.memory.Besides("evaluation", p.Peak())
-	}
-	return err
+	return p, err
 }
 
 // measure runs the result, which lies at path, and the source on the text that

@@ -9,7 +9,9 @@ import (
 
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/formats/dense"
 	"github.com/golowbit/lowbit/internal/memory"
+	"github.com/golowbit/lowbit/internal/parallel"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/tensor"
 )
@@ -49,11 +51,20 @@ func Foresee(ctx context.Context, o Options) (*Plan, error) {
 // calibration is what decides the memory of a run with text.
 func (j *job) calibration() *memory.Calibration {
 	return &memory.Calibration{
-		Model: j.model, Tokens: j.tokens, SeqLen: j.text.seqLen,
+		Model: j.model, Tokens: j.tokens, SeqLen: j.text.seqLen, Held: j.held(),
 		Quantized: j.set.inputs != InputsFull, Paired: j.set.correction > 0, References: j.set.objective == adadim.ObjectiveBlock,
 		Folds: func(block, stage int) bool { return j.plan.Folds[block][stage] },
 		Solve: func(out, in int) int64 { return quant.Memory(j.set.chooser(j.set.arms), out, in) },
 	}
+}
+
+// held is what the text to measure on takes as tokens while layers are worked on.
+func (j *job) held() int64 {
+	var n int64
+	for _, w := range j.windows {
+		n += 4 * int64(len(w))
+	}
+	return n
 }
 
 // planMemory divides what there is among what the work needs.
@@ -68,12 +79,36 @@ func (j *job) planMemory(limit int64) (p *memory.Plan, err error) {
 				most = max(most, 4*int64(l.Out)*int64(l.In)+quant.Memory(j.set.chooser(l.Arms), l.Out, l.In))
 			}
 		}
-		p, err = memory.Layer(limit, most)
+		p, err = memory.Layer(limit, most+j.held())
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", j.path, err)
 	}
 	return p, nil
+}
+
+// planMoments adds to the plan what comes before and after the work on layers.
+func (j *job) planMoments(limit int64, texts []Text) error {
+	var reading int64
+	for _, t := range texts {
+		p, err := t.reading(limit)
+		if err != nil {
+			return err
+		}
+		reading = max(reading, p.Peak())
+	}
+	j.memory.Besides("reading text", reading)
+	var largest int64
+	for _, l := range j.plan.Layers {
+		if !l.Dense && !j.direct() {
+			largest = max(largest, int64(l.Out)*int64(l.In))
+		}
+	}
+	_, floats := j.set.format.(dense.Format)
+	var bytes int64
+	bytes, j.writers = memory.Writing(cmp.Or(limit, memory.Default()), largest, floats, parallel.Workers(j.set.workers))
+	j.memory.Besides("writing", bytes)
+	return nil
 }
 
 // seconds is about how long a run takes.

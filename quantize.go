@@ -96,16 +96,17 @@ type job struct {
 	fitted []string          // what was changed for the model as a whole
 	folded map[string]string // by layer: the scale of its input that was folded
 
-	texted bool             // calibration text is given
-	text   *calibrationText // nil if no text is needed
-	tokens int
-	out    *checkpoint.Writer
-	events func(Event)
-	done   map[string]*LayerReport
-	made   map[string]layout.Layer // layers as they came out
-	kept   int                     // layers that would be found by Resume
-	memory *memory.Plan
-	before int64 // bytes of the source's files of weights
+	texted  bool             // calibration text is given
+	text    *calibrationText // nil if no text is needed
+	tokens  int
+	out     *checkpoint.Writer
+	events  func(Event)
+	done    map[string]*LayerReport
+	made    map[string]layout.Layer // layers as they came out
+	kept    int                     // layers that would be found by Resume
+	memory  *memory.Plan
+	writers int   // workers that put the result together
+	before  int64 // bytes of the source's files of weights
 
 	eval       *EvalOptions // what the result is measured with, nil if it is not
 	windows    [][]int32    // on which text
@@ -247,7 +248,7 @@ func (j *job) writerOptions(o *Options) (checkpoint.WriterOptions, error) {
 	fingerprint, method, err := j.describe(o.MaxShardBytes)
 	return checkpoint.WriterOptions{
 		Out: j.output, Source: j.layers, Parts: j.parts, Format: j.set.format, Layers: j.plan.Quantized(), Direct: j.direct(), Resume: o.Resume,
-		Fingerprint: fingerprint, Hash: !j.direct(), Method: method, MaxShardBytes: o.MaxShardBytes, Workers: j.set.workers,
+		Fingerprint: fingerprint, Hash: !j.direct(), Method: method, MaxShardBytes: o.MaxShardBytes, Workers: j.writers,
 		Progress: func(done, total int64) {
 			j.event(Event{Kind: EventWrite, Done: int(done), Total: int(total)})
 		},
@@ -266,15 +267,23 @@ func (j *job) readText(o *Options) (err error) {
 		return fmt.Errorf("%w: %w", ErrOptions, ErrNeedsText)
 	}
 	if needed || j.texted {
-		if j.text, err = readCalibration(j.src, j.model, o.Calibration); err != nil {
+		if j.text, err = readCalibration(j.src, j.model, o.Calibration, o.Memory); err != nil {
 			return err
 		}
 		j.tokens = j.text.tokens()
 	}
+	texts := []Text{o.Calibration.Text, o.Evaluation.Text}
+	measuring, err := j.readMeasured(o)
+	if err != nil {
+		return err
+	}
 	if j.memory, err = j.planMemory(o.Memory); err != nil {
 		return err
 	}
-	return j.readMeasured(o)
+	if measuring != nil {
+		j.memory.Besides("evaluation", measuring.Peak())
+	}
+	return j.planMoments(o.Memory, texts)
 }
 
 func (j *job) close() {

@@ -1,6 +1,7 @@
 package lowbit
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"slices"
@@ -8,6 +9,7 @@ import (
 
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/internal/decoder"
+	"github.com/golowbit/lowbit/internal/memory"
 	"github.com/golowbit/lowbit/internal/text"
 	"github.com/golowbit/lowbit/internal/tokenizer"
 )
@@ -112,12 +114,12 @@ func contextLength(cfg *decoder.Model, n int) int {
 	return n
 }
 
-func readCalibration(m *checkpoint.Model, cfg *decoder.Model, c Calibration) (*calibrationText, error) {
+func readCalibration(m *checkpoint.Model, cfg *decoder.Model, c Calibration, limit int64) (*calibrationText, error) {
 	t := &calibrationText{seqLen: contextLength(cfg, c.SeqLen)}
 	if cfg.MaxPosition > 0 && t.seqLen > cfg.MaxPosition {
 		return nil, badOptions("calibration windows of %d tokens, but the model's context is %d", t.seqLen, cfg.MaxPosition)
 	}
-	ids, err := tokens(m, "", cfg, c.Text)
+	ids, err := tokens(m, "", cfg, c.Text, limit)
 	if err != nil {
 		return nil, err
 	}
@@ -130,6 +132,11 @@ func readCalibration(m *checkpoint.Model, cfg *decoder.Model, c Calibration) (*c
 		n = defaultSamples
 	}
 	t.windows = text.Spread(all, n)
+	if len(t.windows) < len(all) { // the others need not stay
+		for i, w := range t.windows {
+			t.windows[i] = slices.Clone(w)
+		}
+	}
 	return t, nil
 }
 
@@ -145,11 +152,31 @@ func openTokenizer(m *checkpoint.Model, dir string) (*tokenizer.Tokenizer, error
 	return t, nil
 }
 
+// source is where the text that is not given as ids comes from.
+func (t Text) source() text.Source {
+	return text.Source{Files: t.Files, Readers: t.Readers, Strings: t.Strings, Field: t.Field, MaxBytes: t.MaxBytes}
+}
+
+// reading is what memory the text takes while it is read and encoded.
+func (t Text) reading(limit int64) (*memory.Plan, error) {
+	p, err := memory.Reading(cmp.Or(limit, memory.Default()), text.Memory(t.source().Size()))
+	if err != nil {
+		return nil, fmt.Errorf("%v: %w", t, err)
+	}
+	return p, nil
+}
+
 // tokens encodes text for a model, with the tokenizer in dir, or the model's
-// own if dir is "".
-func tokens(m *checkpoint.Model, dir string, cfg *decoder.Model, t Text) ([]int32, error) {
-	source := text.Source{Files: t.Files, Readers: t.Readers, Strings: t.Strings, Field: t.Field, MaxBytes: t.MaxBytes}
-	all, err := source.Passages()
+// own if dir is "". limit is of memory, as in Options.
+func tokens(m *checkpoint.Model, dir string, cfg *decoder.Model, t Text, limit int64) ([]int32, error) {
+	p, err := t.reading(limit)
+	if err != nil {
+		return nil, err
+	}
+	if len(t.Readers) == 0 { // their size is not known
+		defer p.Hold()()
+	}
+	all, err := t.source().Passages()
 	if err != nil {
 		return nil, err
 	}

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -118,13 +119,57 @@ func TestMemoryLimit(t *testing.T) {
 			peaks := map[int]int64{}
 			for _, blocks := range []int{4, 12} {
 				model := cut(t, blocks)
-				peaks[blocks] = peakMemory(t, "quantize", model, "-o", filepath.Join(t.TempDir(), "out"), "-q", "--preset", preset,
-					"--calib-ids", ids, "--memory", "2GiB", "--skip", skip[blocks])
-				t.Logf("%d blocks: %d MiB", blocks, peaks[blocks]>>20)
+				args := []string{model, "-o", filepath.Join(t.TempDir(), "out"), "-q", "--preset", preset,
+					"--calib-ids", ids, "--memory", "2GiB", "--skip", skip[blocks]}
+				p := planned(t, args...)
+				peaks[blocks] = peakMemory(t, append([]string{"quantize"}, args...)...)
+				t.Logf("%d blocks: %d MiB, planned %d MiB", blocks, peaks[blocks]>>20, p.Peak>>20)
 				require.LessOrEqual(t, peaks[blocks], int64(limit))
+				require.LessOrEqual(t, peaks[blocks], p.Peak+int64(limit)/32, "what the collector leaves until it runs")
 				require.NoError(t, os.RemoveAll(model))
 			}
 			require.InEpsilon(t, peaks[4], peaks[12], 0.05)
 		})
 	}
+}
+
+// planned is what plan prints with these arguments of quantize.
+func planned(t *testing.T, args ...string) foreseen {
+	t.Helper()
+	var f foreseen
+	o := succeed(t, append(append([]string{"plan"}, args...), "--json")...)
+	require.NoError(t, json.Unmarshal([]byte(o.stdout), &f), o.stdout)
+	return f
+}
+
+// TestPlanHolds: what plan prints is enough for the process as the kernel sees it,
+// for whatever needs the most: layers, a long text, the evaluation.
+func TestPlanHolds(t *testing.T) {
+	words, err := os.ReadFile(calibration)
+	require.NoError(t, err)
+	long := filepath.Join(t.TempDir(), "long.txt")
+	require.NoError(t, os.WriteFile(long, bytes.Repeat(words, 160), 0o666)) // 16 MB
+	skip := []string{"--skip", `layers\.[1-3]`}
+	for name, args := range map[string][]string{
+		"rounding":          {"--method", "rtn", "--axis", "oc"},
+		"plain":             append(skip, "--preset", "plain", "--calib", calibration),
+		"best":              append(skip, "--calib", calibration, "--samples", "16"),
+		"a long text":       append(skip, "--preset", "plain", "--calib", long, "--samples", "2"),
+		"evaluation":        {"--method", "rtn", "--axis", "oc", "--eval", shortText(t)},
+		"written as floats": append(skip, "--preset", "plain", "--format", "dense", "--calib", calibration, "--samples", "2"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := planned(t, append([]string{embedded}, args...)...)
+			peak := peakMemory(t, append([]string{"quantize", embedded, "-q", "-o", filepath.Join(t.TempDir(), "out")}, args...)...)
+			t.Logf("%d MiB, planned %d MiB", peak>>20, p.Peak>>20)
+			require.LessOrEqual(t, peak, p.Peak)
+			require.Less(t, p.Peak, 6*peak, "a plan that is far off is of no use")
+			if name == "a long text" {
+				require.Greater(t, p.Peak, p.Memory.Work())
+			}
+		})
+	}
+	o := runCommand(t, "quantize", embedded, "-o", filepath.Join(t.TempDir(), "out"), "--calib", long, "--memory", "200MiB")
+	require.Equal(t, exitError, o.code)
+	requireOneLine(t, o, "long.txt: not enough memory: to read and encode the text ")
 }

@@ -61,7 +61,7 @@ func ReadFile(path string, limit int64) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	return ReadAll(f, path, limit)
+	return readAll(f, path, limit, st.Size())
 }
 
 // ReadText is ReadFile without the byte order mark that editors on Windows put
@@ -85,15 +85,23 @@ func ReadFS(fsys fs.FS, name, path string, limit int64) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	return ReadAll(f, path, limit)
+	return readAll(f, path, limit, st.Size())
 }
 
 // ReadAll reads r, called path in errors, to its end; it fails beyond limit bytes.
 func ReadAll(r io.Reader, path string, limit int64) ([]byte, error) {
-	data, err := io.ReadAll(io.LimitReader(r, limit+1))
-	if err != nil {
+	return readAll(r, path, limit, 0)
+}
+
+// readAll has memory for about size bytes from the start: nothing is copied as
+// what was read grows.
+func readAll(r io.Reader, path string, limit, size int64) ([]byte, error) {
+	var b bytes.Buffer
+	b.Grow(int(min(size, limit)) + bytes.MinRead)
+	if _, err := b.ReadFrom(io.LimitReader(r, limit+1)); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
+	data := b.Bytes()
 	if int64(len(data)) > limit {
 		return nil, fmt.Errorf("%s: %w: more than %d bytes", path, ErrTooLarge, limit)
 	}

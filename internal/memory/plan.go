@@ -86,7 +86,12 @@ func (p *Plan) String() string {
 			parts = append(parts, t.Name+" "+Size(t.Bytes))
 		}
 	}
-	s := fmt.Sprintf("memory: %s at most (%s)", Size(p.Peak()), strings.Join(parts, ", "))
+	s := fmt.Sprintf("memory: %s at most (%s)", Size(p.Work()), strings.Join(parts, ", "))
+	for _, t := range p.Moments {
+		if t.Bytes > p.Work() {
+			s += fmt.Sprintf(", for %s alone %s", t.Name, Size(t.Bytes))
+		}
+	}
 	if p.Limit > 0 {
 		s += " of " + Size(p.Limit)
 	}
@@ -112,6 +117,7 @@ func usable(limit, largest int64) int64 {
 type Calibration struct {
 	Model          *decoder.Model
 	Tokens, SeqLen int
+	Held           int64 // what else is in memory all the time
 	// Quantized says that blocks see what quantized layers make of the text,
 	// Paired that the unquantized stream goes beside it.
 	Quantized, Paired bool
@@ -153,7 +159,7 @@ func (c *Calibration) Plan(limit int64) (*Plan, error) {
 
 func (c *Calibration) plan(limit int64, alone bool) (*Plan, error) {
 	p := &Plan{Limit: limit, Alone: alone, Passes: 1}
-	rest := int64(8*c.Tokens) + base
+	rest := int64(8*c.Tokens) + base + c.Held
 	var largest, batch, kept int64
 	for _, b := range c.Model.Blocks {
 		for _, s := range b.Stages {

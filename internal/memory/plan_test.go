@@ -66,9 +66,48 @@ func TestPlan(t *testing.T) {
 	require.NoError(t, err)
 	require.Contains(t, p.String(), "of streams in a file beside the output")
 	require.Contains(t, p.String(), "of 4.00 GiB")
+	require.NotContains(t, p.String(), "alone")
+	p.Besides("writing", 1)
+	require.Equal(t, p.Work(), p.Peak())
+	require.NotContains(t, p.String(), "alone")
+	p.Besides("evaluation", 5<<30)
+	require.EqualValues(t, 5<<30, p.Peak())
+	require.Contains(t, p.String(), ", for evaluation alone 5.00 GiB of 4.00 GiB")
+	held := best
+	held.Held = 1 << 20
+	h, err := held.Plan(0)
+	require.NoError(t, err)
+	all, err := best.Plan(0)
+	require.NoError(t, err)
+	require.Equal(t, all.Peak()+1<<20, h.Peak())
 	_, err = best.Plan(1 << 30)
 	require.ErrorContains(t, err, "are needed at least (weights ")
 	require.ErrorContains(t, err, "1.00 GiB may be used")
+}
+
+// TestMoments: what comes before and after the work on layers.
+func TestMoments(t *testing.T) {
+	p, err := Reading(1<<30, 512<<20)
+	require.NoError(t, err)
+	require.EqualValues(t, 512<<20+base, p.Peak())
+	_, err = Reading(1<<30, 1<<30)
+	require.ErrorIs(t, err, ErrTooLittle)
+	_, err = Reading(0, 1<<40)
+	require.NoError(t, err, "no limit is known")
+
+	const weights = 100 << 20
+	all, workers := Writing(0, weights, false, 8)
+	require.Equal(t, 8, workers)
+	bytes, workers := Writing(2<<30, weights, false, 8)
+	require.LessOrEqual(t, bytes, int64(2<<30))
+	require.Less(t, bytes, all)
+	require.Equal(t, 4, workers)
+	floats, workers := Writing(1<<20, weights, true, 8)
+	require.Equal(t, 1, workers, "one there must be")
+	require.Greater(t, floats, int64(4*weights))
+	bytes, workers = Writing(1<<30, 0, false, 8)
+	require.Equal(t, 8, workers)
+	require.EqualValues(t, base, bytes)
 }
 
 // TestNeeded: the figure of the error is enough, and not much too large.

@@ -1,6 +1,7 @@
 package memory
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"time"
 
@@ -16,6 +17,30 @@ func Layer(limit, bytes int64) (*Plan, error) {
 		return nil, tooLittle(need{solve: bytes}, base, 0, limit)
 	}
 	return p, nil
+}
+
+// Reading plans to read and encode a text, which takes bytes.
+func Reading(limit, bytes int64) (*Plan, error) {
+	p := &Plan{Limit: limit, Parts: []Part{{"text", bytes}, {"rest", base}}}
+	if limit > 0 && p.Peak() > limit-limit/32 {
+		return nil, fmt.Errorf("%w: to read and encode the text %s are needed and %s allowed: take less of it", ErrTooLittle, Size(p.Peak()), Size(limit))
+	}
+	p.held = p.Peak()
+	return p, nil
+}
+
+// Writing plans to put a result together, on as many workers as there is room for:
+// each has a layer of so many weights, as it was kept and as it is stored, as floats
+// in a dense format.
+func Writing(limit, weights int64, dense bool, workers int) (bytes int64, at int) {
+	each := 4 * weights
+	if dense {
+		each += 8 * weights
+	}
+	if limit > 0 && each > 0 {
+		workers = int(max(1, min(int64(workers), (limit-limit/32-base)/each)))
+	}
+	return base + int64(workers)*each, workers
 }
 
 // Speed is how many multiplications and additions products take a second, measured

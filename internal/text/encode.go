@@ -13,6 +13,11 @@ import (
 // ErrNoBOS is returned where a beginning-of-sequence token is asked for.
 var ErrNoBOS = errors.New("a beginning-of-sequence token is asked for, but the model has none")
 
+// Memory is how much it takes to read and encode n bytes of text, at most: the
+// text, what a normalizer makes of it, and four bytes a token. It is measured:
+// 4 to 5 times the text with tokens of four bytes, 8 with tokens of two.
+func Memory(n int64) int64 { return 8 * n }
+
 // Encoding says how passages become token ids.
 type Encoding struct {
 	PerDocument bool  // documents are encoded by themselves, otherwise passages
@@ -31,7 +36,11 @@ func (e Encoding) Encode(tok *tokenizer.Tokenizer, all []Passage) ([]int32, erro
 	var ids []int32
 	for _, p := range all {
 		if !e.PerDocument {
-			ids = append(ids, tok.Encode(p.Text)...)
+			if more := tok.Encode(p.Text); ids == nil {
+				ids = more // of a long text it is better not copied
+			} else {
+				ids = append(ids, more...)
+			}
 			continue
 		}
 		docs := []string{p.Text}

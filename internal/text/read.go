@@ -52,6 +52,21 @@ type Passage struct {
 	One  bool // it is one document
 }
 
+// Size is how many bytes there are, as far as that is known before they are read:
+// not of readers.
+func (s Source) Size() int64 {
+	var n int64
+	for _, name := range s.Files {
+		if st, err := os.Stat(name); err == nil && st.Mode().IsRegular() {
+			n += st.Size()
+		}
+	}
+	for _, str := range s.Strings {
+		n += int64(len(str))
+	}
+	return n
+}
+
 // Passages reads everything.
 func (s Source) Passages() ([]Passage, error) {
 	var all []Passage
@@ -99,7 +114,9 @@ func (s Source) parse(name string, data []byte) ([]Passage, error) {
 		return nil, fmt.Errorf("%s: not UTF-8 text", name)
 	}
 	data = bytes.TrimPrefix(data, []byte("\ufeff"))
-	data = bytes.ReplaceAll(data, []byte("\r\n"), []byte("\n"))
+	if bytes.Contains(data, []byte("\r\n")) {
+		data = bytes.ReplaceAll(data, []byte("\r\n"), []byte("\n"))
+	}
 	j := jsonText{name: name, field: s.Field}
 	if j.field == "" {
 		j.field = "text"
