@@ -92,6 +92,8 @@ func TestMoments(t *testing.T) {
 	require.EqualValues(t, 512<<20+base, p.Peak())
 	_, err = Reading(1<<30, 1<<30)
 	require.ErrorIs(t, err, ErrTooLittle)
+	_, err = Reading(10<<20, 1<<20)
+	require.NoError(t, err, "told with all that is needed")
 	_, err = Reading(0, 1<<40)
 	require.NoError(t, err, "no limit is known")
 

@@ -19,10 +19,11 @@ func Layer(limit, bytes int64) (*Plan, error) {
 	return p, nil
 }
 
-// Reading plans to read and encode a text, which takes bytes.
+// Reading plans to read and encode a text, which takes bytes. It refuses what is more
+// than the program itself takes; less is refused, if at all, with all that is needed.
 func Reading(limit, bytes int64) (*Plan, error) {
 	p := &Plan{Limit: limit, Parts: []Part{{"text", bytes}, {"rest", base}}}
-	if limit > 0 && p.Peak() > limit-limit/32 {
+	if limit > 0 && bytes > base && p.Peak() > limit-limit/32 {
 		return nil, fmt.Errorf("%w: to read and encode the text %s are needed and %s allowed: take less of it", ErrTooLittle, Size(p.Peak()), Size(limit))
 	}
 	p.held = p.Peak()
