@@ -35,6 +35,8 @@ type blockRun struct {
 	// them: layers are scaled when they are quantized, and back afterwards.
 	scales *fold.Scales
 	refs   []*walk.Reference // by stage, for adadim.ObjectiveBlock
+
+	last bool // no block behind this one needs the text
 }
 
 func (j *job) runBlocks(ctx context.Context) error {
@@ -73,7 +75,7 @@ func (j *job) eachBlock(ctx context.Context, r *blockRun) error {
 	n := j.blocksNeeded()
 	err := r.walk.Blocks(ctx, n, func(b *program.Block) error {
 		j.event(Event{Kind: EventBlock, Block: b.Index, Blocks: j.model.Layers})
-		r.block, r.qb, r.scales = b, b.Clone(), nil
+		r.block, r.qb, r.scales, r.last = b, b.Clone(), nil, b.Index+1 == n
 		r.refs = make([]*walk.Reference, len(b.Stages))
 		memory.Collect(b.Bytes()) // the block before
 		if j.set.inputs == InputsFull {
@@ -155,22 +157,23 @@ func (r *blockRun) runFull(ctx context.Context) error {
 		groups = memory.Groups(r.block.Program, 0)
 	}
 	for k, stages := range groups {
-		if err := r.runGroup(ctx, stages, k+1 == len(groups), folds); err != nil {
+		if err := r.runGroup(ctx, stages, k+1 == len(groups) && !r.last, folds); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// runGroup observes stages of the block and quantizes their layers.
-func (r *blockRun) runGroup(ctx context.Context, stages []int, last, folds bool) error {
+// runGroup observes stages of the block and quantizes their layers; keep says that
+// the stream goes on to the next block.
+func (r *blockRun) runGroup(ctx context.Context, stages []int, keep, folds bool) error {
 	collectors := make([]*quant.Collector, len(r.block.Stages))
 	for _, s := range stages {
 		if folds || r.pending(s) {
 			collectors[s] = r.collector(s, false)
 		}
 	}
-	err := r.walk.Pass(ctx, r.block, r.full, last, func(stage int, f *program.Frame) error {
+	err := r.walk.Pass(ctx, r.block, r.full, keep, func(stage int, f *program.Frame) error {
 		if c := collectors[stage]; c != nil {
 			r.observe(c, f.Input(&r.block.Stages[stage]))
 			return r.refer(stage, f)
@@ -266,7 +269,7 @@ func (r *blockRun) runStaged(ctx context.Context) error {
 	if r.full != nil {
 		both = append(both, walk.Stream{Block: r.block, X: r.full})
 	}
-	return r.walk.Stages(ctx, both, &stagedVisit{run: r})
+	return r.walk.Stages(ctx, both, &stagedVisit{run: r}, r.last)
 }
 
 // stagedVisit collects the statistics of one stage after the other, from the

@@ -156,3 +156,15 @@ func TestEvaluateSequences(t *testing.T) {
 	_, err = Evaluate(t.Context(), o)
 	require.ErrorContains(t, err, "token 1048576")
 }
+
+// TestMeasurementOptions: windows without text, and of one token, are no measurement.
+func TestMeasurementOptions(t *testing.T) {
+	o := quick(t)
+	require.NoError(t, o.Validate())
+	for _, m := range []Measurement{
+		{Window: 64}, {Window: 1, Text: short(t)}, {Window: -1, Text: short(t)}, {Text: Text{Files: []string{""}}}, {Text: Text{Strings: []string{"a"}, MaxBytes: -1}},
+	} {
+		o.Evaluation = m
+		require.ErrorIs(t, o.Validate(), ErrOptions, "%+v", m)
+	}
+}

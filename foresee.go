@@ -10,6 +10,7 @@ import (
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/checkpoint/formats/dense"
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/memory"
 	"github.com/golowbit/lowbit/internal/parallel"
 	"github.com/golowbit/lowbit/quant"
@@ -105,8 +106,12 @@ func (j *job) planMoments(limit int64, texts []Text) error {
 		}
 	}
 	_, floats := j.set.format.(dense.Format)
+	workers, room := parallel.Workers(j.set.workers), cmp.Or(limit, memory.Default())
+	if _, file := j.set.format.(layout.File); file {
+		workers, room = parallel.Workers(0), 0 // it takes all that there are
+	}
 	var bytes int64
-	bytes, j.writers = memory.Writing(cmp.Or(limit, memory.Default()), largest, floats, parallel.Workers(j.set.workers))
+	bytes, j.writers = memory.Writing(room, largest, floats, workers)
 	j.memory.Besides("writing", bytes)
 	return nil
 }

@@ -22,9 +22,9 @@ import (
 
 // cut writes a model of the shape of a Llama of 1.1 billion parameters, with so
 // many blocks, all with the same weights, and a small vocabulary.
-func cut(t *testing.T, blocks int) string {
+func cut(t *testing.T, blocks, vocab int) string {
 	t.Helper()
-	const hidden, inner, keys, vocab = 2048, 5632, 256, 256
+	const hidden, inner, keys = 2048, 5632, 256
 	dir := filepath.Join(t.TempDir(), "model")
 	require.NoError(t, os.Mkdir(dir, 0o777))
 	config, err := json.Marshal(map[string]any{
@@ -118,7 +118,7 @@ func TestMemoryLimit(t *testing.T) {
 		t.Run(preset, func(t *testing.T) {
 			peaks := map[int]int64{}
 			for _, blocks := range []int{4, 12} {
-				model := cut(t, blocks)
+				model := cut(t, blocks, 256)
 				args := []string{model, "-o", filepath.Join(t.TempDir(), "out"), "-q", "--preset", preset,
 					"--calib-ids", ids, "--memory", "2GiB", "--skip", skip[blocks]}
 				p := planned(t, args...)
@@ -172,4 +172,24 @@ func TestPlanHolds(t *testing.T) {
 	o := runCommand(t, "quantize", embedded, "-o", filepath.Join(t.TempDir(), "out"), "--calib", long, "--memory", "200MiB")
 	require.Equal(t, exitError, o.code)
 	requireOneLine(t, o, "long.txt: not enough memory: to read and encode the text ")
+}
+
+// TestEvaluationMemory: 4 MB of text, about a million tokens, go through two blocks of
+// a model in 1 GB as the kernel sees it, without any --memory.
+func TestEvaluationMemory(t *testing.T) {
+	if !*memoryLimit {
+		t.Skip("takes many minutes: -memory runs it")
+	}
+	model := cut(t, 2, 2048)
+	for _, name := range []string{"tokenizer.json", "tokenizer_config.json"} {
+		data, err := os.ReadFile(filepath.Join(embedded, name))
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(filepath.Join(model, name), data, 0o666))
+	}
+	text := filepath.Join(t.TempDir(), "text")
+	const line = "once upon a time\n"
+	require.NoError(t, os.WriteFile(text, bytes.Repeat([]byte(line), 4_000_000/len(line)), 0o666))
+	peak := peakMemory(t, "eval", model, "--text", text)
+	t.Logf("%d MiB", peak>>20)
+	require.LessOrEqual(t, peak, int64(1_000_000_000))
 }

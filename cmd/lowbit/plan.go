@@ -19,8 +19,8 @@ func (a *app) planCommand() *cobra.Command {
 		Short: "Print what memory, disk and time quantize would need",
 		Long: `Print what memory quantize would need with the same flags, what of the text would lie
 in a file beside the output, what all this and the result take of the disk, and about how
-long it would take on this machine, by a measurement of about a second. The text is read,
-since its length matters. quantize refuses what does not fit in memory, and a result for
+long it would take on this machine without --eval, by a measurement of about a second. The
+text is read, since its length matters. quantize refuses what does not fit in memory, and a result for
 which the disk of -o surely has no room, before any work.`,
 		Example: `  lowbit plan Llama-3.2-1B --calib wiki.txt --memory 4GiB`,
 		Args:    oneArg("model", ""),
@@ -72,7 +72,9 @@ func (a *app) plan(ctx context.Context, o lowbit.Options, asJSON bool) error {
 	if d := p.Disk; d != nil {
 		t.add("on the disk", memory.Size(d.Most()))
 		t.add("  result", memory.Size(d.Output))
-		t.add("  finished layers", memory.Size(d.Kept))
+		if d.Kept > 0 {
+			t.add("  finished layers", memory.Size(d.Kept))
+		}
 		if d.Free >= 0 {
 			t.add("  free there", memory.Size(d.Free))
 		}

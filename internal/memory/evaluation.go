@@ -15,7 +15,7 @@ type Evaluation struct {
 
 // Tokens at once are no more than have streams of this size: enough that to read
 // the blocks again for the next does not matter.
-const evalStreams = 256 << 20
+const evalStreams = 128 << 20
 
 // Plan divides limit bytes and says how many tokens go through the models at
 // once. The error wraps ErrTooLittle and tells how much is needed.

@@ -142,8 +142,8 @@ func TestEvaluationPlan(t *testing.T) {
 	e := Evaluation{Models: []*decoder.Model{m}, Tokens: 1 << 20, SeqLen: 2048, Logits: 64 << 20}
 	p, tokens, err := e.Plan(0)
 	require.NoError(t, err)
-	require.Equal(t, 32<<10, tokens)
-	require.Less(t, p.Peak(), int64(1e9))
+	require.Equal(t, 16<<10, tokens)
+	require.Less(t, p.held, int64(1e9), "also with the garbage that there may be")
 	small, fewer, err := e.Plan(700 << 20)
 	require.NoError(t, err)
 	require.Less(t, fewer, tokens)
@@ -154,5 +154,5 @@ func TestEvaluationPlan(t *testing.T) {
 	e.Models = append(e.Models, m)
 	_, both, err := e.Plan(0)
 	require.NoError(t, err)
-	require.Equal(t, 16<<10, both)
+	require.Equal(t, 8<<10, both)
 }

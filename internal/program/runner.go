@@ -318,14 +318,29 @@ func (r *Runner) Forward(b *Block, x *tensor.Matrix, seqLen int, observe Observe
 	f := b.Program.NewFrame(x, seqLen)
 	defer r.Done(f)
 	if observe != nil {
-		for s := range b.Program.Stages {
-			// In one pass nothing is computed twice.
-			r.run(b, f, b.Program.Stages[s].at)
-			if err := observe(s, f); err != nil {
-				return err
-			}
+		if err := r.observe(b, f, observe); err != nil {
+			return err
 		}
 	}
 	r.run(b, f, len(b.Program.ops))
+	return nil
+}
+
+// Observe is Forward as far as the last stage: what the block makes of x is not
+// wanted. Afterwards x is part done.
+func (r *Runner) Observe(b *Block, x *tensor.Matrix, seqLen int, observe Observer) error {
+	f := b.Program.NewFrame(x, seqLen)
+	defer r.Done(f)
+	return r.observe(b, f, observe)
+}
+
+func (r *Runner) observe(b *Block, f *Frame, observe Observer) error {
+	for s := range b.Program.Stages {
+		// In one pass nothing is computed twice.
+		r.run(b, f, b.Program.Stages[s].at)
+		if err := observe(s, f); err != nil {
+			return err
+		}
+	}
 	return nil
 }

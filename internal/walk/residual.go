@@ -50,7 +50,8 @@ func (w *Walk) Start(ctx context.Context, windows [][]int32, n int) ([]*Residual
 }
 
 // Pass takes a stream through a block. observe, if not nil, sees every stage,
-// batch by batch. Without keep the stream stays as it is.
+// batch by batch. Without keep the stream stays as it is, and goes only as far as
+// there is something to observe.
 func (w *Walk) Pass(ctx context.Context, b *program.Block, r *Residual, keep bool, observe program.Observer) error {
 	for _, p := range r.batches {
 		if err := ctx.Err(); err != nil {
@@ -68,12 +69,13 @@ func (w *Walk) Pass(ctx context.Context, b *program.Block, r *Residual, keep boo
 				return err
 			}
 		}
-		if err := w.Runner.Forward(b, on, w.SeqLen, observe); err != nil {
-			return err
-		}
 		if !keep {
+			err = w.Runner.Observe(b, on, w.SeqLen, observe)
 			w.Runner.Release(on)
-		} else if err := w.Store.Done(p, on, true); err != nil {
+		} else if err = w.Runner.Forward(b, on, w.SeqLen, observe); err == nil {
+			err = w.Store.Done(p, on, true)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -105,8 +107,9 @@ type batch struct {
 
 // Stages takes streams through a block side by side, all batches of a stage
 // before the next. What has to be kept of a batch between stages is kept in the
-// Store for all tokens.
-func (w *Walk) Stages(ctx context.Context, all []Stream, v Visitor) error {
+// Store for all tokens. If the block is the last one they stay in front of what
+// comes after its last stage: nothing wants it, and they are not to be used again.
+func (w *Walk) Stages(ctx context.Context, all []Stream, v Visitor, last bool) error {
 	batches := make([][]*batch, len(all[0].X.batches))
 	for i := range batches {
 		for _, s := range all {
@@ -135,6 +138,9 @@ func (w *Walk) Stages(ctx context.Context, all []Stream, v Visitor) error {
 		if err := v.Settle(ctx, stage); err != nil {
 			return err
 		}
+	}
+	if last {
+		return nil
 	}
 	return each(func(frames []*program.Frame) error {
 		for k, f := range frames {

@@ -84,8 +84,9 @@ func Bytes(specs []layout.Spec) int64 {
 	return n
 }
 
-// Free is how much there is for what is to lie at path, and in a folder beside
-// it, whose content is replaced; -1 if it is not known.
+// Free is how much there is for what is to lie at path and, until then, in a folder
+// beside it: what is there already is part of what is needed. It is -1 if it is not
+// known.
 func Free(d disk.FS, path, folder string) int64 {
 	n, ok := d.Free(path)
 	if !ok {
