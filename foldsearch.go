@@ -162,11 +162,16 @@ func (r *blockRun) scaled(stage int, cal *quant.Calibration) *quant.Calibration 
 }
 
 // observeForFolding returns what the unquantized linears of the block see
-// behind the quantized blocks, for those stages that folding needs.
+// behind the quantized blocks, for those stages that folding needs. It takes a
+// part of the text: what is chosen is one exponent for a stage, by errors that
+// differ by a quarter or more.
 func (r *blockRun) observeForFolding(ctx context.Context) ([]*quant.Calibration, error) {
+	const least = 4096 // tokens, and twice the width of the inputs
 	stages := r.block.Stages
 	collectors := make([]*quant.Collector, len(stages))
+	tokens := least
 	want := func(stage int) {
+		tokens = max(tokens, 2*stages[stage].Width)
 		if collectors[stage] == nil {
 			collectors[stage] = quant.NewCollector(stages[stage].Width)
 		}
@@ -180,7 +185,7 @@ func (r *blockRun) observeForFolding(ctx context.Context) ([]*quant.Calibration,
 			want(r.block.Linears[l].Stage)
 		}
 	}
-	err := r.walk.Pass(ctx, r.block, r.quantized, false, func(stage int, f *program.Frame) error {
+	err := r.walk.Pass(ctx, r.block, r.quantized.Sample(tokens), false, func(stage int, f *program.Frame) error {
 		if c := collectors[stage]; c != nil {
 			r.observe(c, f.Input(&stages[stage]))
 		}

@@ -3,6 +3,7 @@ package gptq
 import (
 	"math"
 
+	"github.com/golowbit/lowbit/internal/kernel"
 	"github.com/golowbit/lowbit/tensor"
 )
 
@@ -14,27 +15,24 @@ import (
 func (s *strip) fitRows() {
 	in, n, groups, h := s.in, s.n, s.groups, s.r.h.h
 	members := make([][]int, groups)
+	v, z := s.delta, s.g
 	for j, k := range s.groupOf {
 		members[k] = append(members[k], j)
-	}
-	v := tensor.New(in, n)
-	for j, k := range s.groupOf {
 		s.r.grid.Slopes(v.Row(j), s.codes[j*n:(j+1)*n], s.shift[k*n:(k+1)*n], 1)
 	}
 	a := make([]float64, groups*groups*n)
 	g := make([]float64, groups*n)
-	z := tensor.New(in, n)
 	for k, m := range members {
 		hk, vk := tensor.New(len(m), in), tensor.New(len(m), n)
 		for i, j := range m {
 			copy(hk.Row(i), h.Row(j))
 			copy(vk.Row(i), v.Row(j))
-			accumulate(g[k*n:(k+1)*n], v.Row(j), s.eh.Row(j))
 		}
 		tensor.Gemm(true, false, 1, hk, vk, 0, z, s.workers)
 		for j, h := range s.groupOf {
+			kernel.MulAdd(g[k*n:(k+1)*n], s.e.Row(j), z.Row(j))
 			if h >= k {
-				accumulate(a[(k*groups+h)*n:(k*groups+h+1)*n], v.Row(j), z.Row(j))
+				kernel.MulAdd(a[(k*groups+h)*n:(k*groups+h+1)*n], v.Row(j), z.Row(j))
 			}
 		}
 	}
@@ -54,14 +52,6 @@ func (s *strip) fitRows() {
 				s.scale[k*n+i] = v
 			}
 		}
-	}
-}
-
-// accumulate adds x*y to acc, element by element.
-func accumulate(acc []float64, x, y []float32) {
-	y = y[:len(x)]
-	for i, v := range x {
-		acc[i] += float64(v * y[i])
 	}
 }
 
@@ -120,6 +110,7 @@ func (s *strip) stored(old []float32, delta []float64) []float32 {
 // A = H ∘ (VᵀV).
 func (s *strip) fitBands() {
 	in, n := s.in, s.n
+	tensor.Gemm(false, false, 1, s.r.h.h, s.e, 0, s.g, s.workers)
 	v := tensor.New(in, s.bandLen)
 	a := tensor.New(in, in)
 	g := make([]float32, in)
@@ -127,7 +118,7 @@ func (s *strip) fitBands() {
 		r0, r1 := b*s.bandLen, min((b+1)*s.bandLen, n)
 		vb := v.View(0, in, 0, r1-r0)
 		for j := range in {
-			at, row, eh := j*s.groups+b, vb.Row(j), s.eh.Row(j)[r0:r1]
+			at, row, eh := j*s.groups+b, vb.Row(j), s.g.Row(j)[r0:r1]
 			s.r.grid.Slopes(row, s.codes[j*n+r0:j*n+r1], s.shift[at:at+1], r1-r0)
 			var sum float64
 			for i, v := range row {

@@ -3,7 +3,7 @@ package gptq
 import (
 	"context"
 	"fmt"
-	"math"
+	"slices"
 
 	"github.com/golowbit/lowbit/internal/kernel"
 	"github.com/golowbit/lowbit/internal/parallel"
@@ -171,22 +171,27 @@ type strip struct {
 	oc      bool
 	workers int
 
-	wt, e, eh    *tensor.Matrix // [in, n] weights, error, error times H
-	codes        []uint8        // [in, n]
-	scale, shift []float32      // OC: [groups, n]; IC: [in, bands]
-	groups       int            // OC: groups of a row; IC: bands of the strip
-	groupOf      []int          // OC: group by position
-	bandLen      int            // IC: outputs in a band; OC: 1
+	// All [in, n]. Fitting takes g and delta for memory of its own.
+	wt    *tensor.Matrix // weights
+	e     *tensor.Matrix // error
+	g     *tensor.Matrix // error times H: half the gradient; of a block, when a sweep comes to it
+	delta *tensor.Matrix // what sweeps have changed
 
-	best      []float64 // loss by unit (row or band)
-	bestCodes []uint8
-	bestScale []float32
+	codes        []uint8   // [in, n]
+	scale, shift []float32 // OC: [groups, n]; IC: [in, bands]
+	groups       int       // OC: groups of a row; IC: bands of the strip
+	groupOf      []int     // OC: group by position
+	bandLen      int       // IC: outputs in a band; OC: 1
+
+	x, deq, spread []float32 // of a column
 }
 
-// run improves the strip and stores the best that was found.
+// run improves the strip and stores the units (rows or bands) that are better
+// than they were: every step lowers the loss of every unit, but for rounding.
 func (s *strip) run(ctx context.Context) error {
+	codes, scale := slices.Clone(s.codes), slices.Clone(s.scale)
+	before := s.losses()
 	for range s.r.opt.Rounds {
-		s.measure()
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -199,17 +204,24 @@ func (s *strip) run(ctx context.Context) error {
 			// would have to be fitted with it: only the codes improve.
 		}
 		s.refreshError()
-		for range s.r.opt.Sweeps {
+		for k := range s.r.opt.Sweeps {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			if !s.sweep() {
+			if !s.sweep(k%2 == 1) {
 				break
 			}
 		}
 	}
-	s.measure()
-	s.store()
+	after := s.losses()
+	for a := 0; a < s.n; a += s.bandLen {
+		b := min(a+s.bandLen, s.n)
+		if !(quant.Sum(after[a:b]) < quant.Sum(before[a:b])) {
+			copy(after[a:b], before[a:b])
+			s.restore(a, b, codes, scale)
+		}
+	}
+	s.store(after)
 	return nil
 }
 
@@ -217,8 +229,9 @@ func newStrip(r *refiner, r0, r1, workers int) *strip {
 	q := r.src
 	n, in := r1-r0, q.In
 	s := &strip{r: r, in: in, r0: r0, n: n, oc: q.Scheme.Axis == quant.OC, workers: workers,
-		wt: tensor.New(in, n), e: tensor.New(in, n), eh: tensor.New(in, n),
-		codes: make([]uint8, in*n), bandLen: 1}
+		wt: tensor.New(in, n), e: tensor.New(in, n), g: tensor.New(in, n), delta: tensor.New(in, n),
+		codes: make([]uint8, in*n), bandLen: 1,
+		x: make([]float32, n), deq: make([]float32, n), spread: make([]float32, 2*n)}
 	for i := range n {
 		row := r.w.Row(r.output(r0 + i))
 		for j, c := range r.h.perm {
@@ -229,14 +242,6 @@ func newStrip(r *refiner, r0, r1, workers int) *strip {
 		copy(s.codes[j*n:(j+1)*n], r.codes[j*q.Out+r0:j*q.Out+r1])
 	}
 	s.takeParams()
-	s.best = make([]float64, s.units())
-	for u := range s.best {
-		s.best[u] = math.Inf(1)
-	}
-	// The weight as given is the best until a loss is measured. None ever is
-	// if H is not finite: the weight then stays as it was.
-	s.bestCodes = append([]uint8(nil), s.codes...)
-	s.bestScale = append([]float32(nil), s.scale...)
 	s.refreshError()
 	return s
 }
@@ -278,16 +283,14 @@ func (r *refiner) output(place int) int {
 	return r.order[place]
 }
 
-func (s *strip) units() int { return (s.n + s.bandLen - 1) / s.bandLen }
-
-// params returns scale and shift of every output at position j; buf is
-// scratch of twice the strip's width.
-func (s *strip) params(j int, buf []float32) (scale, shift []float32) {
+// params returns scale and shift of every output at position j, until it is
+// called again.
+func (s *strip) params(j int) (scale, shift []float32) {
 	if s.oc {
 		k := s.groupOf[j] * s.n
 		return s.scale[k : k+s.n], s.shift[k : k+s.n]
 	}
-	scale, shift = buf[:s.n], buf[s.n:2*s.n]
+	scale, shift = s.spread[:s.n], s.spread[s.n:]
 	for i := range scale {
 		b := j*s.groups + i/s.bandLen
 		scale[i], shift[i] = s.scale[b], s.shift[b]
@@ -297,9 +300,8 @@ func (s *strip) params(j int, buf []float32) (scale, shift []float32) {
 
 // refreshError sets e to the error of the codes and scales as they are.
 func (s *strip) refreshError() {
-	buf := make([]float32, 2*s.n)
 	for j := range s.in {
-		scale, shift := s.params(j, buf)
+		scale, shift := s.params(j)
 		e, w := s.e.Row(j), s.wt.Row(j)
 		s.r.grid.Values(e, s.codes[j*s.n:(j+1)*s.n], scale, shift, 1)
 		for i, v := range w {
@@ -308,118 +310,146 @@ func (s *strip) refreshError() {
 	}
 }
 
-// measure computes eh and keeps every unit that is better than ever before.
-func (s *strip) measure() {
-	for u, l := range s.losses(s.bandLen) {
-		if !(l < s.best[u]) {
-			continue
-		}
-		s.best[u] = l
-		a, b := u*s.bandLen, min((u+1)*s.bandLen, s.n)
-		for j := range s.in {
-			copy(s.bestCodes[j*s.n+a:j*s.n+b], s.codes[j*s.n+a:j*s.n+b])
-		}
-		if s.oc {
-			for k := range s.groups {
-				s.bestScale[k*s.n+u] = s.scale[k*s.n+u]
-			}
-		} else {
-			for j := range s.in {
-				s.bestScale[j*s.groups+u] = s.scale[j*s.groups+u]
-			}
-		}
-	}
-}
-
-// losses computes eh, and from it the loss of every run of n outputs.
-func (s *strip) losses(n int) []float64 {
-	tensor.Gemm(false, false, 1, s.r.h.h, s.e, 0, s.eh, s.workers)
-	loss := make([]float64, (s.n+n-1)/n)
+// losses computes g, and from it the loss by output.
+func (s *strip) losses() []float64 {
+	tensor.Gemm(false, false, 1, s.r.h.h, s.e, 0, s.g, s.workers)
+	loss := make([]float64, s.n)
 	for j := range s.in {
-		eh := s.eh.Row(j)
-		for i, v := range s.e.Row(j) {
-			loss[i/n] += float64(v) * float64(eh[i])
-		}
+		kernel.MulAdd(loss, s.e.Row(j), s.g.Row(j))
 	}
 	return loss
 }
 
-// store writes the best of every unit to the result.
-func (s *strip) store() {
+// restore gives the outputs a to b, a whole unit, the codes and scales that
+// they had.
+func (s *strip) restore(a, b int, codes []uint8, scale []float32) {
+	for j := range s.in {
+		copy(s.codes[j*s.n+a:j*s.n+b], codes[j*s.n+a:])
+	}
+	first, n, width := a, s.groups, s.n
+	if !s.oc {
+		first, n, width = a/s.bandLen, s.in, s.groups
+	}
+	for k := range n {
+		s.scale[k*width+first] = scale[k*width+first]
+	}
+}
+
+// store writes codes, scales and losses to the result.
+func (s *strip) store(loss []float64) {
 	q := s.r.src
 	for j := range q.In {
-		copy(s.r.codes[j*q.Out+s.r0:j*q.Out+s.r0+s.n], s.bestCodes[j*s.n:(j+1)*s.n])
+		copy(s.r.codes[j*q.Out+s.r0:j*q.Out+s.r0+s.n], s.codes[j*s.n:(j+1)*s.n])
+	}
+	for i, l := range loss {
+		s.r.dst.RowLoss[s.r.output(s.r0+i)] = max(l, 0)
 	}
 	groups := q.Groups()
 	if s.oc {
 		for i := range s.n {
 			for k := range groups {
-				s.r.dst.Scales[(s.r0+i)*groups+k] = s.bestScale[k*s.n+i]
+				s.r.dst.Scales[(s.r0+i)*groups+k] = s.scale[k*s.n+i]
 			}
-			s.r.dst.RowLoss[s.r0+i] = max(s.best[i], 0)
 		}
 		return
 	}
 	for j, c := range s.r.h.perm {
-		copy(s.r.dst.Scales[c*groups+s.r0/s.bandLen:], s.bestScale[j*s.groups:(j+1)*s.groups])
-	}
-	s.rowLosses()
-}
-
-// rowLosses splits the best losses of bands by row.
-func (s *strip) rowLosses() {
-	copy(s.codes, s.bestCodes)
-	copy(s.scale, s.bestScale)
-	s.refreshError()
-	for i, l := range s.losses(1) {
-		s.r.dst.RowLoss[s.r.output(s.r0+i)] = max(l, 0)
+		copy(s.r.dst.Scales[c*groups+s.r0/s.bandLen:], s.scale[j*s.groups:(j+1)*s.groups])
 	}
 }
 
-// sweep moves every code to the minimizer given all others, columns by
-// descending diagonal of H, and reports whether any code changed. The
-// gradient is brought up to date by one product for every block of columns
-// and, inside it, by one for every sub-block.
-func (s *strip) sweep() bool {
-	in, n, h := s.in, s.n, s.r.h.h
-	g := tensor.New(min(block, in), n)
-	delta := tensor.New(subBlock, n)
-	x, deq, buf := make([]float32, n), make([]float32, n), make([]float32, 2*n)
+// sweep moves every code to the minimizer given all others, and reports whether
+// any changed. It takes the columns by descending diagonal of H, and back the
+// other way: the gradient of a block of columns is one product with the errors of
+// all on the way there, and on the way back, which must follow, one with what has
+// changed in the columns behind it. What those before it have changed was
+// in the first.
+func (s *strip) sweep(back bool) bool {
+	blocks := (s.in + block - 1) / block
 	changed := false
-	for b0 := 0; b0 < in; b0 += block {
-		b1 := min(b0+block, in)
-		gb := g.View(0, b1-b0, 0, n)
-		tensor.Gemm(false, false, 1, h.View(b0, b1, 0, in), s.e, 0, gb, s.workers)
-		for s0 := b0; s0 < b1; s0 += subBlock {
-			s1 := min(s0+subBlock, b1)
-			for j := s0; j < s1; j++ {
-				d := delta.Row(j - s0)
-				hjj := h.At(j, j)
-				if hjj <= 0 {
-					clear(d)
-					continue
-				}
-				scale, shift := s.params(j, buf)
-				e, w, gj := s.e.Row(j), s.wt.Row(j), gb.Row(j-b0)
-				for i := range x {
-					x[i] = w[i] + e[i] - gj[i]/hjj
-				}
-				codes := s.codes[j*n : (j+1)*n]
-				s.r.grid.Round(codes, deq, x, scale, shift, 1)
-				for i, v := range deq {
-					v -= w[i]
-					d[i] = v - e[i]
-					changed = changed || d[i] != 0
-					e[i] = v
-				}
-				for k := j + 1; k < s1; k++ {
-					kernel.Axpy(h.At(k, j), d, gb.Row(k-b0))
-				}
+	for k := range blocks {
+		if back {
+			k = blocks - 1 - k
+		}
+		b0, b1 := k*block, min((k+1)*block, s.in)
+		g := s.g.View(b0, b1, 0, s.n)
+		if back {
+			tensor.Gemm(false, false, 1, s.r.h.h.View(b0, b1, b0, s.in), s.delta.View(b0, s.in, 0, s.n), 1, g, s.workers)
+		} else {
+			tensor.Gemm(false, false, 1, s.r.h.h.View(b0, b1, 0, s.in), s.e, 0, g, s.workers)
+		}
+		changed = s.sweepBlock(b0, b1, g.Clone(), back) || changed
+	}
+	return changed
+}
+
+// sweepBlock moves the codes of columns b0 to b1, whose gradient is g: it is
+// brought up to date by one product for every sub-block, and inside it column by
+// column.
+func (s *strip) sweepBlock(b0, b1 int, g *tensor.Matrix, back bool) bool {
+	h := s.r.h.h
+	moved := tensor.New(subBlock, s.n)
+	subs := (b1 - b0 + subBlock - 1) / subBlock
+	changed := false
+	for k := range subs {
+		if back {
+			k = subs - 1 - k
+		}
+		s0, s1 := b0+k*subBlock, min(b0+(k+1)*subBlock, b1)
+		for i := range s1 - s0 {
+			j, rest := s0+i, [2]int{s0 + i + 1, s1} // and those that follow it
+			if back {
+				j, rest = s1-1-i, [2]int{s0, s1 - 1 - i}
 			}
-			if s1 < b1 {
-				tensor.Gemm(false, false, 1, h.View(s1, b1, s0, s1), delta.View(0, s1-s0, 0, n), 1, gb.View(s1-b0, b1-b0, 0, n), 1)
+			d := moved.Row(j - s0)
+			if !s.sweepColumn(j, d, g.Row(j-b0)) {
+				clear(d)
+				if !back {
+					clear(s.delta.Row(j))
+				}
+				continue
+			}
+			changed = true
+			if back {
+				kernel.Axpy(1, d, s.delta.Row(j))
+			} else {
+				copy(s.delta.Row(j), d)
+			}
+			for m := rest[0]; m < rest[1]; m++ {
+				kernel.Axpy(h.At(m, j), d, g.Row(m-b0))
 			}
 		}
+		r0, r1 := s1, b1
+		if back {
+			r0, r1 = b0, s0
+		}
+		if r0 < r1 {
+			tensor.Gemm(false, false, 1, h.View(r0, r1, s0, s1), moved.View(0, s1-s0, 0, s.n), 1, g.View(r0-b0, r1-b0, 0, s.n), 1)
+		}
+	}
+	return changed
+}
+
+// sweepColumn moves the codes of column j, whose gradient is g, leaves in d by
+// how much their values have changed, and reports whether any did. Without, d is
+// of no meaning.
+func (s *strip) sweepColumn(j int, d, g []float32) bool {
+	hjj := s.r.h.h.At(j, j)
+	if !(hjj > 0) {
+		return false
+	}
+	scale, shift := s.params(j)
+	e, w, x := s.e.Row(j), s.wt.Row(j), s.x
+	for i := range x {
+		x[i] = w[i] + e[i] - g[i]/hjj
+	}
+	s.r.grid.Round(s.codes[j*s.n:(j+1)*s.n], s.deq, x, scale, shift, 1)
+	changed := false
+	for i, v := range s.deq {
+		v -= w[i]
+		d[i] = v - e[i]
+		changed = changed || d[i] != 0
+		e[i] = v
 	}
 	return changed
 }

@@ -2,6 +2,7 @@ package quant
 
 import (
 	"context"
+	"math"
 	"sync"
 
 	"github.com/golowbit/lowbit/internal/parallel"
@@ -128,10 +129,8 @@ func (c *Collector) add(s *sums, x *tensor.Matrix, workers int) {
 		sum := c.absSum[j0:j1]
 		for i := range x.Rows {
 			for j, v := range x.Row(i)[j0:j1] {
-				if v < 0 {
-					v = -v
-				}
-				sum[j] += float64(v)
+				// A branch on the sign would be mispredicted every other time.
+				sum[j] += float64(math.Float32frombits(math.Float32bits(v) &^ (1 << 31)))
 			}
 		}
 		return nil

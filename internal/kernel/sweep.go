@@ -24,3 +24,23 @@ func errorColsGo(e []float32, loss []float64, t, deq []float32, d, lambda float6
 		loss[i] += float64(float64(d*x)*x) - float64(float64(lambda*y)*y)
 	}
 }
+
+// MulAdd adds the products x*y, each rounded to float32, to acc.
+func MulAdd(acc []float64, x, y []float32) {
+	acc, y = acc[:len(x)], y[:len(x)]
+	n := whole(len(x))
+	switch {
+	case n == 0:
+	case level >= AVX512:
+		mulAddAVX512(&acc[0], &x[0], &y[0], n)
+	default:
+		mulAddAVX2(&acc[0], &x[0], &y[0], n)
+	}
+	mulAddGo(acc[n:], x[n:], y[n:])
+}
+
+func mulAddGo(acc []float64, x, y []float32) {
+	for i, v := range x {
+		acc[i] += float64(float32(v * y[i]))
+	}
+}

@@ -21,3 +21,17 @@ func TestErrorCols(t *testing.T) {
 		}
 	})
 }
+
+func TestMulAdd(t *testing.T) {
+	eachLevel(t, func(t *testing.T) {
+		const n = 70
+		x, y, acc := randoms(n, 1), randoms(n, 2), make([]float64, n)
+		for i := range acc {
+			acc[i] = float64(i)
+		}
+		MulAdd(acc, x, y)
+		for i := range n {
+			require.InDelta(t, float64(i)+float64(x[i])*float64(y[i]), acc[i], 1e-6)
+		}
+	})
+}

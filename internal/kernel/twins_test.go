@@ -61,6 +61,14 @@ var twins = []twin{
 		ErrorCols(e[:in.n], loss, in.any, in.x, float64(in.scale), 0.3)
 		return []any{e, loss}
 	}},
+	{name: "MulAdd", run: func(in *inputs) []any {
+		acc := make([]float64, in.n+slack)
+		for i, v := range in.x {
+			acc[i] = float64(v)
+		}
+		MulAdd(acc, in.any, in.y)
+		return []any{acc}
+	}},
 	{name: "PackBits", run: func(in *inputs) []any {
 		words := make([]uint32, in.n+slack)
 		PackBits(words, in.bytes, in.bits)

@@ -94,9 +94,11 @@ func rtn4F16AVX512(codes *uint32, scales *float32, zeros *uint8, src *uint16, gr
 func errorColsAVX512(e *float32, loss *float64, t *float32, deq *float32, n int, d float64, lambda float64) {
 	panic(noAssembly)
 }
+func mulAddAVX512(acc *float64, x *float32, y *float32, n int) { panic(noAssembly) }
 func errorColsAVX2(e *float32, loss *float64, t *float32, deq *float32, n int, d float64, lambda float64) {
 	panic(noAssembly)
 }
+func mulAddAVX2(acc *float64, x *float32, y *float32, n int) { panic(noAssembly) }
 
 func peakAVX512(rounds int) { panic(noAssembly) }
 func peakAVX2(rounds int)   { panic(noAssembly) }

@@ -53,6 +53,35 @@ done:
 	VZEROUPPER
 	RET
 
+// func mulAddAVX512(acc *float64, x *float32, y *float32, n int)
+TEXT ·mulAddAVX512(SB), NOSPLIT, $0-32
+	MOVQ n+24(FP), CX
+	XORQ AX, AX
+	MOVQ acc+0(FP), DI
+	MOVQ x+8(FP), SI
+	MOVQ y+16(FP), R8
+	CMPQ CX, $0
+	JLE done
+
+	PCALIGN $32
+loop:
+	VMOVUPS (SI)(AX*4), Z0
+	VMULPS (R8)(AX*4), Z0, Z0
+	VCVTPS2PD Y0, Z1
+	VADDPD 0(DI)(AX*8), Z1, Z1
+	VMOVUPD Z1, 0(DI)(AX*8)
+	VEXTRACTF64X4 $1, Z0, Y0
+	VCVTPS2PD Y0, Z1
+	VADDPD 64(DI)(AX*8), Z1, Z1
+	VMOVUPD Z1, 64(DI)(AX*8)
+	ADDQ $16, AX
+	CMPQ AX, CX
+	JLT loop
+
+done:
+	VZEROUPPER
+	RET
+
 // func errorColsAVX2(e *float32, loss *float64, t *float32, deq *float32, n int, d float64, lambda float64)
 TEXT ·errorColsAVX2(SB), NOSPLIT, $0-56
 	MOVQ n+32(FP), CX
@@ -94,6 +123,35 @@ loop:
 	VSUBPD Y6, Y5, Y5
 	VADDPD 32(R8)(AX*8), Y5, Y5
 	VMOVUPD Y5, 32(R8)(AX*8)
+	ADDQ $8, AX
+	CMPQ AX, CX
+	JLT loop
+
+done:
+	VZEROUPPER
+	RET
+
+// func mulAddAVX2(acc *float64, x *float32, y *float32, n int)
+TEXT ·mulAddAVX2(SB), NOSPLIT, $0-32
+	MOVQ n+24(FP), CX
+	XORQ AX, AX
+	MOVQ acc+0(FP), DI
+	MOVQ x+8(FP), SI
+	MOVQ y+16(FP), R8
+	CMPQ CX, $0
+	JLE done
+
+	PCALIGN $32
+loop:
+	VMOVUPS (SI)(AX*4), Y0
+	VMULPS (R8)(AX*4), Y0, Y0
+	VCVTPS2PD X0, Y1
+	VADDPD 0(DI)(AX*8), Y1, Y1
+	VMOVUPD Y1, 0(DI)(AX*8)
+	VEXTRACTF128 $1, Y0, X0
+	VCVTPS2PD X0, Y1
+	VADDPD 32(DI)(AX*8), Y1, Y1
+	VMOVUPD Y1, 32(DI)(AX*8)
 	ADDQ $8, AX
 	CMPQ AX, CX
 	JLT loop

@@ -9,7 +9,17 @@ package kernel
 //go:noescape
 func errorColsAVX512(e *float32, loss *float64, t *float32, deq *float32, n int, d float64, lambda float64)
 
+// mulAddAVX512 is mulAddGo.
+//
+//go:noescape
+func mulAddAVX512(acc *float64, x *float32, y *float32, n int)
+
 // errorColsAVX2 is errorColsGo.
 //
 //go:noescape
 func errorColsAVX2(e *float32, loss *float64, t *float32, deq *float32, n int, d float64, lambda float64)
+
+// mulAddAVX2 is mulAddGo.
+//
+//go:noescape
+func mulAddAVX2(acc *float64, x *float32, y *float32, n int)

@@ -54,6 +54,9 @@ type Piece struct {
 	sum        uint32 // CRC-32C of the bytes in the file
 }
 
+// Rows is how many rows the piece has.
+func (p *Piece) Rows() int { return p.rows }
+
 // Bytes is the size of the piece.
 func (p *Piece) Bytes() int64 { return 4 * int64(p.rows) * int64(p.cols) }
 

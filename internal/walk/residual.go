@@ -49,6 +49,25 @@ func (w *Walk) Start(ctx context.Context, windows [][]int32, n int) ([]*Residual
 	return all, nil
 }
 
+// Sample returns the part of a stream that has at least this many tokens, in
+// whole batches from all over the text.
+func (r *Residual) Sample(tokens int) *Residual {
+	n := len(r.batches)
+	all := 0
+	for _, p := range r.batches {
+		all += p.Rows()
+	}
+	if all <= tokens {
+		return r
+	}
+	part := &Residual{}
+	want := (tokens*n + all - 1) / all
+	for i := range want {
+		part.batches = append(part.batches, r.batches[i*n/want])
+	}
+	return part
+}
+
 // Pass takes a stream through a block. observe, if not nil, sees every stage,
 // batch by batch. Without keep the stream stays as it is, and goes only as far as
 // there is something to observe.

@@ -14,6 +14,15 @@ var (
 	avx2   = vec{"AVX2", "Y", 8}
 )
 
+// half is the name of the registers of half the width, and what extracts the
+// upper half into one.
+func (v vec) half() (reg, extract string) {
+	if v.reg == "Z" {
+		return "Y", "VEXTRACTF64X4"
+	}
+	return "X", "VEXTRACTF128"
+}
+
 // loop is a function over n elements, n a multiple of the lanes, with AX the
 // element at hand.
 type loop struct {
