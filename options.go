@@ -68,6 +68,7 @@ type Options struct {
 	Arms      []adadim.Arm
 	Objective *adadim.Objective
 	Search    *adadim.Search
+	CountBits *bool // an arm must be worth the bits that it stores; see adadim.Quantizer
 	Fold      Fold
 
 	Calibration Calibration

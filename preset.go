@@ -14,15 +14,17 @@ const (
 	// PresetDefault is Best, or Plain where a method is given.
 	PresetDefault Preset = iota
 	// Plain is a method as it is, with AdaDim choosing between the two axes by
-	// round-to-nearest and the raw error. No clip, no refinement.
+	// round-to-nearest and the raw error. No clip, no refinement. A method that
+	// needs data sees what the quantized layers before make of it, as GPTQ does.
 	Plain
 	// Paper is AdaDim over GPTQ as published: both axes, raw error, search by
 	// round-to-nearest, calibrated on full-precision inputs.
 	Paper
-	// Fast is GPTQ with clip: all arms, relative error, search by round-to-nearest.
+	// Fast is GPTQ with clip: all arms, counted with their bits, relative
+	// error, search by round-to-nearest.
 	Fast
-	// Best tries all arms with the method itself, with clip and refinement,
-	// and calibrates on quantized inputs with corrected targets.
+	// Best tries all arms with the method itself, counted with their bits, with clip
+	// and refinement, and calibrates on quantized inputs with corrected targets.
 	Best
 )
 
@@ -53,6 +55,7 @@ type base struct {
 	inputs          Inputs
 	correction      float64
 	refine          gptq.Refine
+	countBits       bool
 }
 
 func (p Preset) base() base {
@@ -60,17 +63,21 @@ func (p Preset) base() base {
 	case Fast:
 		return base{
 			arms: adadim.AllArms(), clip: true, clipInput: true,
-			objective: adadim.ObjectiveRelative, search: adadim.SearchRTN, inputs: InputsFull,
+			objective: adadim.ObjectiveRelative, search: adadim.SearchRTN, inputs: InputsFull, countBits: true,
 		}
 	case Best:
 		return base{
 			arms: adadim.AllArms(), clip: true, clipInput: true,
 			objective: adadim.ObjectiveRelative, search: adadim.SearchMethod,
-			inputs: InputsQuantized, correction: 1, refine: gptq.DefaultRefine(),
+			inputs: InputsQuantized, correction: 1, refine: gptq.DefaultRefine(), countBits: true,
 		}
 	}
-	return base{
+	b := base{
 		arms:      adadim.PaperArms(),
 		objective: adadim.ObjectiveLinear, search: adadim.SearchRTN, inputs: InputsFull,
 	}
+	if p == Plain {
+		b.inputs = InputsQuantized
+	}
+	return b
 }

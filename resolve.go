@@ -59,6 +59,7 @@ type settings struct {
 	axis       Axis
 	objective  adadim.Objective
 	search     adadim.Search
+	countBits  bool
 	fold       Fold
 	inputs     Inputs
 	correction float64
@@ -252,7 +253,8 @@ func (o *Options) resolveMethod(s *settings) error {
 	if math.IsNaN(strength) {
 		return badOptions("correction %g, want 0 to 1", strength)
 	}
-	s.inputs = pick(s, "inputs", given(o.Inputs), provided(strength > 0, InputsQuantized, "a correction is given"), otherwise(b.inputs, by))
+	s.inputs = pick(s, "inputs", given(o.Inputs), provided(strength > 0, InputsQuantized, "a correction is given"),
+		provided(s.preset == Plain && !quant.NeedsCalibration(s.method), InputsFull, by+", the method needs no data"), otherwise(b.inputs, by))
 	s.correction = pick(s, "correction", pointed(o.Correction), provided(s.inputs == InputsFull, 0.0, "inputs full"), otherwise(b.correction, by))
 	return nil
 }
@@ -284,6 +286,7 @@ func (o *Options) resolveArms(s *settings) error {
 	}
 	s.objective = pick(s, "objective", pointed(o.Objective), otherwise(b.objective, by))
 	s.search = pick(s, "search", pointed(o.Search), otherwise(b.search, by))
+	s.countBits = pick(s, "count_bits", pointed(o.CountBits), otherwise(b.countBits, by))
 	s.fold = pick(s, "fold", given(o.Fold),
 		provided(s.axis == AxisOC && s.preset != Plain, FoldOn, by+" in axis oc"), otherwise(FoldAuto, "default"))
 	asked := len(o.Arms) > 0 || o.Axis == AxisAda
@@ -350,5 +353,5 @@ func (s *settings) retell(name string, value any, from string) {
 
 // chooser returns AdaDim over the method for the given arms.
 func (s *settings) chooser(arms []adadim.Arm) adadim.Quantizer {
-	return adadim.Quantizer{Method: s.method, Arms: arms, Objective: s.objective, Search: s.search, Workers: s.workers}
+	return adadim.Quantizer{Method: s.method, Arms: arms, Objective: s.objective, Search: s.search, CountBits: s.countBits, Workers: s.workers}
 }

@@ -116,8 +116,8 @@ func TestResolve(t *testing.T) {
 	plain := map[string]string{
 		"preset": "plain", "format": "lowbit", "bits": "4", "group_size": "128", "symmetric": "false", "range": "zero",
 		"scale_type": "f16", "min_zero": "0", "clip": "false", "clip_input": "false", "method": "gptq.Quantizer",
-		"axis": "ada", "arms": "oc,ic", "objective": "linear", "search": "rtn", "fold": "auto",
-		"inputs": "full", "correction": "0", "fit": "arms", "bf16": "false",
+		"axis": "ada", "arms": "oc,ic", "objective": "linear", "search": "rtn", "count_bits": "false", "fold": "auto",
+		"inputs": "quantized", "correction": "0", "fit": "arms", "bf16": "false",
 		"samples": "128", "seq_len": "256", "per_document": "false",
 	}
 	with := func(m map[string]string, pairs ...string) map[string]string {
@@ -130,7 +130,7 @@ func TestResolve(t *testing.T) {
 		}
 		return n
 	}
-	fast := with(plain, "preset", "fast", "clip", "true", "clip_input", "true", "arms", "oc,oc+in,ic,ic+row", "objective", "relative")
+	fast := with(plain, "preset", "fast", "inputs", "full", "count_bits", "true", "clip", "true", "clip_input", "true", "arms", "oc,oc+in,ic,ic+row", "objective", "relative")
 	best := with(fast, "preset", "best", "search", "method", "inputs", "quantized", "correction", "1")
 	refined := `"rounds":3`
 	for name, c := range map[string]struct {
@@ -141,9 +141,9 @@ func TestResolve(t *testing.T) {
 		"nothing given":        {Options{}, best, refined},
 		"best":                 {Options{Preset: Best}, best, refined},
 		"fast":                 {Options{Preset: Fast}, fast, `"rounds":0`},
-		"paper":                {Options{Preset: Paper}, with(plain, "preset", "paper"), ""},
+		"paper":                {Options{Preset: Paper}, with(plain, "preset", "paper", "inputs", "full"), ""},
 		"plain":                {Options{Preset: Plain}, plain, ""},
-		"a method":             {Options{Method: quant.RTN{}}, with(plain, "method", "quant.RTN"), ""},
+		"a method":             {Options{Method: quant.RTN{}}, with(plain, "method", "quant.RTN", "inputs", "full"), ""},
 		"a method in a preset": {Options{Method: gptq.Quantizer{Damping: 0.05}, Preset: Best}, best, `"rounds":0`},
 		"axis in a preset":     {Options{Axis: AxisOC}, with(best, "axis", "oc", "arms", "oc,oc+in", "fold", "on"), refined},
 		"axis ic":              {Options{Axis: AxisIC, Fold: FoldOff}, with(best, "axis", "ic", "arms", "ic,ic+row", "fold", "off"), refined},
@@ -167,7 +167,7 @@ func TestResolve(t *testing.T) {
 			"axis", "oc", "arms", "oc,oc+in", "fold", "on"), refined},
 		"target with settings": {Options{Target: "llama.cpp", Bits: 8, GroupSize: 64}, with(best, "target", "llama.cpp", "format", "gguf",
 			"bits", "8", "group_size", "64", "symmetric", "true", "axis", "oc", "arms", "oc,oc+in", "fold", "on"), refined},
-		"target and method": {Options{Target: "llama.cpp", Method: quant.RTN{}}, with(plain, "target", "llama.cpp", "format", "gguf", "method", "quant.RTN",
+		"target and method": {Options{Target: "llama.cpp", Method: quant.RTN{}}, with(plain, "inputs", "full", "target", "llama.cpp", "format", "gguf", "method", "quant.RTN",
 			"group_size", "32", "symmetric", "true", "axis", "oc", "arms", "oc"), ""},
 		"skip": {Options{Skip: []*regexp.Regexp{regexp.MustCompile("q_proj"), regexp.MustCompile("lm_head")}}, with(best, "skip", "q_proj lm_head"), refined},
 	} {

@@ -73,7 +73,9 @@ const (
 	// SearchRTN decides by round-to-nearest and runs the method in the arm
 	// chosen, as the paper does.
 	SearchRTN Search = iota
-	// SearchMethod runs the method in every arm and keeps the best.
+	// SearchMethod runs the method in every arm and keeps the best: first its
+	// draft (quant.Draft), and then the method in those arms whose draft comes
+	// within a twentieth of the best one's.
 	SearchMethod
 )
 
@@ -91,7 +93,8 @@ func (s *Search) UnmarshalText(text []byte) error { return searches.Unmarshal(s,
 // ParseSearch reads "rtn" or "method". Errors wrap ErrOptions.
 func ParseSearch(s string) (Search, error) { return searches.Parse(s) }
 
-// Candidate is what one arm would cost.
+// Candidate is what one arm would cost. By SearchMethod its losses are those of
+// the method's draft if that was not among the best.
 type Candidate struct {
 	Arm   Arm
 	Power float64 // exponent of the arm's scale; 0 is no scale
@@ -229,6 +232,10 @@ type Quantizer struct {
 	Arms      []Arm           // none means PaperArms; ties go to the earlier
 	Objective Objective
 	Search    Search
+	// CountBits charges an arm for what it stores: as a bit more for every weight
+	// lowers the squared error of a uniform grid to a quarter, one that stores b
+	// more bits a weight is better only if its objective is 4^b times lower.
+	CountBits bool
 	Workers   int // goroutines; 0 means GOMAXPROCS
 }
 
@@ -277,6 +284,7 @@ type parameters struct {
 	Arms      []Arm        `json:"arms"`
 	Objective Objective    `json:"objective"`
 	Search    Search       `json:"search"`
+	CountBits bool         `json:"count_bits,omitempty"`
 }
 
 // MarshalJSON implements json.Marshaler: the method as quant.Parameters has
@@ -287,7 +295,7 @@ func (q Quantizer) MarshalJSON() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return json.Marshal(parameters{m, q.Arms, q.Objective, q.Search})
+	return json.Marshal(parameters{m, q.Arms, q.Objective, q.Search, q.CountBits})
 }
 
 // Draft implements quant.Drafter: it is q over the draft of its method.
@@ -344,82 +352,161 @@ type choice struct {
 	size   []float64 // w_r H w_rᵀ
 }
 
+// near is how far behind the best a draft may be for the method to be run in its
+// arm too.
+const near = 1.05
+
+// attempt is an arm that is tried.
+type attempt struct {
+	Candidate         // what is compared
+	bits      float64 // a weight, if they count
+	out       *quant.Weight
+	finished  bool
+	end       Candidate // the losses of out once it is finished
+}
+
+// price is the objective times what the bits are worth.
+func (a *attempt) price() float64 { return a.Objective * math.Pow(4, a.bits) }
+
 func (c *choice) choose(ctx context.Context) (*quant.Weight, *Decision, error) {
 	d := &Decision{OutputSize: quant.Sum(c.size), Measured: true}
-	var best *quant.Weight
+	tried := make([]attempt, len(c.q.Arms))
 	for i, arm := range c.q.Arms {
-		p, cand, err := c.bestPower(ctx, arm)
-		if err != nil {
-			return nil, nil, err
-		}
-		var out *quant.Weight
-		if c.q.Search == SearchMethod {
-			if out, err = c.run(ctx, p, arm, c.q.Method); err != nil {
-				return nil, nil, err
-			}
-			power := cand.Power
-			if cand, err = c.judge(ctx, out, arm); err != nil {
-				return nil, nil, err
-			}
-			cand.Power = power
-		}
-		d.Candidates = append(d.Candidates, cand)
-		if i == 0 || cand.Objective < d.Candidates[d.Chosen].Objective {
-			d.Chosen, best = i, out
-		}
-	}
-	chosen := d.Candidates[d.Chosen]
-	if best == nil {
-		p := chosen.Arm.scaled(c.layer.Weight, c.layer.Calibration, chosen.Power)
 		var err error
-		if best, err = c.run(ctx, p, chosen.Arm, c.q.Method); err != nil {
-			return nil, nil, err
-		}
-		if chosen, err = c.losses(ctx, best, chosen.Arm); err != nil {
+		if tried[i], err = c.try(ctx, arm); err != nil {
 			return nil, nil, err
 		}
 	}
-	d.Loss, d.Relative = chosen.Loss, chosen.Relative
-	return best, d, nil
+	d.Chosen = cheapest(tried)
+	limit := tried[d.Chosen].price() * near
+	for i := range tried {
+		if i == d.Chosen || c.q.Search == SearchMethod && tried[i].price() <= limit {
+			if err := c.finish(ctx, &tried[i]); err != nil {
+				return nil, nil, err
+			}
+		}
+	}
+	d.Chosen = cheapest(tried)
+	for _, a := range tried {
+		d.Candidates = append(d.Candidates, a.Candidate)
+	}
+	chosen := &tried[d.Chosen]
+	d.Loss, d.Relative = chosen.end.Loss, chosen.end.Relative
+	return chosen.out, d, nil
+}
+
+// cheapest is the index of the attempt with the lowest price; of equal ones the
+// first. Where some are finished it is one of these.
+func cheapest(tried []attempt) int {
+	least := 0
+	for i := range tried {
+		a, b := &tried[i], &tried[least]
+		if a.finished && !b.finished || a.finished == b.finished && a.price() < b.price() {
+			least = i
+		}
+	}
+	return least
+}
+
+// try makes of an arm what is compared with other arms first.
+func (c *choice) try(ctx context.Context, arm Arm) (attempt, error) {
+	a, err := c.bestPower(ctx, arm)
+	if err != nil || c.q.Search != SearchMethod {
+		return a, err
+	}
+	method := quant.Draft(c.q.Method)
+	if len(c.q.Arms) == 1 {
+		method = c.q.Method
+	}
+	b, err := c.attempt(ctx, arm, a.Power, method)
+	b.finished = len(c.q.Arms) == 1
+	return b, err
+}
+
+// finish runs the method in the arm of an attempt.
+func (c *choice) finish(ctx context.Context, a *attempt) error {
+	if a.finished {
+		a.end = a.Candidate
+		return nil
+	}
+	a.finished = true
+	p := a.Arm.scaled(c.layer.Weight, c.layer.Calibration, a.Power)
+	if c.q.Search != SearchMethod {
+		var err error
+		if a.out, err = c.run(ctx, p, a.Arm, c.q.Method); err == nil {
+			a.end, err = c.losses(ctx, a.out, a.Arm)
+		}
+		return err
+	}
+	out, err := p.finish(ctx, c.q.Method, c.schemeOf(a.Arm), a.out)
+	if err == nil && out != a.out {
+		*a, err = c.assess(ctx, out, a.Arm, a.Power)
+		a.finished = true
+	}
+	a.end = a.Candidate
+	return err
+}
+
+// attempt runs a method in an arm with a scale of the given exponent.
+func (c *choice) attempt(ctx context.Context, arm Arm, power float64, method quant.Quantizer) (attempt, error) {
+	out, err := c.run(ctx, arm.scaled(c.layer.Weight, c.layer.Calibration, power), arm, method)
+	if err != nil {
+		return attempt{}, err
+	}
+	return c.assess(ctx, out, arm, power)
+}
+
+// assess says what a weight is as an attempt.
+func (c *choice) assess(ctx context.Context, out *quant.Weight, arm Arm, power float64) (attempt, error) {
+	cand, err := c.judge(ctx, out, arm)
+	cand.Power = power
+	a := attempt{Candidate: cand, out: out}
+	if c.q.CountBits {
+		a.bits = float64(out.StorageBits()) / float64(out.Out) / float64(out.In)
+	}
+	return a, err
 }
 
 // bestPower finds the exponent of the arm's scale by round-to-nearest, and
-// returns the problem and the candidate that round-to-nearest makes of it.
-func (c *choice) bestPower(ctx context.Context, arm Arm) (problem, Candidate, error) {
-	var bestP problem
-	var best Candidate
+// returns what that makes of it.
+func (c *choice) bestPower(ctx context.Context, arm Arm) (attempt, error) {
+	var best attempt
 	powers := arm.powers()
-	w, cal := c.layer.Weight, c.layer.Calibration
 	if len(powers) == 1 && c.q.Search == SearchMethod {
-		return arm.scaled(w, cal, 0), Candidate{Arm: arm}, nil
+		return attempt{Candidate: Candidate{Arm: arm}}, nil
 	}
 	rtn := quant.RTN{Workers: c.q.Workers}
 	for i, power := range powers {
-		p := arm.scaled(w, cal, power)
+		p := arm.scaled(c.layer.Weight, c.layer.Calibration, power)
 		if power != 0 && p.row == nil && p.input == nil {
 			continue
 		}
 		out, err := c.run(ctx, p, arm, rtn)
 		if err != nil {
-			return bestP, best, err
+			return best, err
 		}
-		cand, err := c.judge(ctx, out, arm)
+		a, err := c.assess(ctx, out, arm, power)
 		if err != nil {
-			return bestP, best, err
+			return best, err
 		}
-		cand.Power = power
-		if i == 0 || cand.Objective < best.Objective {
-			bestP, best = p, cand
+		a.out = nil
+		if i == 0 || a.price() < best.price() {
+			best = a
 		}
 	}
-	return bestP, best, nil
+	return best, nil
 }
 
-func (c *choice) run(ctx context.Context, p problem, arm Arm, method quant.Quantizer) (*quant.Weight, error) {
+// schemeOf is the scheme in an arm.
+func (c *choice) schemeOf(arm Arm) quant.Scheme {
 	s := c.scheme
 	s.Axis = arm.Axis
 	s.Strided = s.Strided && arm.Axis == quant.IC
-	return p.quantize(ctx, method, s)
+	return s
+}
+
+func (c *choice) run(ctx context.Context, p problem, arm Arm, method quant.Quantizer) (*quant.Weight, error) {
+	return p.quantize(ctx, method, c.schemeOf(arm))
 }
 
 // judge computes losses and objective of a quantized weight.

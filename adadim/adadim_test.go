@@ -439,6 +439,80 @@ func TestBlockObjective(t *testing.T) {
 	}
 }
 
+// stepwise rounds to nearest as its draft; finished, a weight is said to have lost
+// a tenth of that.
+type stepwise struct{ finished *[]quant.Axis }
+
+func (m stepwise) Quantize(ctx context.Context, w *tensor.Matrix, s quant.Scheme, cal *quant.Calibration) (*quant.Weight, error) {
+	draft, err := m.Draft().Quantize(ctx, w, s, cal)
+	if err != nil {
+		return nil, err
+	}
+	return m.Finish(ctx, w, s, cal, draft)
+}
+
+func (m stepwise) Draft() quant.Quantizer { return quant.RTN{Workers: 1} }
+
+func (m stepwise) Finish(_ context.Context, w *tensor.Matrix, s quant.Scheme, cal *quant.Calibration, draft *quant.Weight) (*quant.Weight, error) {
+	*m.finished = append(*m.finished, s.Axis)
+	out := *draft
+	out.RowLoss = quant.RowLosses(w, draft.Dequantize(), cal.H, 1)
+	for r := range out.RowLoss {
+		out.RowLoss[r] /= 10
+	}
+	return &out, nil
+}
+
+// The method goes on where its draft is, or is nearly, the best.
+func TestFinishesTheBest(t *testing.T) {
+	rng := rand.New(rand.NewPCG(15, 15))
+	s := quant.Scheme{Bits: 3, GroupSize: 8}
+	for name, c := range map[string]struct {
+		outlier  float32 // that the last row is multiplied by: bad for groups of axis IC
+		finished []quant.Axis
+	}{
+		"far":  {1000, []quant.Axis{quant.OC}},
+		"near": {1, []quant.Axis{quant.OC, quant.IC}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, cal := normal(rng, 256, 256), quant.NewCalibration(normal(rng, 1024, 256), 1)
+			for j := range w.Cols {
+				w.Set(w.Rows-1, j, c.outlier*w.At(w.Rows-1, j))
+			}
+			var finished []quant.Axis
+			got, d, err := adadim.Quantizer{Method: stepwise{&finished}, Search: adadim.SearchMethod, Objective: adadim.ObjectiveRelative}.
+				Choose(ctx, adadim.Layer{Weight: w, Calibration: cal}, s)
+			require.NoError(t, err)
+			require.Equal(t, c.finished, finished)
+			draft := quantize(t, quant.RTN{}, w, got.Scheme, cal)
+			require.InEpsilon(t, quant.Loss(w, draft.Dequantize(), cal.H, 1)/10, d.Loss, 1e-6)
+			require.Equal(t, d.Loss, d.Candidates[d.Chosen].Loss)
+		})
+	}
+}
+
+// An arm that stores more bits than it is worth is not chosen if bits count.
+func TestCountBits(t *testing.T) {
+	rng := rand.New(rand.NewPCG(16, 16))
+	w, x := normal(rng, 64, 256), normal(rng, 1024, 256)
+	for j := range w.Cols {
+		f := float32(1 + 0.2*float64(j%8)) // little to gain for a scale of the inputs, a quarter of a bit a weight
+		for i := range x.Rows {
+			x.Set(i, j, f*x.At(i, j))
+		}
+	}
+	cal := quant.NewCalibration(x, 1)
+	arms := []adadim.Arm{adadim.ArmOC(), adadim.ArmOCInputScale()}
+	for _, search := range []adadim.Search{adadim.SearchRTN, adadim.SearchMethod} {
+		for _, count := range []bool{false, true} {
+			q := adadim.Quantizer{Method: gptq.Quantizer{}, Arms: arms, Search: search, CountBits: count}
+			got, d, err := q.Choose(ctx, adadim.Layer{Weight: w, Calibration: cal}, quant.Scheme{Bits: 3, GroupSize: 64})
+			require.NoError(t, err)
+			require.Equal(t, count, got.InputScale == nil, "%v %v: %+v", search, count, d.Candidates)
+		}
+	}
+}
+
 // Where a scale makes no difference there is none.
 func TestTiesBetweenPowers(t *testing.T) {
 	rng := rand.New(rand.NewPCG(14, 14))

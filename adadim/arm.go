@@ -267,6 +267,28 @@ func (p problem) quantize(ctx context.Context, method quant.Quantizer, s quant.S
 	if err != nil {
 		return nil, err
 	}
+	return p.restore(q)
+}
+
+// finish makes the method's result of what its draft has made of the problem,
+// with the scales put back. It is the draft itself if nothing is left to do.
+func (p problem) finish(ctx context.Context, method quant.Quantizer, s quant.Scheme, draft *quant.Weight) (*quant.Weight, error) {
+	d := *draft
+	if p.row != nil || p.input != nil {
+		d.RowScale, d.InputScale, d.RowLoss = nil, nil, nil
+	}
+	q, err := quant.Finish(ctx, method, p.w, s, p.cal, &d)
+	switch {
+	case err != nil:
+		return nil, err
+	case q == &d:
+		return draft, nil
+	}
+	return p.restore(q)
+}
+
+// restore puts the scales back into a weight without any.
+func (p problem) restore(q *quant.Weight) (*quant.Weight, error) {
 	if p.row == nil && p.input == nil {
 		return q, nil
 	}

@@ -181,10 +181,15 @@ func (q Quantizer) Quantize(ctx context.Context, w *tensor.Matrix, s quant.Schem
 	if f.raised {
 		out.Notes = append(out.Notes, fmt.Sprintf("damping raised to %.3g: the inputs' second moments are not positive definite at %.3g", f.damping, q.damping()))
 	}
-	if q.Refine.Rounds > 0 {
-		return Improve(ctx, w, out, cal, q.Refine, q.Workers)
+	return q.Finish(ctx, w, s, cal, out)
+}
+
+// Finish implements quant.Finisher: it refines.
+func (q Quantizer) Finish(ctx context.Context, w *tensor.Matrix, _ quant.Scheme, cal *quant.Calibration, draft *quant.Weight) (*quant.Weight, error) {
+	if q.Refine.Rounds == 0 || cal == nil || cal.Tokens == 0 {
+		return draft, nil
 	}
-	return out, nil
+	return Improve(ctx, w, draft, cal, q.Refine, q.Workers)
 }
 
 func (q Quantizer) damping() float64 {

@@ -17,10 +17,10 @@ import (
 //
 // Quantize is all that a method must have. What more a caller may want to
 // know of it, the method can tell by any of the interfaces DataFree, Unpaired,
-// Validator, Parametric, Drafter, Parallel and Sized. Callers do not assert
-// these themselves: the functions NeedsCalibration, NeedsPairs, Validate,
-// Parameters, Draft, WithWorkers and Memory do, and have an answer for methods
-// that implement none.
+// Validator, Parametric, Drafter, Finisher, Parallel and Sized. Callers do not
+// assert these themselves: the functions NeedsCalibration, NeedsPairs, Validate,
+// Parameters, Draft, Finish, WithWorkers and Memory do, and have an answer for
+// methods that implement none.
 type Quantizer interface {
 	Quantize(ctx context.Context, w *tensor.Matrix, s Scheme, cal *Calibration) (*Weight, error)
 }
@@ -123,6 +123,26 @@ func Draft(q Quantizer) Quantizer {
 		return d.Draft()
 	}
 	return q
+}
+
+// Finisher is implemented by methods whose work goes on where their draft ends.
+type Finisher interface {
+	Drafter
+	// Finish returns what Quantize would, from what Draft().Quantize has returned
+	// for the same arguments. The draft is not modified.
+	Finish(ctx context.Context, w *tensor.Matrix, s Scheme, cal *Calibration, draft *Weight) (*Weight, error)
+}
+
+// Finish returns what q.Quantize would, given what Draft(q).Quantize has
+// returned for the same arguments: the same for a method that is no Drafter.
+func Finish(ctx context.Context, q Quantizer, w *tensor.Matrix, s Scheme, cal *Calibration, draft *Weight) (*Weight, error) {
+	switch q := q.(type) {
+	case Finisher:
+		return q.Finish(ctx, w, s, cal, draft)
+	case Drafter:
+		return q.(Quantizer).Quantize(ctx, w, s, cal)
+	}
+	return draft, nil
 }
 
 // Parallel is implemented by methods that spread their work over goroutines.
