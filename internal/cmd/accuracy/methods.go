@@ -43,7 +43,7 @@ var (
 func paper(arms []adadim.Arm, method quant.Quantizer) func(o *lowbit.Options) {
 	return func(o *lowbit.Options) {
 		o.Preset, o.Range, o.ScaleType = lowbit.Plain, quant.RangePaper, quant.F32
-		o.Arms, o.Method = arms, method
+		o.Arms, o.Method, o.Inputs = arms, method, lowbit.InputsFull
 	}
 }
 
@@ -68,6 +68,13 @@ func block(set func(o *lowbit.Options)) func(o *lowbit.Options) {
 	return func(o *lowbit.Options) {
 		set(o)
 		o.Objective = new(adadim.ObjectiveBlock)
+	}
+}
+
+func fullInputs(set func(o *lowbit.Options)) func(o *lowbit.Options) {
+	return func(o *lowbit.Options) {
+		set(o)
+		o.Inputs = lowbit.InputsFull
 	}
 }
 
@@ -97,6 +104,9 @@ var methods = []variant{
 	{"GPTQ oc clip", plain(oc, gptq.Quantizer{}, true), nil},
 	{"GPTQ ic clip", plain(ic, gptq.Quantizer{}, true), nil},
 
+	{"GPTQ oc, full-precision inputs", fullInputs(plain(oc, gptq.Quantizer{}, false)), ablation},
+	{"GPTQ ic, full-precision inputs", fullInputs(plain(ic, gptq.Quantizer{}, false)), ablation},
+
 	{"paper", preset(lowbit.Paper, nil, nil), nil},
 	{"fast", preset(lowbit.Fast, nil, nil), nil},
 	{"best", preset(lowbit.Best, nil, nil), nil},
@@ -109,6 +119,7 @@ var methods = []variant{
 	{"best, no correction", preset(lowbit.Best, nil, func(o *lowbit.Options) { o.Correction = new(0.0) }), ablation},
 	{"best, full-precision inputs", preset(lowbit.Best, nil, func(o *lowbit.Options) { o.Correction, o.Inputs = new(0.0), lowbit.InputsFull }), ablation},
 	{"best, search by RTN", preset(lowbit.Best, nil, func(o *lowbit.Options) { o.Search = new(adadim.SearchRTN) }), ablation},
+	{"best, bits not counted", preset(lowbit.Best, nil, func(o *lowbit.Options) { o.CountBits = new(false) }), ablation},
 	{"best, raw objective", preset(lowbit.Best, nil, func(o *lowbit.Options) { o.Objective = new(adadim.ObjectiveLinear) }), ablation},
 	{"best, oc+in only", preset(lowbit.Best, []adadim.Arm{adadim.ArmOCInputScale()}, nil), ablation},
 	{"best, ic+row only", preset(lowbit.Best, []adadim.Arm{adadim.ArmICRowScale()}, nil), ablation},
