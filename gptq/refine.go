@@ -48,8 +48,8 @@ func (r Refine) withDefaults() Refine {
 
 // Improve lowers tr(E H Eᵀ), E = q - w, by changing scales and codes of q,
 // any quantized weight of w [out, in] without row or input scales, on any
-// grid. Zero-points (shifts) and groups stay; so do the scales of groups of
-// axis IC that store their parameters together. No output row (axis OC) and
+// grid. Zero-points and groups stay (the shifts of a quant.SpanFitter may not);
+// so do the scales of groups of axis IC that store their parameters together. No output row (axis OC) and
 // no band of rows that share groups (axis IC) gets worse. H is that of cal,
 // [in, in]. q is not modified; with opt.Rounds 0 it is returned. Errors wrap
 // ErrOptions or are ctx's.
@@ -69,6 +69,7 @@ func Improve(ctx context.Context, w *tensor.Matrix, q *quant.Weight, cal *quant.
 	out := *q
 	out.Codes = make([]uint32, len(q.Codes))
 	out.Scales = append([]float32(nil), q.Scales...)
+	out.Shifts = append([]float32(nil), q.Shifts...)
 	out.RowLoss = make([]float64, q.Out)
 	r := &refiner{
 		opt: opt, grid: quant.GridOf(q.Scheme), w: w, src: q, dst: &out,
@@ -177,11 +178,12 @@ type strip struct {
 	g     *tensor.Matrix // error times H: half the gradient; of a block, when a sweep comes to it
 	delta *tensor.Matrix // what sweeps have changed
 
-	codes        []uint8   // [in, n]
-	scale, shift []float32 // OC: [groups, n]; IC: [in, bands]
-	groups       int       // OC: groups of a row; IC: bands of the strip
-	groupOf      []int     // OC: group by position
-	bandLen      int       // IC: outputs in a band; OC: 1
+	codes        []uint8          // [in, n]
+	scale, shift []float32        // OC: [groups, n]; IC: [in, bands]
+	groups       int              // OC: groups of a row; IC: bands of the strip
+	groupOf      []int            // OC: group by position
+	bandLen      int              // IC: outputs in a band; OC: 1
+	fitter       quant.SpanFitter // OC, of grids whose parameters are fitted span by span; else nil
 
 	x, deq, spread []float32 // of a column
 }
@@ -189,13 +191,15 @@ type strip struct {
 // run improves the strip and stores the units (rows or bands) that are better
 // than they were: every step lowers the loss of every unit, but for rounding.
 func (s *strip) run(ctx context.Context) error {
-	codes, scale := slices.Clone(s.codes), slices.Clone(s.scale)
+	codes, scale, shift := slices.Clone(s.codes), slices.Clone(s.scale), slices.Clone(s.shift)
 	before := s.losses()
 	for range s.r.opt.Rounds {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		switch {
+		case s.fitter != nil:
+			s.fitSpans()
 		case s.oc:
 			s.fitRows()
 		case s.r.grid.Span() == 1:
@@ -218,7 +222,7 @@ func (s *strip) run(ctx context.Context) error {
 		b := min(a+s.bandLen, s.n)
 		if !(quant.Sum(after[a:b]) < quant.Sum(before[a:b])) {
 			copy(after[a:b], before[a:b])
-			s.restore(a, b, codes, scale)
+			s.restore(a, b, codes, scale, shift)
 		}
 	}
 	s.store(after)
@@ -242,6 +246,11 @@ func newStrip(r *refiner, r0, r1, workers int) *strip {
 		copy(s.codes[j*n:(j+1)*n], r.codes[j*q.Out+r0:j*q.Out+r1])
 	}
 	s.takeParams()
+	// Where scales alone are fitted, each stored by itself, fitRows finds those of a
+	// whole row together.
+	if f, ok := r.grid.(quant.SpanFitter); ok && s.oc && (f.Span() > 1 || f.Shifted()) {
+		s.fitter = f
+	}
 	s.refreshError()
 	return s
 }
@@ -320,9 +329,9 @@ func (s *strip) losses() []float64 {
 	return loss
 }
 
-// restore gives the outputs a to b, a whole unit, the codes and scales that
+// restore gives the outputs a to b, a whole unit, the codes, scales and shifts that
 // they had.
-func (s *strip) restore(a, b int, codes []uint8, scale []float32) {
+func (s *strip) restore(a, b int, codes []uint8, scale, shift []float32) {
 	for j := range s.in {
 		copy(s.codes[j*s.n+a:j*s.n+b], codes[j*s.n+a:])
 	}
@@ -331,7 +340,7 @@ func (s *strip) restore(a, b int, codes []uint8, scale []float32) {
 		first, n, width = a/s.bandLen, s.in, s.groups
 	}
 	for k := range n {
-		s.scale[k*width+first] = scale[k*width+first]
+		s.scale[k*width+first], s.shift[k*width+first] = scale[k*width+first], shift[k*width+first]
 	}
 }
 
@@ -348,7 +357,11 @@ func (s *strip) store(loss []float64) {
 	if s.oc {
 		for i := range s.n {
 			for k := range groups {
-				s.r.dst.Scales[(s.r0+i)*groups+k] = s.scale[k*s.n+i]
+				at := (s.r0+i)*groups + k
+				s.r.dst.Scales[at] = s.scale[k*s.n+i]
+				if s.fitter != nil {
+					s.r.dst.Shifts[at] = s.shift[k*s.n+i]
+				}
 			}
 		}
 		return

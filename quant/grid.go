@@ -63,6 +63,21 @@ type Grid interface {
 	Slopes(dst []float32, codes []uint8, shift []float32, size int)
 }
 
+// SpanFitter is implemented by grids whose groups share stored parameters, or
+// whose shifts are no codes: after codes have been chosen it finds the parameters
+// of a span once more, under H. Refinement asks it for axis OC.
+type SpanFitter interface {
+	Grid
+	// Shifted reports whether the shifts are fitted too, which are then all of
+	// the base: value = scale*slope - shift.
+	Shifted() bool
+	// FitSpan moves the parameters p of a span, its scales and, if Shifted, after
+	// them its shifts, to others that can be stored and lower the loss, which a
+	// change δ of p changes by 2 gᵀδ + δᵀAδ. a is A [p, p], row-major, g has
+	// length p. It reports whether it has found any. Neither a nor g is modified.
+	FitSpan(scale, shift []float32, a, g []float64) bool
+}
+
 // GridOf returns the grid of a scheme: Scheme.Grid, or the uniform one that
 // the other fields describe.
 func GridOf(s Scheme) Grid {

@@ -9,14 +9,15 @@ import (
 	"github.com/golowbit/lowbit/internal/wire"
 )
 
-// BlockLen is the number of values in a block of Q4_0, Q4_1, Q5_0, Q5_1 and
-// Q8_0.
+// BlockLen is the number of values in a block of Q4_0, Q4_1, Q5_0, Q5_1, Q8_0
+// and IQ4_NL.
 const BlockLen = 32
 
-// Bits is the width of the codes of a block type, 0 for other types.
+// Bits is the width of the codes of a type with one scale a block, 0 for other
+// types.
 func (t Type) Bits() int {
 	switch t {
-	case Q4_0, Q4_1:
+	case Q4_0, Q4_1, IQ4_NL:
 		return 4
 	case Q5_0, Q5_1:
 		return 5
@@ -27,8 +28,9 @@ func (t Type) Bits() int {
 }
 
 // HasMin reports whether a block stores a minimum m beside the scale d: a
-// code v is then v*d + m, and else (v - 2^(Bits-1))*d.
-func (t Type) HasMin() bool { return t == Q4_1 || t == Q5_1 }
+// code v is then v*d + m (v*d - m in a Super), and else (v - 2^(Bits-1))*d or,
+// for IQ4_NL and IQ4_XS, Levels[v]*d.
+func (t Type) HasMin() bool { return t == Q4_1 || t == Q5_1 || superTypes[t].min }
 
 // PackBlock writes one block. codes are unsigned, below 2^Bits; d and m are
 // half floats, m is used where HasMin.
@@ -36,7 +38,7 @@ func (t Type) HasMin() bool { return t == Q4_1 || t == Q5_1 }
 // The layouts (ggml-common.h, dequantize_row_* in ggml-quants.c):
 //
 //	Q4_0  d u16            4 bits: value j in the low half of byte j, value
-//	Q4_1  d u16, m u16     j+16 in the high half
+//	Q4_1  d u16, m u16     j+16 in the high half; IQ4_NL as Q4_0
 //	Q5_0  d u16, h u32     4 bits as above; bit j of h is bit 4 of value j
 //	Q5_1  d u16, m u16, h u32
 //	Q8_0  d u16            int8: code-128
@@ -93,7 +95,7 @@ func (t Type) UnpackBlock(src []byte, codes *[BlockLen]uint8) (d, m uint16) {
 }
 
 // ReadableTypes lists the types that Decode knows, for messages.
-const ReadableTypes = "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 and Q2_K to Q6_K"
+const ReadableTypes = "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K, IQ4_NL and IQ4_XS"
 
 // Readable reports whether Decode knows the type.
 func (t Type) Readable() bool { return t == F32 || t == F16 || t == BF16 || t.CodeBits() > 0 }
@@ -110,7 +112,7 @@ func (t Type) Decode(dst []float32, src []byte) error {
 		wire.Decode(dst, wire.BF16, src)
 	case t.Bits() > 0:
 		t.decodeBlocks(dst, src)
-	case t.CodeBits() > 0:
+	case t.Super():
 		t.decodeSuper(dst, src)
 	default:
 		return fmt.Errorf("values of type %v cannot be read here, only "+ReadableTypes, t)
@@ -125,12 +127,17 @@ func (t Type) decodeBlocks(dst []float32, src []byte) {
 	for len(dst) > 0 {
 		scale, minimum := t.UnpackBlock(src, &codes)
 		d, m := wire.Half(scale), wire.Half(minimum)
-		if t.HasMin() {
+		switch {
+		case t == IQ4_NL:
+			for j, v := range codes {
+				dst[j] = d * Levels[v]
+			}
+		case t.HasMin():
 			for j, v := range codes {
 				// The product of a half float and 5 bits is exact.
 				dst[j] = float32(float32(v)*d) + m
 			}
-		} else {
+		default:
 			for j, v := range codes {
 				dst[j] = (float32(v) - zero) * d
 			}

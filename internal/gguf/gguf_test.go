@@ -362,11 +362,12 @@ func TestFloats(t *testing.T) {
 	block[3] = 1e30
 	require.ErrorContains(t, Q8_0.Encode(q, block), "does not fit")
 	require.Error(t, Q4_0.Encode(q, block))
-	require.ErrorContains(t, Type(20).Decode(block, q), "IQ4_NL")
+	require.ErrorContains(t, Type(21).Decode(block, q), "IQ3_S")
 }
 
-// Blocks of 256 as llama.cpp's gguf-py dequantizes them: random bytes, with
-// half floats where those stand.
+// Blocks of 256, and of IQ4_NL, as llama.cpp's gguf-py dequantizes them: random
+// bytes, with half floats where those stand. Written again they are the same
+// bytes.
 func TestSuperBlocks(t *testing.T) {
 	data, err := os.ReadFile(filepath.Join("testdata", "superblocks.json"))
 	require.NoError(t, err)
@@ -375,16 +376,31 @@ func TestSuperBlocks(t *testing.T) {
 		Values []float32 `json:"values"`
 	}
 	require.NoError(t, json.Unmarshal(data, &cases))
-	require.Len(t, cases, 5)
-	for typ := Q2_K; typ <= Q6_K; typ++ {
+	types := []Type{Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS}
+	require.Len(t, cases, len(types))
+	for _, typ := range types {
 		c, ok := cases[typ.String()]
 		require.True(t, ok)
 		src, err := hex.DecodeString(c.Hex)
 		require.NoError(t, err)
-		got := make([]float32, 2*superBlock)
+		got := make([]float32, 2*SuperLen)
 		require.Len(t, src, typ.RowBytes(len(got)))
 		require.NoError(t, typ.Decode(got, src))
 		require.Equal(t, c.Values, got, typ.String())
+		require.Equal(t, typ.Super(), typ != IQ4_NL)
+		back := make([]byte, typ.BlockBytes())
+		for n := typ.BlockBytes(); len(src) > 0; src = src[n:] {
+			if typ.Super() {
+				var s Super
+				typ.UnpackSuper(src, &s)
+				typ.PackSuper(back, &s)
+			} else {
+				var codes [BlockLen]uint8
+				d, _ := typ.UnpackBlock(src, &codes)
+				typ.PackBlock(back, d, 0, &codes)
+			}
+			require.Equal(t, src[:n], back, typ.String())
+		}
 	}
 }
 
@@ -416,7 +432,7 @@ func TestQ8Error(t *testing.T) {
 // Codes and half floats come back from every block type.
 func TestBlockRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		typ := rapid.SampledFrom([]Type{Q4_0, Q4_1, Q5_0, Q5_1, Q8_0}).Draw(t, "type")
+		typ := rapid.SampledFrom([]Type{Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL}).Draw(t, "type")
 		codes := [BlockLen]uint8(rapid.SliceOfN(rapid.Uint8Range(0, uint8(1<<typ.Bits()-1)), BlockLen, BlockLen).Draw(t, "codes"))
 		d, m := rapid.Uint16().Draw(t, "d"), rapid.Uint16().Draw(t, "m")
 		b := make([]byte, typ.BlockBytes())
