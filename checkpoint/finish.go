@@ -222,7 +222,7 @@ func (w *Writer) finish(ctx context.Context) error {
 		}
 	}
 	if w.file != nil {
-		err = w.file.Write(disk.With(ctx, w.disk), result, w.origin(), layers, w.partial.Weight)
+		err = w.file.Write(disk.With(ctx, w.disk), result, w.origin(), layers, w.kept)
 	} else {
 		err = w.assemble(ctx, result, layers)
 	}
@@ -261,7 +261,7 @@ func (w *Writer) finishedLayers() ([]layout.Layer, error) {
 		return w.direct.layers, nil
 	}
 	layers, err := w.inOrder(func(name string) (layout.Layer, error) {
-		l, _, err := w.partial.Layer(name)
+		l, _, err := w.partial.Layer(name, w.scheme(name))
 		l.DType, l.Bias = w.layers[name].DType, w.layers[name].Bias
 		return l, err
 	})
@@ -300,7 +300,7 @@ func (w *Writer) assemble(ctx context.Context, dir string, layers []layout.Layer
 		if i >= len(encode) {
 			return p.copy(origin, p.dense[i-len(encode)])
 		}
-		q, err := w.partial.Weight(encode[i].Name)
+		q, err := w.kept(encode[i].Name)
 		if err != nil {
 			return err
 		}
@@ -332,7 +332,7 @@ func (w *Writer) putBack(p *plannedFile, origin overlay, s *parts.Stack) error {
 			}
 			return m.Data, nil
 		}
-		q, err := w.partial.Weight(part.Layer())
+		q, err := w.kept(part.Layer())
 		if err != nil {
 			return nil, err
 		}

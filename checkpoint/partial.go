@@ -62,9 +62,9 @@ func (w *Writer) resume() (fresh bool, err error) {
 }
 
 func (w *Writer) resumeLayer(name string) error {
-	l, report, err := w.partial.Layer(name)
+	l, report, err := w.partial.Layer(name, w.scheme(name))
 	if err == nil {
-		_, err = w.partial.Weight(name)
+		_, err = w.kept(name)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

@@ -120,8 +120,9 @@ type Writer struct {
 	mu      sync.Mutex
 	state   map[string]layerState
 	reports map[string]json.RawMessage
-	changed map[string][]float32 // what PutDense was given, by tensor
-	notes   map[string][]byte    // what Note was given
+	grids   map[string]quant.Scheme // of layers put on grids that are not uniform
+	changed map[string][]float32    // what PutDense was given, by tensor
+	notes   map[string][]byte       // what Note was given
 	closed  bool
 
 	hashOnce sync.Once // before the first layer is kept
@@ -199,7 +200,7 @@ func newWriter(o WriterOptions) (*Writer, error) {
 	}
 	w := &Writer{
 		o: o, partial: partial.New(o.Out, o.disk), folder: folder, file: file, layers: map[string]layout.Layer{},
-		state: map[string]layerState{}, reports: map[string]json.RawMessage{}, changed: map[string][]float32{}, notes: map[string][]byte{}, disk: o.disk,
+		state: map[string]layerState{}, reports: map[string]json.RawMessage{}, grids: map[string]quant.Scheme{}, changed: map[string][]float32{}, notes: map[string][]byte{}, disk: o.disk,
 	}
 	if _, ok := o.Format.(dense.Format); ok && len(o.Parts) > 0 {
 		w.stacks = parts.Stacks(storedParts(o.Parts))
@@ -242,7 +243,9 @@ func (w *Writer) describeLayers() error {
 			}
 		}
 		if !w.o.Direct && l.Scheme.Bits > 0 {
-			if err := (native.Format{}).Check(l); err != nil {
+			k := l
+			k.Scheme = partial.Uniform(l.Scheme)
+			if err := (native.Format{}).Check(k); err != nil {
 				return fmt.Errorf("layer %s: finished layers are kept in format lowbit: %w", l.Name, err)
 			}
 		}
@@ -293,7 +296,22 @@ func (w *Writer) Weight(name string) (*quant.Weight, error) {
 	if w.direct != nil {
 		return nil, errors.New("layers written directly cannot be read back")
 	}
-	return w.partial.Weight(name)
+	return w.kept(name)
+}
+
+// kept reads a finished layer.
+func (w *Writer) kept(name string) (*quant.Weight, error) {
+	return w.partial.Weight(name, w.scheme(name))
+}
+
+// scheme is that of a layer: what it was given with, or as planned.
+func (w *Writer) scheme(name string) quant.Scheme {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if s, ok := w.grids[name]; ok {
+		return s
+	}
+	return w.layers[name].Scheme
 }
 
 // Put writes a finished layer, once. The report may be nil; it is kept with
@@ -318,6 +336,9 @@ func (w *Writer) Put(name string, q *quant.Weight, report json.RawMessage) error
 	}
 	if state == pending {
 		w.state[name] = busy
+		if q.Scheme.Grid != nil {
+			w.grids[name] = q.Scheme
+		}
 	}
 	w.mu.Unlock()
 	if state != pending {

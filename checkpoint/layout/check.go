@@ -6,8 +6,18 @@ import (
 	"github.com/golowbit/lowbit/quant"
 )
 
-// CheckScheme refuses a scheme that does not fit the shape of its layer.
+// CheckScheme refuses a scheme that does not fit the shape of its layer, and a
+// grid that is not uniform, which a format of scales and zero-points cannot hold.
 func CheckScheme(l Layer) error {
+	if g := l.Scheme.Grid; g != nil {
+		text, _ := g.MarshalText() // for the message alone
+		return Unsupported("the grid %s is not one of scales and zero-points; use format gguf or dense", text)
+	}
+	return CheckShape(l)
+}
+
+// CheckShape refuses a scheme that does not fit the shape of its layer.
+func CheckShape(l Layer) error {
 	if err := l.Scheme.CheckShape(l.Out, l.In); err != nil {
 		return fmt.Errorf("%w: %w", ErrUnsupported, err)
 	}

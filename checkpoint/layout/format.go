@@ -175,6 +175,18 @@ type Sizer interface {
 	Size(o Origin, layers []Layer) (int64, error)
 }
 
+// Mixer is a Format that can choose the grid of each layer itself.
+type Mixer interface {
+	// Main is the scheme that most layers have; ok is false if the format is not
+	// set to choose.
+	Main() (s quant.Scheme, ok bool)
+	// Mix gives the scheme of a layer, and a remark if it is not the one that such
+	// a layer would have in other shapes; nil if the format is not set to choose. A
+	// layer for which there is none gives an error that wraps ErrUnsupported, and
+	// stays dense. weighted says that errors will be weighed by the inputs.
+	Mix(o Origin, weighted bool) (scheme func(l Layer) (s quant.Scheme, remark string, err error), err error)
+}
+
 // Opened is a model in one file.
 type Opened struct {
 	// Config is a config.json as Hugging Face would have it, made from the

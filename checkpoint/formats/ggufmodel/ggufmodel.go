@@ -8,6 +8,7 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/decoder"
 	"github.com/golowbit/lowbit/internal/gguf"
+	"github.com/golowbit/lowbit/internal/kquant"
 	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
@@ -27,8 +28,12 @@ import (
 //	asymmetric 4, scales quant.F16Short        Q4_1  5.0 bits: scale*zero-point is a half float
 //	asymmetric 4, other scales                 Q5_0  5.5 bits
 //
+// A weight on the grid of a block type itself (internal/kquant) is stored in that
+// type: Q2_K to Q6_K, IQ4_NL, IQ4_XS, and the plain types. Type asks for such
+// grids.
+//
 // What does not fit its type when it is there gets a larger one: F16 becomes
-// BF16 where the source has that, else F32; Q8_0 of embeddings F16; and Q4_1
+// BF16 where the source has that, else F32; quantized embeddings F16; and Q4_1
 // becomes Q5_0 where scale*zero-point is no half float.
 //
 // Norms and biases are F32. The engine quantizes the inputs of quantized
@@ -40,6 +45,14 @@ type Format struct {
 	// Q8Embeddings stores the embedding and the output head as Q8_0, rounded
 	// to nearest, where their rows are whole blocks.
 	Q8Embeddings bool
+	// Type is one of Types: linears are put on the grids that llama-quantize would
+	// choose for a file of the type, layer by layer, and where neither Dense nor
+	// Q8Embeddings is given the embedding and the output head are rounded to the
+	// types that it would choose for them. It matters to quantization only: a
+	// conversion keeps codes and grids as they are.
+	Type string
+	// Pure gives all of these the type that most have.
+	Pure bool
 }
 
 const ggufName = "gguf"
@@ -50,6 +63,9 @@ func (Format) Name() string { return ggufName }
 // Check accepts linears of the Llama family with groups along the input
 // dimension that are whole blocks of 32, and half-float scales.
 func (g Format) Check(l layout.Layer) error {
+	if l.Scheme.Grid != nil {
+		return checkGrid(l)
+	}
 	if err := layout.CheckScheme(l); err != nil {
 		return err
 	}
@@ -75,11 +91,37 @@ func (g Format) Check(l layout.Layer) error {
 	return nil
 }
 
+// checkGrid is Check for a grid that is not uniform.
+func checkGrid(l layout.Layer) error {
+	if err := layout.CheckShape(l); err != nil {
+		return err
+	}
+	grid, ok := l.Scheme.Grid.(kquant.Grid)
+	if !ok {
+		return layout.Unsupported("the grid is none of a block type of GGUF")
+	}
+	s, own := l.Scheme, grid.Scheme()
+	switch {
+	case !namedLinear().MatchString(l.Name):
+		return layout.Unsupported("the name %q is of no linear of an architecture that GGUF is written for", l.Name)
+	case s.Axis != quant.OC || l.RowScale || l.InputScale || l.GroupIndex:
+		return layout.Unsupported("%v has groups of neighbours in axis oc and no other scales", grid)
+	case s.GroupSize != own.GroupSize:
+		return layout.Unsupported("group size %d, want %d of %v", s.GroupSize, own.GroupSize, grid)
+	case l.In%grid.Type().Block() != 0:
+		return layout.Unsupported("%d inputs are not a whole number of blocks of %d of %v", l.In, grid.Type().Block(), grid)
+	}
+	return nil
+}
+
 // Engines says that the engines of GGUF files load it.
 func (f Format) Engines(layers []layout.Layer) []layout.Note { return engines.Notes(f.Name(), layers) }
 
 // blockType is the block type that holds a scheme exactly.
 func blockType(s quant.Scheme) gguf.Type {
+	if g, ok := s.Grid.(kquant.Grid); ok {
+		return g.Type()
+	}
 	switch {
 	case s.Bits <= 3, s.Bits == 4 && s.Symmetric:
 		return gguf.Q4_0
@@ -121,6 +163,10 @@ type packer struct {
 func (p *packer) row(dst []byte, r int) error {
 	w, t := p.w, p.t
 	w.Line(p.codes, r)
+	if g, ok := w.Scheme.Grid.(kquant.Grid); ok {
+		a, b := r*w.Groups(), (r+1)*w.Groups()
+		return g.Pack(dst, p.codes, w.Scales[a:b], w.Shifts[a:b])
+	}
 	size, limit := t.BlockBytes(), 1<<t.Bits()-1
 	var block [gguf.BlockLen]uint8
 	for b := 0; b*gguf.BlockLen < w.In; b++ {
@@ -157,6 +203,10 @@ func (g Format) CheckModel(src layout.Origin) error {
 	case "", safetensors.F16, safetensors.F32, safetensors.BF16:
 	default:
 		return layout.Unsupported("dense tensors of type %s, want F16, F32 or BF16", g.Dense)
+	}
+	if _, ok := fileTypes[g.Type]; g.Type != "" && !ok {
+		_, err := ParseType(g.Type)
+		return fmt.Errorf("%w: %w", layout.ErrUnsupported, err)
 	}
 	m, err := modelOf(src)
 	if err != nil {
@@ -197,10 +247,14 @@ func (g Format) Size(src layout.Origin, layers []layout.Layer) (int64, error) {
 	return n, err
 }
 
-// denseType is the type in which a dense matrix is stored.
-func (g Format) denseType(t decoder.GGUFTensor, cols int) gguf.Type {
+// denseType is the type in which a dense matrix is stored; wanted is that of
+// g.Type.
+func (g Format) denseType(t decoder.GGUFTensor, wanted gguf.Type, cols int) gguf.Type {
 	if t.Dense {
 		return gguf.F32
+	}
+	if g.Type != "" && t.Outer && g.Dense == "" && !g.Q8Embeddings {
+		return fitting(wanted, cols)
 	}
 	if g.Q8Embeddings && t.Outer && cols%gguf.BlockLen == 0 {
 		return gguf.Q8_0

@@ -13,6 +13,7 @@ import (
 	"github.com/golowbit/lowbit/internal/decoder"
 	archs "github.com/golowbit/lowbit/internal/decoder/arch"
 	"github.com/golowbit/lowbit/internal/gguf"
+	"github.com/golowbit/lowbit/internal/kquant"
 	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
@@ -229,10 +230,7 @@ func (g *modelFile) addOne(k decoder.GGUFTensor, name string, e fileTensor, matr
 		}
 		e.spec.DType, e.spec.Shape[1] = safetensors.U8, e.rowBytes
 		base, _ := layout.CutWeight(name)
-		g.layers = append(g.layers, layout.Layer{
-			Name: base, Out: e.rows, In: t.Dims[0],
-			Scheme: quant.Scheme{Bits: t.Type.CodeBits(), GroupSize: t.Type.Group(), Symmetric: symmetricType(t.Type)},
-		})
+		g.layers = append(g.layers, layout.Layer{Name: base, Out: e.rows, In: t.Dims[0], Scheme: schemeOf(t.Type)})
 	}
 	if k.Transposed && e.spec.DType != safetensors.U8 {
 		e.moved = true
@@ -391,26 +389,37 @@ func (g *modelFile) blocks(name string) (fileTensor, []byte, error) {
 	return e, data, g.ReadAt(name+layout.WeightSuffix, data, 0)
 }
 
-// symmetric reports whether a type has no minimum.
-func symmetricType(t gguf.Type) bool {
-	return !t.HasMin() && t != gguf.Q2_K && t != gguf.Q4_K && t != gguf.Q5_K
+// schemeOf is the scheme of a block type: uniform where scales and zero-points say
+// all of it, as far as the type tells.
+func schemeOf(t gguf.Type) quant.Scheme {
+	if g, ok := kquant.Of(t); ok && (t.Super() || t == gguf.IQ4_NL) {
+		return g.Scheme()
+	}
+	return quant.Scheme{Bits: t.Bits(), GroupSize: gguf.BlockLen, Symmetric: !t.HasMin()}
 }
 
-// Weight gives the blocks as groups of 32. Types with a minimum are a weight
-// only if every minimum is a whole multiple of its scale, and those of 256
-// values never.
+// Weight gives the blocks as groups of 32, those of Q2_K to Q6_K, IQ4_NL and
+// IQ4_XS on grids of their own. Q4_1 and Q5_1 are a weight only if every minimum is
+// a whole multiple of its scale.
 func (g *modelFile) Weight(name string) (*quant.Weight, error) {
 	e, data, err := g.blocks(name)
 	if err != nil {
 		return nil, err
 	}
 	t := e.info.Type
-	if t.Bits() == 0 {
-		return nil, layout.TensorError(g, name+layout.WeightSuffix, "type %v has quantized scales: %w", t, layout.ErrNotWeight)
+	w := quant.NewWeight(e.rows, e.info.Dims[0], schemeOf(t))
+	if grid, ok := w.Scheme.Grid.(kquant.Grid); ok {
+		codes := make([]uint8, w.In)
+		for r := range w.Out {
+			a, b := r*w.Groups(), (r+1)*w.Groups()
+			grid.Unpack(data[r*e.rowBytes:], codes, w.Scales[a:b], w.Shifts[a:b])
+			w.SetLine(r, codes)
+		}
+		if err := w.Validate(); err != nil {
+			return nil, layout.TensorError(g, name+layout.WeightSuffix, "%w", err)
+		}
+		return w, nil
 	}
-	w := quant.NewWeight(e.rows, e.info.Dims[0], quant.Scheme{
-		Bits: t.Bits(), GroupSize: gguf.BlockLen, Symmetric: !t.HasMin(),
-	})
 	var block [gguf.BlockLen]uint8
 	codes := make([]uint8, w.In)
 	for r := range w.Out {

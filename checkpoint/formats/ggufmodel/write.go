@@ -13,6 +13,7 @@ import (
 	"github.com/golowbit/lowbit/internal/decoder/arch/spec"
 	"github.com/golowbit/lowbit/internal/disk"
 	"github.com/golowbit/lowbit/internal/gguf"
+	"github.com/golowbit/lowbit/internal/kquant"
 	"github.com/golowbit/lowbit/internal/parallel"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
@@ -33,11 +34,15 @@ type assembly struct {
 	src    layout.Origin
 	layers map[string]layout.Layer
 	weight func(name string) (*quant.Weight, error)
-	large  map[string]int // tensors that did not fit, and how many types of theirs
+	large  map[string]int       // tensors that did not fit, and how many types of theirs
+	types  map[string]gguf.Type // of g.Type, by the names in the file
 }
 
 func (g Format) assembly(m *decoder.Model, src layout.Origin, layers []layout.Layer, weight func(string) (*quant.Weight, error)) (*assembly, error) {
 	a := &assembly{g: g, model: m, src: unstack(m, src), layers: map[string]layout.Layer{}, weight: weight, large: map[string]int{}}
+	if g.Type != "" {
+		a.types = g.types(m, a.src, true)
+	}
 	for _, l := range layers {
 		if err := g.Check(l); err != nil {
 			return nil, fmt.Errorf("layer %s: %w", l.Name, err)
@@ -281,7 +286,7 @@ func (a *assembly) typeOf(t plannedTensor) (gguf.Type, func(*gguf.Writer, planne
 	name, dims := t.Parts[0], t.info.Dims
 	if l, ok := a.layerOf(name); ok {
 		t, large := blockType(l.Scheme), a.large[t.info.Name]
-		if t == gguf.Q4_1 && large > 0 {
+		if t == gguf.Q4_1 && large > 0 && l.Scheme.Grid == nil {
 			t = gguf.Q5_0
 		}
 		return t, a.writePacked
@@ -301,16 +306,16 @@ func (a *assembly) typeOf(t plannedTensor) (gguf.Type, func(*gguf.Writer, planne
 			return a.larger(e.info.Type, t), write
 		}
 	}
-	return a.larger(a.g.denseType(t.GGUFTensor, dims[0]), t), write
+	return a.larger(a.g.denseType(t.GGUFTensor, a.types[t.info.Name], dims[0]), t), write
 }
 
 // larger is the type of a dense tensor whose values did not fit in others.
 func (a *assembly) larger(of gguf.Type, t plannedTensor) gguf.Type {
 	for range a.large[t.info.Name] {
-		switch of {
-		case gguf.Q8_0:
+		switch {
+		case of.CodeBits() > 0:
 			of = gguf.F16
-		case gguf.F16:
+		case of == gguf.F16:
 			of = gguf.BF16
 			for _, s := range a.src.Dense() {
 				if slices.Contains(t.Parts, s.Name) && s.DType != safetensors.BF16 {
@@ -412,7 +417,7 @@ func (a *assembly) writeMatrices(w *gguf.Writer, t plannedTensor) error {
 				return err
 			}
 			b := data[:n*t.info.Type.RowBytes(cols)]
-			if err := t.info.Type.Encode(b, v); err != nil {
+			if err := encode(t.info.Type, b, v, cols); err != nil {
 				return err
 			}
 			if err := w.Append(t.info.Name, b); err != nil {
@@ -421,6 +426,24 @@ func (a *assembly) writeMatrices(w *gguf.Writer, t plannedTensor) error {
 		}
 	}
 	return nil
+}
+
+// encode rounds rows to a type.
+func encode(t gguf.Type, dst []byte, rows []float32, cols int) error {
+	grid, ok := kquant.Of(t)
+	if t.Writable() || !ok {
+		return t.Encode(dst, rows)
+	}
+	n := len(rows) / cols
+	tasks := min(n, 64)
+	err := parallel.For(context.Background(), 0, tasks, func(i int) error {
+		a, b := i*n/tasks, (i+1)*n/tasks
+		return grid.Encode(dst[t.RowBytes(a*cols):t.RowBytes(b*cols)], rows[a*cols:b*cols])
+	})
+	if errors.Is(err, quant.ErrScaleRange) {
+		return fmt.Errorf("%w: a value %w %v", err, gguf.ErrRange, t)
+	}
+	return err
 }
 
 // writeTransposed writes a dense matrix that is stored as [in, out].
@@ -440,7 +463,7 @@ func (a *assembly) writeTransposed(w *gguf.Writer, t plannedTensor) error {
 		for i := range row {
 			row[i] = v[i*out+from]
 		}
-		if err := t.info.Type.Encode(data, row); err != nil {
+		if err := encode(t.info.Type, data, row, in); err != nil {
 			return err
 		}
 		if err := w.Append(t.info.Name, data); err != nil {
@@ -482,7 +505,7 @@ func (a *assembly) metadata(tensors []gguf.Tensor) ([]gguf.KV, error) {
 		{Key: "general.architecture", Value: g.Name},
 		{Key: "general.type", Value: "model"},
 		{Key: "general.name", Value: modelName(a.src.Path())},
-		{Key: "general.file_type", Value: fileType(tensors)},
+		{Key: "general.file_type", Value: a.fileType(tensors)},
 		{Key: "general.quantization_version", Value: uint32(2)},
 	}}
 	w.int("vocab_size", m.Vocab)
@@ -522,14 +545,20 @@ func modelName(path string) string {
 	return filepath.Base(path)
 }
 
-// fileType is llama.cpp's llama_ftype: the type that most weights have.
-func fileType(tensors []gguf.Tensor) uint32 {
+// fileType is llama.cpp's llama_ftype: that of the type asked for, or of the one
+// that most weights have.
+func (a *assembly) fileType(tensors []gguf.Tensor) uint32 {
+	if t, ok := fileTypes[a.g.Type]; ok && !a.g.Pure {
+		return t.number
+	}
 	numbers := []struct {
 		t gguf.Type
 		n uint32
 	}{
 		{gguf.F32, 0}, {gguf.F16, 1}, {gguf.Q4_0, 2}, {gguf.Q4_1, 3},
 		{gguf.Q8_0, 7}, {gguf.Q5_0, 8}, {gguf.Q5_1, 9}, {gguf.BF16, 32},
+		{gguf.Q2_K, 10}, {gguf.Q3_K, 11}, {gguf.Q4_K, 14}, {gguf.Q5_K, 16}, {gguf.Q6_K, 18},
+		{gguf.IQ4_NL, 25}, {gguf.IQ4_XS, 30},
 	}
 	size := map[gguf.Type]int64{}
 	for _, t := range tensors {

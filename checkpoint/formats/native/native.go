@@ -75,9 +75,6 @@ func (Format) Name() string { return "lowbit" }
 
 // Check accepts every layer whose scheme fits its shape.
 func (Format) Check(l layout.Layer) error {
-	if l.Scheme.Grid != nil {
-		return fmt.Errorf("%w: a grid that is not uniform", layout.ErrUnsupported)
-	}
 	return layout.CheckScheme(l)
 }
 

@@ -58,11 +58,16 @@ func (k Kept) RemoveVector(name string) error { return k.disk.RemoveAll(k.path(v
 
 // PutLayer keeps a layer. The report may be nil.
 func (k Kept) PutLayer(l layout.Layer, q *quant.Weight, report json.RawMessage) error {
+	l, q, shifts, metadata, err := uniform(l, q)
+	if err != nil {
+		return err
+	}
 	tensors, err := native.Format{}.Encode(l, q)
 	if err != nil {
 		return err
 	}
-	metadata := map[string]string{"format": "pt"}
+	tensors = append(tensors, shifts...)
+	metadata["format"] = "pt"
 	if report != nil {
 		metadata[reportKey] = string(report)
 	}
@@ -116,22 +121,27 @@ func (k Kept) openLayer(name string) (layout.Decoder, *safetensors.Folder, error
 	return dec, r, nil
 }
 
-// Layer describes a layer, as far as the weight tells, and returns its report. The
-// error wraps fs.ErrNotExist if the layer is not done.
-func (k Kept) Layer(name string) (layout.Layer, json.RawMessage, error) {
+// Layer describes a layer, as far as the weight tells, and returns its report. planned
+// has the layer's grid, if that is not uniform. The error wraps fs.ErrNotExist if
+// the layer is not done.
+func (k Kept) Layer(name string, planned quant.Scheme) (layout.Layer, json.RawMessage, error) {
 	dec, r, err := k.openLayer(name)
 	if err != nil {
 		return layout.Layer{}, nil, err
+	}
+	l, err := gridded(dec.Layers()[0], planned, r)
+	if err != nil {
+		return l, nil, errors.Join(err, r.Close())
 	}
 	var report json.RawMessage
 	if s, ok := r.Metadata()[reportKey]; ok {
 		report = json.RawMessage(s)
 	}
-	return dec.Layers()[0], report, r.Close()
+	return l, report, r.Close()
 }
 
-// Weight reads a layer that is done.
-func (k Kept) Weight(name string) (*quant.Weight, error) {
+// Weight reads a layer that is done; planned is that of Layer.
+func (k Kept) Weight(name string, planned quant.Scheme) (*quant.Weight, error) {
 	dec, r, err := k.openLayer(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%s: finished layer %q has gone: %w", filepath.Dir(k.layers), name, err)
@@ -140,6 +150,12 @@ func (k Kept) Weight(name string) (*quant.Weight, error) {
 		return nil, err
 	}
 	q, err := dec.Weight(name)
+	if err == nil {
+		var l layout.Layer
+		if l, err = gridded(dec.Layers()[0], planned, r); err == nil {
+			err = regrid(q, l, r)
+		}
+	}
 	return q, errors.Join(err, r.Close())
 }
 
