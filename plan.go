@@ -83,7 +83,7 @@ func (s *settings) rules() *fitting.Rules {
 	return &fitting.Rules{
 		Format: s.format, Scheme: s.scheme, Arms: s.arms, Drop: s.fit != FitOff, Shrink: s.fit == FitOn,
 		Fold: map[Fold]fitting.Folding{FoldAuto: fitting.FoldUnstored, FoldOn: fitting.FoldAll}[s.fold],
-		Skip: s.skip, TooLarge: s.tooLarge,
+		Skip: s.skip, TooLarge: s.tooLarge, Mix: s.mix,
 	}
 }
 

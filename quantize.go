@@ -182,8 +182,14 @@ func (j *job) planModel(o Options) error {
 			return fmt.Errorf("%s: format %s: %w", j.path, f.Name(), err)
 		}
 	}
+	if m, ok := j.set.format.(layout.Mixer); ok {
+		var err error
+		if j.set.mix, err = m.Mix(j.src, j.texted || quant.NeedsCalibration(j.set.method)); err != nil {
+			return fmt.Errorf("%s: format %s: %w", j.path, j.set.format.Name(), err)
+		}
+	}
 	err := j.planLayers()
-	if err == nil || errors.Is(err, ErrOptions) {
+	if err == nil || errors.Is(err, ErrOptions) || j.set.mix != nil {
 		return err
 	}
 	var why string
@@ -529,9 +535,14 @@ func (j *job) resumed(p *fitting.Layer) (*quant.Weight, error) {
 		return nil, err
 	}
 	r := &LayerReport{}
-	if err := json.Unmarshal(j.out.Report(p.Name), r); err != nil {
+	kept := struct {
+		*LayerReport
+		Scheme json.RawMessage `json:"scheme"` // the weight has it, grid and all
+	}{LayerReport: r}
+	if err := json.Unmarshal(j.out.Report(p.Name), &kept); err != nil {
 		return nil, fmt.Errorf("%s: report of the interrupted run: %w", p.Name, err)
 	}
+	r.Scheme = q.Scheme
 	j.made[p.Name] = p.As(q)
 	j.finish(r, false)
 	return q, nil

@@ -12,11 +12,13 @@ import (
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/checkpoint/formats/autogptq"
+	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel"
 	"github.com/golowbit/lowbit/checkpoint/formats/native"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/gptq"
 	"github.com/golowbit/lowbit/internal/decoder"
 	"github.com/golowbit/lowbit/quant"
+	"github.com/golowbit/lowbit/safetensors"
 )
 
 // Setting is one option as it is in effect.
@@ -66,7 +68,8 @@ type settings struct {
 	skip       []*regexp.Regexp // and those to exclude
 	include    []*regexp.Regexp
 	fit        Fit
-	tooLarge   map[string]error // layers to leave dense, found in their weights
+	tooLarge   map[string]error                                 // layers to leave dense, found in their weights
+	mix        func(layout.Layer) (quant.Scheme, string, error) // of a format that chooses the grids; else nil
 	bf16       bool
 	workers    int
 
@@ -161,9 +164,15 @@ func (o *Options) resolveScheme(s *settings) error {
 		pick(s, "format", otherwise(s.format.Name(), "default"))
 	}
 	g := &s.scheme
-	g.Bits = pick(s, "bits", given(o.Bits), provided(targeted, t.Scheme.Bits, target), otherwise(defaultBits, "default"))
-	g.GroupSize = pick(s, "group_size", given(o.GroupSize), provided(targeted, t.Scheme.GroupSize, target), otherwise(defaultGroupSize, "default"))
-	g.Symmetric = pick(s, "symmetric", pointed(o.Symmetric), provided(targeted, t.Scheme.Symmetric, target), otherwise(false, "default"))
+	main, by, err := o.mixed(s)
+	if err != nil {
+		return err
+	}
+	mixed := main.Grid != nil
+	g.Bits = pick(s, "bits", given(o.Bits), provided(mixed, main.Bits, by), provided(targeted, t.Scheme.Bits, target), otherwise(defaultBits, "default"))
+	g.GroupSize = pick(s, "group_size", provided(mixed, main.GroupSize, by), given(o.GroupSize), provided(targeted, t.Scheme.GroupSize, target), otherwise(defaultGroupSize, "default"))
+	g.Symmetric = pick(s, "symmetric", provided(mixed, false, by), pointed(o.Symmetric), provided(targeted, t.Scheme.Symmetric, target), otherwise(false, "default"))
+	g.Grid = main.Grid
 	g.Range = pick(s, "range", given(o.Range), otherwise(quant.RangeZero, "default"))
 	g.ScaleType = pick(s, "scale_type", given(o.ScaleType), otherwise(quant.F16, "default"))
 	// Readers of gptq_v1 disagree on what a zero-point of 0 is stored as.
@@ -176,6 +185,37 @@ func (o *Options) resolveScheme(s *settings) error {
 	g.Clip = pick(s, "clip", pointed(o.Clip), provided(asked, true, "clip_input is given"), otherwise(b.clip, by))
 	g.ClipInput = pick(s, "clip_input", pointed(o.ClipInput), provided(!g.Clip, false, "there is no clip"), otherwise(b.clipInput, by))
 	return nil
+}
+
+// mixed is the scheme of most layers where the format chooses the grids, and who
+// decided that; without a grid if it does not. Format gguf in 2 or 3 bits is one
+// of Q2_K or Q3_K where nothing asks for groups of another kind: its plain types
+// have no fewer than 4 bits.
+func (o *Options) mixed(s *settings) (quant.Scheme, string, error) {
+	plain := o.GroupSize == 0 && o.Symmetric == nil && o.ScaleType == 0 && o.Range == 0 && o.MinZero == 0
+	by := "format " + s.format.Name()
+	if f, ok := s.format.(ggufmodel.Format); ok && f.Type == "" && plain && (o.Bits == 2 || o.Bits == 3) {
+		f.Type, f.Pure = map[int]string{2: "Q2_K", 3: "Q3_K_S"}[o.Bits], true
+		if f.Dense == "" && !f.Q8Embeddings {
+			f.Dense = safetensors.F16
+		}
+		s.format = f
+		by += fmt.Sprintf(" in %d bits", o.Bits)
+	}
+	m, ok := s.format.(layout.Mixer)
+	if !ok {
+		return quant.Scheme{}, "", nil
+	}
+	main, ok := m.Main()
+	switch {
+	case !ok:
+		return quant.Scheme{}, "", nil
+	case !plain:
+		return main, by, badOptions("format %s chooses the grid of each layer: group size, symmetry, range, scale type and least zero-point go with plain types only", s.format.Name())
+	case o.Bits != 0 && o.Bits != main.Bits:
+		return main, by, badOptions("%d bits are given beside a type of %d in format %s", o.Bits, main.Bits, s.format.Name())
+	}
+	return main, by, nil
 }
 
 // targetScheme is the first of the target's formats and schemes that the engine

@@ -23,6 +23,9 @@ type Layer struct {
 	Silent bool
 	// Other says that it is no linear, by its name.
 	Other bool
+
+	remark string // of Rules.Mix,
+	unfit  error  // and that there is no grid
 }
 
 // With describes the linear quantized by an arm.

@@ -34,6 +34,9 @@ type Rules struct {
 
 	// Skip leaves layers dense whose name one of the expressions matches.
 	Skip []*regexp.Regexp
+	// Mix gives the grid of a layer where the format chooses it; nil if it does not.
+	// See layout.Mixer.
+	Mix func(l layout.Layer) (s quant.Scheme, remark string, err error)
 	// TooLarge leaves layers dense because of their weights, and says why. Where
 	// there are any, arms are left out as with Drop: beside a layer that stays
 	// dense, scales cannot be folded.
@@ -93,8 +96,16 @@ func (r *Rules) layer(l layout.Layer, arms []adadim.Arm) (*Layer, error) {
 		p.leaveDense(err.Error())
 		return p, nil
 	}
+	if p.unfit != nil {
+		p.leaveDense(reason(p.unfit))
+		return p, nil
+	}
 	err := p.admit(r.Format, arms, r.Drop || r.Shrink || len(r.TooLarge) > 0)
-	if err == nil || !r.Shrink {
+	if p.remark != "" {
+		p.note("%s", p.remark)
+		return p, err
+	}
+	if err == nil || !r.Shrink || r.Mix != nil {
 		p.Silent = !r.Shrink
 		return p, err
 	}
@@ -113,7 +124,14 @@ func (r *Rules) layer(l layout.Layer, arms []adadim.Arm) (*Layer, error) {
 // asked is a layer as it is asked for.
 func (r *Rules) asked(l layout.Layer) *Layer {
 	l.Scheme = r.Scheme
-	return &Layer{Layer: l}
+	p := &Layer{Layer: l}
+	if r.Mix != nil {
+		var own quant.Scheme
+		if own, p.remark, p.unfit = r.Mix(l); p.unfit == nil {
+			p.Scheme.Bits, p.Scheme.GroupSize, p.Scheme.Grid = own.Bits, own.GroupSize, own.Grid
+		}
+	}
+	return p
 }
 
 // stores reports whether the format holds an arm's scale. Where it does not even
@@ -121,12 +139,14 @@ func (r *Rules) asked(l layout.Layer) *Layer {
 // answer is yes: folding would not help.
 func (r *Rules) stores(l layout.Layer, a adadim.Arm) bool {
 	sizes := []int{r.Scheme.GroupSize}
-	if r.Shrink {
+	if r.Shrink && r.Mix == nil {
 		sizes = slices.AppendSeq(sizes, SmallerGroups(r.Scheme.GroupSize, l.In))
 	}
 	for _, g := range sizes {
 		p := r.asked(l)
-		p.Scheme.GroupSize = g
+		if r.Mix == nil {
+			p.Scheme.GroupSize = g
+		}
 		if p.admit(r.Format, []adadim.Arm{{Axis: a.Axis}}, false) == nil {
 			return p.admit(r.Format, []adadim.Arm{a}, false) == nil
 		}

@@ -19,6 +19,8 @@ type formatFlags struct {
 	format    layout.Format // nil if not given
 	ggufDense string
 	ggufQ8    bool
+	ggufType  string
+	ggufPure  bool
 }
 
 // register adds the flags; unset says what happens without --format.
@@ -40,8 +42,11 @@ func formatNames() []string {
 // of is the format that the flags ask for, nil if they do not; target is the
 // engine to write for, if there is one.
 func (f *formatFlags) of(target string) (layout.Format, error) {
-	if f.ggufDense == "" && !f.ggufQ8 {
+	if f.ggufDense == "" && !f.ggufQ8 && f.ggufType == "" && !f.ggufPure {
 		return f.format, nil
+	}
+	if f.ggufPure && f.ggufType == "" {
+		return nil, fmt.Errorf("--gguf-pure is for --gguf-type")
 	}
 	named := f.format
 	if named == nil && target != "" {
@@ -55,9 +60,10 @@ func (f *formatFlags) of(target string) (layout.Format, error) {
 	}
 	g, ok := named.(ggufmodel.Format)
 	if !ok {
-		return nil, fmt.Errorf("--gguf-dense and --gguf-q8-embeddings are for format gguf")
+		return nil, fmt.Errorf("--gguf-dense, --gguf-q8-embeddings, --gguf-type and --gguf-pure are for format gguf")
 	}
 	g.Dense, g.Q8Embeddings = safetensors.DType(strings.ToUpper(f.ggufDense)), f.ggufQ8
+	g.Type, g.Pure = f.ggufType, f.ggufPure
 	return g, nil
 }
 

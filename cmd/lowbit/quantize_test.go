@@ -155,6 +155,9 @@ func TestFlagsAreOptions(t *testing.T) {
 		"--format gptq_v1 --skip v_proj":      {Format: autogptq.Format{Version: 1}, Skip: []*regexp.Regexp{regexp.MustCompile("v_proj")}},
 		"--min-zero 1 --bf16":                 {MinZero: 1, BF16: true},
 		"--target llama.cpp --gguf-dense f32": {Target: "llama.cpp", Format: ggufmodel.Format{Dense: safetensors.F32}},
+		"--format gguf --gguf-type q4_k_m":    {Format: ggufmodel.Format{Type: "Q4_K_M"}},
+		"--target ollama --gguf-type Q3_K_S --gguf-pure": {Target: "ollama", Format: ggufmodel.Format{Type: "Q3_K_S", Pure: true}},
+		"--format gguf --bits 2":                         {Format: ggufmodel.Format{}, Bits: 2},
 	} {
 		want.Model, want.Output = embedded, "OUT"
 		var expected bytes.Buffer
