@@ -18,7 +18,9 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/decoder"
 	"github.com/golowbit/lowbit/internal/decodertest"
+	"github.com/golowbit/lowbit/internal/gguf"
 	"github.com/golowbit/lowbit/internal/golden"
+	"github.com/golowbit/lowbit/internal/kquant"
 	"github.com/golowbit/lowbit/internal/tokenizer"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
@@ -163,6 +165,14 @@ func logitsCases() []logitsCase {
 		quantized("asym 6 g64 Q8_0", scheme(6, 64, false)),
 		quantized("sym 4 g32 Q4_0, Q8_0 embeddings", scheme(4, 32, true)),
 	}
+	for _, typ := range []gguf.Type{gguf.Q2_K, gguf.Q3_K, gguf.Q4_K, gguf.Q5_K, gguf.Q6_K, gguf.IQ4_XS, gguf.IQ4_NL} {
+		grid, _ := kquant.Of(typ)
+		c := quantized(typ.String(), grid.Scheme())
+		if typ.Super() {
+			c.linear, c.plain = roundQ8K, 4e-3 // 8 bits for 256 values
+		}
+		list = append(list, c)
+	}
 	for i := range list {
 		if strings.HasSuffix(list[i].name, "Q4_1") {
 			list[i].linear = roundQ81
@@ -226,7 +236,8 @@ func TestOneBlockAgrees(t *testing.T) {
 	engine(t)
 	cases := logitsCases()
 	config := smallConfig("llama")
-	config["num_hidden_layers"], config["intermediate_size"] = 1, 256
+	config["num_hidden_layers"], config["intermediate_size"], config["hidden_size"] = 1, 256, 256
+	config["head_dim"] = 64
 	dir := randomModel(t, embedded(), config)
 	jobs := make([]job, len(cases))
 	for i, c := range cases {

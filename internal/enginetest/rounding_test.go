@@ -8,6 +8,7 @@ import (
 
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/internal/decodertest"
+	"github.com/golowbit/lowbit/internal/gguf"
 	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/tensor"
 )
@@ -21,7 +22,8 @@ const (
 	roundF16                      // F16 matrices
 	roundBF16
 	roundQ8  // Q8_0: Q4_0, Q5_0 and Q8_0 matrices
-	roundQ81 // Q8_1: Q4_1 matrices
+	roundQ81 // Q8_1: Q4_1 and Q5_1 matrices
+	roundQ8K // Q8_K: matrices of blocks of 256
 )
 
 // blockLen is the number of values that share a scale.
@@ -51,6 +53,10 @@ func (r inputRounding) apply(x *tensor.Matrix) *tensor.Matrix {
 		case roundBF16:
 			tensor.F32ToBF16(half, row)
 			tensor.BF16ToF32(row, half)
+		case roundQ8K:
+			for j := 0; j < len(row); j += gguf.SuperLen {
+				roundSuper(row[j : j+gguf.SuperLen])
+			}
 		case roundQ8, roundQ81:
 			for j := 0; j < len(row); j += blockLen {
 				sum, stored := roundBlock(row[j : j+blockLen])
@@ -61,6 +67,25 @@ func (r inputRounding) apply(x *tensor.Matrix) *tensor.Matrix {
 		}
 	}
 	return out
+}
+
+// roundSuper is quantize_row_q8_K: the scale is float32, and such that the value
+// farthest from 0 has code -127.
+func roundSuper(x []float32) {
+	var extreme float32
+	for _, v := range x {
+		if math.Abs(float64(v)) > math.Abs(float64(extreme)) {
+			extreme = v
+		}
+	}
+	if extreme == 0 {
+		return
+	}
+	inverse := -127 / extreme
+	d := 1 / inverse
+	for i, v := range x {
+		x[i] = d * float32(min(127, math.RoundToEven(float64(float32(inverse*v)))))
+	}
 }
 
 // roundBlock is quantize_row_q8_0 and quantize_row_q8_1: scale max/127, codes

@@ -28,6 +28,16 @@ func Of(t gguf.Type) (g Grid, ok bool) {
 	return Grid{t}, ok
 }
 
+// Named returns the grid of a type by its name.
+func Named(name string) (g Grid, ok bool) {
+	for t := range kinds {
+		if t.String() == name {
+			return Grid{t}, true
+		}
+	}
+	return g, false
+}
+
 // Type is the block type.
 func (g Grid) Type() gguf.Type { return g.t }
 

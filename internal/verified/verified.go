@@ -23,6 +23,7 @@ type Result struct {
 	Group   int    `json:"group"`
 	// Symmetric and Axis are those of the scheme.
 	Symmetric bool   `json:"symmetric"`
+	Grid      string `json:"grid,omitempty"`  // its text, if it is not uniform
 	Axis      string `json:"axis,omitempty"`  // "ic", or "" for oc
 	Mixed     bool   `json:"mixed,omitempty"` // one linear of one block is dense
 	DType     string `json:"dtype"`           // what the engine computes in

@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/golowbit/lowbit/checkpoint/layout"
+	"github.com/golowbit/lowbit/internal/kquant"
 	"github.com/golowbit/lowbit/internal/verified"
 	"github.com/golowbit/lowbit/quant"
 )
@@ -48,6 +49,9 @@ func layerOf(v verified.Result) layout.Layer {
 	if v.Axis == "ic" {
 		s.Axis, s.Strided = quant.IC, true
 	}
+	if g, ok := kquant.Named(v.Grid); ok {
+		s = g.Scheme()
+	}
 	return layout.Layer{Name: "model.layers.0.mlp.down_proj", Out: 256, In: 512, Scheme: s}
 }
 
@@ -65,8 +69,20 @@ func (e evidence) of(l layout.Layer, loads, mixed bool) string {
 	}
 	s := l.Scheme
 	return versions(slices.DeleteFunc(slices.Clone(results), func(v verified.Result) bool {
-		return v.Loads != loads || v.Bits != s.Bits || v.Group != s.GroupSize || v.Symmetric != s.Symmetric || (v.Axis == "ic") != (s.Axis == quant.IC)
+		return v.Loads != loads || v.Bits != s.Bits || v.Group != s.GroupSize || v.Symmetric != s.Symmetric || v.Grid != gridText(s) || (v.Axis == "ic") != (s.Axis == quant.IC)
 	}))
+}
+
+// gridText is the text of a grid that is not uniform, else "".
+func gridText(s quant.Scheme) string {
+	if s.Grid == nil {
+		return ""
+	}
+	text, err := s.Grid.MarshalText()
+	if err != nil {
+		return "?"
+	}
+	return string(text)
 }
 
 // versions names those of results, the engine's and what it ran with.
@@ -128,13 +144,17 @@ func (e evidence) words(r Row) string {
 		if v.Axis == "ic" {
 			grid += " inside inputs"
 		}
+		if v.Grid != "" {
+			add(&what, v.Grid)
+			continue
+		}
 		add(&what, grid)
 		list := grids[grid]
 		add(&list, group)
 		grids[grid] = list
 	}
 	for i, grid := range what {
-		what[i] = grid + " " + strings.Join(grids[grid], "/")
+		what[i] = strings.TrimSpace(grid + " " + strings.Join(grids[grid], "/"))
 	}
 	text := "verified: " + versions(e.results) + " by " + strings.Join(checks, ", ") + ": " + strings.Join(what, ", ")
 	if slices.ContainsFunc(e.mixed, func(v verified.Result) bool { return v.Loads }) {

@@ -156,7 +156,7 @@ func claim(c check, version string, w *written) (loads, found bool) {
 func result(c check, k kind, r reply) verified.Result {
 	v := verified.Result{
 		Engine: c.engine, Version: r.Versions[c.about], Check: c.script,
-		Model: k.model, Format: k.format, Bits: k.bits, Group: k.group, Symmetric: k.symmetric, Mixed: k.mixed, DType: c.dtype,
+		Model: k.model, Format: k.format, Bits: k.bits, Group: k.group, Symmetric: k.symmetric, Mixed: k.mixed, Grid: k.grid, DType: c.dtype,
 		Missing: r.Missing, Unexpected: r.Unexpected, Error: firstLine(r.Error),
 	}
 	if k.inInputs {

