@@ -49,6 +49,7 @@ type fitter struct {
 	codes []uint8
 	moved []float32 // of a group: weights plus shift
 	want  [most]float64
+	first [4]start
 	a     [most * most]float64
 	b     [most]float64
 	q     joint
@@ -97,20 +98,18 @@ func (f *fitter) fit(scale, shift []float32) (group int, err error) {
 			return i, f.tooLarge() // the error is no number
 		}
 	}
-	const rounds = 2
+	const rounds = 3
 	least := math.Inf(1)
 	var best [most]float32
-	for range rounds {
-		for j := range p {
-			if j < n {
-				f.want[j] = float64(scale[j])
-			} else {
-				f.want[j] = float64(shift[j-n])
-			}
-		}
+	for round := range rounds {
 		f.quadratic(scale, shift, p)
+		was := f.q.best
 		f.q.start(k, n, f.a[:p*p], f.b[:p], true)
-		f.q.search(f.want[:p], most)
+		if f.ideal(scale, shift, p); round == 0 {
+			f.q.search(f.want[:p], most)
+		} else {
+			f.q.from(f.want[:p], was.d[0], was.d[1])
+		}
 		if !f.q.found {
 			return 0, f.tooLarge()
 		}
@@ -127,6 +126,28 @@ func (f *fitter) fit(scale, shift []float32) (group int, err error) {
 	copy(shift, best[n:2*n])
 	f.polish(scale, shift)
 	return 0, nil
+}
+
+// ideal sets want to the real parameters that fit the codes best.
+func (f *fitter) ideal(scale, shift []float32, p int) {
+	n := len(scale)
+	for i, s := range scale {
+		f.want[i] = float64(s)
+		a := f.a[i*p+i]
+		if p == n {
+			if a > 0 {
+				f.want[i] = f.b[i] / a
+			}
+			continue
+		}
+		f.want[n+i] = float64(shift[i])
+		c, d := f.a[i*p+n+i], f.a[(n+i)*p+n+i]
+		if det := a*d - c*c; det > 1e-6*a*d {
+			if m := (a*f.b[n+i] - c*f.b[i]) / det; m >= 0 || f.k.span == 1 {
+				f.want[i], f.want[n+i] = (d*f.b[i]-c*f.b[n+i])/det, m
+			}
+		}
+	}
 }
 
 func (f *fitter) tooLarge() error {
@@ -222,11 +243,17 @@ func (f *fitter) search(a, b int, lo, hi float32) (scale, shift float32) {
 		return 0, 0
 	}
 	least := math.Inf(1)
+	for i := range f.first {
+		f.first[i] = start{err: least}
+	}
 	try := func(s, m float32) bool {
 		if s == 0 || s-s != 0 {
 			return false
 		}
 		e := f.err(a, b, s, m)
+		if f.k.min {
+			f.rank(start{e, s, m})
+		}
 		if !(e < least) {
 			return false
 		}
@@ -246,10 +273,10 @@ func (f *fitter) search(a, b int, lo, hi float32) (scale, shift float32) {
 			}
 			// Of what is cut off a half is above, or all or none.
 			width := h - l
-			f.solve(a, b, p*width/k.top(), -l-(1-p)/2*width, try)
-			if i%3 == 2 {
-				f.solve(a, b, p*width/k.top(), -l, try)
-				f.solve(a, b, p*width/k.top(), -l-(1-p)*width, try)
+			try(p*width/k.top(), -l-(1-p)/2*width)
+			if i%2 == 1 {
+				try(p*width/k.top(), -l)
+				try(p*width/k.top(), -l-(1-p)*width)
 			}
 			continue
 		}
@@ -258,12 +285,33 @@ func (f *fitter) search(a, b int, lo, hi float32) (scale, shift float32) {
 			try(s, 0)
 		}
 	}
+	starts := f.first
+	for _, s := range starts {
+		f.solve(a, b, s.scale, s.shift, try)
+	}
 	for range 3 {
 		if !f.solve(a, b, scale, shift, try) {
 			break
 		}
 	}
 	return scale, shift
+}
+
+// start is a scale and shift from which solving is worth while.
+type start struct {
+	err          float64
+	scale, shift float32
+}
+
+// rank keeps a start if it is among the best.
+func (f *fitter) rank(s start) {
+	for i, o := range f.first {
+		if s.err < o.err {
+			copy(f.first[i+1:], f.first[i:])
+			f.first[i] = s
+			return
+		}
+	}
 }
 
 // solve tries the scale and shift that fit the codes under a scale and a shift

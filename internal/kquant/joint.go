@@ -3,7 +3,6 @@ package kquant
 import (
 	"math"
 
-	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/tensor"
 )
 
@@ -72,9 +71,23 @@ func (q *joint) half(f float64, i int) (float64, bool) {
 	if math.Abs(f) < least {
 		f = math.Copysign(least, f)
 	}
-	bits, _ := wire.ToHalf(float32(f))
-	v := float64(wire.Half(bits))
-	return v, v-v == 0
+	v := roundHalf(float32(f))
+	return float64(v), v <= maxHalf && v >= -maxHalf
+}
+
+const maxHalf = 65504
+
+// roundHalf rounds to the nearest half float, ties to even. It may give what is
+// beyond their range.
+func roundHalf(v float32) float32 {
+	const least = 0x1p-14 // normal ones
+	if v < least && v > -least {
+		const magic = 0.75 // adding it leaves multiples of 2^-24
+		return float32(v+magic) - magic
+	}
+	bits := math.Float32bits(v)
+	bits += 0xfff + bits>>13&1
+	return math.Float32frombits(bits &^ 0x1fff)
 }
 
 // from searches near the wanted parameters with given factors.
@@ -94,7 +107,12 @@ func (q *joint) from(want []float64, d0, d1 float64) {
 
 // improve descends from the point and keeps the best.
 func (q *joint) improve() {
-	const rounds, sweeps = 3, 3
+	rounds, sweeps := 3, 3
+	if q.apart {
+		if rounds = 2; q.p == q.n {
+			sweeps = 1 // each group by itself
+		}
+	}
 	for range rounds {
 		q.residual()
 		for range sweeps {

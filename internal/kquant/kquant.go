@@ -108,6 +108,9 @@ var kinds = func() map[gguf.Type]*kind {
 			k.bottom, k.ceiling = gguf.Levels[0], gguf.Levels[15]
 		}
 		k.stretch, k.step, k.steps = searches[k.bits].stretch, searches[k.bits].step, searches[k.bits].steps
+		if k.span == 1 && k.min { // no integers follow that would undo what is gained
+			k.step, k.steps = k.step/2, 2*k.steps
+		}
 		k.zeros = make([]float32, chunk)
 		for i := range k.zeros {
 			k.zeros[i] = k.zero
@@ -121,10 +124,10 @@ var searches = map[int]struct {
 	stretch, step float32
 	steps         int
 }{
-	2: {0.1, 0.07, 11},
+	2: {0.1, 0.1, 8},
 	3: {0.06, 0.04, 14},
-	4: {0.03, 0.03, 11},
-	5: {0.02, 0.02, 7},
+	4: {0.03, 0.045, 8},
+	5: {0.02, 0.025, 6},
 	6: {0.01, 0.01, 6},
 	8: {0, 0.004, 3},
 }
