@@ -42,7 +42,12 @@ type Options struct {
 	// Preset sets method, clip, arms, objective, search, inputs and correction.
 	Preset Preset
 
-	Bits      int   // bits a weight, 2 … 8; 0 means 4, or the target's
+	// Bits, GroupSize, Symmetric, Range, ScaleType and MinZero are the uniform grid. A
+	// Format that chooses the grid of each layer itself (layout.Mixer), such as
+	// ggufmodel.Format with a Type, leaves nothing of it to be chosen but that Bits may
+	// say again what it is; and ggufmodel.Format without one is one of Q2_K or Q3_K
+	// where Bits is 2 or 3 and none of the others is given.
+	Bits      int   // bits a weight, 2 … 8; 0 means 4, or the target's or format's
 	GroupSize int   // weights that share a scale, or quant.WholeLine; 0 means 128, or the target's
 	Symmetric *bool // the zero-point is fixed; nil means false, or the target's
 	Range     quant.Range

@@ -30,7 +30,13 @@ func (t Type) Bits() int {
 // HasMin reports whether a block stores a minimum m beside the scale d: a
 // code v is then v*d + m (v*d - m in a Super), and else (v - 2^(Bits-1))*d or,
 // for IQ4_NL and IQ4_XS, Levels[v]*d.
-func (t Type) HasMin() bool { return t == Q4_1 || t == Q5_1 || superTypes[t].min }
+func (t Type) HasMin() bool {
+	switch t {
+	case Q4_1, Q5_1, Q2_K, Q4_K, Q5_K:
+		return true
+	}
+	return false
+}
 
 // PackBlock writes one block. codes are unsigned, below 2^Bits; d and m are
 // half floats, m is used where HasMin.

@@ -1,5 +1,6 @@
 // Package gguf reads and writes GGUF, the file format of llama.cpp: typed
-// metadata followed by tensors, some of them in blocks of 32 quantized values.
+// metadata followed by tensors, some of them in blocks of 32 or 256 quantized
+// values.
 // It knows nothing of models.
 //
 // A file, little-endian (ggml's docs/gguf.md and src/gguf.cpp):

@@ -39,15 +39,15 @@ type Super struct {
 type superType struct {
 	bits, group  int
 	zero         float32
-	min, levels  bool
+	levels       bool
 	pack, unpack func(b []byte, s *Super)
 }
 
 var superTypes = map[Type]superType{
-	Q2_K:   {bits: 2, group: 16, min: true, pack: packQ2K, unpack: unpackQ2K},
+	Q2_K:   {bits: 2, group: 16, pack: packQ2K, unpack: unpackQ2K},
 	Q3_K:   {bits: 3, group: 16, zero: 4, pack: packQ3K, unpack: unpackQ3K},
-	Q4_K:   {bits: 4, group: 32, min: true, pack: packQ4K, unpack: unpackQ4K},
-	Q5_K:   {bits: 5, group: 32, min: true, pack: packQ5K, unpack: unpackQ5K},
+	Q4_K:   {bits: 4, group: 32, pack: packQ4K, unpack: unpackQ4K},
+	Q5_K:   {bits: 5, group: 32, pack: packQ5K, unpack: unpackQ5K},
 	Q6_K:   {bits: 6, group: 16, zero: 32, pack: packQ6K, unpack: unpackQ6K},
 	IQ4_XS: {bits: 4, group: 32, levels: true, pack: packIQ4XS, unpack: unpackIQ4XS},
 }
@@ -91,23 +91,27 @@ func (t Type) UnpackSuper(src []byte, s *Super) { superTypes[t].unpack(src[:t.Bl
 // exact in float32.
 func (t Type) decodeSuper(dst []float32, src []byte) {
 	var s Super
-	kind := superTypes[t]
+	kind, minima := superTypes[t], t.HasMin()
 	for n := t.BlockBytes(); len(dst) > 0; dst, src = dst[SuperLen:], src[n:] {
 		kind.unpack(src[:n], &s)
 		d, m := wire.Half(s.D), float32(0)
-		if kind.min {
+		if minima {
 			m = wire.Half(s.Min)
 		}
 		for g := range SuperLen / kind.group {
 			scale, shift := d*float32(s.Scales[g]), m*float32(s.Mins[g])
-			to, codes := dst[g*kind.group:][:kind.group], s.Codes[g*kind.group:]
-			for i := range to {
-				switch v := codes[i]; {
-				case kind.levels:
-					to[i] = scale * Levels[v]
-				case kind.min:
+			to, codes := dst[g*kind.group:][:kind.group], s.Codes[g*kind.group:][:kind.group]
+			switch {
+			case kind.levels:
+				for i, v := range codes {
+					to[i] = scale * Levels[v&15]
+				}
+			case minima:
+				for i, v := range codes {
 					to[i] = float32(scale*float32(v)) - shift
-				default:
+				}
+			default:
+				for i, v := range codes {
 					to[i] = scale * (float32(v) - kind.zero)
 				}
 			}
