@@ -164,14 +164,14 @@ func (o *Options) resolveScheme(s *settings) error {
 		pick(s, "format", otherwise(s.format.Name(), "default"))
 	}
 	g := &s.scheme
-	main, by, err := o.mixed(s)
+	main, from, err := o.mixed(s)
 	if err != nil {
 		return err
 	}
 	mixed := main.Grid != nil
-	g.Bits = pick(s, "bits", given(o.Bits), provided(mixed, main.Bits, by), provided(targeted, t.Scheme.Bits, target), otherwise(defaultBits, "default"))
-	g.GroupSize = pick(s, "group_size", provided(mixed, main.GroupSize, by), given(o.GroupSize), provided(targeted, t.Scheme.GroupSize, target), otherwise(defaultGroupSize, "default"))
-	g.Symmetric = pick(s, "symmetric", provided(mixed, false, by), pointed(o.Symmetric), provided(targeted, t.Scheme.Symmetric, target), otherwise(false, "default"))
+	g.Bits = pick(s, "bits", given(o.Bits), provided(mixed, main.Bits, from), provided(targeted, t.Scheme.Bits, target), otherwise(defaultBits, "default"))
+	g.GroupSize = pick(s, "group_size", provided(mixed, main.GroupSize, from), given(o.GroupSize), provided(targeted, t.Scheme.GroupSize, target), otherwise(defaultGroupSize, "default"))
+	g.Symmetric = pick(s, "symmetric", provided(mixed, false, from), pointed(o.Symmetric), provided(targeted, t.Scheme.Symmetric, target), otherwise(false, "default"))
 	g.Grid = main.Grid
 	g.Range = pick(s, "range", given(o.Range), otherwise(quant.RangeZero, "default"))
 	g.ScaleType = pick(s, "scale_type", given(o.ScaleType), otherwise(quant.F16, "default"))
