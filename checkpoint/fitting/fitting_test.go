@@ -235,3 +235,37 @@ func TestLayer(t *testing.T) {
 	q := quant.NewWeight(64, 64, ic.Scheme)
 	require.Equal(t, ic, l.As(q))
 }
+
+// TestMix: a format that chooses the grids says which, and leaves dense what it has
+// none for.
+func TestMix(t *testing.T) {
+	r := rules(func(l layout.Layer) string {
+		if l.Scheme.Axis == quant.IC || l.InputScale {
+			return "only oc"
+		}
+		return ""
+	})
+	r.Drop, r.Shrink = true, true
+	r.Mix = func(l layout.Layer) (quant.Scheme, string, error) {
+		switch {
+		case l.In%32 != 0:
+			return quant.Scheme{}, "", fmt.Errorf("%w: no blocks", layout.ErrUnsupported)
+		case l.In%64 != 0:
+			return quant.Scheme{Bits: 5, GroupSize: 32}, "another type", nil
+		}
+		return quant.Scheme{Bits: 3, GroupSize: 16}, "", nil
+	}
+	p := r.NewPlan()
+	for _, l := range []layout.Layer{linear("a", 64, 128), linear("b", 64, 96), linear("c", 64, 40)} {
+		require.True(t, p.Add(l))
+	}
+	require.NoError(t, p.Err())
+	a, b, c := p.Layer("a"), p.Layer("b"), p.Layer("c")
+	require.Equal(t, quant.Scheme{Bits: 3, GroupSize: 16, ScaleType: quant.F16}, a.First().Scheme)
+	require.Equal(t, "[oc]", arms(a))
+	require.Equal(t, 5, b.First().Scheme.Bits)
+	require.Equal(t, "another type", b.Notes[len(b.Notes)-1])
+	require.False(t, b.Silent)
+	require.True(t, c.Dense)
+	require.Equal(t, []string{"left dense: no blocks"}, c.Notes)
+}

@@ -106,7 +106,7 @@ func wide(more map[string]any) map[string]any {
 func TestFileTypes(t *testing.T) {
 	for _, file := range ggufmodel.Types() {
 		t.Run(file, func(t *testing.T) {
-			src := openModel(t, ggufFolder(t, wide(map[string]any{"tie_word_embeddings": false, "num_hidden_layers": 3})))
+			src := openModel(t, ggufFolder(t, wide(map[string]any{"tie_word_embeddings": false, "num_hidden_layers": 1, "intermediate_size": 256})))
 			g := ggufmodel.Format{Type: file}
 			weights, layers := gridded(t, src, g)
 			require.NoError(t, g.CheckLayers(src, layers))
