@@ -1,0 +1,82 @@
+package lowbit
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel"
+	"github.com/golowbit/lowbit/quant"
+	"github.com/golowbit/lowbit/safetensors"
+)
+
+// typeRow has the divergences of a file type as docs/gguf.md tells them.
+type typeRow struct {
+	Type    string  `json:"type"`
+	Bits    float64 `json:"bits"`
+	Best    float64 `json:"best"`
+	Fast    float64 `json:"fast"`
+	Imatrix float64 `json:"imatrix"` // of ggml, with an importance matrix
+	RTN     float64 `json:"rtn"`
+	Plain   float64 `json:"plain"` // of ggml, without
+}
+
+func typeRows(t *testing.T) []typeRow {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join("testdata", "golden", "gguf_types.json"))
+	require.NoError(t, err)
+	var rows []typeRow
+	require.NoError(t, json.Unmarshal(data, &rows))
+	require.NotEmpty(t, rows)
+	return rows
+}
+
+// docs/gguf.md says what was measured, and that `best` loses far less than
+// llama-quantize with an importance matrix, and rounding no more than it without.
+func TestGGUFTypesPage(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join("docs", "gguf.md"))
+	require.NoError(t, err)
+	short := func(v float64) string { return strings.TrimPrefix(fmt.Sprintf("%.4f", v), "0") }
+	for _, r := range typeRows(t) {
+		require.Less(t, r.Best/r.Imatrix, 0.65, r.Type)
+		require.Less(t, r.RTN/r.Plain, 1.0, r.Type)
+		require.Contains(t, string(page), fmt.Sprintf("| %s | %.3f | %s | %s | %s | %.2f | %s | %s | %.2f |\n", r.Type, r.Bits,
+			short(r.Best), short(r.Fast), short(r.Imatrix), r.Best/r.Imatrix, short(r.RTN), short(r.Plain), r.RTN/r.Plain))
+	}
+	for _, name := range ggufmodel.Types() {
+		require.Contains(t, string(page), name)
+	}
+}
+
+// The divergences are still what they were.
+func TestGGUFTypesMeasured(t *testing.T) {
+	if testing.Short() {
+		t.Skip("quantizes a model as well as it can")
+	}
+	for _, r := range typeRows(t) {
+		measure := func(method quant.Quantizer) float64 {
+			o := Options{
+				Model: embedded, Output: filepath.Join(t.TempDir(), "out.gguf"), Method: method,
+				Format: ggufmodel.Format{Type: r.Type, Dense: safetensors.F16},
+			}
+			if method == nil {
+				o.Calibration = Calibration{Text: Text{Files: []string{embeddedCalibration}}, SeqLen: 256}
+			}
+			report, err := Quantize(t.Context(), o)
+			require.NoError(t, err)
+			require.InDelta(t, r.Bits, report.BitsPerWeight, 1e-3)
+			e, err := Evaluate(t.Context(), EvalOptions{Model: o.Output, Against: embedded, Window: 256, Text: Text{Files: []string{embeddedHeldout}}})
+			require.NoError(t, err)
+			return *e.KL
+		}
+		require.InEpsilon(t, r.RTN, measure(quant.RTN{}), 0.02, r.Type)
+		if r.Type == "Q2_K" || r.Type == "Q4_K_M" {
+			require.InEpsilon(t, r.Best, measure(nil), 0.04, r.Type)
+		}
+	}
+}
