@@ -9,6 +9,7 @@ import (
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/gptq"
 	"github.com/golowbit/lowbit/internal/fold"
+	"github.com/golowbit/lowbit/internal/kernel"
 	"github.com/golowbit/lowbit/internal/memory"
 	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/internal/streams"
@@ -175,6 +176,7 @@ func (r *blockRun) runGroup(ctx context.Context, stages []int, keep, folds bool)
 	}
 	err := r.walk.Pass(ctx, r.block, r.full, keep, func(stage int, f *program.Frame) error {
 		if c := collectors[stage]; c != nil {
+			r.watch(stage, f)
 			r.observe(c, f.Input(&r.block.Stages[stage]))
 			return r.refer(stage, f)
 		}
@@ -212,6 +214,25 @@ func (r *blockRun) observe(c *quant.Collector, x *tensor.Matrix) {
 		c.Add(x, r.job.set.workers)
 	}
 }
+
+// watch warns, once, of a stage whose inputs half floats do not hold, if that is what
+// engines will compute it in.
+func (r *blockRun) watch(stage int, f *program.Frame) {
+	for _, x := range []*tensor.Matrix{f.X, f.Input(&r.block.Stages[stage])} {
+		for i := 0; r.job.half && i < x.Rows; i++ {
+			lo, hi := kernel.MinMax(x.Row(i))
+			if most := max(-lo, hi); most > maxHalf {
+				r.job.half = false
+				name := r.block.Linears[r.block.Stages[stage].Linears[0]].Name
+				r.job.event(Event{Kind: EventWarning, Name: name, Message: fmt.Sprintf(
+					"activations reach %.3g here, and half floats, in which engines compute a model of format %s, end at %d: use format compressed-tensors with bfloat16 scales, lowbit or dense",
+					most, r.job.set.format.Name(), maxHalf)})
+			}
+		}
+	}
+}
+
+const maxHalf = 65504
 
 func calibrations(collectors []*quant.Collector) []*quant.Calibration {
 	cals := make([]*quant.Calibration, len(collectors))
@@ -297,6 +318,7 @@ func (v *stagedVisit) Observe(stage int, frames []*program.Frame) error {
 	if err := r.refer(stage, frames[0]); err != nil {
 		return err
 	}
+	r.watch(stage, frames[0])
 	x := frames[0].Input(s)
 	if !v.paired(stage) {
 		r.observe(v.collector, x)

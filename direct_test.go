@@ -65,7 +65,7 @@ func TestDirect(t *testing.T) {
 			t.Run(fmt.Sprintf("%s/%+v", dtype, s), func(t *testing.T) {
 				o := Options{
 					Model: model, Output: filepath.Join(t.TempDir(), "out"),
-					Bits: s.Bits, GroupSize: s.GroupSize, Symmetric: &s.Symmetric, ScaleType: s.ScaleType, Clip: &s.Clip, MinZero: s.MinZero,
+					Bits: s.Bits, GroupSize: s.GroupSize, Symmetric: &s.Symmetric, ScaleType: &s.ScaleType, Clip: &s.Clip, MinZero: s.MinZero,
 					Method: quant.RTN{}, Arms: []adadim.Arm{{Axis: s.Axis}}, Workers: 1 + 3*i,
 				}
 				r, err := Quantize(ctx, o)

@@ -40,7 +40,7 @@ func TestLayerLosses(t *testing.T) {
 					report, err := Quantize(context.Background(), Options{
 						Model: golden.Shared(t, "models/"+model), Output: filepath.Join(t.TempDir(), "out"),
 						Method: quant.RTN{},
-						Bits:   bits, GroupSize: group, Range: quant.RangePaper, ScaleType: quant.F32,
+						Bits:   bits, GroupSize: group, Range: quant.RangePaper, ScaleType: new(quant.F32),
 						Calibration: Calibration{Samples: 64, SeqLen: 256, Text: Text{
 							Files: []string{golden.Shared(t, "text/tinystories/calibration.txt")}, PerDocument: true, BOS: new(true),
 						}},

@@ -51,7 +51,9 @@ type Options struct {
 	GroupSize int   // weights that share a scale, or quant.WholeLine; 0 means 128, or the target's
 	Symmetric *bool // the zero-point is fixed; nil means false, or the target's
 	Range     quant.Range
-	ScaleType quant.ScaleType
+	// ScaleType is F16 if nil, or BF16 where a format would make a bfloat16 model
+	// one of half floats for it.
+	ScaleType *quant.ScaleType
 	MinZero   int   // least zero-point of asymmetric groups; 0 means what the format needs
 	Clip      *bool // see quant.Scheme
 	ClipInput *bool // see quant.Scheme; implies Clip

@@ -56,7 +56,7 @@ type goldenModel struct {
 // options returns how a row was made, or false if the row is not reproduced
 // on purpose.
 func (r goldenRow) options() (Options, bool) {
-	o := Options{Preset: Plain, Inputs: InputsFull, Bits: r.Bits, GroupSize: r.Group, Range: quant.RangePaper, ScaleType: quant.F32}
+	o := Options{Preset: Plain, Inputs: InputsFull, Bits: r.Bits, GroupSize: r.Group, Range: quant.RangePaper, ScaleType: new(quant.F32)}
 	oc, ic := []adadim.Arm{adadim.ArmOC()}, []adadim.Arm{adadim.ArmIC()}
 	switch r.Method {
 	case "RTN-oc":

@@ -94,6 +94,7 @@ type job struct {
 	found  []linears.Found
 	plan   *fitting.Plan     // its blocks and places for scales are the model's blocks and stages
 	fitted []string          // what was changed for the model as a whole
+	half   bool              // engines compute a bfloat16 model in half floats afterwards
 	folded map[string]string // by layer: the scale of its input that was folded
 
 	texted  bool             // calibration text is given
@@ -170,13 +171,39 @@ func (j *job) openModel(o Options) error {
 	return j.withoutDecoder(o, err)
 }
 
+// keepBF16 takes bfloat16 scales where nothing else is asked for and half floats
+// would make half floats of all that a bfloat16 model computes.
+func (j *job) keepBF16(o Options) error {
+	config := j.src.Config()
+	j.half = j.plan.MakesHalf(config)
+	if o.ScaleType != nil || !j.half {
+		return nil
+	}
+	was := j.set.scheme.ScaleType
+	j.set.setScaleType(quant.BF16, "the model is bfloat16 and stays so")
+	if j.planLayers() == nil && !j.plan.MakesHalf(config) {
+		j.half = false
+		return nil
+	}
+	j.set.setScaleType(was, "default")
+	return j.planLayers()
+}
+
 // largestGroup is what stands for whole rows as long as no layer's width is
 // asked for.
 const largestGroup = 2048
 
-// planModel plans the layers. For a target whose group size does not suit
-// the model, and where none was asked for, it takes the largest that does.
+// planModel plans the layers.
 func (j *job) planModel(o Options) error {
+	if err := j.fitModel(o); err != nil {
+		return err
+	}
+	return j.keepBF16(o)
+}
+
+// fitModel plans the layers. For a target whose group size does not suit
+// the model, and where none was asked for, it takes the largest that does.
+func (j *job) fitModel(o Options) error {
 	if f, ok := j.set.format.(layout.File); ok {
 		if err := f.CheckModel(j.src); err != nil {
 			return fmt.Errorf("%s: format %s: %w", j.path, f.Name(), err)

@@ -3,6 +3,7 @@ package lowbit
 import (
 	"bytes"
 	"math"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -65,7 +66,7 @@ func TestOutOfRange(t *testing.T) {
 		require.NoDirExists(t, o.Output+checkpoint.PartialSuffix)
 	}
 	for _, f := range checkpoint.Formats() {
-		o := Options{Format: f, Method: quant.RTN{}, Bits: 4, GroupSize: 32, Axis: AxisOC, Symmetric: new(true)}
+		o := Options{Format: f, Method: quant.RTN{}, Bits: 4, GroupSize: 32, Axis: AxisOC, Symmetric: new(true), ScaleType: new(quant.F16)}
 		t.Run(f.Name()+", rounded", func(t *testing.T) { check(t, o) })
 		o.Method, o.Preset, o.Calibration, o.Fold = nil, Paper, quick(t).Calibration, FoldOn
 		o.Arms, o.Inputs = []adadim.Arm{{}, {InputScale: true}}, InputsQuantized
@@ -131,5 +132,59 @@ func TestTypesEarly(t *testing.T) {
 		want(err)
 		_, err = Evaluate(t.Context(), EvalOptions{Model: o.Model, Text: Text{Files: []string{"none"}}})
 		want(err)
+	}
+}
+
+// A bfloat16 model stays one where the format can say so, and where it cannot
+// there is a warning if its activations are beyond half floats.
+func TestBF16Model(t *testing.T) {
+	far := copyModel(t)
+	setBF16(t, far, "model.layers.1.post_attention_layernorm.weight", 5, 3e5)
+	for name, c := range map[string]struct {
+		format, model string
+		scales        *quant.ScaleType
+		stored        safetensors.DType
+		warned        bool
+	}{
+		"compressed-tensors":               {"compressed-tensors", embedded, nil, safetensors.BF16, false},
+		"compressed-tensors, far":          {"compressed-tensors", far, nil, safetensors.BF16, false},
+		"compressed-tensors, half floats":  {"compressed-tensors", embedded, new(quant.F16), safetensors.F16, false},
+		"compressed-tensors, far and half": {"compressed-tensors", far, new(quant.F16), safetensors.F16, true},
+		"gptq, far":                        {"gptq", far, nil, safetensors.F16, true},
+		"gptq":                             {"gptq", embedded, nil, safetensors.F16, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := quick(t)
+			o.Model, o.Format, o.ScaleType = c.model, format(t, c.format), c.scales
+			o.Preset, o.Symmetric, o.Axis = Plain, new(true), AxisOC
+			warned := 0
+			o.Events = func(e Event) {
+				if e.Kind == EventWarning && strings.Contains(e.Message, "half floats, in which engines compute") {
+					require.Equal(t, "model.layers.1.mlp.gate_proj", e.Name)
+					warned++
+				}
+			}
+			_, err := Quantize(t.Context(), o)
+			require.NoError(t, err)
+			require.Equal(t, c.warned, warned == 1, warned)
+			config, err := os.ReadFile(filepath.Join(o.Output, "config.json"))
+			require.NoError(t, err)
+			require.Equal(t, c.stored, layout.ConfigDType(config))
+			f, err := safetensors.OpenFolder(o.Output)
+			require.NoError(t, err)
+			defer f.Close()
+			scales := ".weight_scale"
+			if c.format == "gptq" {
+				scales = ".scales"
+			}
+			info, ok := f.Info("model.layers.0.self_attn.q_proj" + scales)
+			require.True(t, ok)
+			require.Equal(t, c.stored, info.DType)
+			made, err := checkpoint.Open(o.Output)
+			require.NoError(t, err)
+			defer made.Close()
+			_, err = made.Matrix("model.layers.0.self_attn.q_proj.weight")
+			require.NoError(t, err)
+		})
 	}
 }

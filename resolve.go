@@ -174,7 +174,7 @@ func (o *Options) resolveScheme(s *settings) error {
 	g.Symmetric = pick(s, "symmetric", provided(mixed, false, from), pointed(o.Symmetric), provided(targeted, t.Scheme.Symmetric, target), otherwise(false, "default"))
 	g.Grid = main.Grid
 	g.Range = pick(s, "range", given(o.Range), otherwise(quant.RangeZero, "default"))
-	g.ScaleType = pick(s, "scale_type", given(o.ScaleType), otherwise(quant.F16, "default"))
+	g.ScaleType = pick(s, "scale_type", pointed(o.ScaleType), otherwise(quant.F16, "default"))
 	// Readers of gptq_v1 disagree on what a zero-point of 0 is stored as.
 	v1 := s.format.Name() == autogptq.Format{Version: 1}.Name() && !g.Symmetric
 	g.MinZero = pick(s, "min_zero", given(o.MinZero), provided(v1, 1, "format "+s.format.Name()), otherwise(0, "default"))
@@ -380,6 +380,12 @@ func (o *Options) runSettings(cfg *decoder.Model) []Setting {
 func (s *settings) setGroupSize(n int, from string) {
 	s.scheme.GroupSize = n
 	s.retell("group_size", n, from)
+}
+
+// setScaleType changes the type of scales, for a reason.
+func (s *settings) setScaleType(t quant.ScaleType, from string) {
+	s.scheme.ScaleType = t
+	s.retell("scale_type", t, from)
 }
 
 // retell replaces what is told of a setting.

@@ -95,7 +95,7 @@ func TestGridCoversTheGroup(t *testing.T) {
 		s.Axis, s.Strided, s.GroupSize, s.Clip, s.Range = quant.OC, false, quant.WholeLine, false, quant.RangeZero
 		q := rtn(t, w, s, nil)
 		scale := float64(q.Scales[0])
-		slack := map[quant.ScaleType]float64{quant.F32: 1e-6, quant.F16: 0x1p-11, quant.F16Short: 0x1p-7}[s.ScaleType]
+		slack := map[quant.ScaleType]float64{quant.F32: 1e-6, quant.F16: 0x1p-11, quant.F16Short: 0x1p-7, quant.BF16: 0x1p-8}[s.ScaleType]
 		slack = slack*float64(s.MaxCode()) + 0.5 + 1e-3
 		for i, v := range q.Dequantize().Data {
 			require.LessOrEqual(t, math.Abs(float64(v-w.Data[i])), slack*scale+0x1p-25*float64(s.MaxCode()))

@@ -12,9 +12,10 @@ import (
 var ErrScaleRange = errors.New("scale out of range")
 
 const (
-	maxF16 = 65504
-	minF16 = 1.0 / (1 << 24) // smallest subnormal
-	minF32 = 0x1p-126        // smallest normal: its inverse is finite
+	maxBF16 = 0x1.fep127
+	maxF16  = 65504
+	minF16  = 1.0 / (1 << 24) // smallest subnormal
+	minF32  = 0x1p-126        // smallest normal: its inverse is finite
 )
 
 // round rounds a scale that is not negative to the type in which it is
@@ -26,6 +27,13 @@ func (t ScaleType) round(s float32) (float32, error) {
 			return 0, fmt.Errorf("%w: %g", ErrScaleRange, s)
 		}
 		return max(s, minF32), nil
+	}
+	if t == BF16 {
+		r := tensor.RoundBF16(max(s, minF32))
+		if !(r <= maxBF16) {
+			return 0, fmt.Errorf("%w: %g is above the largest bfloat16: use f32 scales", ErrScaleRange, s)
+		}
+		return r, nil
 	}
 	r := max(s, minF16)
 	if r <= maxF16 {

@@ -71,7 +71,8 @@ func (r *Range) UnmarshalText(text []byte) error { return ranges.Unmarshal(r, te
 func ParseRange(s string) (Range, error) { return ranges.Parse(s) }
 
 // ScaleType is the type in which scales are stored. Codes are chosen after
-// the scale has been rounded to it. Its text is "f16", "f32" or "f16short".
+// the scale has been rounded to it. Its text is "f16", "f32", "f16short" or
+// "bf16".
 type ScaleType uint8
 
 const (
@@ -83,9 +84,12 @@ const (
 	// scale*zero-point is a half float too (needed by formats that store
 	// the minimum in place of the zero-point).
 	F16Short
+	// BF16 stores bfloat16: for models that compute in it, whose engines convert
+	// scales to the model's type, and whose activations may be beyond half floats.
+	BF16
 )
 
-var scaleTypes = enum.New[ScaleType]("ScaleType", "scale type", ErrScheme, "f16", "f32", "f16short")
+var scaleTypes = enum.New[ScaleType]("ScaleType", "scale type", ErrScheme, "f16", "f32", "f16short", "bf16")
 
 // String returns the type's text.
 func (t ScaleType) String() string { return scaleTypes.String(t) }
@@ -96,7 +100,7 @@ func (t ScaleType) MarshalText() ([]byte, error) { return scaleTypes.Marshal(t) 
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (t *ScaleType) UnmarshalText(text []byte) error { return scaleTypes.Unmarshal(t, text) }
 
-// ParseScaleType reads "f16", "f32" or "f16short". Errors wrap ErrScheme.
+// ParseScaleType reads "f16", "f32", "f16short" or "bf16". Errors wrap ErrScheme.
 func ParseScaleType(s string) (ScaleType, error) { return scaleTypes.Parse(s) }
 
 // Bits returns the bits a stored scale takes.

@@ -88,9 +88,9 @@ func TestNames(t *testing.T) {
 	}
 	require.Equal(t, "Axis(7)", quant.Axis(7).String())
 	require.Equal(t, []string{"zero", "paper", "Range(2)"}, []string{quant.RangeZero.String(), quant.RangePaper.String(), quant.Range(2).String()})
-	require.Equal(t, []string{"f16", "f32", "f16short", "ScaleType(3)"},
-		[]string{quant.F16.String(), quant.F32.String(), quant.F16Short.String(), quant.ScaleType(3).String()})
-	require.Equal(t, []int{16, 32, 16}, []int{quant.F16.Bits(), quant.F32.Bits(), quant.F16Short.Bits()})
+	require.Equal(t, []string{"f16", "f32", "f16short", "bf16", "ScaleType(4)"},
+		[]string{quant.F16.String(), quant.F32.String(), quant.F16Short.String(), quant.BF16.String(), quant.ScaleType(4).String()})
+	require.Equal(t, []int{16, 32, 16, 16}, []int{quant.F16.Bits(), quant.F32.Bits(), quant.F16Short.Bits(), quant.BF16.Bits()})
 }
 
 func TestSchemeJSON(t *testing.T) {
@@ -112,7 +112,7 @@ func TestEnumTexts(t *testing.T) {
 	for want, v := range map[string]fmt.Stringer{
 		"oc": quant.OC, "ic": quant.IC, "Axis(2)": quant.Axis(2),
 		"zero": quant.RangeZero, "paper": quant.RangePaper, "Range(2)": quant.Range(2),
-		"f16": quant.F16, "f32": quant.F32, "f16short": quant.F16Short, "ScaleType(3)": quant.ScaleType(3),
+		"f16": quant.F16, "f32": quant.F32, "f16short": quant.F16Short, "bf16": quant.BF16, "ScaleType(4)": quant.ScaleType(4),
 	} {
 		require.Equal(t, want, v.String())
 	}

@@ -1,12 +1,14 @@
 package fitting
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
 
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/faults"
+	"github.com/golowbit/lowbit/safetensors"
 )
 
 // ErrNothing is wrapped where no layer is left to quantize.
@@ -69,6 +71,17 @@ func (p *Plan) Layer(name string) *Layer { return p.byName[name] }
 // errors.
 func (p *Plan) Err() error {
 	return p.refused.Err("format " + p.rules.Format.Name() + " cannot hold this: %s (fit changes such layers to what fits)")
+}
+
+// MakesHalf reports whether engines would compute in half floats what the format
+// makes of a bfloat16 model with this config.json.
+func (p *Plan) MakesHalf(config json.RawMessage) bool {
+	f, ok := p.rules.Format.(layout.Folder)
+	if !ok || layout.ConfigDType(config) != safetensors.BF16 {
+		return false
+	}
+	c, err := f.Config(layout.Contents{Layers: p.Quantized(), Config: config})
+	return err == nil && (string(c.Set["torch_dtype"]) == `"float16"` || string(c.Set["dtype"]) == `"float16"`)
 }
 
 // CheckTogether reports whether the format holds the layers not only one by one.

@@ -38,8 +38,17 @@ func CheckInputGroups(format string, l Layer) error {
 		return Unsupported("%s has no row scales, and folding them into the scales would round; quantize without them, or use format lowbit or dense", format)
 	case l.InputScale:
 		return Unsupported("%s has no input scales, and they belong to no group; quantize without them, or use format lowbit or dense", format)
-	case s.ScaleType == quant.F32:
+	}
+	return CheckHalfScales(format, s)
+}
+
+// CheckHalfScales refuses scales that are not stored as F16.
+func CheckHalfScales(format string, s quant.Scheme) error {
+	switch s.ScaleType {
+	case quant.F32:
 		return Unsupported("%s stores scales as f16; quantize with scale type f16, or use format lowbit or dense", format)
+	case quant.BF16:
+		return Unsupported("%s stores scales as f16; quantize with scale type f16, or use format compressed-tensors, lowbit or dense", format)
 	}
 	return nil
 }

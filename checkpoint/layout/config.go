@@ -115,14 +115,14 @@ func MostFrequent[T comparable](values []T) T {
 
 // HalfModel returns the keys of config.json to set so that engines load
 // scales as the half floats they are: they convert scales to the type of the
-// model. Scales of 7 significant bits are exact in bfloat16 too, and a
-// bfloat16 model stays one if all its scales are such.
+// model. A bfloat16 model stays one if all its scales are bfloat16, as those of
+// 7 significant bits are too.
 func HalfModel(c Contents) map[string]json.RawMessage {
 	t := ConfigDType(c.Config)
 	if t == safetensors.F16 && hasDType(c.Config) || len(c.Layers) == 0 {
 		return nil
 	}
-	if t == safetensors.BF16 && !slices.ContainsFunc(c.Layers, func(l Layer) bool { return l.Scheme.ScaleType != quant.F16Short }) {
+	if t == safetensors.BF16 && !slices.ContainsFunc(c.Layers, func(l Layer) bool { return !BF16Scales(l.Scheme) }) {
 		return nil
 	}
 	set := map[string]json.RawMessage{}
@@ -130,6 +130,11 @@ func HalfModel(c Contents) map[string]json.RawMessage {
 		set[key] = json.RawMessage(`"float16"`)
 	}
 	return set
+}
+
+// BF16Scales reports whether bfloat16 holds all scales of a scheme.
+func BF16Scales(s quant.Scheme) bool {
+	return s.ScaleType == quant.BF16 || s.ScaleType == quant.F16Short
 }
 
 func hasDType(config json.RawMessage) bool {

@@ -26,7 +26,8 @@ func Dimensions(src Source, spec Spec, n int) ([]int, error) {
 }
 
 // ScaleTypeOf says in which type a weight must keep the scales of a tensor:
-// F16 where half floats hold every one of them, as in most files of bfloat16.
+// F16 where half floats hold every one of them, as in most files of bfloat16;
+// else BF16 for such a file.
 func ScaleTypeOf(src Source, spec Spec) (quant.ScaleType, error) {
 	if spec.DType == safetensors.F16 {
 		return quant.F16, nil
@@ -37,6 +38,9 @@ func ScaleTypeOf(src Source, spec Spec) (quant.ScaleType, error) {
 	}
 	if ExactIn(safetensors.F16, v) {
 		return quant.F16, nil
+	}
+	if spec.DType == safetensors.BF16 {
+		return quant.BF16, nil
 	}
 	return quant.F32, nil
 }

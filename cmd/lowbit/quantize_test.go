@@ -142,7 +142,7 @@ func TestFlagsAreOptions(t *testing.T) {
 		"--clip-input --preset plain":         {ClipInput: new(true), Preset: lowbit.Plain},
 		"--sym --bits 3 --group-size -1":      {Symmetric: new(true), Bits: 3, GroupSize: quant.WholeLine},
 		"--sym=false --target vllm":           {Symmetric: new(false), Target: "vllm"},
-		"--range paper --scale-dtype f32":     {Range: quant.RangePaper, ScaleType: quant.F32},
+		"--range paper --scale-dtype f32":     {Range: quant.RangePaper, ScaleType: new(quant.F32)},
 		"--objective block --search rtn":      {Objective: new(adadim.ObjectiveBlock), Search: new(adadim.SearchRTN)},
 		"--inputs fp":                         {Inputs: lowbit.InputsFull},
 		"--inputs full":                       {Inputs: lowbit.InputsFull},

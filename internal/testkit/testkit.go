@@ -40,7 +40,7 @@ func Scheme(t *rapid.T, out, in int) quant.Scheme {
 		Axis:      rapid.SampledFrom([]quant.Axis{quant.OC, quant.IC}).Draw(t, "axis"),
 		Symmetric: rapid.Bool().Draw(t, "sym"),
 		Range:     rapid.SampledFrom([]quant.Range{quant.RangeZero, quant.RangePaper}).Draw(t, "range"),
-		ScaleType: rapid.SampledFrom([]quant.ScaleType{quant.F16, quant.F32, quant.F16Short}).Draw(t, "scale type"),
+		ScaleType: rapid.SampledFrom([]quant.ScaleType{quant.F16, quant.F32, quant.F16Short, quant.BF16}).Draw(t, "scale type"),
 		Clip:      rapid.Bool().Draw(t, "clip"),
 		ClipInput: rapid.Bool().Draw(t, "clip input"),
 		MinZero:   rapid.IntRange(0, 1).Draw(t, "min zero"),

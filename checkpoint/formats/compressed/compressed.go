@@ -18,13 +18,13 @@ import (
 // For a linear X of shape [out, in] with G groups:
 //
 //	X.weight_packed      I32 [out, ceil(in*bits/32)]  each row a dense little-endian stream of codes
-//	X.weight_scale       F16 [out, G]
+//	X.weight_scale       F16 [out, G]; BF16 in a bfloat16 model whose scales are such
 //	X.weight_zero_point  I32 [ceil(out*bits/32), G]   streams along the outputs; asymmetric only
 //	X.weight_shape       I64 [2]                      out, in
 //	X.weight_g_idx       I32 [in]                     only with a group index
 //
 // The words are the transpose of those of GPTQ version 2. Scales of 7
-// significant bits (quant.F16Short) in a bfloat16 model are stored as BF16,
+// significant bits (quant.F16Short) in a bfloat16 model are stored as BF16 too,
 // which holds them exactly.
 //
 // Before compressed-tensors' change of May 2026 (pull request 715), widths of
@@ -43,8 +43,15 @@ const (
 // Name returns "compressed-tensors".
 func (Format) Name() string { return "compressed-tensors" }
 
-// Check accepts 2 to 8 bits along the inputs, whole groups and F16 scales.
+// Check accepts 2 to 8 bits along the inputs, whole groups and scales of F16, or
+// BF16 in a bfloat16 model.
 func (f Format) Check(l layout.Layer) error {
+	if l.Scheme.ScaleType == quant.BF16 {
+		if l.DType != safetensors.BF16 {
+			return layout.Unsupported("scales are converted to the type of the model, which is %s and not BF16; quantize with scale type f16, or use format lowbit or dense", l.DType)
+		}
+		l.Scheme.ScaleType = quant.F16Short // for the rest both are alike
+	}
 	if err := layout.CheckInputGroups(f.Name(), l); err != nil {
 		return err
 	}
@@ -56,7 +63,7 @@ func (f Format) Check(l layout.Layer) error {
 
 // scaleType is the type in which the scales of a layer are stored.
 func scaleType(l layout.Layer) safetensors.DType {
-	if l.DType == safetensors.BF16 && l.Scheme.ScaleType == quant.F16Short {
+	if l.DType == safetensors.BF16 && layout.BF16Scales(l.Scheme) {
 		return safetensors.BF16
 	}
 	return safetensors.F16

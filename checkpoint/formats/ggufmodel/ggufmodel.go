@@ -83,7 +83,7 @@ func (g Format) Check(l layout.Layer) error {
 		return layout.Unsupported("%d inputs are not a whole number of blocks of %d; keep the layer dense", l.In, gguf.BlockLen)
 	case s.GroupSize != quant.WholeLine && s.GroupSize < l.In && s.GroupSize%gguf.BlockLen != 0:
 		return layout.Unsupported("group size %d is not a multiple of %d; use 32, 64 or 128", s.GroupSize, gguf.BlockLen)
-	case s.ScaleType == quant.F32:
+	case s.ScaleType == quant.F32, s.ScaleType == quant.BF16:
 		return layout.Unsupported("GGUF stores half-float scales; quantize with f16 scales")
 	case s.Bits == 8 && !s.Symmetric:
 		return layout.Unsupported("asymmetric 8 bits need more than GGUF's 8; use a symmetric grid")

@@ -76,14 +76,15 @@ func (f Format) Check(l layout.Layer) error {
 	if err := layout.CheckScheme(l); err != nil {
 		return err
 	}
+	if err := layout.CheckHalfScales(f.Name(), s); err != nil {
+		return err
+	}
 	lines, length := s.Lines(l.Out, l.In)
 	switch {
 	case l.RowScale || l.InputScale:
 		return layout.Unsupported("hqq has no row or input scales, and folding them into the scales would round; quantize without them, or use format lowbit or dense")
 	case l.GroupIndex:
 		return layout.Unsupported("hqq has no group index; quantize with static groups, or use format gptq_v2 or lowbit")
-	case s.ScaleType == quant.F32:
-		return layout.Unsupported("hqq stores scales as f16 here; quantize with scale type f16, or use format lowbit or dense")
 	case s.Bits != 2 && s.Bits != 3 && s.Bits != 4 && s.Bits != 8:
 		return layout.Unsupported("hqq packs 2, 3, 4 or 8 bits, and would store %d as 8; use 8 bits, or format lowbit", s.Bits)
 	case s.Axis == quant.OC:

@@ -46,7 +46,7 @@ const (
 //	 8  1  bits
 //	 9  1  axis: 0 oc, 1 ic
 //	10  1  flags
-//	11  1  scale type: 0 f16, 1 f32, 2 f16 of 7 significant bits
+//	11  1  scale type: 0 f16, 1 f32, 2 f16 of 7 significant bits, 3 bf16
 //	12  1  range rule: 0 zero, 1 paper
 //	13  1  smallest zero-point the quantizer was allowed: 0 or 1
 //	14  2  zero
@@ -90,11 +90,11 @@ func (f Format) Plan(l layout.Layer) ([]layout.Spec, error) {
 	s := l.Scheme
 	lines, length := s.Lines(l.Out, l.In)
 	groups := s.Groups(length)
-	float := scaleDType(s.ScaleType)
+	float := vectorDType(s.ScaleType)
 	specs := []layout.Spec{
 		{Name: l.Name + suffixHeader, DType: safetensors.U8, Shape: []int{headerLen}},
 		{Name: l.Name + suffixCodes, DType: safetensors.I32, Shape: []int{lines, layout.PackedWords(length, s.Bits)}},
-		{Name: l.Name + suffixScales, DType: float, Shape: []int{groups, lines}},
+		{Name: l.Name + suffixScales, DType: scaleDType(s.ScaleType), Shape: []int{groups, lines}},
 	}
 	if !s.Symmetric {
 		specs = append(specs, layout.Spec{Name: l.Name + suffixZeros, DType: safetensors.I32, Shape: []int{groups, layout.PackedWords(lines, s.Bits)}})
@@ -112,6 +112,15 @@ func (f Format) Plan(l layout.Layer) ([]layout.Spec, error) {
 }
 
 func scaleDType(t quant.ScaleType) safetensors.DType {
+	if t == quant.BF16 {
+		return safetensors.BF16
+	}
+	return vectorDType(t)
+}
+
+// vectorDType is the type of row and input scales, which are half floats beside
+// groups' scales of bfloat16.
+func vectorDType(t quant.ScaleType) safetensors.DType {
 	if t == quant.F32 {
 		return safetensors.F32
 	}
@@ -125,17 +134,16 @@ func (f Format) Encode(l layout.Layer, w *quant.Weight) ([]layout.Tensor, error)
 		return nil, err
 	}
 	lines, groups := w.Lines(), w.Groups()
-	float := scaleDType(w.Scheme.ScaleType)
 	out := []layout.Tensor{
 		{}, // the header, when the checksum is known
 		layout.Int32Tensor(l.Name+suffixCodes, w.Codes, lines, w.WordsPerLine()),
 	}
-	add := func(suffix string, values []float32, shape ...int) error {
+	add := func(suffix string, float safetensors.DType, values []float32, shape ...int) error {
 		t, err := layout.FloatTensor(l.Name+suffix, float, values, shape...)
 		out = append(out, t)
 		return err
 	}
-	if err := add(suffixScales, layout.Transposed(w.Scales, lines, groups), groups, lines); err != nil {
+	if err := add(suffixScales, scaleDType(w.Scheme.ScaleType), layout.Transposed(w.Scales, lines, groups), groups, lines); err != nil {
 		return nil, err
 	}
 	if w.Scheme.Symmetric {
@@ -153,12 +161,12 @@ func (f Format) Encode(l layout.Layer, w *quant.Weight) ([]layout.Tensor, error)
 		out = append(out, layout.Int32Tensor(l.Name+suffixGroupIndex, w.GroupIndex, len(w.GroupIndex)))
 	}
 	if w.RowScale != nil {
-		if err := add(suffixRowScale, w.RowScale, w.Out); err != nil {
+		if err := add(suffixRowScale, vectorDType(w.Scheme.ScaleType), w.RowScale, w.Out); err != nil {
 			return nil, err
 		}
 	}
 	if w.InputScale != nil {
-		if err := add(suffixInputScale, w.InputScale, w.In); err != nil {
+		if err := add(suffixInputScale, vectorDType(w.Scheme.ScaleType), w.InputScale, w.In); err != nil {
 			return nil, err
 		}
 	}

@@ -177,7 +177,7 @@ func TestHostile(t *testing.T) {
 		"bits":          {header(func(h []byte) { h[8] = 9 }), "bits 9"},
 		"axis":          {header(func(h []byte) { h[9] = 2 }), "unknown axis"},
 		"flags":         {header(func(h []byte) { h[10] |= 0x80 }), "header flags"},
-		"scale type":    {header(func(h []byte) { h[11] = 3 }), "unknown scale type"},
+		"scale type":    {header(func(h []byte) { h[11] = 4 }), "unknown scale type"},
 		"range":         {header(func(h []byte) { h[12] = 2 }), "unknown range"},
 		"min zero":      {header(func(h []byte) { h[13] = 2 }), "smallest zero-point"},
 		"reserved":      {header(func(h []byte) { h[15] = 1 }), "bytes 14 and 15"},

@@ -166,7 +166,7 @@ func (r Row) verdict(l layout.Layer, all together) (reason string, loads bool) {
 		}
 		return broken, false
 	}
-	if note == "" && r.HalfScale && l.DType == safetensors.BF16 && l.Scheme.ScaleType != quant.F16Short {
+	if note == "" && r.HalfScale && l.DType == safetensors.BF16 && !layout.BF16Scales(l.Scheme) {
 		note = "exact in float16, which config.json is set to; run in bfloat16 it rounds the scales"
 	}
 	return note, true

@@ -80,8 +80,16 @@ func RandomWeight(seed uint64, out, in int, s quant.Scheme, rowScale, inputScale
 			return tensor.RoundF16(v)
 		case quant.F16Short:
 			return float32(int(rng.IntN(127)+1)) / 4096
+		case quant.BF16:
+			return tensor.RoundBF16(v * 0x1p20)
 		}
 		return v
+	}
+	half := func() float32 { // of rows and inputs
+		if s.ScaleType == quant.BF16 {
+			return tensor.RoundF16(float32(rng.NormFloat64()))
+		}
+		return exact()
 	}
 	for i := range w.Scales {
 		w.Scales[i] = exact()
@@ -93,13 +101,13 @@ func RandomWeight(seed uint64, out, in int, s quant.Scheme, rowScale, inputScale
 	if rowScale {
 		w.RowScale = make([]float32, out)
 		for i := range w.RowScale {
-			w.RowScale[i] = exact()
+			w.RowScale[i] = half()
 		}
 	}
 	if inputScale {
 		w.InputScale = make([]float32, in)
 		for i := range w.InputScale {
-			w.InputScale[i] = exact()
+			w.InputScale[i] = half()
 		}
 	}
 	return w
@@ -123,7 +131,7 @@ func DrawWeight(t *rapid.T) *quant.Weight {
 		GroupSize: rapid.SampledFrom([]int{quant.WholeLine, 1, 3, 8, 32, 100}).Draw(t, "group"),
 		Symmetric: rapid.Bool().Draw(t, "sym"),
 		Range:     rapid.SampledFrom([]quant.Range{quant.RangeZero, quant.RangePaper}).Draw(t, "range"),
-		ScaleType: rapid.SampledFrom([]quant.ScaleType{quant.F16, quant.F32, quant.F16Short}).Draw(t, "scale"),
+		ScaleType: rapid.SampledFrom([]quant.ScaleType{quant.F16, quant.F32, quant.F16Short, quant.BF16}).Draw(t, "scale"),
 		Clip:      rapid.Bool().Draw(t, "clip"),
 		MinZero:   rapid.IntRange(0, 1).Draw(t, "minzero"),
 	}

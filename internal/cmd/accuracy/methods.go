@@ -42,7 +42,7 @@ var (
 // paper sets what the reference rows were measured with.
 func paper(arms []adadim.Arm, method quant.Quantizer) func(o *lowbit.Options) {
 	return func(o *lowbit.Options) {
-		o.Preset, o.Range, o.ScaleType = lowbit.Plain, quant.RangePaper, quant.F32
+		o.Preset, o.Range, o.ScaleType = lowbit.Plain, quant.RangePaper, new(quant.F32)
 		o.Arms, o.Method, o.Inputs = arms, method, lowbit.InputsFull
 	}
 }
