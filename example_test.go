@@ -32,7 +32,7 @@ func ExampleResolve() {
 	// group_size 128                  target vllm
 	// symmetric  true                 target vllm
 	// range      zero                 default
-	// scale_type f16                  default
+	// scale_type bf16                 the model is bfloat16 and stays so
 	// min_zero   0                    default
 	// clip       false                given
 	// model.layers.0.self_attn.q_proj [oc] 128

@@ -64,7 +64,7 @@ func TestMixedPlan(t *testing.T) {
 	for want, change := range map[string]func(o *Options){
 		"chooses the grid": func(o *Options) { o.GroupSize = 64 },
 		"symmetry":         func(o *Options) { o.Symmetric = new(false) },
-		"scale type":       func(o *Options) { o.ScaleType = quant.F16Short },
+		"scale type":       func(o *Options) { o.ScaleType = new(quant.F16Short) },
 		"3 bits are given": func(o *Options) { o.Bits = 3 },
 	} {
 		_, err := Resolve(with(gguf("Q4_K_M"), change))

@@ -192,7 +192,7 @@ func (o *Options) resolveScheme(s *settings) error {
 // of Q2_K or Q3_K where nothing asks for groups of another kind: its plain types
 // have no fewer than 4 bits.
 func (o *Options) mixed(s *settings) (quant.Scheme, string, error) {
-	plain := o.GroupSize == 0 && o.Symmetric == nil && o.ScaleType == 0 && o.Range == 0 && o.MinZero == 0
+	plain := o.GroupSize == 0 && o.Symmetric == nil && o.ScaleType == nil && o.Range == 0 && o.MinZero == 0
 	by := "format " + s.format.Name()
 	if f, ok := s.format.(ggufmodel.Format); ok && f.Type == "" && plain && (o.Bits == 2 || o.Bits == 3) {
 		f.Type, f.Pure = map[int]string{2: "Q2_K", 3: "Q3_K_S"}[o.Bits], true

@@ -1,7 +1,10 @@
 package checkpoint
 
 import (
+	"slices"
+
 	"github.com/golowbit/lowbit/checkpoint/formats/native"
+	"github.com/golowbit/lowbit/checkpoint/internal/partial"
 	"github.com/golowbit/lowbit/checkpoint/internal/space"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 )
@@ -32,7 +35,11 @@ func (w *Writer) space() (*Space, error) {
 	s := &Space{Scratch: w.o.Scratch, Free: space.Free(w.disk, w.o.Out, w.partial.Path())}
 	codes := space.Codes(layers)
 	if !w.o.Direct {
-		if s.Kept, err = space.Planned(native.Format{}, layers); err != nil {
+		kept := slices.Clone(layers)
+		for i := range kept {
+			kept[i].Scheme = partial.Uniform(kept[i].Scheme)
+		}
+		if s.Kept, err = space.Planned(native.Format{}, kept); err != nil {
 			return nil, err
 		}
 		s.Least = codes
