@@ -1,9 +1,6 @@
 package checkpoint
 
 import (
-	"slices"
-
-	"github.com/golowbit/lowbit/checkpoint/formats/native"
 	"github.com/golowbit/lowbit/checkpoint/internal/partial"
 	"github.com/golowbit/lowbit/checkpoint/internal/space"
 	"github.com/golowbit/lowbit/checkpoint/layout"
@@ -35,11 +32,7 @@ func (w *Writer) space() (*Space, error) {
 	s := &Space{Scratch: w.o.Scratch, Free: space.Free(w.disk, w.o.Out, w.partial.Path())}
 	codes := space.Codes(layers)
 	if !w.o.Direct {
-		kept := slices.Clone(layers)
-		for i := range kept {
-			kept[i].Scheme = partial.Uniform(kept[i].Scheme)
-		}
-		if s.Kept, err = space.Planned(native.Format{}, kept); err != nil {
+		if s.Kept, err = partial.Size(layers); err != nil {
 			return nil, err
 		}
 		s.Least = codes

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/golowbit/lowbit/checkpoint/formats/native"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/quant"
@@ -27,6 +28,26 @@ func Uniform(s quant.Scheme) quant.Scheme {
 		s.Grid, s.Symmetric, s.ScaleType, s.ClipInput = nil, true, quant.F32, false
 	}
 	return s
+}
+
+// Size is how many bytes layers take that are kept.
+func Size(layers []layout.Layer) (int64, error) {
+	var n int64
+	for _, l := range layers {
+		s := l.Scheme
+		if l.Scheme = Uniform(s); s.Grid != nil {
+			lines, length := s.Lines(l.Out, l.In)
+			n += 4 * int64(lines) * int64(s.Groups(length)) // shifts
+		}
+		specs, err := native.Format{}.Plan(l)
+		if err != nil {
+			return 0, err
+		}
+		for _, t := range specs {
+			n += t.Bytes()
+		}
+	}
+	return n, nil
 }
 
 // uniform gives what a weight is kept as, with further tensors and metadata.

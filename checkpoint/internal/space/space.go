@@ -62,19 +62,6 @@ func Codes(layers []layout.Layer) int64 {
 	return n
 }
 
-// Planned is what a folder format plans for layers.
-func Planned(f layout.Folder, layers []layout.Layer) (int64, error) {
-	var n int64
-	for _, l := range layers {
-		specs, err := f.Plan(l)
-		if err != nil {
-			return 0, err
-		}
-		n += Bytes(specs)
-	}
-	return n, nil
-}
-
 // Bytes is what tensors take.
 func Bytes(specs []layout.Spec) int64 {
 	var n int64
