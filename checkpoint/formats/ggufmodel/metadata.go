@@ -27,7 +27,7 @@ func archOf(f *gguf.File) (*spec.Architecture, error) {
 			continue
 		}
 		n, _ := f.Value(name + "." + g.Needs)
-		count, _ := countOf(n)
+		count, _ := f.Count(name+"."+g.Needs, 0)
 		if g.Needs != "" && (count > 0 || n == true) && hasFixed(g, f) {
 			return a, nil
 		}
@@ -212,7 +212,7 @@ func (r *configWriter) mixed(g *decoder.GGUF, layers int) {
 			}
 		}
 	}
-	if len(list) != layers || heads < 1 || heads > maxCount {
+	if len(list) != layers || heads < 1 || heads > gguf.MaxCount {
 		if r.err == nil {
 			r.err = fmt.Errorf("key %q: %v, want a number for each of %d layers, 0 or the same", key, v, layers)
 		}
@@ -319,10 +319,6 @@ type metadata struct {
 	err    error
 }
 
-// maxCount bounds what the metadata may say: products of two such numbers fit
-// an int of 64 bits, and no model comes near.
-const maxCount = 1 << 30
-
 func (r *metadata) need(key string) int {
 	if _, ok := r.f.Value(r.prefix + key); !ok && r.err == nil {
 		r.err = fmt.Errorf("no key %q", r.prefix+key)
@@ -336,64 +332,13 @@ func (r *metadata) need(key string) int {
 
 func (r *metadata) int(key string, missing int) int { return r.absolute(r.prefix+key, missing) }
 
-// absolute reads an unsigned number, or an array with one entry for each
-// layer if they are all the same.
+// absolute is int of a key with its prefix.
 func (r *metadata) absolute(key string, missing int) int {
-	v, ok := r.f.Value(key)
-	if !ok {
-		return missing
-	}
-	n, ok := countOf(v)
-	if !ok {
-		if r.err == nil {
-			r.err = fmt.Errorf("key %q: a %T, want one number from 0 to %d", key, v, maxCount)
-		}
-		return missing
+	n, err := r.f.Count(key, missing)
+	if err != nil && r.err == nil {
+		r.err = err
 	}
 	return n
-}
-
-func countOf(v any) (int, bool) {
-	fits := func(u uint64) (int, bool) {
-		if u > maxCount {
-			return 0, false // negative numbers too
-		}
-		return int(u), true
-	}
-	same := func(n int, at func(int) any) (int, bool) {
-		if n == 0 {
-			return 0, false
-		}
-		for i := range n {
-			if at(i) != at(0) {
-				return 0, false
-			}
-		}
-		return countOf(at(0))
-	}
-	switch v := v.(type) {
-	case uint8:
-		return int(v), true
-	case uint16:
-		return int(v), true
-	case uint32:
-		return fits(uint64(v))
-	case uint64:
-		return fits(v)
-	case int8:
-		return fits(uint64(v))
-	case int16:
-		return fits(uint64(v))
-	case int32:
-		return fits(uint64(v))
-	case int64:
-		return fits(uint64(v))
-	case []uint32:
-		return same(len(v), func(i int) any { return v[i] })
-	case []int32:
-		return same(len(v), func(i int) any { return v[i] })
-	}
-	return 0, false
 }
 
 // float reads a number as the shortest decimal that gives it, so that 1e-05

@@ -1,30 +1,18 @@
-package ggufmodel
+// Package vocab translates between Hugging Face's tokenizer files and what the
+// metadata of a GGUF file says of a tokenizer.
+package vocab
 
 import (
 	"encoding/json"
 	"fmt"
-	"io/fs"
 	"slices"
 	"sort"
 	"strings"
-	"sync"
 	"unicode/utf8"
 
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/gguf"
 )
-
-// tokenizerFS holds tokenizer.json and tokenizer_config.json, made from a
-// file's metadata when the first is opened.
-func tokenizerFS(f *modelFile) fs.FS {
-	return memFS(sync.OnceValues(func() (map[string][]byte, error) {
-		files, err := tokenizerFiles(f.f)
-		if err != nil {
-			return nil, fmt.Errorf("the tokenizer in the metadata: %w", err)
-		}
-		return files, nil
-	}))
-}
 
 // jsonObject is a JSON object being made.
 type jsonObject map[string]any
@@ -60,7 +48,7 @@ func prePatterns() []prePattern {
 
 // vocabulary is the vocabulary as the metadata has it.
 type vocabulary struct {
-	r      *metadata
+	f      *gguf.File
 	model  string
 	tokens []string
 	types  []int32
@@ -68,7 +56,8 @@ type vocabulary struct {
 	merges []string
 }
 
-func tokenizerFiles(f *gguf.File) (map[string][]byte, error) {
+// Files are tokenizer.json and tokenizer_config.json, made from a file's metadata.
+func Files(f *gguf.File) (map[string][]byte, error) {
 	v, err := readVocab(f)
 	if err != nil {
 		return nil, err
@@ -92,24 +81,30 @@ func tokenizerFiles(f *gguf.File) (map[string][]byte, error) {
 	config := jsonObject{"tokenizer_class": "PreTrainedTokenizerFast", "added_tokens_decoder": jsonObject{}}
 	roles := map[string]string{}
 	for _, role := range tokenRoles {
-		id := v.r.absolute(role.key, -1)
+		id, err := f.Count(role.key, -1)
+		if err != nil {
+			return nil, err
+		}
 		if id >= 0 && id < len(v.tokens) {
 			roles[role.role] = v.tokens[id]
 			config[role.role] = v.tokens[id]
 		}
 	}
-	addBOS := v.flag(keyAddBOS, v.model == modelSPM || pre.addBOS)
-	addEOS := v.flag(keyAddEOS, false)
+	addBOS, err := v.flag(keyAddBOS, v.model == modelSPM || pre.addBOS)
+	if err != nil {
+		return nil, err
+	}
+	addEOS, err := v.flag(keyAddEOS, false)
+	if err != nil {
+		return nil, err
+	}
 	config["add_bos_token"], config["add_eos_token"] = addBOS, addEOS
 	out["post_processor"] = postProcessor(roles, v.tokens, addBOS, addEOS)
 	if s, ok := f.Value(keyTemplate); ok {
 		config["chat_template"] = s
 	}
-	if v.r.err != nil {
-		return nil, v.r.err
-	}
 	files := map[string][]byte{}
-	for name, o := range map[string]jsonObject{tokenizerFile: out, "tokenizer_config.json": config} {
+	for name, o := range map[string]jsonObject{File: out, "tokenizer_config.json": config} {
 		if files[name], err = json.MarshalIndent(o, "", "  "); err != nil {
 			return nil, err
 		}
@@ -118,7 +113,7 @@ func tokenizerFiles(f *gguf.File) (map[string][]byte, error) {
 }
 
 func readVocab(f *gguf.File) (*vocabulary, error) {
-	v := &vocabulary{r: &metadata{f: f}}
+	v := &vocabulary{f: f}
 	value := func(key string, dst any) error {
 		found, ok := f.Value(key)
 		if !ok {
@@ -164,16 +159,16 @@ func readVocab(f *gguf.File) (*vocabulary, error) {
 	return v, nil
 }
 
-func (v *vocabulary) flag(key string, missing bool) bool {
-	found, ok := v.r.f.Value(key)
+func (v *vocabulary) flag(key string, missing bool) (bool, error) {
+	found, ok := v.f.Value(key)
 	if !ok {
-		return missing
+		return missing, nil
 	}
 	b, ok := found.(bool)
-	if !ok && v.r.err == nil {
-		v.r.err = fmt.Errorf("key %q: a %T, want a bool", key, found)
+	if !ok {
+		return missing, fmt.Errorf("key %q: a %T, want a bool", key, found)
 	}
-	return b
+	return b, nil
 }
 
 // vocab returns the tokens of the model by string; gaps are left out.
@@ -223,19 +218,26 @@ func (v *vocabulary) components() (prePattern, jsonObject, error) {
 		if len(v.scores) != len(v.tokens) {
 			return prePattern{}, nil, fmt.Errorf("key %q: %d entries for %d tokens", keyScores, len(v.scores), len(v.tokens))
 		}
-		unk := v.r.absolute("tokenizer.ggml.unknown_token_id", 0)
+		unk, err := v.f.Count("tokenizer.ggml.unknown_token_id", 0)
+		if err != nil {
+			return prePattern{}, nil, err
+		}
+		space, err := v.flag(keyPrefixSpace, true)
+		if err != nil {
+			return prePattern{}, nil, err
+		}
 		if unk >= len(v.tokens) {
 			return prePattern{}, nil, fmt.Errorf("unknown token %d of %d", unk, len(v.tokens))
 		}
 		model["unk_token"], model["fuse_unk"], model["byte_fallback"] = v.tokens[unk], true, true
 		model["merges"] = v.spmMerges(ids)
-		return prePattern{}, v.sentencePiece(model), nil
+		return prePattern{}, sentencePiece(model, space), nil
 	}
 	return prePattern{}, nil, layout.Unsupported("a tokenizer of model %q is not read, only %q and %q", v.model, modelBPE, modelSPM)
 }
 
 func (v *vocabulary) prePattern() (prePattern, error) {
-	found, _ := v.r.f.Value(keyPre)
+	found, _ := v.f.Value(keyPre)
 	name, _ := found.(string)
 	var known []string
 	for _, p := range prePatterns() {
@@ -265,15 +267,16 @@ func (p prePattern) json() jsonObject {
 	return jsonObject{"type": "Sequence", "pretokenizers": parts}
 }
 
-// sentencePiece is Llama 2's form of tokenizer.json.
-func (v *vocabulary) sentencePiece(model jsonObject) jsonObject {
+// sentencePiece is Llama 2's form of tokenizer.json; prefix is whether a space is
+// put before the text.
+func sentencePiece(model jsonObject, prefix bool) jsonObject {
 	space := jsonObject{"type": "Replace", "pattern": jsonObject{"String": " "}, "content": "▁"}
 	normalizers := []jsonObject{space}
 	decoders := []jsonObject{
 		{"type": "Replace", "pattern": jsonObject{"String": "▁"}, "content": " "},
 		{"type": "ByteFallback"}, {"type": "Fuse"},
 	}
-	if v.flag(keyPrefixSpace, true) {
+	if prefix {
 		normalizers = []jsonObject{{"type": "Prepend", "prepend": "▁"}, space}
 		decoders = append(decoders, jsonObject{"type": "Strip", "content": " ", "start": 1, "stop": 0})
 	}

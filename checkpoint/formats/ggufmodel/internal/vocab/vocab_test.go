@@ -1,4 +1,4 @@
-package ggufmodel
+package vocab
 
 import (
 	"crypto/sha256"
@@ -22,7 +22,7 @@ import (
 func fileWithTokenizer(t *testing.T, dir string, padding int) *gguf.File {
 	tok, err := tokenizer.Open(dir)
 	require.NoError(t, err)
-	kv, err := tokenizerMetadata(tok, os.DirFS(dir), tok.VocabSize()+padding)
+	kv, err := Metadata(tok, os.DirFS(dir), tok.VocabSize()+padding)
 	require.NoError(t, err)
 	return fileOf(t, kv)
 }
@@ -56,11 +56,11 @@ func TestGGUFTokenizerRoundTrip(t *testing.T) {
 					cache = os.TempDir()
 				}
 				dir = filepath.Join(cache, "lowbit-tests", "tokenizer-"+name+"-3.7.2")
-				if _, err := os.Stat(filepath.Join(dir, tokenizerFile)); err != nil {
+				if _, err := os.Stat(filepath.Join(dir, File)); err != nil {
 					t.Skipf("needs the tokenizer of %s: run the tests of internal/tokenizer with LOWBIT_NPM=1 before", name)
 				}
 			}
-			files, err := tokenizerFiles(fileWithTokenizer(t, dir, 3))
+			files, err := Files(fileWithTokenizer(t, dir, 3))
 			require.NoError(t, err)
 			out := t.TempDir()
 			for name, data := range files {
@@ -146,10 +146,10 @@ func TestPreTokenizerNames(t *testing.T) {
 			vocab := map[string]int{"a": 0, "b": 1, "ab": 2}
 			file := `{"version": "1.0", "pre_tokenizer": ` + c.pre + `, "decoder": ` + with +
 				`, "model": {"type": "BPE", "vocab": ` + jsonText(t, vocab) + `, "merges": ["a b"]}}`
-			require.NoError(t, os.WriteFile(filepath.Join(dir, tokenizerFile), []byte(file), 0o600))
+			require.NoError(t, os.WriteFile(filepath.Join(dir, File), []byte(file), 0o600))
 			tok, err := tokenizer.Open(dir)
 			require.NoError(t, err)
-			kv, err := tokenizerMetadata(tok, os.DirFS(dir), 3)
+			kv, err := Metadata(tok, os.DirFS(dir), 3)
 			if c.want == "" {
 				require.ErrorIs(t, err, layout.ErrUnsupported)
 				return
@@ -166,7 +166,7 @@ func TestPaddedVocab(t *testing.T) {
 	file := `{"version": "1.0", "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
 		"added_tokens": [{"id": 4, "content": "<|x|>", "special": false}, {"id": 5, "content": "<tool>", "special": false}, {"id": 6, "content": "<s>", "special": true}],
 		"model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "[PAD8]": 2, "<|x|>": 4, "<tool>": 5, "<s>": 6}, "merges": []}}`
-	require.NoError(t, os.WriteFile(filepath.Join(dir, tokenizerFile), []byte(file), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, File), []byte(file), 0o600))
 	tok, err := tokenizer.Open(dir)
 	require.NoError(t, err)
 	tokens, types, err := paddedVocab(tok, 9)
@@ -191,10 +191,10 @@ func TestScoresNeedOrder(t *testing.T) {
 		file := `{"version": "1.0", "normalizer": {"type": "Prepend", "prepend": "▁"},
 			"model": {"type": "BPE", "byte_fallback": true, "unk_token": "<unk>",
 			"vocab": {"<unk>": 0, "a": 1, "b": 2, "c": 3, "ab": 4, "bc": 5, "abc": 6, "▁": 7}, "merges": ` + c.merges + `}}`
-		require.NoError(t, os.WriteFile(filepath.Join(dir, tokenizerFile), []byte(file), 0o600))
+		require.NoError(t, os.WriteFile(filepath.Join(dir, File), []byte(file), 0o600))
 		tok, err := tokenizer.Open(dir)
 		require.NoError(t, err)
-		kv, err := tokenizerMetadata(tok, os.DirFS(dir), 8)
+		kv, err := Metadata(tok, os.DirFS(dir), 8)
 		if !c.ok {
 			require.ErrorIs(t, err, layout.ErrUnsupported)
 			continue
@@ -251,7 +251,7 @@ func TestHostileTokenizer(t *testing.T) {
 			if c.value != nil {
 				kv = append(kv, gguf.KV{Key: c.key, Value: c.value})
 			}
-			files, err := tokenizerFiles(fileOf(t, kv))
+			files, err := Files(fileOf(t, kv))
 			if c.want != "" {
 				require.ErrorContains(t, err, c.want)
 				return
