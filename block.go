@@ -8,6 +8,7 @@ import (
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/gptq"
+	"github.com/golowbit/lowbit/internal/curvature"
 	"github.com/golowbit/lowbit/internal/fold"
 	"github.com/golowbit/lowbit/internal/kernel"
 	"github.com/golowbit/lowbit/internal/memory"
@@ -37,7 +38,8 @@ type blockRun struct {
 	scales *fold.Scales
 	refs   []*walk.Reference // by stage, for adadim.ObjectiveBlock
 
-	last bool // no block behind this one needs the text
+	last    bool               // no block behind this one needs the text
+	moments *curvature.Moments // at outputs of layers, nil without Curvature
 }
 
 func (j *job) runBlocks(ctx context.Context) error {
@@ -53,6 +55,10 @@ func (j *job) runBlocks(ctx context.Context) error {
 	r := &blockRun{job: j, walk: &walk.Walk{
 		Model: j.model, Weights: j.src, Runner: runner, SeqLen: j.text.seqLen, Store: store, Alone: j.memory.Alone,
 	}}
+	var err error
+	if r.moments, err = j.collectCurvature(ctx, r.walk); err != nil {
+		return err
+	}
 	both := j.set.inputs != InputsFull && j.set.correction > 0
 	n := 1
 	if both {
@@ -256,7 +262,7 @@ func (r *blockRun) layer(ctx context.Context, linear int, cal *quant.Calibration
 	var err error
 	if !p.Dense && r.job.out.Done(p.Name) {
 		q, err = r.job.resumed(p)
-	} else {
+	} else if cal, err = r.curved(linear, cal); err == nil {
 		q, err = r.job.quantizeLayer(ctx, p, w, adadim.Layer{Weight: target, Calibration: cal, BlockLoss: r.blockLoss(linear, w, cal)})
 	}
 	if err != nil || q == nil {

@@ -11,6 +11,7 @@ import (
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/checkpoint/formats/dense"
 	"github.com/golowbit/lowbit/checkpoint/layout"
+	"github.com/golowbit/lowbit/gptq"
 	"github.com/golowbit/lowbit/internal/memory"
 	"github.com/golowbit/lowbit/internal/parallel"
 	"github.com/golowbit/lowbit/quant"
@@ -51,12 +52,18 @@ func Foresee(ctx context.Context, o Options) (*Plan, error) {
 
 // calibration is what decides the memory of a run with text.
 func (j *job) calibration() *memory.Calibration {
-	return &memory.Calibration{
+	c := &memory.Calibration{
 		Model: j.model, Tokens: j.tokens, SeqLen: j.text.seqLen, Held: j.held(),
 		Quantized: j.set.inputs != InputsFull, Paired: j.set.correction > 0, References: j.set.objective == adadim.ObjectiveBlock,
 		Folds: func(block, stage int) bool { return j.plan.Folds[block][stage] },
 		Solve: func(out, in int) int64 { return quant.Memory(j.set.chooser(j.set.arms), out, in) },
 	}
+	if j.set.curvature == CurvatureOn {
+		solve := c.Solve
+		c.Solve = func(out, in int) int64 { return solve(out, in) + gptq.CurvatureMemory(out, in) }
+		c.Curved = func(name string) bool { return !j.plan.Layer(name).Dense }
+	}
+	return c
 }
 
 // held is what the text to measure on takes as tokens while layers are worked on.
@@ -133,6 +140,9 @@ func (j *job) seconds(ctx context.Context) (float64, error) {
 	if j.text != nil {
 		l.Calibration = quant.NewCalibration(x, j.set.workers)
 		total = j.calibration().Products(j.memory) / memory.Speed(j.set.workers)
+		if j.set.curvature == CurvatureOn {
+			l.Calibration = l.Calibration.WithOutput(l.Calibration.H)
+		}
 		if q.Objective == adadim.ObjectiveBlock {
 			q.Objective = adadim.ObjectiveLinear
 		}

@@ -86,6 +86,9 @@ type Options struct {
 	// bears out, 0 is none. It implies InputsQuantized.
 	Correction *float64
 
+	// Curvature judges errors by what they cost the model's own loss.
+	Curvature Curvature
+
 	// Skip leaves layers whose name matches any of these dense. One that
 	// matches no layer is an error.
 	Skip []*regexp.Regexp
@@ -215,6 +218,37 @@ func (f *Fold) UnmarshalText(text []byte) error { return folds.Unmarshal(f, text
 // ParseFold reads "default", "auto", "off" or "on". Errors wrap ErrOptions.
 func ParseFold(s string) (Fold, error) { return folds.Parse(s) }
 
+// Curvature says whether errors are judged by the model's own loss: one pass back
+// through the unquantized model collects, for each layer, the second moments O of the
+// gradients at its outputs, and what is made small is tr(O E H Eᵀ) instead of the error
+// of the layer's output. GPTQ's refinement and the choice among arms go by it. A model
+// with an operation that no gradient goes back through is refused. Its text is "default",
+// "off" or "on".
+type Curvature uint8
+
+const (
+	// CurvatureDefault is CurvatureOff.
+	CurvatureDefault Curvature = iota
+	// CurvatureOff judges by the outputs of layers.
+	CurvatureOff
+	// CurvatureOn judges by the model's loss.
+	CurvatureOn
+)
+
+var curvatures = enum.New[Curvature]("Curvature", "curvature", ErrOptions, "default", "off", "on")
+
+// String returns the text of c.
+func (c Curvature) String() string { return curvatures.String(c) }
+
+// MarshalText implements encoding.TextMarshaler.
+func (c Curvature) MarshalText() ([]byte, error) { return curvatures.Marshal(c) }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (c *Curvature) UnmarshalText(text []byte) error { return curvatures.Unmarshal(c, text) }
+
+// ParseCurvature reads "default", "off" or "on". Errors wrap ErrOptions.
+func ParseCurvature(s string) (Curvature, error) { return curvatures.Parse(s) }
+
 // Inputs says what a block sees while it is calibrated. Its text is
 // "default", "full" or "quantized".
 type Inputs uint8
@@ -296,7 +330,7 @@ func (o *Options) Validate() error {
 		return badOptions("a nil pattern to skip, include or exclude")
 	}
 	for _, err := range []error{
-		presets.Check(o.Preset), axes.Check(o.Axis), folds.Check(o.Fold), inputs.Check(o.Inputs), fits.Check(o.Fit),
+		presets.Check(o.Preset), axes.Check(o.Axis), folds.Check(o.Fold), inputs.Check(o.Inputs), fits.Check(o.Fit), curvatures.Check(o.Curvature),
 	} {
 		if err != nil {
 			return err

@@ -1,6 +1,7 @@
 package lowbit
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -147,7 +148,7 @@ func newJob(o Options) (*job, error) {
 		j.close()
 		return nil, err
 	}
-	if err := j.planModel(o); err != nil {
+	if err := cmp.Or(j.checkCurvature(), j.planModel(o)); err != nil {
 		j.close()
 		return nil, err
 	}
@@ -335,7 +336,7 @@ func (j *job) event(e Event) {
 // mustHaveText is false only for methods without need of data in arms that
 // leave nothing to choose.
 func (j *job) mustHaveText() bool {
-	if quant.NeedsCalibration(j.set.method) {
+	if quant.NeedsCalibration(j.set.method) || j.set.curvature == CurvatureOn {
 		return true
 	}
 	for _, folds := range j.plan.Folds {
@@ -362,6 +363,9 @@ func (j *job) direct() bool {
 func (j *job) describe(maxShardBytes int64) (fingerprint, method json.RawMessage, err error) {
 	info := map[string]any{}
 	for _, s := range j.set.told {
+		if s.Name == "curvature" && j.set.curvature != CurvatureOn {
+			continue // as before there was any
+		}
 		switch s.Name {
 		case "target", "format", "preset", "fit", "skip", "axis", "include", "exclude":
 			// Not how the codes of a layer are found.
@@ -381,7 +385,8 @@ func (j *job) describe(maxShardBytes int64) (fingerprint, method json.RawMessage
 	}
 	// The writer compares the source's files itself, whatever their path.
 	for _, s := range j.set.told {
-		if s.Name != "preset" && s.Name != "bf16" { // what it means is told beside it
+		off := s.Name == "curvature" && j.set.curvature != CurvatureOn
+		if s.Name != "preset" && s.Name != "bf16" && !off { // what it means is told beside it
 			info[s.Name] = s.Value
 		}
 	}

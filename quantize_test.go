@@ -45,6 +45,10 @@ var kinds = map[string]func(o *Options){
 	"quantized inputs, bfloat16": func(o *Options) {
 		o.Inputs, o.BF16 = InputsQuantized, true
 	},
+	"curvature": func(o *Options) {
+		o.Preset, o.Curvature = Best, CurvatureOn
+		o.GPTQ.Refine = &gptq.Refine{Rounds: 1, Sweeps: 1}
+	},
 }
 
 // TestSameBytesForAnyWorkers: the folder does not depend on how many

@@ -65,6 +65,7 @@ type settings struct {
 	fold       Fold
 	inputs     Inputs
 	correction float64
+	curvature  Curvature
 	skip       []*regexp.Regexp // and those to exclude
 	include    []*regexp.Regexp
 	fit        Fit
@@ -324,7 +325,9 @@ func (o *Options) resolveArms(s *settings) error {
 	if len(s.arms) == 0 {
 		return badOptions("arms %s: none of axis %s", joined(all), s.axis)
 	}
-	s.objective = pick(s, "objective", pointed(o.Objective), otherwise(b.objective, by))
+	s.curvature = pick(s, "curvature", given(o.Curvature), otherwise(CurvatureOff, "default"))
+	s.objective = pick(s, "objective", pointed(o.Objective),
+		provided(s.curvature == CurvatureOn, adadim.ObjectiveCurvature, "curvature on"), otherwise(b.objective, by))
 	s.search = pick(s, "search", pointed(o.Search), otherwise(b.search, by))
 	s.countBits = pick(s, "count_bits", pointed(o.CountBits), otherwise(b.countBits, by))
 	s.fold = pick(s, "fold", given(o.Fold),

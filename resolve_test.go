@@ -117,7 +117,7 @@ func TestResolve(t *testing.T) {
 		"preset": "plain", "format": "lowbit", "bits": "4", "group_size": "128", "symmetric": "false", "range": "zero",
 		"scale_type": "f16", "min_zero": "0", "clip": "false", "clip_input": "false", "method": "gptq.Quantizer",
 		"axis": "ada", "arms": "oc,ic", "objective": "linear", "search": "rtn", "count_bits": "false", "fold": "auto",
-		"inputs": "quantized", "correction": "0", "fit": "arms", "bf16": "false",
+		"inputs": "quantized", "correction": "0", "curvature": "off", "fit": "arms", "bf16": "false",
 		"samples": "128", "seq_len": "256", "per_document": "false",
 	}
 	with := func(m map[string]string, pairs ...string) map[string]string {

@@ -36,7 +36,7 @@ var (
 )
 
 // Objective is what makes one arm better than another. Its text is "linear",
-// "relative" or "block".
+// "relative", "block" or "curvature".
 type Objective uint8
 
 const (
@@ -50,9 +50,13 @@ const (
 	// the output of the attention or MLP block around the layer. It needs
 	// Layer.BlockLoss.
 	ObjectiveBlock
+	// ObjectiveCurvature is quant.CurvedLoss: what the error costs in the model's
+	// loss, to second order. It is ObjectiveRelative where the calibration has no
+	// Output.
+	ObjectiveCurvature
 )
 
-var objectives = enum.New[Objective]("Objective", "objective", ErrOptions, "linear", "relative", "block")
+var objectives = enum.New[Objective]("Objective", "objective", ErrOptions, "linear", "relative", "block", "curvature")
 
 // String returns the objective's text.
 func (o Objective) String() string { return objectives.String(o) }
@@ -63,7 +67,8 @@ func (o Objective) MarshalText() ([]byte, error) { return objectives.Marshal(o) 
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (o *Objective) UnmarshalText(text []byte) error { return objectives.Unmarshal(o, text) }
 
-// ParseObjective reads "linear", "relative" or "block". Errors wrap ErrOptions.
+// ParseObjective reads "linear", "relative", "block" or "curvature". Errors wrap
+// ErrOptions.
 func ParseObjective(s string) (Objective, error) { return objectives.Parse(s) }
 
 // Search is what quantizes the candidates. Its text is "rtn" or "method".
@@ -515,12 +520,15 @@ func (c *choice) judge(ctx context.Context, out *quant.Weight, arm Arm) (Candida
 	if err != nil {
 		return cand, err
 	}
-	switch c.q.Objective {
-	case ObjectiveLinear:
+	cal := c.layer.Calibration
+	switch o := c.q.Objective; {
+	case o == ObjectiveLinear:
 		cand.Objective = cand.Loss
-	case ObjectiveRelative:
+	case o == ObjectiveRelative, o == ObjectiveCurvature && cal.Output == nil:
 		cand.Objective = cand.Relative
-	case ObjectiveBlock:
+	case o == ObjectiveCurvature:
+		cand.Objective = quant.CurvedLoss(c.layer.Weight, out.Dequantize(), cal.H, cal.Output, c.q.Workers)
+	case o == ObjectiveBlock:
 		cand.Objective, err = c.layer.BlockLoss(ctx, out.Dequantize())
 	}
 	if err == nil && math.IsNaN(cand.Objective) {

@@ -604,7 +604,7 @@ func TestErrors(t *testing.T) {
 	}{
 		"row scale on oc":    {adadim.Quantizer{Arms: []adadim.Arm{{Axis: quant.OC, RowScale: true}}}, cal, nil, "invalid adadim options: arm oc+row: input scales need axis oc, row scales axis ic", adadim.ErrOptions},
 		"input scale on ic":  {adadim.Quantizer{Arms: []adadim.Arm{adadim.ArmOC(), {Axis: quant.IC, InputScale: true}}}, cal, nil, "invalid adadim options: arm ic+in: input scales need axis oc, row scales axis ic", adadim.ErrOptions},
-		"objective":          {adadim.Quantizer{Objective: 9}, cal, nil, "invalid adadim options: unknown objective 9, want linear, relative or block", adadim.ErrOptions},
+		"objective":          {adadim.Quantizer{Objective: 9}, cal, nil, "invalid adadim options: unknown objective 9, want linear, relative, block or curvature", adadim.ErrOptions},
 		"search":             {adadim.Quantizer{Search: 9}, cal, nil, "invalid adadim options: unknown search 9, want rtn or method", adadim.ErrOptions},
 		"order of GPTQ":      {adadim.Quantizer{Method: gptq.Quantizer{Order: 9}}, nil, nil, "invalid gptq options: unknown column order 9, want activation, natural or group", gptq.ErrOptions},
 		"no block":           {adadim.Quantizer{Objective: adadim.ObjectiveBlock}, cal, nil, "invalid adadim options: objective block needs the surrounding block", adadim.ErrOptions},
@@ -718,9 +718,54 @@ func TestParse(t *testing.T) {
 	}
 	for _, bad := range []string{"", "Linear", "rtn ", "both"} {
 		_, err := adadim.ParseObjective(bad)
-		require.EqualError(t, err, fmt.Sprintf("invalid adadim options: unknown objective %q, want linear, relative or block", bad))
+		require.EqualError(t, err, fmt.Sprintf("invalid adadim options: unknown objective %q, want linear, relative, block or curvature", bad))
 		_, err = adadim.ParseSearch(bad)
 		require.EqualError(t, err, fmt.Sprintf("invalid adadim options: unknown search %q, want rtn or method", bad))
 	}
-	require.Equal(t, []string{"Objective(3)", "Search(2)"}, []string{adadim.Objective(3).String(), adadim.Search(2).String()})
+	require.Equal(t, []string{"Objective(4)", "Search(2)"}, []string{adadim.Objective(4).String(), adadim.Search(2).String()})
+}
+
+// TestCurvature: the arm with the least loss under curvature is chosen, whose loss a row
+// scale does not change, and without curvature it is that of the relative loss.
+func TestCurvature(t *testing.T) {
+	rng := rand.New(rand.NewPCG(8, 9))
+	const out, in = 32, 48
+	w, cal := normal(rng, out, in), quant.NewCalibration(correlated(rng, 100, in), 1)
+	for r := range out {
+		for j := range w.Row(r) {
+			w.Row(r)[j] *= float32(1 + r%5)
+		}
+	}
+	s := quant.Scheme{Bits: 3, GroupSize: 16}
+	o := quant.NewCalibration(correlated(rng, 100, out), 1).H
+	q := adadim.Quantizer{Method: gptq.Quantizer{Refine: gptq.DefaultRefine()}, Arms: adadim.AllArms(), Objective: adadim.ObjectiveCurvature, Search: adadim.SearchMethod}
+	got, d, err := q.Choose(context.Background(), adadim.Layer{Weight: w, Calibration: cal.WithOutput(o)}, s)
+	require.NoError(t, err)
+	want := quant.CurvedLoss(w, got.Dequantize(), cal.H, o, 1)
+	require.InEpsilon(t, want, d.Candidates[d.Chosen].Objective, 1e-5)
+	for _, c := range d.Candidates {
+		require.GreaterOrEqual(t, c.Objective, want*(1-1e-5))
+	}
+	q.Objective = adadim.ObjectiveRelative
+	_, relative, err := q.Choose(context.Background(), adadim.Layer{Weight: w, Calibration: cal}, s)
+	require.NoError(t, err)
+	q.Objective = adadim.ObjectiveCurvature
+	_, without, err := q.Choose(context.Background(), adadim.Layer{Weight: w, Calibration: cal}, s)
+	require.NoError(t, err)
+	require.Equal(t, relative, without)
+
+	factor, scaled := make([]float32, out), w.Clone()
+	for r := range factor {
+		factor[r] = float32(1 + r%3)
+		for j := range scaled.Row(r) {
+			scaled.Row(r)[j] /= factor[r]
+		}
+	}
+	approx := got.Dequantize()
+	for r, f := range factor {
+		for j := range approx.Row(r) {
+			approx.Row(r)[j] /= f
+		}
+	}
+	require.InEpsilon(t, want, quant.CurvedLoss(scaled, approx, cal.H, adadim.ScaleOutput(o, factor), 1), 1e-4)
 }

@@ -152,6 +152,9 @@ func (a Arm) scaled(w *tensor.Matrix, cal *quant.Calibration, power float64) pro
 					row[j] /= p.row[r]
 				}
 			}
+			if cal.Output != nil {
+				p.cal = cal.WithOutput(ScaleOutput(cal.Output, p.row))
+			}
 		}
 	case a.InputScale:
 		if p.input = InputScales(cal.MeanAbs, power); p.input != nil {
@@ -227,7 +230,7 @@ func ScaleInputs(w *tensor.Matrix, cal *quant.Calibration, factor []float32) (*t
 // multiplied by factor[j].
 func ScaleCalibration(cal *quant.Calibration, factor []float32) *quant.Calibration {
 	n := len(factor)
-	c := &quant.Calibration{Tokens: cal.Tokens}
+	c := &quant.Calibration{Tokens: cal.Tokens, Output: cal.Output}
 	// scale multiplies columns, and with both set rows too.
 	scale := func(src *tensor.Matrix, both bool) *tensor.Matrix {
 		if src == nil {
@@ -259,6 +262,19 @@ func ScaleCalibration(cal *quant.Calibration, factor []float32) *quant.Calibrati
 		}
 	}
 	return c
+}
+
+// ScaleOutput returns the curvature at outputs [out, out] as it is for a weight whose
+// row r is divided by factor[r].
+func ScaleOutput(o *tensor.Matrix, factor []float32) *tensor.Matrix {
+	s := o.Clone()
+	for i, f := range factor {
+		row := s.Row(i)
+		for j, g := range factor {
+			row[j] *= f * g
+		}
+	}
+	return s
 }
 
 // quantize runs the method on the problem and puts the scales back.

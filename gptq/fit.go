@@ -133,8 +133,14 @@ func (s *strip) fitBands() {
 // fitBand solves for the scales of band b, whose slopes are v [in, rows]; a
 // is scratch.
 func (s *strip) fitBand(b int, v, a *tensor.Matrix, g []float32) {
-	in := s.in
 	tensor.Gemm(false, true, 1, v, v, 0, a, s.workers)
+	s.solveBand(b, a, g)
+}
+
+// solveBand is fitBand with the products of slopes in a, which H is still to be
+// multiplied to.
+func (s *strip) solveBand(b int, a *tensor.Matrix, g []float32) {
+	in := s.in
 	var trace float64
 	for j := range in {
 		row, h := a.Row(j), s.r.h.h.Row(j)

@@ -97,6 +97,9 @@ const DefaultDamping = 0.01
 //
 // For axis IC, groups lie inside a column and any order is free. The range
 // rule RangePaper applies to axis IC only, as in the public AdaDim code.
+// Where the calibration has an Output, rows take up each other's errors as columns
+// do, and refinement lowers quant.CurvedLoss.
+//
 // Without calibration data the weight is rounded to nearest, and says so in
 // its Notes.
 type Quantizer struct {

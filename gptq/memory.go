@@ -9,3 +9,11 @@ func (q Quantizer) Memory(out, in int) int64 {
 	}
 	return h*13/10 + w*7/2
 }
+
+// CurvatureMemory is how many bytes more a weight [out, in] needs where the curvature
+// at its outputs is known: that, in another order and as a factor, and matrices as large
+// as the weight and as H.
+func CurvatureMemory(out, in int) int64 {
+	o, h, w := 4*int64(out)*int64(out), 4*int64(in)*int64(in), 4*int64(out)*int64(in)
+	return 4*o + 5*w + 2*h
+}

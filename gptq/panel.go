@@ -153,6 +153,9 @@ func (p *panel) column(ctx context.Context, a int) error {
 		d, lambda = 0, 0
 	}
 	kernel.ErrorCols(e, sv.loss[p.r0:p.r1], t, p.deq, d, lambda)
+	if d > 0 && sv.rows != nil {
+		sv.rows.pass(e)
+	}
 	return nil
 }
 
@@ -173,7 +176,7 @@ func (p *panel) columnOC(ctx context.Context, a int, codes []uint8, t []float32)
 		}
 	}
 	at := sv.groupOf[a]*sv.out + p.r0
-	sv.grid.Round(codes, p.deq, t, sv.scale[at:at+len(t)], sv.shift[at:at+len(t)], 1)
+	p.round(a, codes, t, sv.scale[at:at+len(t)], sv.shift[at:at+len(t)], 1)
 	return nil
 }
 
@@ -195,8 +198,18 @@ func (p *panel) columnIC(a int, codes []uint8, t []float32) error {
 			p.shift[k] = sv.gridded.Shift(at + k)
 		}
 	}
-	sv.grid.Round(codes, p.deq, t, scale, p.shift, size)
+	p.round(a, codes, t, scale, p.shift, size)
 	return nil
+}
+
+// round rounds the column at a position.
+func (p *panel) round(a int, codes []uint8, t, scale, shift []float32, size int) {
+	sv := p.sv
+	if sv.rows == nil || sv.f.dead[sv.f.perm[a]] {
+		sv.grid.Round(codes, p.deq, t, scale, shift, size)
+		return
+	}
+	sv.rows.round(sv.grid, codes, p.deq, t, p.e.Row(a), scale, shift, size)
 }
 
 // lookAhead finds, for every span of groups that starts in the block of

@@ -53,6 +53,9 @@ func (r Refine) withDefaults() Refine {
 // no band of rows that share groups (axis IC) gets worse. H is that of cal,
 // [in, in]. q is not modified; with opt.Rounds 0 it is returned. Errors wrap
 // ErrOptions or are ctx's.
+//
+// With cal.Output, O, what is lowered is tr(O E H Eᵀ), and it is the weight as a whole
+// that does not get worse.
 func Improve(ctx context.Context, w *tensor.Matrix, q *quant.Weight, cal *quant.Calibration, opt Refine, workers int) (*quant.Weight, error) {
 	if q.RowScale != nil || q.InputScale != nil {
 		panic("gptq: refinement of a weight with row or input scales")
@@ -76,6 +79,13 @@ func Improve(ctx context.Context, w *tensor.Matrix, q *quant.Weight, cal *quant.
 		h: refineOrder(cal, workers), order: outputOrder(q.Scheme, q.Out), codes: make([]uint8, q.In*q.Out),
 	}
 	r.unpack(workers)
+	if cal.Output != nil {
+		if err := newCurved(r, cal.Output, parallel.Workers(workers)).run(ctx); err != nil {
+			return nil, err
+		}
+		pack(&out, r.codes, r.h.perm, workers)
+		return &out, nil
+	}
 	width := panelWidth(q.Scheme, q.Out)
 	panels := (q.Out + width - 1) / width
 	inner := max(1, parallel.Workers(workers)/panels)

@@ -35,6 +35,8 @@ type solver struct {
 	// axis OC: scale and shift by group and output, [groups, out]
 	scale, shift []float32
 	groupOf      []int // axis OC: group by position
+
+	rows *rowFeedback // nil without curvature; else there is one panel
 }
 
 func (q Quantizer) solve(ctx context.Context, w *tensor.Matrix, s quant.Scheme, cal *quant.Calibration, f *factor) (*quant.Weight, error) {
@@ -59,6 +61,13 @@ func (q Quantizer) solve(ctx context.Context, w *tensor.Matrix, s quant.Scheme, 
 	}
 	workers := parallel.Workers(q.Workers)
 	width := panelFor(s, sv.out, sv.in, workers)
+	var err error
+	if sv.rows, err = q.feedback(cal, sv.order); err != nil {
+		return nil, err
+	}
+	if sv.rows != nil {
+		width = sv.out
+	}
 	panels := (sv.out + width - 1) / width
 	inner := max(1, workers/panels)
 	if err := parallel.For(ctx, workers, panels, func(i int) error {
@@ -190,6 +199,9 @@ func (sv *solver) result(workers int) *quant.Weight {
 		}
 	}
 	pack(w, sv.codes, sv.f.perm, workers)
+	if sv.rows != nil {
+		return w // losses of rows are not known
+	}
 	w.RowLoss = make([]float64, sv.out)
 	for i, l := range sv.loss {
 		w.RowLoss[sv.row(i)] = max(l, 0)

@@ -33,9 +33,28 @@ type Calibration struct {
 	// on one can be tried on the other. A text longer than half a batch lies
 	// in both, so the halves are not independent samples.
 	Halves [2]*Calibration
+	// Output is the curvature of the model's loss at the outputs of one layer,
+	// [out, out], symmetric: the mean of g gᵀ over tokens, g the gradient of the
+	// loss there. Together with H it says what an error E of the weight costs,
+	// tr(Output E H Eᵀ); nil if it is not known. A constant factor changes nothing.
+	Output *tensor.Matrix
 
+	base *Calibration // whose Memo is used, if not nil
 	mu   sync.Mutex
 	memo map[any]*memoEntry
+}
+
+// WithOutput returns the statistics with the curvature at the outputs of one of the
+// layers that share them, [out, out] or nil. What Memo holds is shared.
+func (c *Calibration) WithOutput(o *tensor.Matrix) *Calibration {
+	base := c
+	if c.base != nil {
+		base = c.base
+	}
+	return &Calibration{
+		H: c.H, Tokens: c.Tokens, MeanAbs: c.MeanAbs, Cross: c.Cross, Residual: c.Residual, Halves: c.Halves,
+		Output: o, base: base,
+	}
 }
 
 // Diagonal returns the diagonal of H.

@@ -35,6 +35,30 @@ func Loss(w, approx, h *tensor.Matrix, workers int) float64 {
 	return Sum(RowLosses(w, approx, h, workers))
 }
 
+// CurvedLoss is tr(O E H Eᵀ), E = approx - w, for matrices [out, in], H [in, in] and O
+// [out, out]: to second order, what the error costs in the loss whose curvature at the
+// outputs is O (Tseng et al., YAQA, arXiv 2505.22988; O and H independent).
+func CurvedLoss(w, approx, h, o *tensor.Matrix, workers int) float64 {
+	e := approx.Clone()
+	for r := range w.Rows {
+		dst := e.Row(r)
+		for j, v := range w.Row(r) {
+			dst[j] -= v
+		}
+	}
+	eh, oe := tensor.New(w.Rows, w.Cols), tensor.New(w.Rows, w.Cols)
+	tensor.Gemm(false, false, 1, e, h, 0, eh, workers)
+	tensor.Gemm(false, false, 1, o, e, 0, oe, workers)
+	var s float64
+	for r := range w.Rows {
+		b := eh.Row(r)
+		for j, v := range oe.Row(r) {
+			s += float64(v) * float64(b[j])
+		}
+	}
+	return max(s, 0)
+}
+
 // Sum adds xs in order.
 func Sum(xs []float64) float64 {
 	var s float64

@@ -62,6 +62,7 @@ func (p *progress) event(e lowbit.Event) {
 	case lowbit.EventLayer:
 		p.layer(e)
 	case lowbit.EventProgress:
+		p.started = p.now() // the pace of layers is not that of what comes before them
 		p.step(e.Message, e.Done, e.Total)
 	case lowbit.EventWrite:
 		// While layers are quantized, what has been written is no news.

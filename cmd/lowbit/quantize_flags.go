@@ -113,13 +113,15 @@ func (f *quantizeFlags) registerMethod(s *pflag.FlagSet) {
 
 	option(s, "axis", "where groups lie: oc, ic, or ada (chosen for every layer; a format must hold both); with a preset other than plain, oc also folds input scales (default ada, of what the format can hold, or the target's)", lowbit.ParseAxis, func(v lowbit.Axis) { f.o.Axis = v })
 	option(s, "arms", "what is chosen from: paper (oc,ic), all, or a `list` of oc, oc+in, ic, ic+row (default: the preset's, of what the format can hold)", adadim.ParseArms, func(v []adadim.Arm) { f.o.Arms = v })
-	option(s, "objective", "what decides between arms: linear (squared error of the output), relative (to each row's size) or block (of the block around) (default: the preset's)", adadim.ParseObjective, func(v adadim.Objective) { f.o.Objective = &v })
+	option(s, "objective", "what decides between arms: linear (squared error of the output), relative (to each row's size), block (of the block around) or curvature (of the model's loss) (default: the preset's)", adadim.ParseObjective, func(v adadim.Objective) { f.o.Objective = &v })
 	option(s, "search", "what the candidates are quantized with: rtn, or method (slower, decides on what is stored) (default: the preset's)", adadim.ParseSearch, func(v adadim.Search) { f.o.Search = &v })
 	boolOption(s, "count-bits", "an arm that stores b bits a weight more must have an error 4^b times lower (default: the preset's)", func(v bool) { f.o.CountBits = &v })
 	option(s, "fold", "move the scales of arms into the norm or layer before: auto (where the format cannot store them), on (where possible) or off (default auto, or on in axis oc of a preset other than plain)", lowbit.ParseFold, func(v lowbit.Fold) { f.o.Fold = v })
 	s.Lookup("fold").NoOptDefVal = lowbit.FoldOn.String()
 	option(s, "inputs", "what a block is calibrated on: full (the unquantized model's stream; also fp) or quantized (default: the preset's)", parseInputs, func(v lowbit.Inputs) { f.o.Inputs = v })
 	option(s, "correct", "`strength`, 0 to 1, of the correction for quantized inputs; implies --inputs quantized (default: the preset's)", parseFloat, func(v float64) { f.o.Correction = &v })
+	option(s, "curvature", "judge errors by what they cost the model's own loss, which one pass back through the model tells: on or off (default off)", lowbit.ParseCurvature, func(v lowbit.Curvature) { f.o.Curvature = v })
+	s.Lookup("curvature").NoOptDefVal = lowbit.CurvatureOn.String()
 }
 
 func (f *quantizeFlags) registerText(s *pflag.FlagSet) {

@@ -125,6 +125,9 @@ type Calibration struct {
 	References bool
 	// Folds tells the stages whose scales are folded.
 	Folds func(block, stage int) bool
+	// Curved tells the layers whose outputs' curvature is collected beforehand, in a
+	// pass through the model and back; nil for none.
+	Curved func(name string) bool
 	// Solve is what the method needs for a layer beside weight and statistics.
 	Solve func(out, in int) int64
 }
@@ -177,6 +180,12 @@ func (c *Calibration) plan(limit int64, alone bool) (*Plan, error) {
 	}
 	p.Batch = max(c.streams()*int64(c.rows())*batch, 1)
 	p.Streams = c.streams() * int64(c.Tokens) * (4*int64(c.Model.Hidden) + c.between(kept))
+	if c.Curved != nil {
+		back, streams := c.back(alone)
+		most = worst(most, back)
+		p.Batch = max(p.Batch, back.batch)
+		p.Streams = max(p.Streams+c.outputs(), streams)
+	}
 	if most.sum() > room {
 		return nil, tooLittle(most, rest, largest, limit)
 	}

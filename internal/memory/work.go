@@ -72,6 +72,9 @@ func (c *Calibration) Products(p *Plan) float64 {
 	for _, b := range c.Model.Blocks {
 		n += c.products(b, p)
 	}
+	if c.Curved != nil {
+		n += c.backProducts()
+	}
 	return n
 }
 

@@ -4,6 +4,7 @@ import (
 	"math"
 
 	"github.com/golowbit/lowbit/internal/kernel"
+	"github.com/golowbit/lowbit/internal/nn"
 )
 
 // Operations that multiply elements by others, beside gatedOp.
@@ -42,7 +43,7 @@ func (o *gateOp) run(x *exec) {
 		for h := range o.y.N {
 			row := y.Row(i)[o.y.at(h):][:o.y.Dim]
 			copy(gate, z.Row(i)[o.z.at(h):])
-			o.act.apply(gate)
+			o.act.Apply(gate)
 			if o.norm != nil && !o.last {
 				o.norm.Apply(row, row, headPart(gain, h, o.y.Dim, o.perHead), nil)
 			}
@@ -108,9 +109,7 @@ func (o *clampedGateOp) run(x *exec) {
 	x.rows(gate.Rows, func(i int) {
 		g, u := gate.Row(i), up.Row(i)
 		for j := range g {
-			a := min(float64(g[j]), o.limit)
-			v := max(min(float64(u[j]), o.limit), -o.limit)
-			g[j] = float32((v + 1) * a / (1 + math.Exp(-o.alpha*a)))
+			g[j] = nn.ClampedGate(g[j], u[j], o.alpha, o.limit)
 		}
 	})
 }
@@ -131,22 +130,12 @@ func (o *xieluOp) reads() []Reg  { return []Reg{o.reg} }
 func (o *xieluOp) writes() []Reg { return []Reg{o.reg} }
 
 func (o *xieluOp) run(x *exec) {
-	const beta, eps = 0.5, -1e-6
-	softplus := func(v []float32) float64 { return math.Log1p(math.Exp(float64(v[0]))) }
-	up, down := softplus(x.vector(o.positive)), beta+softplus(x.vector(o.negative))
-	m := x.reg(o.reg)
-	x.rows(m.Rows, func(i int) {
-		row := m.Row(i)
-		for j, v := range row {
-			f := float64(v)
-			if f > 0 {
-				f = float64(up*f*f) + beta*f
-			} else {
-				f = float64((math.Expm1(min(f, eps))-f)*down) + beta*f
-			}
-			row[j] = float32(f)
-		}
-	})
+	act, m := o.function(x), x.reg(o.reg)
+	x.rows(m.Rows, func(i int) { act.Apply(m.Row(i)) })
+}
+
+func (o *xieluOp) function(x *exec) nn.XIELU {
+	return nn.NewXIELU(x.vector(o.positive)[0], x.vector(o.negative)[0])
 }
 
 // weighOp multiplies each row of dst by the sigmoid of a product of the row of

@@ -1,71 +1,9 @@
 package program
 
 import (
-	"math"
-
 	"github.com/golowbit/lowbit/internal/kernel"
 	"github.com/golowbit/lowbit/tensor"
 )
-
-// Norm is a normalization of rows.
-type Norm struct {
-	Layer   bool    // LayerNorm (arXiv 1607.06450) instead of RMSNorm (arXiv 1910.07467)
-	Plain   bool    // no gain
-	PlusOne bool    // the gain is 1 + what is stored
-	Bias    bool    // with a bias
-	Eps     float64 // 0 means that of the configuration
-}
-
-// Apply normalizes src into dst, which may be the same.
-func (s Norm) Apply(dst, src, gain, bias []float32) {
-	eps := float32(s.Eps)
-	if !s.Layer && gain != nil {
-		kernel.RMSNorm(dst, src, gain, eps)
-		return
-	}
-	var mean, square float64
-	for _, v := range src {
-		mean += float64(v)
-		square += float64(v) * float64(v)
-	}
-	n := float64(len(src))
-	if !s.Layer {
-		f := float32(1 / math.Sqrt(square/n+float64(eps)))
-		for i, v := range src {
-			dst[i] = v * f
-		}
-		return
-	}
-	mean /= n
-	square = 0
-	for _, v := range src {
-		d := float64(v) - mean
-		square += d * d
-	}
-	f := 1 / math.Sqrt(square/n+float64(eps))
-	for i, v := range src {
-		y := float32((float64(v) - mean) * f)
-		if gain != nil {
-			y *= gain[i]
-		}
-		if bias != nil {
-			y += bias[i]
-		}
-		dst[i] = y
-	}
-}
-
-// GainOf returns the gain as it multiplies.
-func (s Norm) GainOf(stored []float32) []float32 {
-	if !s.PlusOne || stored == nil {
-		return stored
-	}
-	g := make([]float32, len(stored))
-	for i, v := range stored {
-		g[i] = 1 + v
-	}
-	return g
-}
 
 type normOp struct {
 	dst, src   Reg
@@ -171,49 +109,6 @@ func (o *rotateOp) run(x *exec) {
 	})
 }
 
-// Activation is a function of one element.
-type Activation uint8
-
-const (
-	SiLU     Activation = iota // x sigmoid(x), also called swish
-	GELU                       // x Φ(x)
-	GELUTanh                   // its approximation by tanh
-	ReLU
-	ReLU2 // relu(x)²
-	GELUQuick
-	Sigmoid
-	Identity
-)
-
-// apply sets x to act(x).
-func (a Activation) apply(x []float32) {
-	if a == Identity {
-		return
-	}
-	for i, v := range x {
-		f := float64(v)
-		switch a {
-		case SiLU:
-			f /= 1 + math.Exp(-f)
-		case GELU:
-			f *= 0.5 * (1 + math.Erf(f/math.Sqrt2))
-		case GELUTanh:
-			const c = 0.7978845608028654 // √(2/π)
-			f *= 0.5 * (1 + math.Tanh(c*(f+0.044715*f*f*f)))
-		case GELUQuick:
-			f /= 1 + math.Exp(-1.702*f)
-		case ReLU:
-			f = max(f, 0)
-		case ReLU2:
-			f = max(f, 0)
-			f *= f
-		case Sigmoid:
-			f = 1 / (1 + math.Exp(-f))
-		}
-		x[i] = float32(f)
-	}
-}
-
 // gatedOp is a gated linear unit (Shazeer, arXiv 2002.05202): dst = act(gate)*up,
 // as wide as dst. Gate and up are registers of their own, or columns of one.
 type gatedOp struct {
@@ -236,7 +131,7 @@ func (o *gatedOp) run(x *exec) {
 			return
 		}
 		copy(d, g)
-		o.act.apply(d)
+		o.act.Apply(d)
 		for j, v := range u {
 			d[j] *= v
 		}
@@ -262,7 +157,7 @@ func (o *activateOp) writes() []Reg { return []Reg{o.reg} }
 
 func (o *activateOp) run(x *exec) {
 	m := x.reg(o.reg)
-	x.rows(m.Rows, func(i int) { o.act.apply(m.Row(i)) })
+	x.rows(m.Rows, func(i int) { o.act.Apply(m.Row(i)) })
 }
 
 // fold is there for ReLU alone: it keeps positive factors.

@@ -60,7 +60,7 @@ func (o *convOp) run(x *exec) {
 				}
 			}
 		}
-		o.act.apply(row)
+		o.act.Apply(row)
 	})
 }
 
@@ -125,7 +125,7 @@ func (o *SelectiveScan) scan(x *exec, first, c0, c1 int) {
 		}
 		kernel.ExpShift(decay, 1, 0)
 		copy(z, gate.Row(t)[o.GateAt+c0:])
-		SiLU.apply(z)
+		SiLU.Apply(z)
 		bv, cv := bc.Row(t)[o.BAt:][:n], bc.Row(t)[o.CAt:][:n]
 		for c := range steps {
 			in := u.Row(t)[c0+c]

@@ -36,7 +36,7 @@ type Runner struct {
 
 	workers int
 	tables  map[*Rope]*rope.Table
-	attn    sync.Pool // of *attnScratch
+	attn    sync.Pool // of *nn.Scratch
 	spare   []*tensor.Matrix
 	kept    int64 // bytes of spare
 }

@@ -249,3 +249,18 @@ func (t *Table) Rotate(head []float32, pos int) {
 		head[2*j+1] = float32(b*cos[j]) + float32(a*sin[j])
 	}
 }
+
+// RotateBack rotates one head in place by the transposed matrix.
+func (t *Table) RotateBack(head []float32, pos int) {
+	half := len(t.freq)
+	cos, sin := t.cos[pos*half:][:half], t.sin[pos*half:][:half]
+	for j := range half {
+		i0, i1 := j, j+half
+		if t.rope.Interleaved {
+			i0, i1 = 2*j, 2*j+1
+		}
+		a, b := head[i0], head[i1]
+		head[i0] = float32(a*cos[j]) + float32(b*sin[j])
+		head[i1] = float32(b*cos[j]) - float32(a*sin[j])
+	}
+}

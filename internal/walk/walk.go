@@ -47,8 +47,13 @@ func Rows(m *tensor.Matrix, r0, r1 int) *tensor.Matrix { return m.View(r0, r1, 0
 // next is read, so that the weights of two blocks are in memory, unless w.Alone.
 // When it returns nothing is read any more.
 func (w *Walk) Blocks(ctx context.Context, n int, fn func(b *program.Block) error) error {
+	return w.inOrder(ctx, w.Model.Blocks[:n], fn)
+}
+
+// inOrder is Blocks in any order.
+func (w *Walk) inOrder(ctx context.Context, blocks []*program.Program, fn func(b *program.Block) error) error {
 	if w.Alone {
-		for _, p := range w.Model.Blocks[:n] {
+		for _, p := range blocks {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
@@ -75,7 +80,7 @@ func (w *Walk) Blocks(ctx context.Context, n int, fn func(b *program.Block) erro
 	}()
 	go func() {
 		defer close(next)
-		for _, p := range w.Model.Blocks[:n] {
+		for _, p := range blocks {
 			if ctx.Err() != nil {
 				return
 			}
@@ -90,7 +95,7 @@ func (w *Walk) Blocks(ctx context.Context, n int, fn func(b *program.Block) erro
 			}
 		}
 	}()
-	for range n {
+	for range blocks {
 		if err := ctx.Err(); err != nil {
 			return err
 		}

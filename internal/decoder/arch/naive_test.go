@@ -372,27 +372,33 @@ func compare(t require.TestingT, c *decoder.Config, tokens int, seed uint64, wor
 	requireClose(t, twin.logits(ids), got, tolerance, "logits")
 }
 
+// randomConfig is one of Llama's kind.
+func randomConfig(t *rapid.T) *decoder.Config {
+	c := base()
+	c.KVHeads = rapid.IntRange(1, 3).Draw(t, "kv heads")
+	c.Heads = c.KVHeads * rapid.IntRange(1, 5).Draw(t, "group")
+	c.HeadDim = 2 * rapid.IntRange(2, 9).Draw(t, "head dim")
+	c.Hidden = rapid.IntRange(8, 40).Draw(t, "hidden")
+	c.Intermediate = rapid.IntRange(2, 50).Draw(t, "intermediate")
+	c.Layers = rapid.IntRange(1, 2).Draw(t, "layers")
+	c.QKVBias = rapid.Bool().Draw(t, "qkv bias")
+	c.OBias = rapid.Bool().Draw(t, "o bias")
+	c.MLPBias = rapid.Bool().Draw(t, "mlp bias")
+	c.QKNorm = rapid.Bool().Draw(t, "qk norm")
+	c.Tied = rapid.Bool().Draw(t, "tied")
+	c.Rope = &program.Rope{Theta: rapid.Float64Range(10, 1e6).Draw(t, "theta")}
+	c.Rope.Scaling = rapid.SampledFrom([]program.RopeScaling{{}, {Type: "linear", Factor: 2.5}, llama3Scaling}).Draw(t, "rope")
+	for range c.Layers {
+		c.Windows = append(c.Windows, rapid.SampledFrom([]int{0, 1, 2, 7, 30}).Draw(t, "window"))
+	}
+	return &c
+}
+
 func TestAgainstNaiveRandom(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		c := base()
-		c.KVHeads = rapid.IntRange(1, 3).Draw(t, "kv heads")
-		c.Heads = c.KVHeads * rapid.IntRange(1, 5).Draw(t, "group")
-		c.HeadDim = 2 * rapid.IntRange(2, 9).Draw(t, "head dim")
-		c.Hidden = rapid.IntRange(8, 40).Draw(t, "hidden")
-		c.Intermediate = rapid.IntRange(2, 50).Draw(t, "intermediate")
-		c.Layers = rapid.IntRange(1, 2).Draw(t, "layers")
-		c.QKVBias = rapid.Bool().Draw(t, "qkv bias")
-		c.OBias = rapid.Bool().Draw(t, "o bias")
-		c.MLPBias = rapid.Bool().Draw(t, "mlp bias")
-		c.QKNorm = rapid.Bool().Draw(t, "qk norm")
-		c.Tied = rapid.Bool().Draw(t, "tied")
-		c.Rope = &program.Rope{Theta: rapid.Float64Range(10, 1e6).Draw(t, "theta")}
-		c.Rope.Scaling = rapid.SampledFrom([]program.RopeScaling{{}, {Type: "linear", Factor: 2.5}, llama3Scaling}).Draw(t, "rope")
-		for range c.Layers {
-			c.Windows = append(c.Windows, rapid.SampledFrom([]int{0, 1, 2, 7, 30}).Draw(t, "window"))
-		}
+		c := randomConfig(t)
 		// Norms of a few elements can magnify rounding, so more is allowed here.
-		compare(t, &c, rapid.IntRange(1, 70).Draw(t, "tokens"), rapid.Uint64().Draw(t, "seed"), rapid.IntRange(1, 4).Draw(t, "workers"), 3e-4)
+		compare(t, c, rapid.IntRange(1, 70).Draw(t, "tokens"), rapid.Uint64().Draw(t, "seed"), rapid.IntRange(1, 4).Draw(t, "workers"), 3e-4)
 	})
 }
 

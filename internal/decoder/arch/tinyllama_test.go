@@ -50,6 +50,7 @@ func loadFolder(t testing.TB, dir string, config []byte) *inMemory {
 	require.NoError(t, err)
 	defer folder.Close()
 	src := fileWeights{folder}
+	require.NoError(t, m.Fit(src))
 	require.NoError(t, m.CheckShapes(src))
 	m.embedding, err = m.LoadEmbedding(src)
 	require.NoError(t, err)

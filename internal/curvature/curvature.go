@@ -1,0 +1,219 @@
+// Package curvature measures how a model's loss bends at the outputs of its linear
+// layers: for each the second moments of the gradients there. With them an error of a
+// weight is judged by what it costs the model instead of the layer.
+package curvature
+
+import (
+	"context"
+	"math"
+	"math/rand/v2"
+	"slices"
+
+	"github.com/golowbit/lowbit/internal/decoder"
+	"github.com/golowbit/lowbit/internal/program"
+	"github.com/golowbit/lowbit/internal/streams"
+	"github.com/golowbit/lowbit/internal/walk"
+	"github.com/golowbit/lowbit/tensor"
+)
+
+// Most is how much more than the median token of its window a token may count.
+const Most = 4
+
+// Moments are what Collect finds, kept in a Store: by the name of a layer the mean of
+// g gᵀ over tokens, [out, out].
+type Moments struct {
+	store  *streams.Store
+	pieces map[string]*streams.Piece
+	// Kept is, by layer, how much of what is beside the diagonal is kept.
+	Kept map[string]float64
+}
+
+// Collect runs windows through the model and back. The loss at each token but the last
+// of a window is the negative log-likelihood of an id that is drawn from the model's own
+// prediction: then the mean of g gᵀ is the Fisher information at the layer's output, and
+// to second order the KL divergence that an error of the output causes. The draw depends
+// on window and token alone.
+//
+// In real models single tokens, attention sinks above all, have gradients so large that
+// they alone would be g gᵀ. So a token counts at most as if |g|² were Most times the
+// median of its window. And what lies beside the diagonal is shrunk as far as the even
+// and the odd windows disagree about it.
+//
+// Only layers that wants names are collected. The model must be walk.Reversible.
+func Collect(ctx context.Context, w *walk.Walk, windows [][]int32, wants func(name string) bool, step func(done, total int)) (*Moments, error) {
+	m := &Moments{store: w.Store, pieces: map[string]*streams.Piece{}, Kept: map[string]float64{}}
+	first := w.Model.Layers
+	for i, p := range w.Model.Blocks {
+		for _, l := range p.Linears {
+			if wants(l.Name) {
+				first = min(first, i)
+			}
+		}
+	}
+	if first == w.Model.Layers {
+		return m, nil
+	}
+	c := &collector{w: w, m: m, wants: wants}
+	err := w.Back(ctx, windows, &walk.Backward{First: first, Loss: c.loss, Gradient: c.gradient, Settle: c.settle, Step: step})
+	if err != nil {
+		m.Drop()
+		return nil, err
+	}
+	return m, nil
+}
+
+// Of is the curvature at the outputs of a layer, nil if there is none. It is read once.
+func (m *Moments) Of(name string) (*tensor.Matrix, error) {
+	if m == nil || m.pieces[name] == nil {
+		return nil, nil
+	}
+	p := m.pieces[name]
+	delete(m.pieces, name)
+	o, err := m.store.Load(p)
+	if err == nil {
+		m.store.Drop(p)
+	}
+	return o, err
+}
+
+// Drop gives up what was not read.
+func (m *Moments) Drop() {
+	for _, p := range m.pieces {
+		m.store.Drop(p)
+	}
+	m.pieces = nil
+}
+
+// collector is the work on one block at a time.
+type collector struct {
+	w     *walk.Walk
+	m     *Moments
+	wants func(name string) bool
+	sums  map[int]*[2]*tensor.Matrix // by linear, of even and of odd windows
+	seen  map[int]int                // tokens, by linear
+}
+
+// loss is walk.Backward.Loss.
+func (c *collector) loss(window, first int, logits, g *tensor.Matrix) {
+	c.w.Runner.Bands(logits.Rows, func(i0, i1 int) {
+		for i := i0; i < i1; i++ {
+			t := first + i
+			if t == c.w.SeqLen-1 { // as in the text, nothing follows
+				clear(g.Row(i))
+				continue
+			}
+			rng := rand.New(rand.NewPCG(uint64(window), uint64(t)))
+			decoder.NLLBack(g.Row(i), logits.Row(i), decoder.Sample(logits.Row(i), rng))
+		}
+	})
+}
+
+// gradient is walk.Backward.Gradient.
+func (c *collector) gradient(b *program.Block, linear int, g *tensor.Matrix) error {
+	l := &b.Linears[linear]
+	if !c.wants(l.Name) || g.Rows == 0 {
+		return nil
+	}
+	if c.sums == nil {
+		c.sums, c.seen = map[int]*[2]*tensor.Matrix{}, map[int]int{}
+	}
+	s := c.sums[linear]
+	if s == nil {
+		s = &[2]*tensor.Matrix{tensor.New(l.Out, l.Out), tensor.New(l.Out, l.Out)}
+		c.sums[linear] = s
+	}
+	window := c.w.SeqLen
+	if l.Expert >= 0 { // some tokens of all windows of the batch
+		window = (g.Rows + 1) / 2
+	}
+	half := 0
+	for r0 := 0; r0 < g.Rows; r0 += window {
+		x := c.w.Runner.Matrix(min(window, g.Rows-r0), g.Cols)
+		x.CopyFrom(walk.Rows(g, r0, r0+x.Rows))
+		level(x)
+		tensor.SyrkT(x, s[half], c.w.Runner.Workers())
+		half = 1 - half
+		c.w.Runner.Release(x)
+	}
+	c.seen[linear] += g.Rows
+	return nil
+}
+
+// level scales rows of a window down whose squared length is more than Most times
+// the median of those that have any.
+func level(x *tensor.Matrix) {
+	size := make([]float64, x.Rows)
+	var some []float64
+	for i := range size {
+		for _, v := range x.Row(i) {
+			size[i] += float64(v) * float64(v)
+		}
+		if size[i] > 0 {
+			some = append(some, size[i])
+		}
+	}
+	if len(some) == 0 {
+		return
+	}
+	slices.Sort(some)
+	most := Most * some[len(some)/2]
+	for i, n := range size {
+		if n > most {
+			f := float32(math.Sqrt(most / n))
+			for j := range x.Row(i) {
+				x.Row(i)[j] *= f
+			}
+		}
+	}
+}
+
+// settle is walk.Backward.Settle.
+func (c *collector) settle(b *program.Block) error {
+	for i := range b.Linears {
+		s := c.sums[i]
+		if s == nil {
+			continue
+		}
+		name := b.Linears[i].Name
+		o, kept := combined(s, float32(1/float64(c.seen[i])))
+		c.m.Kept[name] = kept
+		p, err := c.w.Store.Put(o)
+		if err != nil {
+			return err
+		}
+		c.m.pieces[name] = p
+	}
+	c.sums, c.seen = nil, nil
+	return nil
+}
+
+// combined is the sum of both halves' lower triangles times f, in the memory of the
+// first, both triangles filled, what is beside the diagonal shrunk. Of a half a, the
+// multiple of it that is nearest to the other half b is (a·b)/(a·a); twice the tokens
+// halve the noise that keeps it from 1.
+func combined(s *[2]*tensor.Matrix, f float32) (o *tensor.Matrix, kept float64) {
+	a, b := s[0], s[1]
+	var both, own float64
+	for i := range a.Rows {
+		x, y := a.Row(i)[:i], b.Row(i)[:i]
+		for j, v := range x {
+			both += float64(v) * float64(y[j])
+			own += (float64(v)*float64(v) + float64(y[j])*float64(y[j])) / 2
+		}
+	}
+	if both > 0 && own > 0 {
+		r := min(both/own, 1)
+		kept = 2 * r / (1 + r)
+	}
+	for i := range a.Rows {
+		x, y := a.Row(i)[:i+1], b.Row(i)
+		for j := range x {
+			x[j] = (x[j] + y[j]) * f
+			if j < i {
+				x[j] *= float32(kept)
+			}
+			a.Data[j*a.Stride+i] = x[j]
+		}
+	}
+	return a, kept
+}

@@ -1,0 +1,64 @@
+package memory
+
+import "github.com/golowbit/lowbit/internal/program"
+
+// The curvature at the outputs of layers: see internal/curvature.
+
+// outputs is how much the curvature of all layers takes, which lies with the streams.
+func (c *Calibration) outputs() (n int64) {
+	for _, b := range c.Model.Blocks {
+		for _, l := range b.Linears {
+			if c.Curved(l.Name) {
+				n += square(l.Out)
+			}
+		}
+	}
+	return n
+}
+
+// back is what the pass through the model and back needs at once, and what is kept in
+// the meantime: what enters each block, and the curvature found so far.
+func (c *Calibration) back(alone bool) (most need, streams int64) {
+	rows := int64(c.rows())
+	for i, b := range c.Model.Blocks {
+		n := need{weights: b.Bytes()}
+		if !alone && i > 0 {
+			n.weights += c.Model.Blocks[i-1].Bytes()
+		}
+		n.batch = 4*rows*int64(b.BackwardWidth()+2*c.Model.Hidden) + c.copied(b)
+		for _, l := range b.Linears {
+			if c.Curved(l.Name) {
+				n.stats += 2 * square(l.Out) // of both halves of the text
+			}
+		}
+		most = worst(most, n)
+	}
+	const logits = 64 << 20 // of a few tokens, and their gradients
+	most = worst(most, need{weights: 4 * int64(c.Model.Vocab) * int64(c.Model.Hidden), batch: logits})
+	stream := 4 * int64(c.Tokens) * int64(c.Model.Hidden)
+	return most, int64(len(c.Model.Blocks)+1)*stream + c.outputs()
+}
+
+// copied is the widest output of a window.
+func (c *Calibration) copied(b *program.Program) (n int64) {
+	for _, l := range b.Linears {
+		if c.Curved(l.Name) {
+			n = max(n, 4*int64(l.Out)*int64(c.SeqLen))
+		}
+	}
+	return n
+}
+
+// backProducts is about how many multiplications and additions the pass takes.
+func (c *Calibration) backProducts() (n float64) {
+	for _, b := range c.Model.Blocks {
+		for _, l := range b.Linears {
+			tokens := share(c.Model, l.Expert) * float64(c.Tokens)
+			n += 3 * tokens * float64(l.Out) * float64(l.In)
+			if c.Curved(l.Name) {
+				n += tokens * float64(l.Out) * float64(l.Out) / 2
+			}
+		}
+	}
+	return n + 2*float64(c.Tokens)*float64(c.Model.Vocab)*float64(c.Model.Hidden)
+}

@@ -1,0 +1,179 @@
+package nn
+
+import (
+	"math"
+
+	"github.com/golowbit/lowbit/internal/kernel"
+	"github.com/golowbit/lowbit/tensor"
+)
+
+// Tiles of attention: keyTile keys against the queries of one tile, which are
+// all heads of a group for a few tokens, about queryRows together. A tile of
+// scores is then 256 KB.
+const (
+	queryRows = 256
+	keyTile   = 256
+)
+
+// Attention is how scores of a query with the keys become weights.
+type Attention struct {
+	Window   int       // see program.Attention, as of the others
+	Scale    float64   // of the scores
+	Cap      float64   // scores become cap·tanh(score/cap); 0: they stay
+	Slopes   []float64 // ALiBi, by head; nil: nothing
+	BiasBF16 bool
+}
+
+// Tile is how many tokens of queries go together, of so many heads.
+func (o *Attention) Tile(heads, seqLen int) int {
+	return min(max(queryRows/heads, 16), 64, seqLen)
+}
+
+// Scratch is what one worker needs for one tile of queries.
+type Scratch struct {
+	q, out, scores tensor.Matrix // [rows, width of a head], [rows, keyTile]
+	max            []float32     // largest score so far, by row
+	sum            []float32     // sum of exp(score - max) so far, by row
+}
+
+// Heads is the attention of the tokens Q0 to Q1 of a window, in all query heads that
+// share a key head.
+type Heads struct {
+	*Attention
+	First   int            // query head
+	Columns []int          // where each begins in Q
+	Dim     int            // width of a query head
+	Q, Out  *tensor.Matrix // the window's rows, all heads
+	K, V    *tensor.Matrix // the window's rows, the one head
+	Sinks   []float32      // a score for each query head that has no value, or nil
+	Q0, Q1  int
+}
+
+// Run computes it.
+func (t *Heads) Run(s *Scratch) {
+	heads := len(t.Columns)
+	dim, rows := t.Dim, (t.Q1-t.Q0)*heads
+	s.reset(rows, dim, t.V.Cols)
+	for i := range rows {
+		c := t.Columns[i%heads]
+		copy(s.q.Row(i), t.Q.Row(t.Q0 + i/heads)[c:c+dim])
+	}
+	first := 0
+	if t.Window > 0 {
+		first = max(0, t.Q0-t.Window+1)
+	}
+	for k0 := first; k0 < t.Q1; k0 += keyTile {
+		k1 := min(k0+keyTile, t.Q1)
+		scores := s.scores.View(0, rows, 0, k1-k0)
+		tensor.Gemm(false, true, float32(t.Scale), &s.q, t.K.View(k0, k1, 0, dim), 0, scores, 1)
+		for i := range rows {
+			t.soften(s, scores.Row(i), i, k0, k1)
+		}
+		tensor.Gemm(false, false, 1, scores, t.V.View(k0, k1, 0, t.V.Cols), 1, &s.out, 1)
+	}
+	for i := range rows {
+		if t.Sinks != nil {
+			t.sink(s, i, t.Sinks[i%heads])
+		}
+		h := t.First + i%heads
+		dst := t.Out.Row(t.Q0 + i/heads)[h*t.V.Cols : (h+1)*t.V.Cols]
+		copy(dst, s.out.Row(i))
+		kernel.Scale(dst, 1/s.sum[i])
+	}
+}
+
+// soften turns row i of a tile of scores, for the keys k0 to k1, into weights
+// relative to the running maximum, and brings what was summed up to that.
+func (t *Heads) soften(s *Scratch, row []float32, i, k0, k1 int) {
+	pos := t.Q0 + i/len(t.Columns)
+	lo, hi := k0, min(k1, pos+1)
+	if t.Window > 0 {
+		lo = max(k0, pos-t.Window+1)
+	}
+	if lo >= hi {
+		clear(row)
+		return
+	}
+	clear(row[:lo-k0])
+	clear(row[hi-k0:])
+	row = row[lo-k0 : hi-k0]
+	if c := t.Cap; c > 0 {
+		for j, v := range row {
+			row[j] = float32(c * math.Tanh(float64(v)/c))
+		}
+	}
+	if t.Slopes != nil {
+		slope := t.Slopes[t.First+i%len(t.Columns)]
+		for j := range row {
+			row[j] += t.bias(slope, lo+j)
+		}
+	}
+	if _, top := kernel.MinMax(row); top > s.max[i] {
+		s.raise(i, top)
+	}
+	s.sum[i] += kernel.ExpShift(row, 1, s.max[i])
+}
+
+// bias is what ALiBi adds to the score of a key.
+func (o *Attention) bias(slope float64, pos int) float32 {
+	if !o.BiasBF16 {
+		return float32(slope * float64(pos))
+	}
+	round := func(v float32) float32 { // to nearest even; finite
+		b := math.Float32bits(v)
+		return math.Float32frombits((b + 0x7fff + b>>16&1) &^ 0xffff)
+	}
+	return round(round(float32(slope))*round(float32(pos))) * float32(o.Scale)
+}
+
+// ALiBiSlopes are the slopes of ALiBi: for a power of two of heads a geometric
+// series down to 2^-8; for other numbers that of the next smaller power, and then
+// every other one of that of the next larger.
+func ALiBiSlopes(n int) []float64 {
+	small := 1
+	for 2*small <= n {
+		small *= 2
+	}
+	var s []float64
+	for i := 1; i <= small; i++ {
+		s = append(s, math.Exp2(-8*float64(i)/float64(small)))
+	}
+	for i := 1; len(s) < n; i += 2 {
+		s = append(s, math.Exp2(-4*float64(i)/float64(small)))
+	}
+	return s
+}
+
+// raise makes top the maximum of a row.
+func (s *Scratch) raise(i int, top float32) {
+	shrink := float32(math.Exp(float64(s.max[i] - top))) // 0 the first time
+	s.max[i] = top
+	s.sum[i] *= shrink
+	kernel.Scale(s.out.Row(i), shrink)
+}
+
+// sink adds a score without a value to the softmax of a row.
+func (t *Heads) sink(s *Scratch, i int, score float32) {
+	if score > s.max[i] {
+		s.raise(i, score)
+	}
+	s.sum[i] += float32(math.Exp(float64(score - s.max[i])))
+}
+
+// reset prepares for a tile of the given number of rows.
+func (s *Scratch) reset(rows, dim, vdim int) {
+	for m, cols := range map[*tensor.Matrix]int{&s.q: dim, &s.out: vdim, &s.scores: keyTile} {
+		if cap(m.Data) < rows*cols {
+			m.Data = make([]float32, rows*cols)
+		}
+		m.Rows, m.Cols, m.Stride, m.Data = rows, cols, cols, m.Data[:rows*cols]
+	}
+	if len(s.max) < rows {
+		s.max, s.sum = make([]float32, rows), make([]float32, rows)
+	}
+	s.out.Zero()
+	for i := range rows {
+		s.max[i] = float32(math.Inf(-1))
+		s.sum[i] = 0
+	}
+}

@@ -1,0 +1,116 @@
+package nn
+
+import (
+	"math"
+
+	"github.com/golowbit/lowbit/internal/kernel"
+	"github.com/golowbit/lowbit/tensor"
+)
+
+// Back goes back through the attention of the whole window, whose Out is the gradient
+// of what it computes. It adds to the gradients of Q, K and V. Weights of a few tokens'
+// queries are computed again, for all keys at once: with P the weights, A the output,
+//
+//	dV = PᵀdA;  dP = dA Vᵀ;  dS = P ∘ (dP - rowsum(P ∘ dP));  dQ = dS K;  dK = dSᵀQ
+func (t *Heads) Back(dq, dk, dv *tensor.Matrix) {
+	b := &attnBack{Heads: t, dq: dq, dk: dk, dv: dv}
+	seqLen := t.Q.Rows
+	tokens := t.Tile(len(t.Columns), seqLen)
+	for t.Q0 = 0; t.Q0 < seqLen; t.Q0 += tokens {
+		t.Q1 = min(t.Q0+tokens, seqLen)
+		b.tile()
+	}
+}
+
+// attnBack is the work of Back.
+type attnBack struct {
+	*Heads
+	dq, dk, dv *tensor.Matrix
+
+	buffers [5][]float32
+}
+
+// matrix is memory for a tile.
+func (t *attnBack) matrix(i, rows, cols int) *tensor.Matrix {
+	if cap(t.buffers[i]) < rows*cols {
+		t.buffers[i] = make([]float32, rows*cols)
+	}
+	return tensor.FromSlice(rows, cols, t.buffers[i][:rows*cols])
+}
+
+// tile goes back from the queries of the tokens q0 to q1.
+func (t *attnBack) tile() {
+	heads := len(t.Columns)
+	rows, vdim := (t.Q1-t.Q0)*heads, t.V.Cols
+	first := 0
+	if t.Window > 0 {
+		first = max(0, t.Q0-t.Window+1)
+	}
+	n := t.Q1 - first
+	q, dOut := t.matrix(0, rows, t.Dim), t.matrix(1, rows, vdim)
+	for i := range rows {
+		h, row := i%heads, t.Q0+i/heads
+		copy(q.Row(i), t.Q.Row(row)[t.Columns[h]:])
+		copy(dOut.Row(i), t.Out.Row(row)[(t.First+h)*vdim:])
+	}
+	view := func(m *tensor.Matrix) *tensor.Matrix { return m.View(first, t.Q1, 0, m.Cols) }
+	p, dp, slopes := t.matrix(2, rows, n), t.matrix(3, rows, n), t.matrix(4, rows, n)
+	tensor.Gemm(false, true, float32(t.Scale), q, view(t.K), 0, p, 1)
+	for i := range rows {
+		t.weigh(p.Row(i), slopes.Row(i), i, first)
+	}
+	tensor.Gemm(true, false, 1, p, dOut, 1, view(t.dv), 1)
+	tensor.Gemm(false, true, 1, dOut, view(t.V), 0, dp, 1)
+	for i := range rows {
+		w, d, s := p.Row(i), dp.Row(i), slopes.Row(i)
+		var sum float64
+		for j, v := range w {
+			sum += float64(v) * float64(d[j])
+		}
+		for j, v := range w {
+			d[j] = float32(float64(v)*(float64(d[j])-sum)) * s[j]
+		}
+	}
+	tensor.Gemm(true, false, float32(t.Scale), dp, q, 1, view(t.dk), 1)
+	tensor.Gemm(false, false, float32(t.Scale), dp, view(t.K), 0, q, 1) // q is needed no more
+	for i := range rows {
+		c := t.Columns[i%heads]
+		kernel.Axpy(1, q.Row(i), t.dq.Row(t.Q0 + i/heads)[c:c+t.Dim])
+	}
+}
+
+// weigh turns row i of scores, for the keys from first on, into weights, and tells
+// how each score grows with the product of query and key.
+func (t *attnBack) weigh(row, slopes []float32, i, first int) {
+	head, pos := i%len(t.Columns), t.Q0+i/len(t.Columns)
+	lo := first
+	if t.Window > 0 {
+		lo = max(first, pos-t.Window+1)
+	}
+	clear(row[:lo-first])
+	clear(row[pos+1-first:])
+	for j := range slopes {
+		slopes[j] = 1
+	}
+	row, slopes = row[lo-first:pos+1-first], slopes[lo-first:]
+	if c := t.Cap; c > 0 {
+		for j, v := range row {
+			th := math.Tanh(float64(v) / c)
+			row[j], slopes[j] = float32(c*th), float32(1-th*th)
+		}
+	}
+	if t.Slopes != nil {
+		for j := range row {
+			row[j] += t.bias(t.Slopes[t.First+head], lo+j)
+		}
+	}
+	_, top := kernel.MinMax(row)
+	if t.Sinks != nil {
+		top = max(top, t.Sinks[head])
+	}
+	sum := kernel.ExpShift(row, 1, top)
+	if t.Sinks != nil {
+		sum += float32(math.Exp(float64(t.Sinks[head] - top)))
+	}
+	kernel.Scale(row, 1/sum)
+}
