@@ -97,8 +97,11 @@ func TestScalesAreStorable(t *testing.T) {
 		require.Positive(t, g.Scale)
 		require.False(t, math.IsInf(float64(g.Scale), 0))
 		require.LessOrEqual(t, int(g.Shift), s.MaxCode())
-		if s.ScaleType != quant.F32 {
+		switch s.ScaleType {
+		case quant.F16, quant.F16Short:
 			require.Equal(t, tensor.RoundF16(g.Scale), g.Scale)
+		case quant.BF16:
+			require.Equal(t, tensor.RoundBF16(g.Scale), g.Scale)
 		}
 		if !s.Symmetric {
 			require.GreaterOrEqual(t, int(g.Shift), s.MinZero)
@@ -127,6 +130,11 @@ func TestRoundScale(t *testing.T) {
 		{quant.F16Short, 0x3p-24, 0x3p-24},
 		{quant.F16Short, 0x2.7p-24, 0x2p-24},
 		{quant.F16Short, 1e-9, 0x1p-24},
+		{quant.BF16, 1 + 0x1p-8, 1},          // a tie
+		{quant.BF16, 1 + 0x3p-8, 1 + 0x1p-6}, // a tie
+		{quant.BF16, -70000, -70144},
+		{quant.BF16, 3e38, 0x1.c4p127},
+		{quant.BF16, 1e-45, 0x1p-126},
 	} {
 		got, err := c.typ.RoundScale(c.in)
 		require.NoError(t, err)
@@ -139,6 +147,7 @@ func TestRoundScale(t *testing.T) {
 	}{
 		{quant.F32, inf}, {quant.F32, -inf}, {quant.F32, nan}, {quant.F16, 65505}, {quant.F16, -7e4}, {quant.F16, nan},
 		{quant.F16Short, 7e4}, {quant.F16Short, 65500}, {quant.F16Short, nan},
+		{quant.BF16, 0x1.fffp127}, {quant.BF16, inf}, {quant.BF16, nan},
 	} {
 		_, err := c.typ.RoundScale(c.in)
 		require.ErrorIs(t, err, quant.ErrScaleRange, "%v %g", c.typ, c.in)

@@ -29,7 +29,7 @@ func TestSchemeValidate(t *testing.T) {
 		"group 2^31":    {func(s *quant.Scheme) { s.GroupSize = math.MaxInt32 + 1 }, "group size 2147483648, want at most 2147483647, as files have it"},
 		"axis":          {func(s *quant.Scheme) { s.Axis = 2 }, "unknown axis 2, want oc or ic"},
 		"range":         {func(s *quant.Scheme) { s.Range = 2 }, "unknown range rule 2, want zero or paper"},
-		"scale type":    {func(s *quant.Scheme) { s.ScaleType = 3 }, "unknown scale type 3, want f16, f32 or f16short"},
+		"scale type":    {func(s *quant.Scheme) { s.ScaleType = 4 }, "unknown scale type 4, want f16, f32, f16short or bf16"},
 		"strided":       {func(s *quant.Scheme) { s.Strided = true }, "strided groups need axis ic"},
 		"negative zero": {func(s *quant.Scheme) { s.MinZero = -1 }, "smallest zero-point -1, want 0 or 1"},
 		"zero 2":        {func(s *quant.Scheme) { s.MinZero = 2 }, "smallest zero-point 2, want 0 or 1"},
@@ -126,5 +126,5 @@ func TestEnumTexts(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, quant.F32, st)
 	_, err = quant.ParseScaleType("F32")
-	require.EqualError(t, err, `invalid quantization scheme: unknown scale type "F32", want f16, f32 or f16short`)
+	require.EqualError(t, err, `invalid quantization scheme: unknown scale type "F32", want f16, f32, f16short or bf16`)
 }
