@@ -68,7 +68,7 @@ func TestCancelledRunsLeaveNothing(t *testing.T) {
 		once(run, 1) // what stays for the next run: pools and the like
 		goroutines, files := runtime.NumGoroutine(), openFiles(t)
 		cancelled := 0
-		for n := 1; n < 300 && once(run, n); n = 3*n + 1 {
+		for n := 1; n < 300 && once(run, n); n = 5*n + 1 {
 			cancelled++
 		}
 		require.Greater(t, cancelled, 1, name)

@@ -95,7 +95,7 @@ func TestSpilledStreams(t *testing.T) {
 		}
 	}
 	for name, set := range map[string]func(o *Options){
-		"full":            func(o *Options) { text(o); o.Preset = Plain },
+		"full":            func(o *Options) { text(o); o.Preset = Paper },
 		"corrected":       func(o *Options) { text(o); o.Preset = Best },
 		"folded":          func(o *Options) { text(o); o.Preset, o.Axis = Best, AxisOC },
 		"quantized":       func(o *Options) { text(o); o.Inputs = InputsQuantized },
