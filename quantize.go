@@ -19,6 +19,7 @@ import (
 	"github.com/golowbit/lowbit/internal/kernel"
 	"github.com/golowbit/lowbit/internal/linears"
 	"github.com/golowbit/lowbit/internal/memory"
+	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/internal/text"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/tensor"
@@ -173,11 +174,13 @@ func (j *job) openModel(o Options) error {
 }
 
 // keepBF16 takes bfloat16 scales where nothing else is asked for and half floats
-// would make half floats of all that a bfloat16 model computes.
+// would make half floats of all that a bfloat16 model computes. Experts are an
+// exception: transformers puts their weights together in the type of the scales,
+// and bfloat16 rounds those.
 func (j *job) keepBF16(o Options) error {
 	config := j.src.Config()
 	j.half = j.plan.MakesHalf(config)
-	if o.ScaleType != nil || !j.half {
+	if o.ScaleType != nil || !j.half || j.hasExperts() {
 		return nil
 	}
 	was := j.set.scheme.ScaleType
@@ -188,6 +191,12 @@ func (j *job) keepBF16(o Options) error {
 	}
 	j.set.setScaleType(was, "default")
 	return j.planLayers()
+}
+
+func (j *job) hasExperts() bool {
+	return j.model != nil && slices.ContainsFunc(j.model.Blocks, func(b *program.Program) bool {
+		return slices.ContainsFunc(b.Stages, func(s program.Stage) bool { return s.Expert >= 0 })
+	})
 }
 
 // largestGroup is what stands for whole rows as long as no layer's width is
