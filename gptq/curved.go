@@ -29,7 +29,12 @@ func newCurved(r *refiner, o *tensor.Matrix, workers int) *curved {
 	if o.Rows != n || o.Cols != n {
 		panic("gptq: curvature of another number of outputs")
 	}
-	c := &curved{strip: newStrip(r, 0, n, workers), o: tensor.New(n, n), loss: math.Inf(1)}
+	if r.order != nil {
+		o = reordered(o, r.order, workers)
+	} else {
+		o = o.Clone()
+	}
+	c := &curved{strip: newStrip(r, 0, n, workers), o: o, loss: math.Inf(1)}
 	c.p = c.delta
 	c.bestCodes, c.bestScale = slices.Clone(c.codes), slices.Clone(c.scale)
 	var mean float64
@@ -41,10 +46,7 @@ func newCurved(r *refiner, o *tensor.Matrix, workers int) *curved {
 		f = float32(1 / mean)
 	}
 	for i := range n {
-		src, dst := o.Row(r.output(i)), c.o.Row(i)
-		for j := range dst {
-			dst[j] = f * src[r.output(j)]
-		}
+		kernel.Scale(o.Row(i), f)
 	}
 	return c
 }
@@ -76,7 +78,7 @@ func (c *curved) run(ctx context.Context) error {
 	c.measure()
 	copy(c.codes, c.bestCodes)
 	copy(c.scale, c.bestScale)
-	c.refreshError()
+	c.refresh(0, c.n)
 	c.store(c.losses())
 	return nil
 }

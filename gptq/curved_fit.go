@@ -15,18 +15,6 @@ func (c *curved) gradient(r0, r1 int) *tensor.Matrix {
 	return q
 }
 
-// refresh sets the errors of the outputs from r0 to r1 to those of codes and scales.
-func (c *curved) refresh(r0, r1 int) {
-	for j := range c.in {
-		scale, shift := c.params(j)
-		e, w := c.e.Row(j)[r0:r1], c.wt.Row(j)[r0:r1]
-		c.r.grid.Values(e, c.codes[j*c.n+r0:j*c.n+r1], scale[r0:r1], shift[r0:r1], 1)
-		for i, v := range w {
-			e[i] -= v
-		}
-	}
-}
-
 // rowFit finds the scales of a few rows.
 type rowFit struct {
 	*curved
@@ -43,10 +31,7 @@ type rowFit struct {
 // k, a change δ of the scales of row r changes the loss by 2 gᵀδ + δᵀAδ,
 // g_k = v_k · (O E H)_r, A_kh = O_rr v_k H v_hᵀ.
 func (c *curved) fitRows(ctx context.Context) error {
-	f := &rowFit{curved: c, members: make([][]int, c.groups), h: tensor.New(c.in, c.in)}
-	for j, k := range c.groupOf {
-		f.members[k] = append(f.members[k], j)
-	}
+	f := &rowFit{curved: c, members: c.members(1), h: tensor.New(c.in, c.in)}
 	at := 0
 	for _, m := range f.members {
 		for _, j := range m {
@@ -104,11 +89,11 @@ func (f *rowFit) row(i int) {
 		return
 	}
 	m, g, old := make([]float64, groups*groups), make([]float64, groups), make([]float32, groups)
+	ofRow(m, f.a, groups, n, i)
+	for k := range m {
+		m[k] *= float64(o[r])
+	}
 	for k := range groups {
-		for h := k; h < groups; h++ {
-			x := float64(o[r]) * f.a[(k*groups+h)*n+i]
-			m[k*groups+h], m[h*groups+k] = x, x
-		}
 		for _, j := range f.members[k] {
 			g[k] += float64(f.v.At(j, i)) * float64(f.q.At(j, i))
 		}

@@ -3,7 +3,6 @@ package gptq
 import (
 	"github.com/golowbit/lowbit/internal/kernel"
 	"github.com/golowbit/lowbit/quant"
-	"github.com/golowbit/lowbit/tensor"
 )
 
 // outputDamping is the fraction of the mean diagonal of the curvature O at the outputs
@@ -34,13 +33,7 @@ func (q Quantizer) feedback(cal *quant.Calibration, order []int) (*rowFeedback, 
 	}
 	o := cal.Output
 	if order != nil {
-		o = tensor.New(o.Rows, o.Cols)
-		for i, r := range order {
-			src, dst := cal.Output.Row(r), o.Row(i)
-			for j, c := range order {
-				dst[j] = src[c]
-			}
-		}
+		o = reordered(o, order, q.Workers)
 	}
 	f, err := newFactor(o, factorKey{damping: outputDamping}, q.Workers)
 	if err != nil {

@@ -14,15 +14,13 @@ import (
 // A_kh = v_k H v_hᵀ.
 func (s *strip) fitRows() {
 	in, n, groups, h := s.in, s.n, s.groups, s.r.h.h
-	members := make([][]int, groups)
 	v, z := s.delta, s.g
 	for j, k := range s.groupOf {
-		members[k] = append(members[k], j)
 		s.r.grid.Slopes(v.Row(j), s.codes[j*n:(j+1)*n], s.shift[k*n:(k+1)*n], 1)
 	}
 	a := make([]float64, groups*groups*n)
 	g := make([]float64, groups*n)
-	for k, m := range members {
+	for k, m := range s.members(1) {
 		hk, vk := tensor.New(len(m), in), tensor.New(len(m), n)
 		for i, j := range m {
 			copy(hk.Row(i), h.Row(j))
@@ -39,11 +37,8 @@ func (s *strip) fitRows() {
 	m := make([]float64, groups*groups)
 	rhs, old := make([]float64, groups), make([]float32, groups)
 	for i := range n {
+		ofRow(m, a, groups, n, i)
 		for k := range groups {
-			for h := k; h < groups; h++ {
-				x := a[(k*groups+h)*n+i]
-				m[k*groups+h], m[h*groups+k] = x, x
-			}
 			rhs[k] = g[k*n+i]
 			old[k] = s.scale[k*n+i]
 		}
@@ -51,6 +46,18 @@ func (s *strip) fitRows() {
 			for k, v := range next {
 				s.scale[k*n+i] = v
 			}
+		}
+	}
+	s.refresh(0, n)
+}
+
+// ofRow sets m [p, p] to the matrix of row i of n, whose upper triangle is in
+// a [p, p, n].
+func ofRow(m, a []float64, p, n, i int) {
+	for k := range p {
+		for h := k; h < p; h++ {
+			x := a[(k*p+h)*n+i]
+			m[k*p+h], m[h*p+k] = x, x
 		}
 	}
 }
@@ -128,6 +135,7 @@ func (s *strip) fitBands() {
 		}
 		s.fitBand(b, vb, a, g)
 	}
+	s.refresh(0, n)
 }
 
 // fitBand solves for the scales of band b, whose slopes are v [in, rows]; a

@@ -113,16 +113,22 @@ func refineOrder(cal *quant.Calibration, workers int) *ordered {
 		for j := range diag {
 			diag[j] = cal.H.At(j, j)
 		}
-		o := &ordered{perm: factorKey{order: OrderActivation}.columns(diag), h: tensor.New(n, n)}
-		_ = parallel.For(context.Background(), workers, n, func(i int) error {
-			src, dst := cal.H.Row(o.perm[i]), o.h.Row(i)
-			for j, c := range o.perm {
-				dst[j] = src[c]
-			}
-			return nil
-		})
-		return o
+		perm := factorKey{order: OrderActivation}.columns(diag)
+		return &ordered{perm, reordered(cal.H, perm, workers)}
 	}).(*ordered)
+}
+
+// reordered returns m with its rows and columns in the given order.
+func reordered(m *tensor.Matrix, order []int, workers int) *tensor.Matrix {
+	out := tensor.New(len(order), len(order))
+	_ = parallel.For(context.Background(), workers, len(order), func(i int) error {
+		src, dst := m.Row(order[i]), out.Row(i)
+		for j, c := range order {
+			dst[j] = src[c]
+		}
+		return nil
+	})
+	return out
 }
 
 // refiner holds a weight by position (columns by descending diagonal of H)
@@ -217,7 +223,6 @@ func (s *strip) run(ctx context.Context) error {
 			// Otherwise a band shares stored parameters with other bands, which
 			// would have to be fitted with it: only the codes improve.
 		}
-		s.refreshError()
 		for k := range s.r.opt.Sweeps {
 			if err := ctx.Err(); err != nil {
 				return err
@@ -261,8 +266,17 @@ func newStrip(r *refiner, r0, r1, workers int) *strip {
 	if f, ok := r.grid.(quant.SpanFitter); ok && s.oc && (f.Span() > 1 || f.Shifted()) {
 		s.fitter = f
 	}
-	s.refreshError()
+	s.refresh(0, n)
 	return s
+}
+
+// members are the positions of each run of span groups of a row.
+func (s *strip) members(span int) [][]int {
+	members := make([][]int, (s.groups+span-1)/span)
+	for j, k := range s.groupOf {
+		members[k/span] = append(members[k/span], j)
+	}
+	return members
 }
 
 // takeParams copies the strip's scales and shifts from the weight.
@@ -317,15 +331,20 @@ func (s *strip) params(j int) (scale, shift []float32) {
 	return scale, shift
 }
 
-// refreshError sets e to the error of the codes and scales as they are.
-func (s *strip) refreshError() {
+// refresh sets the errors of the outputs from r0 to r1 to those of the codes and
+// scales as they are.
+func (s *strip) refresh(r0, r1 int) {
 	for j := range s.in {
-		scale, shift := s.params(j)
-		e, w := s.e.Row(j), s.wt.Row(j)
-		s.r.grid.Values(e, s.codes[j*s.n:(j+1)*s.n], scale, shift, 1)
-		for i, v := range w {
-			e[i] -= v
-		}
+		s.refreshColumn(j, r0, r1)
+	}
+}
+
+func (s *strip) refreshColumn(j, r0, r1 int) {
+	scale, shift := s.params(j)
+	e := s.e.Row(j)[r0:r1]
+	s.r.grid.Values(e, s.codes[j*s.n+r0:j*s.n+r1], scale[r0:r1], shift[r0:r1], 1)
+	for i, v := range s.wt.Row(j)[r0:r1] {
+		e[i] -= v
 	}
 }
 
@@ -389,6 +408,7 @@ func (s *strip) store(loss []float64) {
 // in the first.
 func (s *strip) sweep(back bool) bool {
 	blocks := (s.in + block - 1) / block
+	work, moved := tensor.New(min(block, s.in), s.n), tensor.New(subBlock, s.n)
 	changed := false
 	for k := range blocks {
 		if back {
@@ -401,17 +421,18 @@ func (s *strip) sweep(back bool) bool {
 		} else {
 			tensor.Gemm(false, false, 1, s.r.h.h.View(b0, b1, 0, s.in), s.e, 0, g, s.workers)
 		}
-		changed = s.sweepBlock(b0, b1, g.Clone(), back) || changed
+		now := work.View(0, b1-b0, 0, s.n)
+		now.CopyFrom(g)
+		changed = s.sweepBlock(b0, b1, now, moved, back) || changed
 	}
 	return changed
 }
 
 // sweepBlock moves the codes of columns b0 to b1, whose gradient is g: it is
 // brought up to date by one product for every sub-block, and inside it column by
-// column.
-func (s *strip) sweepBlock(b0, b1 int, g *tensor.Matrix, back bool) bool {
+// column. moved is scratch.
+func (s *strip) sweepBlock(b0, b1 int, g, moved *tensor.Matrix, back bool) bool {
 	h := s.r.h.h
-	moved := tensor.New(subBlock, s.n)
 	subs := (b1 - b0 + subBlock - 1) / subBlock
 	changed := false
 	for k := range subs {

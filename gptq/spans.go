@@ -13,12 +13,8 @@ import (
 // 2 gᵀδ + δᵀAδ, g_k = v_k H eᵀ, A_kh = v_k H v_hᵀ.
 func (s *strip) fitSpans() {
 	span := s.fitter.Span()
-	members := make([][]int, (s.groups+span-1)/span)
-	for j, k := range s.groupOf {
-		members[k/span] = append(members[k/span], j)
-	}
 	f := spanFit{strip: s}
-	for k, m := range members {
+	for k, m := range s.members(span) {
 		f.fit(k*span, min((k+1)*span, s.groups), m)
 	}
 }
@@ -54,12 +50,8 @@ func (f *spanFit) fit(first, end int, members []int) {
 		f.products(k, hs)
 	}
 	f.rows()
-	for i, j := range members { // the errors that the next span sees
-		e, k := f.e.Row(j), f.groupOf[j]*n
-		f.fitter.Values(e, f.codes[j*n:(j+1)*n], f.scale[k:k+n], f.shift[k:k+n], 1)
-		for r, w := range f.wt.Row(members[i]) {
-			e[r] -= w
-		}
+	for _, j := range members { // the errors that the next span sees
+		f.refreshColumn(j, 0, n)
 	}
 }
 
@@ -131,11 +123,8 @@ func (f *spanFit) rows() {
 	for r := range n {
 		for i := range p {
 			g[i] = f.g[i*n+r]
-			for j := i; j < p; j++ {
-				x := f.a[(i*p+j)*n+r]
-				a[i*p+j], a[j*p+i] = x, x
-			}
 		}
+		ofRow(a, f.a, p, n, r)
 		for k := range scale {
 			at := (f.first+k)*n + r
 			scale[k], shift[k] = f.scale[at], f.shift[at]
