@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"github.com/golowbit/lowbit/internal/decoder"
+	"github.com/golowbit/lowbit/internal/kernel"
 	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/internal/streams"
 	"github.com/golowbit/lowbit/internal/walk"
@@ -159,10 +160,7 @@ func level(x *tensor.Matrix) {
 	most := Most * some[len(some)/2]
 	for i, n := range size {
 		if n > most {
-			f := float32(math.Sqrt(most / n))
-			for j := range x.Row(i) {
-				x.Row(i)[j] *= f
-			}
+			kernel.Scale(x.Row(i), float32(math.Sqrt(most/n)))
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"math"
 
 	"github.com/golowbit/lowbit/internal/kernel"
+	"github.com/golowbit/lowbit/internal/scratch"
 	"github.com/golowbit/lowbit/tensor"
 )
 
@@ -162,15 +163,10 @@ func (t *Heads) sink(s *Scratch, i int, score float32) {
 
 // reset prepares for a tile of the given number of rows.
 func (s *Scratch) reset(rows, dim, vdim int) {
-	for m, cols := range map[*tensor.Matrix]int{&s.q: dim, &s.out: vdim, &s.scores: keyTile} {
-		if cap(m.Data) < rows*cols {
-			m.Data = make([]float32, rows*cols)
-		}
-		m.Rows, m.Cols, m.Stride, m.Data = rows, cols, cols, m.Data[:rows*cols]
-	}
-	if len(s.max) < rows {
-		s.max, s.sum = make([]float32, rows), make([]float32, rows)
-	}
+	scratch.Matrix(&s.q, rows, dim)
+	scratch.Matrix(&s.out, rows, vdim)
+	scratch.Matrix(&s.scores, rows, keyTile)
+	s.max, s.sum = scratch.Slice(s.max, rows), scratch.Slice(s.sum, rows)
 	s.out.Zero()
 	for i := range rows {
 		s.max[i] = float32(math.Inf(-1))

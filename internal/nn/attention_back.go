@@ -4,6 +4,7 @@ import (
 	"math"
 
 	"github.com/golowbit/lowbit/internal/kernel"
+	"github.com/golowbit/lowbit/internal/scratch"
 	"github.com/golowbit/lowbit/tensor"
 )
 
@@ -27,15 +28,13 @@ type attnBack struct {
 	*Heads
 	dq, dk, dv *tensor.Matrix
 
-	buffers [5][]float32
+	buffers [5]tensor.Matrix
 }
 
 // matrix is memory for a tile.
 func (t *attnBack) matrix(i, rows, cols int) *tensor.Matrix {
-	if cap(t.buffers[i]) < rows*cols {
-		t.buffers[i] = make([]float32, rows*cols)
-	}
-	return tensor.FromSlice(rows, cols, t.buffers[i][:rows*cols])
+	scratch.Matrix(&t.buffers[i], rows, cols)
+	return &t.buffers[i]
 }
 
 // tile goes back from the queries of the tokens q0 to q1.

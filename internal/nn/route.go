@@ -127,21 +127,31 @@ func (o *Router) sparseMixer(p []float32) []int32 {
 	left := append([]float32(nil), p...)
 	chosen := make([]int32, 0, 2)
 	for range 2 {
-		first := topK(left, 1)[0]
-		top := left[first]
-		var sum float64
-		for e, v := range left {
-			size := max(float32(math.Abs(float64(logits[e]))), top)
-			if (top-logits[e])/size <= float32(2*o.Jitter) {
-				sum += math.Exp(float64(v) - float64(top))
-			}
-		}
+		first, sum := o.near(logits, left, nil)
 		p[first] = float32(1 / sum)
 		left[first] = float32(math.Inf(-1))
 		chosen = append(chosen, first)
 	}
 	slices.Sort(chosen)
 	return chosen
+}
+
+// near is the best of those left and the sum of the exponentials, relative to it, of
+// those that come close to it; share, if not nil, is set to these.
+func (o *Router) near(logits, left []float32, share []float64) (first int32, sum float64) {
+	first = topK(left, 1)[0]
+	top := left[first]
+	clear(share)
+	for e, v := range left {
+		size := max(float32(math.Abs(float64(logits[e]))), top)
+		if (top-logits[e])/size <= float32(2*o.Jitter) {
+			x := math.Exp(float64(v) - float64(top))
+			if sum += x; share != nil {
+				share[e] = x
+			}
+		}
+	}
+	return first, sum
 }
 
 // softmax sets p to exp(p)/Σ exp(p).
@@ -232,19 +242,9 @@ func (o *Router) ChooseBack(p, correction, g []float32) {
 func (o *Router) unmix(p, g []float32) {
 	d := append([]float32(nil), g...)
 	clear(g)
-	left := append([]float32(nil), p...)
+	left, share := append([]float32(nil), p...), make([]float64, len(p))
 	for range 2 {
-		first := topK(left, 1)[0]
-		top := left[first]
-		share := make([]float64, len(p))
-		var sum float64
-		for e, v := range left {
-			size := max(float32(math.Abs(float64(p[e]))), top)
-			if (top-p[e])/size <= float32(2*o.Jitter) {
-				share[e] = math.Exp(float64(v) - float64(top))
-				sum += share[e]
-			}
-		}
+		first, sum := o.near(p, left, share)
 		f := float64(d[first]) / sum
 		for e, v := range share {
 			g[e] -= float32(f * v / sum)
