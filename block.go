@@ -15,6 +15,7 @@ import (
 	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/internal/streams"
 	"github.com/golowbit/lowbit/internal/walk"
+	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/tensor"
 )
@@ -227,18 +228,16 @@ func (r *blockRun) watch(stage int, f *program.Frame) {
 	for _, x := range []*tensor.Matrix{f.X, f.Input(&r.block.Stages[stage])} {
 		for i := 0; r.job.half && i < x.Rows; i++ {
 			lo, hi := kernel.MinMax(x.Row(i))
-			if most := max(-lo, hi); most > maxHalf {
+			if most := max(-lo, hi); most > wire.MaxHalf {
 				r.job.half = false
 				name := r.block.Linears[r.block.Stages[stage].Linears[0]].Name
 				r.job.event(Event{Kind: EventWarning, Name: name, Message: fmt.Sprintf(
 					"activations reach %.3g here, and half floats, in which engines compute a model of format %s, end at %d: use format compressed-tensors with bfloat16 scales, lowbit or dense",
-					most, r.job.set.format.Name(), maxHalf)})
+					most, r.job.set.format.Name(), wire.MaxHalf)})
 			}
 		}
 	}
 }
-
-const maxHalf = 65504
 
 func calibrations(collectors []*quant.Collector) []*quant.Calibration {
 	cals := make([]*quant.Calibration, len(collectors))

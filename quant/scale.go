@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/tensor"
 )
 
@@ -13,7 +14,6 @@ var ErrScaleRange = errors.New("scale out of range")
 
 const (
 	maxBF16 = 0x1.fep127
-	maxF16  = 65504
 	minF16  = 1.0 / (1 << 24) // smallest subnormal
 	minF32  = 0x1p-126        // smallest normal: its inverse is finite
 )
@@ -36,15 +36,15 @@ func (t ScaleType) round(s float32) (float32, error) {
 		return r, nil
 	}
 	r := max(s, minF16)
-	if r <= maxF16 {
+	if r <= wire.MaxHalf {
 		if t == F16Short {
 			r = shortF16(r)
 		} else {
 			r = tensor.RoundF16(r)
 		}
 	}
-	if !(r <= maxF16) {
-		return 0, fmt.Errorf("%w: %g is above %d, the largest half float: use f32 scales", ErrScaleRange, s, maxF16)
+	if !(r <= wire.MaxHalf) {
+		return 0, fmt.Errorf("%w: %g is above %d, the largest half float: use f32 scales", ErrScaleRange, s, wire.MaxHalf)
 	}
 	return r, nil
 }

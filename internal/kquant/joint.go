@@ -3,6 +3,7 @@ package kquant
 import (
 	"math"
 
+	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/tensor"
 )
 
@@ -71,23 +72,8 @@ func (q *joint) half(f float64, i int) (float64, bool) {
 	if math.Abs(f) < least {
 		f = math.Copysign(least, f)
 	}
-	v := roundHalf(float32(f))
-	return float64(v), v <= maxHalf && v >= -maxHalf
-}
-
-const maxHalf = 65504
-
-// roundHalf rounds to the nearest half float, ties to even. It may give what is
-// beyond their range.
-func roundHalf(v float32) float32 {
-	const least = 0x1p-14 // normal ones
-	if v < least && v > -least {
-		const magic = 0.75 // adding it leaves multiples of 2^-24
-		return float32(v+magic) - magic
-	}
-	bits := math.Float32bits(v)
-	bits += 0xfff + bits>>13&1
-	return math.Float32frombits(bits &^ 0x1fff)
+	v := tensor.RoundF16(float32(f))
+	return float64(v), v <= wire.MaxHalf && v >= -wire.MaxHalf
 }
 
 // from searches near the wanted parameters with given factors.

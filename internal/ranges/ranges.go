@@ -9,13 +9,14 @@ import (
 	"sync"
 
 	"github.com/golowbit/lowbit/internal/parallel"
+	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/tensor"
 )
 
 // largest is the largest half float. Weights up to half of it have scales that
 // are half floats, and so have their rounded values.
-const largest = 65504
+const largest = wire.MaxHalf
 
 // Source has the weights.
 type Source interface {

@@ -241,6 +241,9 @@ func Words(src []byte) []uint32 {
 	return v
 }
 
+// MaxHalf is the largest half float.
+const MaxHalf = 65504
+
 // Half widens a half float.
 func Half(bits uint16) float32 {
 	var v [1]float32
