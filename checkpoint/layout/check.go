@@ -25,7 +25,7 @@ func CheckShape(l Layer) error {
 }
 
 // CheckInputGroups is the part of Check that is common to formats whose
-// groups are consecutive inputs of an output row and whose scales are F16.
+// groups are consecutive inputs of an output row: all of it but the scales' type.
 func CheckInputGroups(format string, l Layer) error {
 	s := l.Scheme
 	if err := CheckScheme(l); err != nil {
@@ -39,7 +39,7 @@ func CheckInputGroups(format string, l Layer) error {
 	case l.InputScale:
 		return Unsupported("%s has no input scales, and they belong to no group; quantize without them, or use format lowbit or dense", format)
 	}
-	return CheckHalfScales(format, s)
+	return nil
 }
 
 // CheckHalfScales refuses scales that are not stored as F16.

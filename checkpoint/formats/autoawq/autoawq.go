@@ -41,6 +41,9 @@ func (f Format) Check(l layout.Layer) error {
 	if err := layout.CheckInputGroups(f.Name(), l); err != nil {
 		return err
 	}
+	if err := layout.CheckHalfScales(f.Name(), l.Scheme); err != nil {
+		return err
+	}
 	switch {
 	case l.Scheme.Bits != 4:
 		return layout.Unsupported("awq holds 4 bits only, not %d; use format gptq_v2 (2, 3, 4, 8), compressed-tensors (2 to 8) or lowbit", l.Scheme.Bits)

@@ -71,6 +71,9 @@ func (f Format) Check(l layout.Layer) error {
 	if err := layout.CheckInputGroups(f.Name(), l); err != nil {
 		return err
 	}
+	if err := layout.CheckHalfScales(f.Name(), l.Scheme); err != nil {
+		return err
+	}
 	s := l.Scheme
 	switch {
 	case !slices.Contains([]int{2, 3, 4, 8}, s.Bits):

@@ -46,13 +46,15 @@ func (Format) Name() string { return "compressed-tensors" }
 // Check accepts 2 to 8 bits along the inputs, whole groups and scales of F16, or
 // BF16 in a bfloat16 model.
 func (f Format) Check(l layout.Layer) error {
-	if l.Scheme.ScaleType == quant.BF16 {
-		if l.DType != safetensors.BF16 {
-			return layout.Unsupported("scales are converted to the type of the model, which is %s and not BF16; quantize with scale type f16, or use format lowbit or dense", l.DType)
-		}
-		l.Scheme.ScaleType = quant.F16Short // for the rest both are alike
+	bf16 := l.Scheme.ScaleType == quant.BF16
+	if bf16 && l.DType != safetensors.BF16 {
+		return layout.Unsupported("scales are converted to the type of the model, which is %s and not BF16; quantize with scale type f16, or use format lowbit or dense", l.DType)
 	}
-	if err := layout.CheckInputGroups(f.Name(), l); err != nil {
+	err := layout.CheckInputGroups(f.Name(), l)
+	if err == nil && !bf16 {
+		err = layout.CheckHalfScales(f.Name(), l.Scheme)
+	}
+	if err != nil {
 		return err
 	}
 	if l.GroupIndex && l.Scheme.GroupSize == quant.WholeLine {
