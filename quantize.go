@@ -371,10 +371,10 @@ func (j *job) direct() bool {
 // describe returns what decides the result, and what formats record of it.
 func (j *job) describe(maxShardBytes int64) (fingerprint, method json.RawMessage, err error) {
 	info := map[string]any{}
-	for _, s := range j.set.told {
-		if s.Name == "curvature" && j.set.curvature != CurvatureOn {
-			continue // as before there was any
-		}
+	told := slices.DeleteFunc(slices.Clone(j.set.told), func(s Setting) bool {
+		return s.Name == "curvature" && j.set.curvature != CurvatureOn // as before there was any
+	})
+	for _, s := range told {
 		switch s.Name {
 		case "target", "format", "preset", "fit", "skip", "axis", "include", "exclude":
 			// Not how the codes of a layer are found.
@@ -393,9 +393,8 @@ func (j *job) describe(maxShardBytes int64) (fingerprint, method json.RawMessage
 		return nil, nil, err
 	}
 	// The writer compares the source's files itself, whatever their path.
-	for _, s := range j.set.told {
-		off := s.Name == "curvature" && j.set.curvature != CurvatureOn
-		if s.Name != "preset" && s.Name != "bf16" && !off { // what it means is told beside it
+	for _, s := range told {
+		if s.Name != "preset" && s.Name != "bf16" { // what it means is told beside it
 			info[s.Name] = s.Value
 		}
 	}

@@ -148,7 +148,7 @@ func (g Format) types(m *decoder.Model, src layout.Origin, weighted bool) map[st
 		case g.Pure:
 			types[t.Name] = x.main
 		case t.Name == nameHead || t.Name == nameEmbedding && !output:
-			types[t.Name] = x.output(m)
+			types[t.Name] = x.output()
 		default:
 			types[t.Name] = x.of(t.Name)
 		}
@@ -183,8 +183,8 @@ type mixer struct {
 }
 
 // output is the type of the output matrix.
-func (x *mixer) output(m *decoder.Model) gguf.Type {
-	if m.GGUF.Name == "falcon" || m.Hidden%x.main.Block() != 0 {
+func (x *mixer) output() gguf.Type {
+	if x.falcon() || x.model.Hidden%x.main.Block() != 0 {
 		return gguf.Q8_0
 	}
 	return gguf.Q6_K
@@ -197,7 +197,6 @@ func more(i, n int) bool { return i < n/8 || i >= 7*n/8 || (i-n/8)%3 == 2 }
 // of is the wanted type of a tensor.
 func (x *mixer) of(name string) gguf.Type {
 	eight := x.model.Experts == 8
-	falcon := x.model.GGUF.Name == "falcon"
 	switch {
 	case strings.Contains(name, "attn_v.weight"):
 		t := x.valueType()
@@ -214,9 +213,9 @@ func (x *mixer) of(name string) gguf.Type {
 			i = blockOf(name)
 		}
 		x.down++
-		return x.downType(i, x.model.Layers, falcon)
+		return x.downType(i)
 	case strings.Contains(name, "attn_output.weight"):
-		return x.attentionOutput(eight, falcon)
+		return x.attentionOutput(eight)
 	case strings.Contains(name, "attn_qkv.weight"):
 		switch x.file {
 		case "Q3_K_M", "Q3_K_L":
@@ -270,8 +269,11 @@ func (x *mixer) valueType() gguf.Type {
 	return t
 }
 
-// downType is the type of the down projection of layer i of n.
-func (x *mixer) downType(i, n int, falcon bool) gguf.Type {
+func (x *mixer) falcon() bool { return x.model.GGUF.Name == "falcon" }
+
+// downType is the type of the down projection of layer i.
+func (x *mixer) downType(i int) gguf.Type {
+	n, falcon := x.model.Layers, x.falcon()
 	choose := func(yes bool, t gguf.Type) gguf.Type {
 		if yes {
 			return t
@@ -308,7 +310,10 @@ func (x *mixer) downType(i, n int, falcon bool) gguf.Type {
 	return x.main
 }
 
-func (x *mixer) attentionOutput(eight, falcon bool) gguf.Type {
+// attentionOutput is the type of the attention's output; eight says that there are
+// eight experts.
+func (x *mixer) attentionOutput(eight bool) gguf.Type {
+	falcon := x.falcon()
 	switch {
 	case falcon && x.file == "Q3_K_L":
 		return gguf.Q4_K
