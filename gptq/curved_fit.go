@@ -141,7 +141,7 @@ func (c *curved) fitBands(ctx context.Context) error {
 		}
 		tensor.Gemm(false, false, 1, v, c.o.View(r0, r1, r0, r1), 0, ov, c.workers)
 		tensor.Gemm(false, true, 1, ov, v, 0, a, c.workers)
-		c.solveBand(b, a, g)
+		c.solveBand(b, a, g, c.workers)
 		c.refresh(r0, r1)
 	}
 	return nil

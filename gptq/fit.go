@@ -115,9 +115,15 @@ func (s *strip) stored(old []float32, delta []float64) []float32 {
 // fitBands does for every band of rows (axis IC) what fitRows does for a
 // row: its scales are one a column, g_j = Σ_r v_rj (e H)_rj and
 // A = H ∘ (VᵀV).
+//
+// As A is as large as H, no more than fitters strips are here at once, with the
+// workers of all.
 func (s *strip) fitBands() {
 	in, n := s.in, s.n
 	tensor.Gemm(false, false, 1, s.r.h.h, s.e, 0, s.g, s.workers)
+	s.r.fitting <- struct{}{}
+	defer func() { <-s.r.fitting }()
+	workers := max(s.workers, s.r.workers/fitters)
 	v := tensor.New(in, s.bandLen)
 	a := tensor.New(in, in)
 	g := make([]float32, in)
@@ -133,21 +139,18 @@ func (s *strip) fitBands() {
 			}
 			g[j] = float32(sum)
 		}
-		s.fitBand(b, vb, a, g)
+		tensor.Gemm(false, true, 1, vb, vb, 0, a, workers)
+		s.solveBand(b, a, g, workers)
 	}
 	s.refresh(0, n)
 }
 
-// fitBand solves for the scales of band b, whose slopes are v [in, rows]; a
-// is scratch.
-func (s *strip) fitBand(b int, v, a *tensor.Matrix, g []float32) {
-	tensor.Gemm(false, true, 1, v, v, 0, a, s.workers)
-	s.solveBand(b, a, g)
-}
+// fitters is how many strips may fit bands at once.
+const fitters = 2
 
-// solveBand is fitBand with the products of slopes in a, which H is still to be
-// multiplied to.
-func (s *strip) solveBand(b int, a *tensor.Matrix, g []float32) {
+// solveBand solves for the scales of band b. a [in, in] has the products of its slopes,
+// which H is still to be multiplied to; it is overwritten.
+func (s *strip) solveBand(b int, a *tensor.Matrix, g []float32, workers int) {
 	in := s.in
 	var trace float64
 	for j := range in {
@@ -160,25 +163,26 @@ func (s *strip) solveBand(b int, a *tensor.Matrix, g []float32) {
 	if !(trace > 0) || math.IsInf(trace, 0) {
 		return
 	}
-	l := a.Clone()
-	ridge := float32(1e-6 * trace / float64(in))
+	// The factor takes the lower triangle, the upper one stays.
+	diag, ridge := make([]float32, in), float32(1e-6*trace/float64(in))
 	for j := range in {
-		l.Data[j*in+j] += ridge
+		diag[j] = a.At(j, j)
+		a.Set(j, j, diag[j]+ridge)
 	}
-	if tensor.Cholesky(l, s.workers) >= 0 {
+	if tensor.Cholesky(a, workers) >= 0 {
 		return
 	}
 	old, delta := make([]float32, in), make([]float64, in)
 	for j, v := range g {
 		old[j], delta[j] = s.scale[j*s.groups+b], float64(v)
 	}
-	tensor.CholeskySolveVec(l, delta)
+	tensor.CholeskySolveVec(a, delta)
 	next := s.stored(old, delta)
 	var change float64
 	for j := range in {
-		sum := 2 * float64(g[j])
-		for i, v := range a.Row(j) {
-			sum += float64(v) * delta[i]
+		sum := 2*float64(g[j]) + float64(diag[j])*delta[j]
+		for i, v := range a.Row(j)[j+1:] {
+			sum += 2 * float64(v) * delta[j+1+i]
 		}
 		change += sum * delta[j]
 	}

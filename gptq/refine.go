@@ -77,6 +77,7 @@ func Improve(ctx context.Context, w *tensor.Matrix, q *quant.Weight, cal *quant.
 	r := &refiner{
 		opt: opt, grid: quant.GridOf(q.Scheme), w: w, src: q, dst: &out,
 		h: refineOrder(cal, workers), order: outputOrder(q.Scheme, q.Out), codes: make([]uint8, q.In*q.Out),
+		workers: parallel.Workers(workers), fitting: make(chan struct{}, fitters),
 	}
 	r.unpack(workers)
 	if cal.Output != nil {
@@ -142,6 +143,9 @@ type refiner struct {
 	h     *ordered
 	order []int   // output by place; nil if they are the same
 	codes []uint8 // [in, out]
+
+	workers int
+	fitting chan struct{} // a place for every strip that fits bands
 }
 
 func (r *refiner) unpack(workers int) {

@@ -3,8 +3,8 @@ package quant
 // Sized is implemented by methods that know how much memory they need.
 type Sized interface {
 	// Memory is how many bytes Quantize needs at most for a weight [out, in],
-	// beside the weight and the calibration, and what it leaves in the
-	// calibration's Memo.
+	// beside the weight and the calibration, what it leaves in the calibration's
+	// Memo, and what products pack, which is up to 2 MiB a worker.
 	Memory(out, in int) int64
 }
 
