@@ -557,17 +557,6 @@ func (j *job) finish(r *LayerReport, fresh bool) {
 	j.event(Event{Kind: EventLayer, Layer: r, Done: len(j.done), Total: len(j.plan.Layers), Kept: j.kept})
 }
 
-// settled ends a layer that needs no text any more.
-func (j *job) settled(name string) error {
-	p := j.plan.Layer(name)
-	if p.Dense {
-		j.finish(j.reportOf(p), false)
-		return nil
-	}
-	_, err := j.resumed(p)
-	return err
-}
-
 // resumed returns a layer that an earlier run has finished.
 func (j *job) resumed(p *fitting.Layer) (*quant.Weight, error) {
 	q, err := j.out.Weight(p.Name)

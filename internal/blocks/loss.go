@@ -1,18 +1,17 @@
-package lowbit
+package blocks
 
 import (
 	"context"
 
-	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/tensor"
 )
 
-// refer records the reference that adadim.ObjectiveBlock compares with, of a batch
+// refer records the reference that the loss of the block compares with, of a batch
 // that is at a stage. Linears that add to the stream themselves need none.
-func (r *blockRun) refer(stage int, f *program.Frame) error {
-	if r.job.set.objective != adadim.ObjectiveBlock || r.block.Stages[stage].Residual {
+func (r *run) refer(stage int, f *program.Frame) error {
+	if !r.BlockLoss || r.block.Stages[stage].Residual {
 		return nil
 	}
 	if r.refs[stage] == nil {
@@ -22,7 +21,7 @@ func (r *blockRun) refer(stage int, f *program.Frame) error {
 }
 
 // forget drops the reference of a stage.
-func (r *blockRun) forget(stage int) {
+func (r *run) forget(stage int) {
 	if ref := r.refs[stage]; ref != nil {
 		ref.Drop()
 	}
@@ -34,14 +33,14 @@ func (r *blockRun) forget(stage int) {
 // own for o and down. The other layers of the block are unquantized, as in the
 // public code. The layer's weight w, cal and what the loss is asked for have
 // folded scales. It is nil for other objectives.
-func (r *blockRun) blockLoss(linear int, w *tensor.Matrix, cal *quant.Calibration) func(context.Context, *tensor.Matrix) (float64, error) {
-	if r.job.set.objective != adadim.ObjectiveBlock || cal == nil {
+func (r *run) blockLoss(linear int, w *tensor.Matrix, cal *quant.Calibration) func(context.Context, *tensor.Matrix) (float64, error) {
+	if !r.BlockLoss || cal == nil {
 		return nil
 	}
 	stage := r.block.Linears[linear].Stage
 	if r.block.Stages[stage].Residual {
 		return func(_ context.Context, approx *tensor.Matrix) (float64, error) {
-			return quant.Loss(w, approx, cal.H, r.job.set.workers), nil
+			return quant.Loss(w, approx, cal.H, r.Workers), nil
 		}
 	}
 	ref := r.refs[stage]

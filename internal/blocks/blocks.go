@@ -1,0 +1,225 @@
+// Package blocks takes text through a model block by block and has every linear layer
+// quantized on what it sees there. How a layer is quantized, and where that is kept, is
+// not its business: see Layers.
+package blocks
+
+import (
+	"context"
+	"slices"
+
+	"github.com/golowbit/lowbit/internal/curvature"
+	"github.com/golowbit/lowbit/internal/fold"
+	"github.com/golowbit/lowbit/internal/memory"
+	"github.com/golowbit/lowbit/internal/program"
+	"github.com/golowbit/lowbit/internal/walk"
+	"github.com/golowbit/lowbit/quant"
+	"github.com/golowbit/lowbit/tensor"
+)
+
+// Layers quantizes layers and keeps what was made.
+type Layers interface {
+	// Pending reports whether a layer is still to be quantized.
+	Pending(name string) bool
+	// Quantize quantizes a layer, or takes up what an interrupted run has made of it. It
+	// returns nil if the layer stays dense.
+	Quantize(ctx context.Context, t Task) (*quant.Weight, error)
+	// Settle ends a layer that needs no text any more.
+	Settle(name string) error
+	// Correct returns weights, the unquantized ones of linears that read a stage, as
+	// they make up for the layers before (see gptq.Correct), and the statistics to
+	// quantize them with: scale applied to those of c.
+	Correct(weights []*tensor.Matrix, c *quant.Collector, scale func(*quant.Calibration) *quant.Calibration) ([]*tensor.Matrix, *quant.Calibration, error)
+	// Folding is how scales that are folded are searched for in a block.
+	Folding(b *program.Block) *fold.Search
+	// Fold keeps gains and biases with scales folded into them, by name of the tensor,
+	// and a note on the scale of each layer's input.
+	Fold(stored map[string][]float32, notes map[string]string) error
+	// Note keeps what was decided for a resumed run, which finds it by Noted.
+	Note(key string, data []byte) error
+	Noted(key string) (data []byte, ok bool)
+}
+
+// Task is a layer to be quantized.
+type Task struct {
+	Name        string
+	Weight      *tensor.Matrix     // [out, in], with the scales that are folded
+	Target      *tensor.Matrix     // what to quantize in its place: it makes up for the layers before
+	Calibration *quant.Calibration // nil if the layer is not Pending
+	// BlockLoss is that of adadim.Layer; nil unless Options ask for it.
+	BlockLoss func(ctx context.Context, approx *tensor.Matrix) (float64, error)
+}
+
+// Options are what decides how the text is taken through the model.
+type Options struct {
+	// Full shows every block what it sees in the unquantized model; otherwise layers see
+	// what the quantized ones before them make of the text.
+	Full bool
+	// Paired compares the two, for Layers.Correct.
+	Paired    bool
+	BlockLoss bool // see Task
+	// Curvature passes the text through the model and back beforehand, and tells the
+	// curvature at the outputs of every layer.
+	Curvature bool
+	Folds     [][]bool // by block and stage: scales of its input are searched for and folded
+	// ScaleInput and ScaleOutput are adadim.ScaleCalibration and adadim.ScaleOutput.
+	ScaleInput  func(cal *quant.Calibration, factor []float32) *quant.Calibration
+	ScaleOutput func(o *tensor.Matrix, factor []float32) *tensor.Matrix
+	Statistics  int64 // see memory.Plan
+	Workers     int
+
+	Begin    func(block int)                     // called before a block
+	Curving  func(done, total int)               // called while curvature is collected
+	Overflow func(layer string, largest float32) // called once, of inputs that half floats do not hold; nil if that does not matter
+}
+
+// run is the work on a model's blocks, one after another.
+type run struct {
+	Options
+	layers Layers
+	walk   *walk.Walk
+
+	// Residual streams of all calibration windows: full is that of the
+	// unquantized model, quantized what the quantized layers so far make of it.
+	// With Full the latter is nil; otherwise the former, unless Paired.
+	full, quantized *walk.Residual
+
+	block *program.Block // unquantized
+	qb    *program.Block // the same, quantized as far as it goes
+
+	// scales are what is folded in the block. Both blocks above are without
+	// them: layers are scaled when they are quantized, and back afterwards.
+	scales *fold.Scales
+	refs   []*walk.Reference // by stage, with BlockLoss
+
+	last    bool               // no block behind this one needs the text
+	moments *curvature.Moments // at outputs of layers, nil without Curvature
+}
+
+// Run takes windows of text through the model of w and has all its linear layers
+// quantized.
+func Run(ctx context.Context, w *walk.Walk, windows [][]int32, layers Layers, o Options) error {
+	r := &run{Options: o, layers: layers, walk: w}
+	if o.Curvature {
+		var err error
+		if r.moments, err = curvature.Collect(ctx, w, windows, layers.Pending, o.Curving); err != nil {
+			return err
+		}
+	}
+	n := 1
+	if o.Paired {
+		n = 2
+	}
+	x, err := w.Start(ctx, windows, n)
+	if err != nil {
+		return err
+	}
+	if o.Paired || o.Full {
+		r.full = x[0]
+	}
+	if !o.Full {
+		r.quantized = x[n-1]
+	}
+	return r.all(ctx)
+}
+
+// all works on the blocks that need the text, and ends what lies behind.
+func (r *run) all(ctx context.Context) error {
+	n := r.needed()
+	err := r.walk.Blocks(ctx, n, func(b *program.Block) error {
+		r.Begin(b.Index)
+		r.block, r.qb, r.scales, r.last = b, b.Clone(), nil, b.Index+1 == n
+		r.refs = make([]*walk.Reference, len(b.Stages))
+		memory.Collect(b.Bytes()) // the block before
+		if r.Full {
+			return r.runFull(ctx)
+		}
+		return r.runStaged(ctx)
+	})
+	if err != nil {
+		return err
+	}
+	// The rest stays dense or was quantized by an earlier run: nothing there
+	// needs the text.
+	for _, b := range r.walk.Model.Blocks[n:] {
+		for _, l := range b.Linears {
+			if err := r.layers.Settle(l.Name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// needed is how many blocks the text goes through: up to the last one with a layer
+// still to be quantized.
+func (r *run) needed() int {
+	blocks := r.walk.Model.Blocks
+	for i := len(blocks) - 1; i >= 0; i-- {
+		for _, l := range blocks[i].Linears {
+			if r.layers.Pending(l.Name) {
+				return i + 1
+			}
+		}
+	}
+	return 0
+}
+
+// pending reports whether any layer that reads a stage is still to be done.
+func (r *run) pending(stage int) bool {
+	for _, i := range r.block.Stages[stage].Linears {
+		if r.layers.Pending(r.block.Linears[i].Name) {
+			return true
+		}
+	}
+	return false
+}
+
+// folds reports whether any scale is folded in the block.
+func (r *run) folds() bool { return slices.Contains(r.Folds[r.block.Index], true) }
+
+// layer has one linear quantized, or what is to take its place (see Layers.Correct), and
+// puts the result into the quantized block.
+func (r *run) layer(ctx context.Context, linear int, cal *quant.Calibration, target *tensor.Matrix) error {
+	l := r.block.Linears[linear]
+	w := r.scales.Weight(linear, r.block.Linear(linear).Weight)
+	if target == nil {
+		target = w
+	}
+	t := Task{Name: l.Name, Weight: w, Target: target}
+	if r.layers.Pending(l.Name) {
+		var err error
+		if t.Calibration, err = r.curved(linear, cal); err != nil {
+			return err
+		}
+		t.BlockLoss = r.blockLoss(linear, w, cal)
+	}
+	q, err := r.layers.Quantize(ctx, t)
+	if err != nil || q == nil {
+		return err
+	}
+	if !r.Full {
+		r.qb.Linear(linear).Weight = r.scales.Restore(linear, q.Dequantize())
+	}
+	memory.Collect(4 * int64(w.Cols) * int64(w.Cols))
+	return nil
+}
+
+// curved is the statistics of a linear's inputs with the curvature at its outputs, as it
+// is with what is folded into its rows.
+func (r *run) curved(linear int, cal *quant.Calibration) (*quant.Calibration, error) {
+	if r.moments == nil || cal == nil {
+		return cal, nil
+	}
+	o, err := r.moments.Of(r.block.Linears[linear].Name)
+	if err != nil || o == nil {
+		return cal, err
+	}
+	if rows := r.scales.Output(linear); rows != nil {
+		back := make([]float32, len(rows))
+		for i, f := range rows {
+			back[i] = 1 / f
+		}
+		o = r.ScaleOutput(o, back)
+	}
+	return cal.WithOutput(o), nil
+}

@@ -1,0 +1,159 @@
+package blocks_test
+
+import (
+	"context"
+	"errors"
+	"math"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/internal/blocks"
+	"github.com/golowbit/lowbit/internal/decoder/arch"
+	"github.com/golowbit/lowbit/internal/fold"
+	"github.com/golowbit/lowbit/internal/program"
+	"github.com/golowbit/lowbit/internal/streams"
+	"github.com/golowbit/lowbit/internal/walk"
+	"github.com/golowbit/lowbit/quant"
+	"github.com/golowbit/lowbit/tensor"
+)
+
+// rounded quantizes by rounding, and remembers what it was shown.
+type rounded struct {
+	t         *testing.T
+	scheme    quant.Scheme
+	done      map[string]bool
+	order     []string
+	h         map[string]*tensor.Matrix
+	weights   map[string]*tensor.Matrix
+	corrected int
+	settled   []string
+	stop      string // fails at this layer
+}
+
+var errStopped = errors.New("stopped")
+
+func (r *rounded) Pending(name string) bool { return !r.done[name] }
+
+func (r *rounded) Quantize(ctx context.Context, l blocks.Task) (*quant.Weight, error) {
+	if l.Name == r.stop {
+		return nil, errStopped
+	}
+	require.Equal(r.t, r.done[l.Name], l.Calibration == nil, l.Name)
+	if l.Calibration != nil {
+		r.h[l.Name] = l.Calibration.H
+	}
+	r.order, r.done[l.Name], r.weights[l.Name] = append(r.order, l.Name), true, l.Weight
+	return quant.RTN{}.Quantize(ctx, l.Target, r.scheme, nil)
+}
+
+func (r *rounded) Settle(name string) error {
+	r.settled = append(r.settled, name)
+	return nil
+}
+
+func (r *rounded) Correct(weights []*tensor.Matrix, c *quant.Collector, scale func(*quant.Calibration) *quant.Calibration) ([]*tensor.Matrix, *quant.Calibration, error) {
+	r.corrected += len(weights)
+	return weights, scale(c.Calibration()), nil
+}
+
+func (r *rounded) Folding(*program.Block) *fold.Search                { panic("nothing folds") }
+func (r *rounded) Fold(map[string][]float32, map[string]string) error { panic("nothing folds") }
+func (r *rounded) Note(string, []byte) error                          { panic("nothing folds") }
+func (r *rounded) Noted(string) ([]byte, bool)                        { panic("nothing folds") }
+
+// run takes eight windows through the embedded model.
+func run(t *testing.T, layers *rounded, o blocks.Options) (*walk.Walk, error) {
+	src, err := checkpoint.Open("../../testdata/tinyllama-2m")
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, src.Close()) })
+	m, err := arch.Open(src)
+	require.NoError(t, err)
+	const seqLen = 64
+	rng := rand.New(rand.NewPCG(1, 2))
+	windows := make([][]int32, 8)
+	for i := range windows {
+		for range seqLen {
+			windows[i] = append(windows[i], int32(rng.IntN(m.Vocab)))
+		}
+	}
+	runner := program.NewRunner(2)
+	w := &walk.Walk{Model: m, Weights: src, Runner: runner, SeqLen: seqLen, Store: streams.New(runner, 1<<40, nil)}
+	layers.t, layers.scheme = t, quant.Scheme{Bits: 3, GroupSize: 64}
+	layers.h, layers.weights = map[string]*tensor.Matrix{}, map[string]*tensor.Matrix{}
+	if layers.done == nil {
+		layers.done = map[string]bool{}
+	}
+	o.Begin, o.Workers, o.Statistics = func(int) {}, 2, 1<<40
+	for _, b := range m.Blocks {
+		o.Folds = append(o.Folds, make([]bool, len(b.Stages)))
+	}
+	return w, blocks.Run(t.Context(), w, windows, layers, o)
+}
+
+// apart is the norm of the difference by that of a.
+func apart(a, b *tensor.Matrix) float64 {
+	var d, n float64
+	for i, v := range a.Data {
+		d += math.Pow(float64(v)-float64(b.Data[i]), 2)
+		n += math.Pow(float64(v), 2)
+	}
+	return math.Sqrt(d / n)
+}
+
+// TestOrder: every linear is asked for once, in computing order, with its own weight; on
+// quantized inputs what it sees depends on the layers before, and not on those behind.
+func TestOrder(t *testing.T) {
+	var seen []map[string]*tensor.Matrix
+	for _, o := range []blocks.Options{{Full: true}, {}, {Paired: true}} {
+		r := &rounded{}
+		w, err := run(t, r, o)
+		require.NoError(t, err)
+		var want []string
+		for _, l := range w.Model.Linears() {
+			want = append(want, l.Name)
+			m, err := w.Weights.Matrix(l.WeightName())
+			require.NoError(t, err)
+			require.Zero(t, apart(m, r.weights[l.Name]), l.Name)
+		}
+		require.ElementsMatch(t, want, r.order)
+		require.Empty(t, r.settled)
+		if o.Paired {
+			require.Equal(t, len(want), r.corrected)
+		} else {
+			require.Zero(t, r.corrected)
+		}
+		seen = append(seen, r.h)
+	}
+	const first, later = "model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj"
+	full, quantized, paired := seen[0], seen[1], seen[2]
+	require.Less(t, apart(full[first], quantized[first]), 1e-5)
+	require.Greater(t, apart(full[later], quantized[later]), 1e-2)
+	require.Less(t, apart(quantized[later], paired[later]), 1e-5)
+}
+
+// TestTakenUp: a run that was stopped goes on from there and shows the layers behind the
+// same; where nothing is left no text is needed.
+func TestTakenUp(t *testing.T) {
+	whole := &rounded{}
+	w, err := run(t, whole, blocks.Options{})
+	require.NoError(t, err)
+	stopped := &rounded{stop: "model.layers.2.self_attn.o_proj"}
+	_, err = run(t, stopped, blocks.Options{})
+	require.ErrorIs(t, err, errStopped)
+	rest := &rounded{done: stopped.done}
+	_, err = run(t, rest, blocks.Options{})
+	require.NoError(t, err)
+	require.NotEmpty(t, rest.h)
+	require.Less(t, len(rest.h), len(whole.h))
+	for name, h := range rest.h {
+		require.Zero(t, apart(whole.h[name], h), name)
+	}
+	again := &rounded{done: rest.done}
+	_, err = run(t, again, blocks.Options{})
+	require.NoError(t, err)
+	require.Empty(t, again.order)
+	require.Len(t, again.settled, len(w.Model.Linears()))
+}

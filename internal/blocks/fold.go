@@ -1,0 +1,113 @@
+package blocks
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/golowbit/lowbit/internal/fold"
+	"github.com/golowbit/lowbit/internal/program"
+	"github.com/golowbit/lowbit/quant"
+)
+
+// foldScales chooses the scales of the block that are folded, from what its
+// linears see in full precision, and gives the writer the gains and biases
+// that they change. Afterwards r.scales says what becomes of each linear.
+//
+// The scale of an input is chosen by the least relative error (as of
+// adadim.ObjectiveRelative) among each layer's arms, in the geometric mean
+// over the layers that it changes: q, k and v lose by different orders of
+// magnitude, and none should be given up for another.
+//
+// What was chosen is kept for a resume, which has no use for cals then: see
+// refoldScales.
+func (r *run) foldScales(ctx context.Context, cals []*quant.Calibration) error {
+	r.scales = fold.New(r.block)
+	search := r.layers.Folding(r.block)
+	search.Scales = r.scales
+	var choices []fold.Choice
+	for stage, folds := range r.Folds[r.block.Index] {
+		if !folds || cals[stage].Tokens == 0 {
+			continue
+		}
+		chosen, err := search.Stage(ctx, stage, cals)
+		if err != nil {
+			return err
+		}
+		if chosen.Factors != nil {
+			choices = append(choices, fold.Choice{Stage: stage, Candidate: chosen})
+		}
+	}
+	data, err := json.Marshal(choices)
+	if err != nil {
+		return err
+	}
+	if err := r.layers.Note(r.foldNote(), data); err != nil {
+		return err
+	}
+	return r.putScales(choices)
+}
+
+func (r *run) foldNote() string { return fmt.Sprintf("fold-%d", r.block.Index) }
+
+// refoldScales takes the scales that the run that is resumed has chosen; done is
+// false if it had not got that far.
+func (r *run) refoldScales() (done bool, err error) {
+	data, ok := r.layers.Noted(r.foldNote())
+	if !ok {
+		return false, nil
+	}
+	var choices []fold.Choice
+	r.scales = fold.New(r.block)
+	if err = json.Unmarshal(data, &choices); err == nil {
+		err = r.scales.Apply(choices, r.layers.Folding(r.block).Round)
+	}
+	if err != nil {
+		return false, fmt.Errorf("block %d: scales kept by the interrupted run: %w", r.block.Index, err)
+	}
+	return true, r.putScales(choices)
+}
+
+// putScales gives the keeper of layers what the scales change.
+func (r *run) putScales(choices []fold.Choice) error {
+	notes := map[string]string{}
+	for _, c := range choices {
+		for _, i := range r.block.Stages[c.Stage].Linears {
+			notes[r.block.Linears[i].Name] = c.Note
+		}
+	}
+	return r.layers.Fold(r.scales.Stored(), notes)
+}
+
+// observeForFolding returns what the unquantized linears of the block see
+// behind the quantized blocks, for those stages that folding needs. It takes a
+// part of the text: what is chosen is one exponent for a stage, by errors that
+// differ by a quarter or more.
+func (r *run) observeForFolding(ctx context.Context) ([]*quant.Calibration, error) {
+	const least = 4096 // tokens, and twice the width of the inputs
+	stages := r.block.Stages
+	collectors := make([]*quant.Collector, len(stages))
+	tokens := least
+	want := func(stage int) {
+		tokens = max(tokens, 2*stages[stage].Width)
+		if collectors[stage] == nil {
+			collectors[stage] = quant.NewCollector(stages[stage].Width)
+		}
+	}
+	for stage, folds := range r.Folds[r.block.Index] {
+		if !folds {
+			continue
+		}
+		want(stage)
+		if l := stages[stage].Fold.Before; l >= 0 {
+			want(r.block.Linears[l].Stage)
+		}
+	}
+	err := r.walk.Pass(ctx, r.block, r.quantized.Sample(tokens), false, func(stage int, f *program.Frame) error {
+		if c := collectors[stage]; c != nil {
+			r.observe(c, f.Input(&stages[stage]))
+		}
+		return nil
+	})
+	return calibrations(collectors), err
+}

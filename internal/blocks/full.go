@@ -1,0 +1,80 @@
+package blocks
+
+import (
+	"context"
+	"slices"
+
+	"github.com/golowbit/lowbit/internal/memory"
+	"github.com/golowbit/lowbit/internal/program"
+	"github.com/golowbit/lowbit/quant"
+)
+
+// runFull observes the stages of the block, all in one pass of the unquantized
+// stream if there is memory for their statistics, and quantizes its layers.
+func (r *run) runFull(ctx context.Context) error {
+	pending := false
+	for s := range r.block.Stages {
+		pending = pending || r.pending(s)
+	}
+	folds := r.folds() && pending
+	if folds {
+		done, err := r.refoldScales()
+		if err != nil {
+			return err
+		}
+		folds = !done
+	}
+	groups := memory.Groups(r.block.Program, r.Statistics)
+	if folds {
+		groups = memory.Groups(r.block.Program, 0)
+	}
+	for k, stages := range groups {
+		if err := r.runGroup(ctx, stages, k+1 == len(groups) && !r.last, folds); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// runGroup observes stages of the block and quantizes their layers; keep says that
+// the stream goes on to the next block.
+func (r *run) runGroup(ctx context.Context, stages []int, keep, folds bool) error {
+	collectors := make([]*quant.Collector, len(r.block.Stages))
+	for _, s := range stages {
+		if folds || r.pending(s) {
+			collectors[s] = r.collector(s, false)
+		}
+	}
+	err := r.walk.Pass(ctx, r.block, r.full, keep, func(stage int, f *program.Frame) error {
+		if c := collectors[stage]; c != nil {
+			r.watch(stage, f)
+			r.observe(c, f.Input(&r.block.Stages[stage]))
+			return r.refer(stage, f)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	r.walk.Runner.Forget()
+	cals := calibrations(collectors)
+	if folds {
+		if err := r.foldScales(ctx, cals); err != nil {
+			return err
+		}
+	}
+	for s, cal := range cals {
+		cals[s] = r.scaled(s, cal)
+	}
+	for i, l := range r.block.Linears {
+		if slices.Contains(stages, l.Stage) {
+			if err := r.layer(ctx, i, cals[l.Stage], nil); err != nil {
+				return err
+			}
+		}
+	}
+	for _, s := range stages {
+		r.forget(s)
+	}
+	return nil
+}
