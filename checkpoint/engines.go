@@ -9,6 +9,7 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/formats/autoawq"
 	"github.com/golowbit/lowbit/checkpoint/formats/autogptq"
 	"github.com/golowbit/lowbit/checkpoint/formats/compressed"
+	"github.com/golowbit/lowbit/checkpoint/formats/mlx"
 	"github.com/golowbit/lowbit/checkpoint/internal/engines"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/quant"
@@ -84,7 +85,7 @@ type Target struct {
 
 // TargetFor returns what to make for an engine where nothing else is asked:
 // symmetric 4 bits, in groups of 128 for the GPU engines (Marlin), of 32 for
-// those that read GGUF (Q4_0); for mlx-lm 4 bits of awq in groups of 64.
+// those that read GGUF (Q4_0); for mlx-lm 4 bits with biases in groups of 64.
 func TargetFor(engine string) (Target, error) {
 	all, err := TargetsFor(engine)
 	if err != nil {
@@ -111,7 +112,7 @@ func TargetsFor(engine string) ([]Target, error) {
 	case layout.EngineLlamaCPP, layout.EngineOllama:
 		return []Target{{"gguf", small}}, nil
 	case layout.EngineMLX:
-		return []Target{{awq.Format, free}}, nil
+		return []Target{{mlx.Format{}.Name(), free}, {awq.Format, free}}, nil
 	}
 	return nil, fmt.Errorf("unknown engine %q: want one of %v", engine, EngineNames())
 }

@@ -32,6 +32,7 @@ type plannedFile struct {
 	dense   []layout.Spec
 	stacks  []*parts.Stack         // tensors that layers are put back into,
 	stacked map[string]layout.Spec // described by name
+	slots   map[string]slot        // of tensors that lie in others
 
 	mu       sync.Mutex
 	progress func(done, total int64)
@@ -66,7 +67,7 @@ func (w *Writer) layOut(layers []layout.Layer) (*plannedFile, []safetensors.Tens
 	for _, l := range layers {
 		byName[l.Name] = l
 	}
-	p := &plannedFile{format: w.folder, layers: layers, planned: map[string][]layout.Spec{}, stacked: map[string]layout.Spec{}, progress: w.o.Progress}
+	p := &plannedFile{format: w.folder, layers: layers, planned: map[string][]layout.Spec{}, stacked: map[string]layout.Spec{}, slots: map[string]slot{}, progress: w.o.Progress}
 	var plan []layout.Spec
 	// stacked plans the tensor that another is put back into, if there is one.
 	stacked := func(name string, t safetensors.DType) bool {
@@ -103,6 +104,11 @@ func (w *Writer) layOut(layers []layout.Layer) (*plannedFile, []safetensors.Tens
 		plan = append(plan, s)
 		return nil
 	})
+	if f, ok := w.folder.(layout.Stacker); ok && err == nil {
+		if of := f.Stacks(w.o.Source.Config()); of != nil {
+			plan, err = p.stack(plan, of)
+		}
+	}
 	for _, s := range plan {
 		p.total += s.Bytes()
 	}
@@ -135,7 +141,7 @@ func (p *plannedFile) encode(l layout.Layer, q *quant.Weight) error {
 		}
 	}
 	for _, t := range tensors {
-		if err := p.out.WriteTensor(t.Name, t.Data); err != nil {
+		if err := p.write(t.Name, t.Data, 0); err != nil {
 			return err
 		}
 		p.wrote(int64(len(t.Data)))
@@ -151,7 +157,7 @@ func (p *plannedFile) copy(o overlay, s layout.Spec) error {
 		return err
 	}
 	err = eachPiece(o.src, s, r, func(piece []byte, off int64) error {
-		return p.out.WriteAt(s.Name, piece, off)
+		return p.write(s.Name, piece, off)
 	})
 	if err != nil {
 		return err

@@ -185,7 +185,7 @@ func quantizationConfig(dir string, config json.RawMessage, formats []layout.For
 
 func detect(quantization json.RawMessage, formats []layout.Format) (layout.Reader, error) {
 	var names []string
-	for _, f := range readable(formats) {
+	for _, f := range formats {
 		if r, ok := f.(layout.Reader); ok && r.Detect(quantization) {
 			return r, nil
 		}

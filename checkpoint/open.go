@@ -205,6 +205,13 @@ func (m *Model) decode(formats []layout.Format) error {
 		return fmt.Errorf("%s: %w", filepath.Join(m.path, layout.ConfigFile), err)
 	}
 	m.format = reader
+	if u, ok := reader.(layout.Unstacker); ok {
+		src, err := u.Unstack(m.src)
+		if err != nil {
+			return err
+		}
+		m.src = src
+	}
 	m.dec, err = reader.Open(quantization, m.src)
 	return err
 }

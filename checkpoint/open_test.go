@@ -381,11 +381,11 @@ func TestOpenMLX(t *testing.T) {
 			require.Equal(t, want, got.Data)
 			converted, err := d.Matrix(module + ".weight")
 			require.NoError(t, err)
-			// Rounded to the type of the scales.
-			require.InDeltaSlice(t, want, converted.Data, 0.02)
+			require.Equal(t, want, converted.Data)
 		}
 		err := Convert(context.Background(), WriterOptions{Out: out + "2", Source: m, Format: compressed.Format{}})
-		require.ErrorIs(t, err, layout.ErrNotWeight)
+		require.ErrorIs(t, err, layout.ErrUnsupported)
+		require.ErrorContains(t, err, "the grid affine4 bf16 is not one of scales and zero-points")
 	}
 	put(t, dir, "config.json", `{"quantization": {"group_size": 32, "bits": 4}}`)
 	_, err = Open(dir)

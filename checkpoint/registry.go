@@ -2,7 +2,6 @@ package checkpoint
 
 import (
 	"fmt"
-	"slices"
 
 	"github.com/golowbit/lowbit/checkpoint/formats/autoawq"
 	"github.com/golowbit/lowbit/checkpoint/formats/autogptq"
@@ -29,6 +28,7 @@ func Formats() []layout.Format {
 		autoawq.Format{},
 		hqq.Format{},
 		ggufmodel.Format{},
+		mlx.Format{},
 	}
 }
 
@@ -42,11 +42,6 @@ func Lookup(name string, extra ...layout.Format) (layout.Format, error) {
 		names = append(names, f.Name())
 	}
 	return nil, fmt.Errorf("unknown checkpoint format %q: want one of %v", name, names)
-}
-
-// readable adds the formats that are read and not written.
-func readable(formats []layout.Format) []layout.Format {
-	return append(slices.Clone(formats), mlx.Format{})
 }
 
 // withExtra lists formats in the order in which they are tried: the caller's

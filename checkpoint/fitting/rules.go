@@ -124,6 +124,9 @@ func (r *Rules) layer(l layout.Layer, arms []adadim.Arm) (*Layer, error) {
 // asked is a layer as it is asked for.
 func (r *Rules) asked(l layout.Layer) *Layer {
 	l.Scheme = r.Scheme
+	if g, ok := r.Format.(layout.Gridder); ok {
+		l.Scheme = g.Own(l.Scheme)
+	}
 	p := &Layer{Layer: l}
 	if r.Mix != nil {
 		var own quant.Scheme

@@ -11,7 +11,7 @@ import (
 func CheckScheme(l Layer) error {
 	if g := l.Scheme.Grid; g != nil {
 		text, _ := g.MarshalText() // for the message alone
-		return Unsupported("the grid %s is not one of scales and zero-points; use format gguf or dense", text)
+		return Unsupported("the grid %s is not one of scales and zero-points; use the format that has it, or dense", text)
 	}
 	return CheckShape(l)
 }

@@ -187,6 +187,30 @@ type Mixer interface {
 	Mix(o Origin, weighted bool) (scheme func(l Layer) (s quant.Scheme, remark string, err error), err error)
 }
 
+// Gridder is a Format that stores of a group something else than a scale and an
+// integer zero-point, and so has grids beside the uniform ones.
+type Gridder interface {
+	// Own gives the scheme by which a layer is quantized for the format where s is
+	// asked for: on a grid of the format's own with the same bits and groups, or s
+	// itself.
+	Own(s quant.Scheme) quant.Scheme
+}
+
+// Stacker is a Folder that holds some tensors of layers together in one.
+type Stacker interface {
+	// Stacks says for a model with this config.json in which tensor of one
+	// dimension more a tensor lies, of those that Plan gives or that are dense, and
+	// which of that dimension it is; nil if there are none. Together they are all of
+	// it, of one type and shape.
+	Stacks(config json.RawMessage) func(name string) (stack string, at int, ok bool)
+}
+
+// Unstacker is a Reader that shows such tensors one by one.
+type Unstacker interface {
+	// Unstack gives src with the tensors that others have in their places.
+	Unstack(src Source) (Source, error)
+}
+
 // Opened is a model in one file.
 type Opened struct {
 	// Config is a config.json as Hugging Face would have it, made from the

@@ -103,7 +103,11 @@ func schemeText(s quant.Scheme) string {
 	if s.Symmetric {
 		parts = append(parts, "symmetric")
 	}
-	parts = append(parts, s.ScaleType.String()+" scales")
+	if s.Grid == nil {
+		parts = append(parts, s.ScaleType.String()+" scales")
+	} else if text, err := s.Grid.MarshalText(); err == nil {
+		parts = append(parts, string(text))
+	}
 	if s.Strided {
 		parts = append(parts, "strided")
 	}

@@ -89,7 +89,7 @@ func (f *quantizeFlags) registerGrid(s *pflag.FlagSet) {
 	boolOption(s, "clip", "clip each group's range where that lowers its error (default: the preset's)", func(v bool) { f.o.Clip = &v })
 	boolOption(s, "clip-input", "clip, with errors weighed by the inputs, and try neighbouring zero-points (default: the preset's)", func(v bool) { f.o.ClipInput = &v })
 	option(s, "range", "range of an asymmetric group: zero (extended to hold 0) or paper (as in the public AdaDim code) (default zero)", quant.ParseRange, func(v quant.Range) { f.o.Range = v })
-	option(s, "scale-dtype", "`type` of the stored scales: f16, f32, f16short (half floats of 7 bits, for Q4_1 in gguf) or bf16 (for a bfloat16 model that is to stay one, in compressed-tensors) (default f16, or bf16 where that is so)", quant.ParseScaleType, func(v quant.ScaleType) { f.o.ScaleType = &v })
+	option(s, "scale-dtype", "`type` of the stored scales: f16, f32, f16short (half floats of 7 bits, for Q4_1 in gguf) or bf16 (for a bfloat16 model that is to stay one, in compressed-tensors or mlx) (default f16, or bf16 where that is so)", quant.ParseScaleType, func(v quant.ScaleType) { f.o.ScaleType = &v })
 	s.IntVar(&f.o.MinZero, "min-zero", 0, "least zero-point of asymmetric groups (default: what the format needs)")
 }
 

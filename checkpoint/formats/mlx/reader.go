@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/golowbit/lowbit/checkpoint/layout"
+	"github.com/golowbit/lowbit/internal/affine"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 	"github.com/golowbit/lowbit/tensor"
@@ -19,83 +20,6 @@ const (
 	suffixScales = ".scales"
 	suffixBiases = ".biases"
 )
-
-// Format reads folders that mlx-lm quantized. It writes none.
-type Format struct{}
-
-var _ layout.Reader = Format{}
-
-// Name returns "mlx".
-func (Format) Name() string { return "mlx" }
-
-// Check refuses every layer.
-func (Format) Check(layout.Layer) error {
-	return layout.Unsupported("mlx is read and not written; use format dense, and mlx_lm.convert on that")
-}
-
-// Keys names the keys of config.json that mlx-lm uses, the first first. In the
-// second, which others use too, it has no quant_method.
-func (Format) Keys() []string { return []string{"quantization"} }
-
-// Detect looks for group_size and bits without a quant_method.
-func (Format) Detect(quantization json.RawMessage) bool {
-	var c struct {
-		Method *string `json:"quant_method"`
-		Group  *int    `json:"group_size"`
-		Bits   *int    `json:"bits"`
-	}
-	return json.Unmarshal(quantization, &c) == nil && c.Method == nil && c.Group != nil && c.Bits != nil
-}
-
-// config is the value of "quantization": how most modules are quantized, and
-// by their names those that differ.
-type config struct {
-	common Scheme
-	of     map[string]Scheme
-}
-
-func parse(quantization json.RawMessage) (*config, error) {
-	var keys map[string]json.RawMessage
-	if err := json.Unmarshal(quantization, &keys); err != nil {
-		return nil, fmt.Errorf("quantization: %w", err)
-	}
-	scheme := func(data json.RawMessage) (Scheme, error) {
-		var c struct {
-			Bits  int    `json:"bits"`
-			Group int    `json:"group_size"`
-			Mode  string `json:"mode"`
-		}
-		if err := json.Unmarshal(data, &c); err != nil {
-			return Scheme{}, err
-		}
-		if c.Mode == "" {
-			c.Mode = affine
-		}
-		s := Scheme{c.Bits, c.Group, c.Mode}
-		return s, s.Validate()
-	}
-	c := &config{of: map[string]Scheme{}}
-	var err error
-	if c.common, err = scheme(quantization); err != nil {
-		return nil, fmt.Errorf("quantization: %w", err)
-	}
-	for key, v := range keys {
-		if len(v) == 0 || v[0] != '{' {
-			continue // a value of the common scheme, or false: left in floats
-		}
-		if c.of[key], err = scheme(v); err != nil {
-			return nil, fmt.Errorf("quantization: %.200q: %w", key, err)
-		}
-	}
-	return c, nil
-}
-
-func (c *config) scheme(module string) Scheme {
-	if s, ok := c.of[module]; ok {
-		return s
-	}
-	return c.common
-}
 
 // Open finds the modules that have scales.
 func (Format) Open(quantization json.RawMessage, src layout.Source) (layout.Decoder, error) {
@@ -109,7 +33,11 @@ func (Format) Open(quantization json.RawMessage, src layout.Source) (layout.Deco
 		if !ok {
 			continue
 		}
-		m, err := open(src, base, c.scheme(base))
+		module := base
+		if u, ok := src.(*unstacked); ok {
+			module = u.module(name)
+		}
+		m, err := open(src, base, c.scheme(module))
 		if err != nil {
 			return nil, err
 		}
@@ -125,7 +53,7 @@ type module struct {
 	out, in int
 	scheme  Scheme
 	parts   []string
-	types   layout.Layer
+	layer   layout.Layer
 }
 
 // open checks the tensors of a module.
@@ -144,27 +72,66 @@ func open(src layout.Source, name string, s Scheme) (*module, error) {
 	}
 	types := layout.FloatTypes()
 	m.parts = []string{name + suffixWeight, name + suffixScales}
-	if s.Mode != affine {
+	if s.Mode != affineMode {
 		types = []safetensors.DType{safetensors.U8}
 	} else {
 		m.parts = append(m.parts, name+suffixBiases)
 	}
 	for _, part := range m.parts[1:] {
-		if _, err := layout.Want(src, part, []int{m.out, m.in / s.Group}, types...); err != nil {
+		if _, err := layout.Want(src, part, []int{m.out, m.groups()}, types...); err != nil {
 			return nil, err
 		}
 	}
-	scales, _ := src.Spec(name + suffixScales)
-	m.types = layout.Layer{Name: name, Out: m.out, In: m.in, Scheme: quant.Scheme{Bits: s.Bits, GroupSize: s.Group}}
-	if s.Mode == affine {
-		m.types.DType = scales.DType
-		m.types.Scheme.ScaleType, err = layout.ScaleTypeOf(src, scales)
+	m.layer = layout.Layer{Name: name, Out: m.out, In: m.in, Scheme: quant.Scheme{Bits: s.Bits, GroupSize: s.Group}}
+	if s.Mode == affineMode {
+		err = m.describe(src)
 	}
 	return m, err
 }
 
-// decoder reads the modules. Most are no quant.Weight: their biases are no
-// multiples of the scales.
+func (m *module) groups() int { return m.in / m.scheme.Group }
+
+// describe finds the grid: a uniform one where every bias is a multiple of its
+// scale, else one of free biases.
+func (m *module) describe(src layout.Source) error {
+	scales, _ := src.Spec(m.name + suffixScales)
+	biases, _ := src.Spec(m.name + suffixBiases)
+	s, b, err := m.params(src)
+	if err != nil {
+		return err
+	}
+	if zeros, i := zeroPoints(s, b, m.layer.Scheme.MaxCode()); i < 0 {
+		t, err := layout.ScaleTypeOf(src, scales)
+		m.layer.Scheme.ScaleType = t
+		m.layer.Scheme.Symmetric = layout.AllEqual(zeros, layout.SymmetricZero(m.scheme.Bits))
+		layout.NoteMinZero(&m.layer.Scheme, zeros)
+		return err
+	}
+	t := quant.F32
+	switch {
+	case scales.DType != biases.DType:
+	case scales.DType == safetensors.F16:
+		t = quant.F16
+	case scales.DType == safetensors.BF16:
+		t = quant.BF16
+	}
+	if grid, ok := affine.Of(m.scheme.Bits, t); ok {
+		m.layer.Scheme = grid.Scheme(m.scheme.Group)
+	}
+	return nil
+}
+
+// params reads scales and biases.
+func (m *module) params(src layout.Source) (scales, biases []float32, err error) {
+	if scales, err = layout.ReadFloats(src, m.name+suffixScales, m.out, m.groups()); err != nil {
+		return nil, nil, err
+	}
+	biases, err = layout.ReadFloats(src, m.name+suffixBiases, m.out, m.groups())
+	return scales, biases, err
+}
+
+// decoder reads the modules. Those of one bit, and of the modes whose levels are
+// floats themselves, are no quant.Weight.
 type decoder struct {
 	src     layout.Source
 	modules map[string]*module
@@ -176,7 +143,7 @@ var _ layout.DenseDecoder = (*decoder)(nil)
 func (d *decoder) Layers() []layout.Layer {
 	out := make([]layout.Layer, len(d.order))
 	for i, m := range d.order {
-		out[i] = m.types
+		out[i] = m.layer
 	}
 	return out
 }
@@ -220,14 +187,11 @@ func (d *decoder) Matrix(name string) (*tensor.Matrix, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, groups := m.scheme, m.in/m.scheme.Group
+	s, groups := m.scheme, m.groups()
 	var scales, biases []float32
 	var small []byte
-	if s.Mode == affine {
-		if scales, err = layout.ReadFloats(d.src, name+suffixScales, m.out, groups); err != nil {
-			return nil, err
-		}
-		biases, err = layout.ReadFloats(d.src, name+suffixBiases, m.out, groups)
+	if s.Mode == affineMode {
+		scales, biases, err = m.params(d.src)
 	} else {
 		_, small, err = layout.ReadBytes(d.src, name+suffixScales, nil, safetensors.U8)
 	}
@@ -237,7 +201,7 @@ func (d *decoder) Matrix(name string) (*tensor.Matrix, error) {
 	w, codes, values := tensor.New(m.out, m.in), make([]uint8, m.in), levels(s)
 	for r := range m.out {
 		unpack(codes, words[r*m.in*s.Bits/32:], s.Bits)
-		if s.Mode == affine {
+		if s.Mode == affineMode {
 			affineRow(w.Row(r), codes, scales[r*groups:(r+1)*groups], biases[r*groups:(r+1)*groups], s.Group)
 		} else {
 			floatRow(w.Row(r), codes, small[r*groups:(r+1)*groups], values, s)
@@ -246,8 +210,9 @@ func (d *decoder) Matrix(name string) (*tensor.Matrix, error) {
 	return w, nil
 }
 
-// Weight reads a module whose biases are whole multiples of its scales, as
-// those of a grid with integer zero-points are.
+// Weight reads a module in mode affine: with zero-points where every bias is a
+// multiple of its scale, as those of a grid with integer zero-points are, else on
+// the grid of free biases.
 func (d *decoder) Weight(name string) (*quant.Weight, error) {
 	m, err := d.find(name)
 	if err != nil {
@@ -256,50 +221,51 @@ func (d *decoder) Weight(name string) (*quant.Weight, error) {
 	not := func(format string, args ...any) error {
 		return layout.TensorError(d.src, name+suffixScales, "%s: %w", fmt.Sprintf(format, args...), layout.ErrNotWeight)
 	}
-	if m.scheme.Mode != affine {
+	if m.scheme.Mode != affineMode {
 		return nil, not("mode %s", m.scheme.Mode)
 	}
 	if m.scheme.Bits < 2 {
 		return nil, not("%d bits", m.scheme.Bits)
 	}
-	groups := m.in / m.scheme.Group
-	scales, err := layout.ReadFloats(d.src, name+suffixScales, m.out, groups)
-	if err != nil {
+	w := quant.NewWeight(m.out, m.in, m.layer.Scheme)
+	var biases []float32
+	if w.Scales, biases, err = m.params(d.src); err != nil {
 		return nil, err
 	}
-	biases, err := layout.ReadFloats(d.src, name+suffixBiases, m.out, groups)
-	if err != nil {
-		return nil, err
-	}
-	w := quant.NewWeight(m.out, m.in, m.types.Scheme)
-	for i, s := range scales {
-		z, ok := zeroPoint(s, biases[i], w.Scheme.MaxCode())
-		if !ok {
-			return nil, not("bias %g of group %d of row %d is no multiple of the scale %g", biases[i], i%groups, i/groups, s)
+	if w.Scheme.Grid != nil {
+		for i, b := range biases {
+			w.Shifts[i] = 0 - b
 		}
-		w.Zeros[i] = z
+	} else {
+		var at int
+		if w.Zeros, at = zeroPoints(w.Scales, biases, w.Scheme.MaxCode()); at >= 0 {
+			return nil, layout.TensorError(d.src, name+suffixBiases, "element %d is %g, which it was not when the file was opened", at, biases[at])
+		}
 	}
-	w.Scales = scales
-	words, err := d.words(m)
-	if err != nil {
+	// A row is the same stream of bits here and there, and whole words.
+	if w.Codes, err = d.words(m); err != nil {
 		return nil, err
 	}
-	codes := make([]uint8, m.in)
-	for r := range m.out {
-		unpack(codes, words[r*m.in*m.scheme.Bits/32:], m.scheme.Bits)
-		w.SetLine(r, codes)
+	if err := w.Validate(); err != nil {
+		return nil, fmt.Errorf("%s: layer %q: %w", d.src.File(name+suffixScales), name, err)
 	}
-	return w, w.Validate()
+	return w, nil
 }
 
-// zeroPoint is z where the bias is exactly -s·z.
-func zeroPoint(s, bias float32, most int) (uint8, bool) {
-	if s == 0 && bias == 0 {
-		return 0, true
+// zeroPoints are those of groups whose biases are exactly -scale·z for a code z; at
+// is the first of another kind, or -1.
+func zeroPoints(scales, biases []float32, most int) (zeros []uint8, at int) {
+	zeros = make([]uint8, len(scales))
+	for i, s := range scales {
+		b := float64(biases[i])
+		if s == 0 && b == 0 {
+			continue
+		}
+		z := math.Round(-b / float64(s))
+		if !(z >= 0 && z <= float64(most)) || b != -float64(s)*z {
+			return nil, i
+		}
+		zeros[i] = uint8(z)
 	}
-	z := math.Round(-float64(bias) / float64(s))
-	if !(z >= 0 && z <= float64(most)) || float64(bias) != -float64(s)*z {
-		return 0, false
-	}
-	return uint8(z), true
+	return zeros, -1
 }

@@ -77,7 +77,6 @@ func TestDetect(t *testing.T) {
 	} {
 		require.Equal(t, want, Format{}.Detect(json.RawMessage(text)), text)
 	}
-	require.ErrorIs(t, Format{}.Check(layout.Layer{}), layout.ErrUnsupported)
 }
 
 func TestDamage(t *testing.T) {

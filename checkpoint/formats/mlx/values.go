@@ -1,4 +1,4 @@
-// Package mlx reads folders that mlx-lm quantized:
+// Package mlx is the checkpoint format of mlx-lm:
 //
 //	X.weight  U32 [out, in·bits/32]   codes, a dense little-endian bit stream a row
 //	X.scales  F16, BF16 or F32 [out, in/group_size]; U8 in the modes mxfp4, mxfp8, nvfp4
@@ -28,9 +28,9 @@ type Scheme struct {
 	Mode        string
 }
 
-// affine is the mode with a scale and a bias a group; the others have levels
+// affineMode is the mode with a scale and a bias a group; the others have levels
 // that are floats themselves.
-const affine = "affine"
+const affineMode = "affine"
 
 // Validate accepts what mlx makes.
 func (s Scheme) Validate() error {
@@ -41,7 +41,7 @@ func (s Scheme) Validate() error {
 		return nil
 	}
 	switch s.Mode {
-	case affine:
+	case affineMode:
 		if !slices.Contains([]int{1, 2, 3, 4, 5, 6, 8}, s.Bits) {
 			return fmt.Errorf("bits %d, want 1, 2, 3, 4, 5, 6 or 8", s.Bits)
 		}

@@ -18,8 +18,8 @@ func TestAgainstMLX(t *testing.T) {
 	require.NoError(t, err)
 	defer f.Close()
 	for _, s := range []Scheme{
-		{1, 32, affine}, {2, 32, affine}, {3, 32, affine}, {4, 32, affine}, {5, 32, affine}, {6, 32, affine}, {8, 32, affine},
-		{4, 64, affine}, {3, 128, affine}, {4, 32, "mxfp4"}, {4, 16, "nvfp4"}, {8, 32, "mxfp8"},
+		{1, 32, affineMode}, {2, 32, affineMode}, {3, 32, affineMode}, {4, 32, affineMode}, {5, 32, affineMode}, {6, 32, affineMode}, {8, 32, affineMode},
+		{4, 64, affineMode}, {3, 128, affineMode}, {4, 32, "mxfp4"}, {4, 16, "nvfp4"}, {8, 32, "mxfp8"},
 	} {
 		key := fmt.Sprintf("%s-%d-%d", s.Mode, s.Bits, s.Group)
 		t.Run(key, func(t *testing.T) {
@@ -34,7 +34,7 @@ func TestAgainstMLX(t *testing.T) {
 			for r := range rows {
 				unpack(codes, wordsOf(words)[r*cols*s.Bits/32:], s.Bits)
 				dst := got[r*cols : (r+1)*cols]
-				if s.Mode == affine {
+				if s.Mode == affineMode {
 					scales, err := f.ReadRows(key+".scales", r, r+1, nil)
 					require.NoError(t, err)
 					biases, err := f.ReadRows(key+".biases", r, r+1, nil)
@@ -81,7 +81,7 @@ func TestUnpack(t *testing.T) {
 }
 
 func TestValidate(t *testing.T) {
-	for _, s := range []Scheme{{7, 32, affine}, {0, 32, affine}, {4, 0, affine}, {4, -32, affine}, {4, 48, affine}, {4, 64, "mxfp4"}, {3, 16, "nvfp4"}, {4, 32, "other"}} {
+	for _, s := range []Scheme{{7, 32, affineMode}, {0, 32, affineMode}, {4, 0, affineMode}, {4, -32, affineMode}, {4, 48, affineMode}, {4, 64, "mxfp4"}, {3, 16, "nvfp4"}, {4, 32, "other"}} {
 		require.Error(t, s.Validate(), "%v", s)
 	}
 }

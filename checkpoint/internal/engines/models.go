@@ -24,6 +24,7 @@ type Model struct {
 const (
 	stacked    = "holds the experts in one tensor, and draws it at random where they are quantized one by one, without an error"
 	transposed = "holds its matrices transposed, not as linears, and draws those that are quantized at random, without an error"
+	renamed    = "stops with an error: its loader has names of its own for the weights of feed-forward layers, and not for their scales"
 	touched    = "stops with an error: it asks for the weight of linears that have packed ones"
 )
 
@@ -34,6 +35,7 @@ var Models = []Model{
 	{Engine: layout.EngineTransformers, Formats: ct, Types: []string{"gpt2"}, Note: transposed},
 	{Engine: layout.EngineTransformers, Formats: ct, Types: []string{"falcon_mamba"}, Note: touched},
 	{Engine: layout.EngineTransformers, Formats: ct, Types: []string{"falcon", "gpt_bigcode", "mamba", "mamba2", "phimoe"}, Only: "5", Others: "4", Note: touched},
+	{Engine: layout.EngineMLX, Formats: mlxNames, Types: []string{"lfm2_moe"}, Note: renamed},
 }
 
 // TypeOf is the model_type of a config.json, "" if there is none.

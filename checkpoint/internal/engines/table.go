@@ -73,6 +73,7 @@ var (
 	awq            = []string{"awq"}
 	hqq            = []string{"hqq"}
 	ggufNames      = []string{"gguf"}
+	mlxNames       = []string{"mlx"}
 	dense          = []string{"dense"}
 	native         = []string{"lowbit"}
 	marlinGroups   = []int{quant.WholeLine, 32, 64, 128}
@@ -169,6 +170,10 @@ var Table = []Row{
 	{Engine: layout.EngineOllama, Formats: ggufNames, Bits: []int{4}, Symmetry: Symmetric, Loads: true},
 	{Engine: layout.EngineOllama, Formats: ggufNames, Loads: true},
 	{Engine: layout.EngineMLX, Formats: ggufNames, Note: noGGUF},
+
+	// mlx
+	{Engine: layout.EngineMLX, Formats: mlxNames, Bits: []int{2, 3, 4, 5, 6, 8}, Groups: usualGroups, Loads: true},
+	{Engine: layout.EngineMLX, Formats: mlxNames, Bits: []int{2, 3, 4, 5, 6, 8}, Loads: true},
 
 	// dense
 	{Engine: layout.EngineVLLM, Formats: dense, Loads: true, Note: "at full size"},
