@@ -23,7 +23,8 @@ const (
 	nameEmbedding = "token_embd.weight"
 )
 
-// namedLinear matches the linears that have a name in GGUF in some architecture.
+// namedLinear matches the linears that have a name in GGUF in some architecture, and
+// the embedding.
 var namedLinear = sync.OnceValue(func() *regexp.Regexp {
 	var paths []string
 	for _, a := range arch.WithGGUF() {
@@ -34,7 +35,7 @@ var namedLinear = sync.OnceValue(func() *regexp.Regexp {
 			}
 		}
 	}
-	return regexp.MustCompile(`^(.+\.(0|[1-9][0-9]{0,4})\.(` + strings.Join(paths, "|") + `)|(.+\.)?(lm_head|embed_out))$`)
+	return regexp.MustCompile(`^(.+\.(0|[1-9][0-9]{0,4})\.(` + strings.Join(paths, "|") + `)|(.+\.)?(lm_head|embed_out|embed_tokens))$`)
 })
 
 // written lists what GGUF is written for.

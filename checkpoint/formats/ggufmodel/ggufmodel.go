@@ -3,9 +3,11 @@ package ggufmodel
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/golowbit/lowbit/checkpoint/internal/engines"
 	"github.com/golowbit/lowbit/checkpoint/layout"
+	"github.com/golowbit/lowbit/internal/affine"
 	"github.com/golowbit/lowbit/internal/decoder"
 	"github.com/golowbit/lowbit/internal/gguf"
 	"github.com/golowbit/lowbit/internal/kquant"
@@ -30,7 +32,8 @@ import (
 //
 // A weight on the grid of a block type itself (internal/kquant) is stored in that
 // type: Q2_K to Q6_K, IQ4_NL, IQ4_XS, and the plain types. Type asks for such
-// grids.
+// grids. One of free biases (internal/affine, of mlx) is in 2 to 4 bits one of Q4_1,
+// in 5 bits of Q5_1, if its scales and biases are half floats.
 //
 // What does not fit its type when it is there gets a larger one: F16 becomes
 // BF16 where the source has that, else F32; quantized embeddings F16; and Q4_1
@@ -96,17 +99,22 @@ func checkGrid(l layout.Layer) error {
 	if err := layout.CheckShape(l); err != nil {
 		return err
 	}
-	grid, ok := l.Scheme.Grid.(kquant.Grid)
+	grid, ok := gridOf(l.Scheme)
 	if !ok {
 		return layout.Unsupported("the grid is none of a block type of GGUF")
 	}
 	s, own := l.Scheme, grid.Scheme()
+	biased, free := s.Grid.(affine.Grid)
 	switch {
 	case !namedLinear().MatchString(l.Name):
 		return layout.Unsupported("the name %q is of no linear of an architecture that GGUF is written for", l.Name)
 	case s.Axis != quant.OC || l.RowScale || l.InputScale || l.GroupIndex:
 		return layout.Unsupported("%v has groups of neighbours in axis oc and no other scales", grid)
-	case s.GroupSize != own.GroupSize:
+	case free && biased.Type() == quant.F32:
+		return layout.Unsupported("%v has half-float scales and minima, not float32", grid)
+	case free && s.GroupLen(l.In)%own.GroupSize != 0:
+		return layout.Unsupported("group size %d is not a multiple of %d", s.GroupSize, own.GroupSize)
+	case !free && s.GroupSize != own.GroupSize:
 		return layout.Unsupported("group size %d, want %d of %v", s.GroupSize, own.GroupSize, grid)
 	case l.In%grid.Type().Block() != 0:
 		return layout.Unsupported("%d inputs are not a whole number of blocks of %d of %v", l.In, grid.Type().Block(), grid)
@@ -114,12 +122,29 @@ func checkGrid(l layout.Layer) error {
 	return nil
 }
 
+// gridOf is the grid of a block type that a weight on a grid that is not uniform is
+// stored in; ok is false if there is none.
+func gridOf(s quant.Scheme) (g kquant.Grid, ok bool) {
+	switch g := s.Grid.(type) {
+	case kquant.Grid:
+		return g, true
+	case affine.Grid:
+		switch {
+		case g.Bits() <= 4:
+			return kquant.Of(gguf.Q4_1)
+		case g.Bits() == 5:
+			return kquant.Of(gguf.Q5_1)
+		}
+	}
+	return g, false
+}
+
 // Engines says that the engines of GGUF files load it.
 func (f Format) Engines(layers []layout.Layer) []layout.Note { return engines.Notes(f.Name(), layers) }
 
 // blockType is the block type that holds a scheme exactly.
 func blockType(s quant.Scheme) gguf.Type {
-	if g, ok := s.Grid.(kquant.Grid); ok {
+	if g, ok := gridOf(s); ok {
 		return g.Type()
 	}
 	switch {
@@ -163,9 +188,9 @@ type packer struct {
 func (p *packer) row(dst []byte, r int) error {
 	w, t := p.w, p.t
 	w.Line(p.codes, r)
-	if g, ok := w.Scheme.Grid.(kquant.Grid); ok {
-		a, b := r*w.Groups(), (r+1)*w.Groups()
-		return g.Pack(dst, p.codes, w.Scales[a:b], w.Shifts[a:b])
+	if g, ok := gridOf(w.Scheme); ok {
+		a, b, n := r*w.Groups(), (r+1)*w.Groups(), w.Scheme.GroupLen(w.In)/g.Scheme().GroupSize
+		return g.Pack(dst, p.codes, repeated(w.Scales[a:b], n), repeated(w.Shifts[a:b], n))
 	}
 	size, limit := t.BlockBytes(), 1<<t.Bits()-1
 	var block [gguf.BlockLen]uint8
@@ -194,6 +219,18 @@ func (p *packer) row(dst []byte, r int) error {
 		t.PackBlock(dst[b*size:], d, m, &block)
 	}
 	return nil
+}
+
+// repeated gives each of v to the n blocks of its group.
+func repeated(v []float32, n int) []float32 {
+	if n == 1 {
+		return v
+	}
+	all := make([]float32, 0, n*len(v))
+	for _, x := range v {
+		all = append(all, slices.Repeat([]float32{x}, n)...)
+	}
+	return all
 }
 
 // CheckModel says whether the engine has the model's architecture and tokenizer,
