@@ -84,8 +84,8 @@ func TestVerified(t *testing.T) {
 
 // TestModels: every exception was seen in the models of testdata/architectures.
 func TestModels(t *testing.T) {
-	note := layout.Note{Engine: layout.EngineTransformers, Accepted: true, Reason: "needs a package"}
 	for _, m := range Models {
+		note := layout.Note{Engine: m.Engine, Accepted: true, Reason: "needs a package"}
 		for _, modelType := range m.Types {
 			layers := []layout.Layer{{Name: "x.experts.0.y"}}
 			n := ForModel(m.Formats[0], modelType, layers, []layout.Note{note})[0]
@@ -99,6 +99,7 @@ func TestModels(t *testing.T) {
 			}
 		}
 	}
+	note := layout.Note{Engine: layout.EngineTransformers, Accepted: true}
 	require.Equal(t, note, ForModel("compressed-tensors", "llama", []layout.Layer{{Name: "x"}}, []layout.Note{note})[0])
 	require.Equal(t, note, ForModel("compressed-tensors", "gpt_oss", []layout.Layer{{Name: "self_attn.q_proj"}}, []layout.Note{note})[0], "without experts")
 }

@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/golowbit/lowbit/checkpoint/layout"
+	"github.com/golowbit/lowbit/internal/affine"
 	"github.com/golowbit/lowbit/internal/kquant"
 	"github.com/golowbit/lowbit/internal/verified"
 	"github.com/golowbit/lowbit/quant"
@@ -51,6 +52,9 @@ func layerOf(v verified.Result) layout.Layer {
 	}
 	if g, ok := kquant.Named(v.Grid); ok {
 		s = g.Scheme()
+	}
+	if g, ok := affine.Named(v.Grid); ok {
+		s = g.Scheme(v.Group)
 	}
 	return layout.Layer{Name: "model.layers.0.mlp.down_proj", Out: 256, In: 512, Scheme: s}
 }
@@ -144,9 +148,12 @@ func (e evidence) words(r Row) string {
 		if v.Axis == "ic" {
 			grid += " inside inputs"
 		}
-		if v.Grid != "" {
+		if _, ok := kquant.Named(v.Grid); ok {
 			add(&what, v.Grid)
 			continue
+		}
+		if v.Grid != "" {
+			grid = v.Grid
 		}
 		add(&what, grid)
 		list := grids[grid]

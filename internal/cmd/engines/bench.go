@@ -71,6 +71,9 @@ func (b *bench) run(ctx context.Context, c check) (wrong []string, err error) {
 		}
 		results[i] = result(c, k, r)
 		results[i].Type = files[i].modelType
+		if results[i].Grid == "" {
+			results[i].Grid = files[i].grid
+		}
 		if err := measure(&results[i], files[i], jobs[i].Logits); err != nil {
 			return nil, err
 		}
@@ -98,7 +101,7 @@ func (b *bench) run(ctx context.Context, c check) (wrong []string, err error) {
 func (b *bench) prepare(ctx context.Context, c check) (asked []kind, files []*written, jobs []job, err error) {
 	kinds := slices.Clone(c.kinds)
 	for _, k := range c.kinds {
-		plain := kind{model: k.model}
+		plain := kind{model: k.model, older: k.older}
 		if k.format == "gguf" {
 			plain.format = k.format
 		}
@@ -239,10 +242,10 @@ func save(path string, results []verified.Result) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	type tried struct{ engine, check, major string }
+	type tried struct{ engine, check, major, models string }
 	key := func(r verified.Result) tried {
 		major, _, _ := strings.Cut(r.Version, ".")
-		return tried{r.Engine, r.Check + r.DType, major}
+		return tried{r.Engine, r.Check + r.DType, major, filepath.Dir(r.Model)}
 	}
 	for _, r := range results {
 		kept = slices.DeleteFunc(kept, func(old verified.Result) bool { return key(old) == key(r) })

@@ -78,6 +78,32 @@ func gptqFiles() []kind {
 	)
 }
 
+// mlxFiles are folders of mlx-lm's own, of every bits and group size.
+func mlxFiles() []kind {
+	groups := []int{32, 64, 128}
+	all := schemes("mlx", []int{2, 3, 4, 5, 6, 8}, groups, true, false)
+	all = append(all, mixed(all[0]))
+	for _, scales := range []string{"bf16", "f32"} {
+		for _, k := range schemes("mlx", []int{4}, groups, false) {
+			k.scales = scales
+			all = append(all, k)
+		}
+	}
+	return all
+}
+
+// mlxModels are the tiny models with groups of 32 that mlx-lm computes as
+// transformers does: it wants further keys in the configurations of others.
+func mlxModels() []kind {
+	var all []kind
+	for _, name := range []string{"cohere", "granite", "helium", "lfm2-moe", "olmo2", "phimoe", "smollm3", "stablelm"} {
+		k := schemes("mlx", []int{4}, []int{32}, false)[0]
+		k.model, k.fit, k.older = "architectures/"+name, true, true
+		all = append(all, k)
+	}
+	return all
+}
+
 // architectures are the tiny random models of the repository, whole rows of 4
 // bits: their sides are of any size.
 func architectures(format string) ([]kind, error) {
@@ -120,7 +146,10 @@ func allChecks() ([]check, error) {
 			kinds: gptqFiles()},
 		{name: "mlx", engine: layout.EngineMLX, env: "mlx", script: "engines/check_mlx.py", about: "mlx-lm", dtype: "bfloat16",
 			kinds: slices.Concat(schemes("awq", []int{4}, []int{32, 64, 128, 256, whole}, false),
-				[]kind{mixed(schemes("awq", []int{4}, []int{64}, false)[0]), one("gptq"), one("compressed-tensors"), dense})},
+				[]kind{mixed(schemes("awq", []int{4}, []int{64}, false)[0]), one("gptq"), one("compressed-tensors"), dense},
+				schemes("mlx", []int{4}, []int{64}, true, false))},
+		{name: "mlx-folders", engine: layout.EngineMLX, env: "mlx", script: "engines/check_mlx.py", about: "mlx-lm", dtype: "float32", kinds: mlxFiles()},
+		{name: "mlx-architectures", engine: layout.EngineMLX, env: "mlx", script: "engines/check_mlx.py", about: "mlx-lm", dtype: "float32", kinds: mlxModels()},
 		{name: "llama.cpp", engine: layout.EngineLlamaCPP, script: "internal/enginetest/llamacpp.mjs", about: "node-llama-cpp", dtype: "8-bit inputs", within: 0.15,
 			kinds: slices.Concat(schemes("gguf", []int{2, 3, 4, 5, 6, 7, 8}, []int{32}, true, false), schemes("gguf", []int{4}, []int{64, 128, whole}, true, false),
 				[]kind{mixed(schemes("gguf", []int{4}, []int{32}, true)[0])}, gridFiles())},

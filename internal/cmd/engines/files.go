@@ -36,6 +36,9 @@ type kind struct {
 	inInputs  bool   // groups inside input channels
 	mixed     bool   // one linear of one block stays dense
 	grid      string // of a block type, alone, in format gguf
+	scales    string // their type, "" for what is chosen
+	fit       bool   // layers that the format does not hold stay dense
+	older     bool   // with the rotation's base where configurations had it before transformers 5
 }
 
 func (k kind) String() string {
@@ -52,6 +55,9 @@ func (k kind) String() string {
 	if k.inInputs {
 		s += ", inside inputs"
 	}
+	if k.scales != "" {
+		s += ", " + k.scales
+	}
 	if k.mixed {
 		s += ", a dense linear"
 	}
@@ -65,6 +71,7 @@ type written struct {
 	ids     [][]int32
 	logits  *tensor.Matrix // [tokens, vocabulary]
 	notes   []layout.Note
+	grid    string // of the layers, if the format has one of its own
 	// modelType is config.json's, of the models that are not the embedded one.
 	modelType string
 }
@@ -102,11 +109,17 @@ func (b *bench) file(ctx context.Context, k kind) (*written, error) {
 
 func write(ctx context.Context, k kind, out string) (*written, error) {
 	source := filepath.Join("testdata", k.model)
-	w := &written{path: source}
+	w := &written{}
 	var err error
 	if w.ids, err = tokens(source); err != nil {
 		return nil, err
 	}
+	if k.older {
+		if source, err = older(source, out+"-source"); err != nil {
+			return nil, err
+		}
+	}
+	w.path = source
 	if k.format == "gguf" {
 		out += ".gguf"
 	}
@@ -134,6 +147,16 @@ func write(ctx context.Context, k kind, out string) (*written, error) {
 			o.Bits, o.GroupSize, o.Symmetric = 0, 0, nil
 			o.Format = ggufmodel.Format{Type: pureTypes[k.grid], Pure: true, Dense: safetensors.F16}
 		}
+		if k.scales != "" {
+			t, err := quant.ParseScaleType(k.scales)
+			if err != nil {
+				return nil, err
+			}
+			o.ScaleType = &t
+		}
+		if k.fit {
+			o.Fit = lowbit.FitOn
+		}
 		if k.mixed {
 			o.Skip = []*regexp.Regexp{alone}
 		}
@@ -148,6 +171,13 @@ func write(ctx context.Context, k kind, out string) (*written, error) {
 		return nil, err
 	}
 	w.notes = m.Engines()
+	if layers := m.Layers(); len(layers) > 0 && k.format == "mlx" && layers[0].Scheme.Grid != nil {
+		text, err := layers[0].Scheme.Grid.MarshalText()
+		if err != nil {
+			return nil, errors.Join(err, m.Close())
+		}
+		w.grid = string(text)
+	}
 	if k.model != embedded {
 		var config struct {
 			ModelType string `json:"model_type"`
@@ -162,6 +192,35 @@ func write(ctx context.Context, k kind, out string) (*written, error) {
 	}
 	w.logits, err = logits(ctx, w.path, w.ids)
 	return w, err
+}
+
+// older copies a model with what its "rope_parameters" hold beside them, and returns
+// where to.
+func older(source, dir string) (string, error) {
+	if err := os.CopyFS(dir, os.DirFS(source)); err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, layout.ConfigFile)
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return "", err
+	}
+	config, err := layout.ParseObject(data)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", path, err)
+	}
+	if v, ok := config.Get("rope_parameters"); ok {
+		rope, err := layout.ParseObject(v)
+		if err != nil {
+			return "", fmt.Errorf("%s: %w", path, err)
+		}
+		for i, key := range rope.Keys {
+			if key != "rope_type" {
+				config.Set(key, rope.Values[i])
+			}
+		}
+	}
+	return dir, os.WriteFile(path, config.Bytes(), 0o600)
 }
 
 // unquantized writes a model as GGUF, in half floats.
