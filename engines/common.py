@@ -9,6 +9,7 @@ Missing are tensors that the engine's model has and the folder has not, unexpect
 """
 import json
 import os
+import shutil
 import sys
 import traceback
 
@@ -63,13 +64,37 @@ def main(run, *packages):
             replies.flush()
 
 
+def columns(linear, inputs, dtype):
+    """The weight of a torch module [out, in] as its kernel sees it: a one-hot input picks a column, and nothing is added."""
+    import torch
+
+    with torch.no_grad():
+        return linear(torch.eye(inputs, dtype=dtype)).T.contiguous()
+
+
+def linears(model, dtype):
+    """The weights of all linears in the blocks of a torch model, by their names in the file."""
+    blocks = {n: m for n, m in model.named_modules() if ".layers." in n and n.endswith("_proj")}
+    return {n: columns(m, m.in_features if hasattr(m, "in_features") else m.infeatures, dtype) for n, m in blocks.items()}
+
+
+def save_weights(weights, file):
+    if all(isinstance(w, np.ndarray) for w in weights.values()):
+        from safetensors.numpy import save_file
+    else:
+        from safetensors.torch import save_file
+    save_file(weights, file)
+
+
 def peers(make, *packages):
     """The other way round: what an engine's own tools write, for lowbit to read.
 
         python peer_X.py MODEL TEXT.txt IDS.json OUT
 
-    make(model, text) yields (name, save, logits): save(folder) writes a folder, logits(folder, ids) gives what the
-    engine computes with it, in whatever order suits. OUT gets a folder and a file NAME.f32 each, and replies.jsonl.
+    make(model, text) yields (name, save, run): save(folder) writes a folder, run(folder, ids) gives what the engine
+    computes with it and its weights dequantized by itself, {layer: [out, in]} in numpy or torch, whose type tells what it
+    rounds them to, in whatever order suits. OUT gets a
+    folder NAME, the logits NAME.f32 and the weights in a folder NAME-weights each, and replies.jsonl.
     """
     model, text, ids, out = sys.argv[1:5]
     with open(text) as f:
@@ -77,12 +102,16 @@ def peers(make, *packages):
     with open(ids) as f:
         ids = json.load(f)
     with open(os.path.join(out, "replies.jsonl"), "w") as replies:
-        for name, save, logits in make(model, text):
+        for name, save, run in make(model, text):
             reply = dict(name=name, versions={p: version(p).split("+")[0] for p in packages})
             try:
                 folder = os.path.join(out, name)
                 save(folder)
-                np.ascontiguousarray(logits(folder, ids), dtype=np.float32).tofile(folder + ".f32")
+                logits, weights = run(folder, ids)
+                np.ascontiguousarray(logits, dtype=np.float32).tofile(folder + ".f32")
+                os.mkdir(folder + "-weights")
+                shutil.copy(os.path.join(model, "config.json"), folder + "-weights")
+                save_weights({n + ".weight": w for n, w in weights.items()}, os.path.join(folder + "-weights", "model.safetensors"))
             except Exception as e:
                 reply["error"] = told(e)
             replies.write(json.dumps(reply) + "\n")

@@ -18,12 +18,12 @@ def make(model, text):
                 model, dtype=torch.float32, device_map="cpu", quantization_config=transformers.HqqConfig(**options)
             ).save_pretrained(folder)
 
-        def logits(folder, ids):
-            m = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, device_map="cpu")
+        def run(folder, ids):
+            m = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, device_map="cpu").eval()
             with torch.no_grad():
-                return m.eval()(torch.tensor(ids), use_cache=False).logits.float().numpy()
+                return m(torch.tensor(ids), use_cache=False).logits.float().numpy(), common.linears(m, torch.float32)
 
-        yield name, save, logits
+        yield name, save, run
 
 
 common.peers(make, "hqq", "transformers", "torch")

@@ -1,4 +1,4 @@
-"""llm-compressor's files, round-to-nearest and GPTQ. The logits are those of the model that it saves, from memory:
+"""llm-compressor's files, round-to-nearest and GPTQ, of a model in float32 (which scales have then, too) and in bfloat16. The logits are those of the model that it saves, from memory:
 transformers does not load its asymmetric files."""
 import common
 import torch
@@ -21,30 +21,34 @@ def make(model, text):
             weights["actorder"] = actorder
         return dict(ignore=["lm_head"], config_groups={"group_0": dict(targets=["Linear"], weights=weights)})
 
-    for name, recipe in {
-        "rtn-symmetric": QuantizationModifier(**scheme(True)),
-        "rtn-asymmetric": QuantizationModifier(**scheme(False)),
-        "gptq-symmetric": GPTQModifier(**scheme(True)),
-        "gptq-asymmetric": GPTQModifier(**scheme(False)),
-        "gptq-act-order": GPTQModifier(**scheme(True, "weight")),
-    }.items():
+    half = torch.bfloat16
+    for name, dtype, recipe in (
+        ("rtn-symmetric", half, QuantizationModifier(**scheme(True))),
+        ("rtn-asymmetric", half, QuantizationModifier(**scheme(False))),
+        ("gptq-symmetric", half, GPTQModifier(**scheme(True), actorder=None)),
+        ("gptq-asymmetric", half, GPTQModifier(**scheme(False), actorder=None)),
+        ("gptq-act-order", half, GPTQModifier(**scheme(True, "weight"))),
+        ("gptq-act-order-asymmetric", half, GPTQModifier(**scheme(False, "weight"))),
+        ("rtn-asymmetric-float32", torch.float32, QuantizationModifier(**scheme(False))),
+        ("gptq-act-order-float32", torch.float32, GPTQModifier(**scheme(True, "weight"))),
+    ):
         made = {}
 
-        def save(folder, recipe=recipe, made=made):
-            m = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+        def save(folder, dtype=dtype, recipe=recipe, made=made):
+            m = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
             more = dict(dataset=samples, num_calibration_samples=len(samples), max_seq_length=256) if isinstance(recipe, GPTQModifier) else {}
             oneshot(model=m, recipe=recipe, **more)
             made["model"] = m
-            made["folder"] = folder
 
-        def logits(folder, ids, made=made):
+        def run(folder, ids, dtype=dtype, made=made):
             m = made["model"].eval()
             with torch.no_grad():
-                result = m(torch.tensor(ids), use_cache=False).logits.float().numpy()
+                logits, weights = m(torch.tensor(ids), use_cache=False).logits.float().numpy(), common.linears(m, dtype)
             m.save_pretrained(folder, save_compressed=True)
-            return result
+            tokenizer.save_pretrained(folder)
+            return logits, weights
 
-        yield name, save, logits
+        yield name, save, run
 
 
 common.peers(make, "llmcompressor", "compressed-tensors", "transformers", "torch")

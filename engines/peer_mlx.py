@@ -16,12 +16,17 @@ def make(model, text):
         def save(folder, bits=bits, group=group):
             convert(model, folder, quantize=True, q_bits=bits, q_group_size=group)
 
-        def logits(folder, ids):
+        def run(folder, ids):
             m, _ = load_model(pathlib.Path(folder), strict=True)
             m.set_dtype(mx.float32)
-            return np.array(m(mx.array(ids)).astype(mx.float32))
+            weights = {
+                name: np.array(mx.dequantize(q["weight"], q["scales"], q["biases"], q.group_size, q.bits))
+                for name, q in m.named_modules()
+                if "scales" in q
+            }
+            return np.array(m(mx.array(ids)).astype(mx.float32)), weights
 
-        yield f"{bits}-bits-{group}", save, logits
+        yield f"{bits}-bits-{group}", save, run
 
 
 common.peers(make, "mlx-lm", "mlx")

@@ -18,6 +18,7 @@ import (
 	"github.com/golowbit/lowbit/internal/decoder"
 	"github.com/golowbit/lowbit/internal/verified"
 	"github.com/golowbit/lowbit/tensor"
+	"golang.org/x/sys/cpu"
 )
 
 // Bounds of a difference of logits, in standard deviations: what float32 may
@@ -34,11 +35,17 @@ type bench struct {
 	files       map[kind]*written
 	results     []verified.Result
 	peers       int // files of other tools that were read
+	skipped     int
 }
 
 // run runs a check, prints its table and returns what is not as the table of
 // engines has it.
 func (b *bench) run(ctx context.Context, c check) (wrong []string, err error) {
+	if c.avx512 && !cpu.X86.HasAVX512F {
+		fmt.Printf("\n%s: skipped: %s needs a CPU with AVX-512\n", c.name, c.engine)
+		b.skipped += len(c.kinds)
+		return nil, nil
+	}
 	python := ""
 	if c.env != "" {
 		if python, err = environment(ctx, b.cache, c.env); err != nil {
@@ -189,20 +196,28 @@ func measure(r *verified.Result, w *written, path string) error {
 	if r.Error != "" {
 		return nil
 	}
-	data, err := os.ReadFile(path)
+	theirs, err := readLogits(path, w.logits.Rows, w.logits.Cols)
 	if err != nil {
 		return err
 	}
-	if len(data) != 4*len(w.logits.Data) {
-		r.Error = fmt.Sprintf("%d bytes of logits, want %d x %d float32", len(data), w.logits.Rows, w.logits.Cols)
-		return nil
-	}
-	theirs := tensor.New(w.logits.Rows, w.logits.Cols)
-	for i := range theirs.Data {
-		theirs.Data[i] = math.Float32frombits(binary.LittleEndian.Uint32(data[4*i:]))
-	}
 	compare(r, w.logits, theirs)
 	return nil
+}
+
+// readLogits reads what an engine has written.
+func readLogits(path string, rows, cols int) (*tensor.Matrix, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	m := tensor.New(rows, cols)
+	if len(data) != 4*len(m.Data) {
+		return nil, fmt.Errorf("%s: %d bytes of logits, want %d x %d float32", path, len(data), rows, cols)
+	}
+	for i := range m.Data {
+		m.Data[i] = math.Float32frombits(binary.LittleEndian.Uint32(data[4*i:]))
+	}
+	return m, nil
 }
 
 // compare sets differences of logits from those that ought to be.

