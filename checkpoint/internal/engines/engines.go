@@ -166,8 +166,8 @@ func (r Row) verdict(l layout.Layer, all together) (reason string, loads bool) {
 		}
 		return broken, false
 	}
-	if note == "" && r.HalfScale && l.DType == safetensors.BF16 && !layout.BF16Scales(l.Scheme) {
-		note = "exact in float16, which config.json is set to; run in bfloat16 it rounds the scales"
+	if r.HalfScale && l.DType == safetensors.BF16 && !layout.BF16Scales(l.Scheme) {
+		note = strings.TrimPrefix(note+"; exact in float16, which config.json is set to; run in bfloat16 it rounds the scales", "; ")
 	}
 	return note, true
 }

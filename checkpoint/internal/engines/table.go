@@ -93,6 +93,7 @@ const (
 	nativeOnly = "format lowbit is read by lowbit only; convert it"
 	noGGUF     = "reads GGUF files only of a few old types; not checked"
 	needsCT    = "needs the package compressed-tensors"
+	noKernel   = "its kernels for CPUs take 4 bits only"
 	noCPU      = "; on a CPU only groups of 32, 64, 128 or 256"
 	needsGPTQ  = "needs the packages optimum and gptqmodel"
 )
@@ -114,8 +115,11 @@ var Table = []Row{
 	{Engine: layout.EngineVLLM, Formats: ct, Bits: []int{2, 3, 5, 6, 7}, Symmetry: Asymmetric,
 		Note: "takes asymmetric weights with 4 or 8 bits, not {bits}"},
 	{Engine: layout.EngineVLLM, Formats: ct, Bits: []int{4}, Groups: marlinGroups, Index: NoIndex, Mixture: FusedAlike, Loads: true, HalfScale: true, Shard: true},
-	{Engine: layout.EngineVLLM, Formats: ct, Bits: []int{8}, Groups: marlinGroups, Index: NoIndex, Mixture: FusedAlike, Loads: true, HalfScale: true, Shard: true},
+	{Engine: layout.EngineVLLM, Formats: ct, Bits: []int{8}, Groups: marlinGroups, Index: NoIndex, Mixture: FusedAlike, Loads: true, HalfScale: true, Shard: true,
+		Note: noKernel, GPU: true},
 	{Engine: layout.EngineVLLM, Formats: ct, Groups: marlinGroups, Index: WithIndex, Mixture: FusedAlike, Loads: true, Shard: true, Note: indexNote},
+	{Engine: layout.EngineVLLM, Formats: ct, Bits: []int{4}, Groups: []int{256}, Index: NoIndex, Mixture: FusedAlike, Loads: true, Shard: true,
+		Note: "on GPUs with its Triton kernel, as Marlin has no groups of 256"},
 	{Engine: layout.EngineVLLM, Formats: ct, Groups: []int{256}, Mixture: FusedAlike, Loads: true, Shard: true,
 		Note: "with its Triton kernel, as Marlin has no groups of 256", GPU: true},
 	{Engine: layout.EngineVLLM, Formats: ct, Note: "takes groups of 32, 64, 128, 256 or whole rows (-1), not {group}"},
@@ -135,7 +139,8 @@ var Table = []Row{
 		Note: "takes gptq only with 4 or 8 bits, not {bits}; format compressed-tensors holds 2 to 8 for it"},
 	{Engine: layout.EngineVLLM, Formats: gptqNames, Groups: marlinGroups, Index: WithIndex, Needs: indexNeeds, Mixture: FusedAlike, Loads: true, Shard: true, Note: indexNote},
 	{Engine: layout.EngineVLLM, Formats: gptqNames, Bits: []int{4}, Groups: marlinGroups, Needs: tileNeeds, Mixture: FusedAlike, Loads: true, HalfScale: true, Shard: true},
-	{Engine: layout.EngineVLLM, Formats: gptqNames, Bits: []int{8}, Groups: marlinGroups, Needs: tileNeeds, Mixture: FusedAlike, Loads: true, HalfScale: true, Shard: true},
+	{Engine: layout.EngineVLLM, Formats: gptqNames, Bits: []int{8}, Groups: marlinGroups, Needs: tileNeeds, Mixture: FusedAlike, Loads: true, HalfScale: true, Shard: true,
+		Note: noKernel, GPU: true},
 	{Engine: layout.EngineVLLM, Formats: gptqNames, Note: "takes groups of 32, 64, 128 or whole rows (-1), not {group}"},
 	{Engine: layout.EngineTransformers, Formats: gptqNames, Bits: []int{4}, Groups: wideGroups, Mixture: OneScheme, Loads: true, GPU: true, Note: needsGPTQ + noCPU},
 	{Engine: layout.EngineTransformers, Formats: gptqNames, Bits: []int{4}, Groups: cpuGroups, Index: NoIndex, Mixture: OneScheme, Loads: true, Note: needsGPTQ},

@@ -114,7 +114,7 @@ func (b *bench) withPython(ctx context.Context, p peer, out string, ids [][]int3
 	if err != nil {
 		return nil, err
 	}
-	source, err := filepath.Abs(filepath.Join("testdata", embedded))
+	root, err := filepath.Abs(".")
 	if err != nil {
 		return nil, err
 	}
@@ -126,7 +126,9 @@ func (b *bench) withPython(ctx context.Context, p peer, out string, ids [][]int3
 	if err := os.WriteFile(file, data, 0o600); err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, python, p.script, source, filepath.Join("testdata", embedded+"-text", "calibration.txt"), file, out)
+	model := filepath.Join(root, "testdata", embedded)
+	cmd := exec.CommandContext(ctx, python, filepath.Join(root, p.script), model, filepath.Join(model+"-text", "calibration.txt"), file, out)
+	cmd.Dir = out // tools leave logs where they run
 	cmd.WaitDelay = 10 * time.Second
 	said, failed := cmd.CombinedOutput()
 	replies, err := os.ReadFile(filepath.Join(out, "replies.jsonl"))
