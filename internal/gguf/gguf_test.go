@@ -404,6 +404,44 @@ func TestSuperBlocks(t *testing.T) {
 	}
 }
 
+// Blocks of few levels, as the library of llama.cpp dequantizes them
+// (dequantize_row_* of node-llama-cpp 3.22.1): random codes, scales of all sizes.
+func TestLevels(t *testing.T) {
+	data, err := os.ReadFile(filepath.Join("testdata", "levels.json"))
+	require.NoError(t, err)
+	var cases map[string]struct {
+		Hex    string    `json:"hex"`
+		Values []float32 `json:"values"`
+	}
+	require.NoError(t, json.Unmarshal(data, &cases))
+	types := []Type{TQ1_0, TQ2_0, Q1_0, Q2_0, MXFP4, NVFP4}
+	require.Len(t, cases, len(types))
+	for _, typ := range types {
+		c, ok := cases[typ.String()]
+		require.True(t, ok)
+		src, err := hex.DecodeString(c.Hex)
+		require.NoError(t, err)
+		got := make([]float32, len(c.Values))
+		require.Len(t, src, typ.RowBytes(len(got)))
+		require.True(t, typ.Readable())
+		require.NoError(t, typ.Decode(got, src))
+		for i, v := range c.Values {
+			require.Equal(t, v, got[i], "%v %d", typ, i)
+		}
+		group, bits, zero, ok := typ.Whole()
+		require.True(t, ok)
+		require.Zero(t, typ.Block()%group)
+		levels, scales := make([]int8, typ.Block()), make([]float32, typ.Block()/group)
+		typ.UnpackWhole(src, levels, scales)
+		for i, v := range levels {
+			require.Equal(t, got[i], float32(v)*scales[i/group])
+			require.True(t, int(v)+zero >= 0 && int(v)+zero < 1<<bits || typ == TQ2_0 && v == 2, "%v: level %d", typ, v)
+		}
+	}
+	_, _, _, ok := Q4_0.Whole()
+	require.False(t, ok)
+}
+
 // Q8_0 keeps every value to half a step, and codes never leave ±127.
 func TestQ8Error(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {

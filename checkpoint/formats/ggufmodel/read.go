@@ -395,11 +395,14 @@ func schemeOf(t gguf.Type) quant.Scheme {
 	if g, ok := kquant.Of(t); ok && (t.Super() || t == gguf.IQ4_NL) {
 		return g.Scheme()
 	}
+	if group, bits, zero, ok := t.Whole(); ok {
+		return quant.Scheme{Bits: bits, GroupSize: group, Symmetric: zero == 1<<(bits-1)}
+	}
 	return quant.Scheme{Bits: t.Bits(), GroupSize: gguf.BlockLen, Symmetric: !t.HasMin()}
 }
 
 // Weight gives the blocks as groups of 32, those of Q2_K to Q6_K, IQ4_NL and
-// IQ4_XS on grids of their own. Q4_1 and Q5_1 are a weight only if every minimum is
+// IQ4_XS on grids of their own, and those of few levels on a uniform one. Q4_1 and Q5_1 are a weight only if every minimum is
 // a whole multiple of its scale.
 func (g *modelFile) Weight(name string) (*quant.Weight, error) {
 	e, data, err := g.blocks(name)
@@ -419,6 +422,9 @@ func (g *modelFile) Weight(name string) (*quant.Weight, error) {
 			return nil, layout.TensorError(g, name+layout.WeightSuffix, "%w", err)
 		}
 		return w, nil
+	}
+	if _, _, _, ok := t.Whole(); ok {
+		return g.leveled(w, e, data)
 	}
 	var block [gguf.BlockLen]uint8
 	codes := make([]uint8, w.In)
@@ -443,6 +449,39 @@ func (g *modelFile) Weight(name string) (*quant.Weight, error) {
 	}
 	if err := w.Validate(); err != nil {
 		return nil, layout.TensorError(g, name+layout.WeightSuffix, "%w", err)
+	}
+	return w, nil
+}
+
+// leveled fills a weight from blocks whose levels are whole numbers.
+func (g *modelFile) leveled(w *quant.Weight, e fileTensor, data []byte) (*quant.Weight, error) {
+	t := e.info.Type
+	group, _, zero, _ := t.Whole()
+	levels, codes := make([]int8, t.Block()), make([]uint8, w.In)
+	for r := range w.Out {
+		for from := 0; from < w.In; from += len(levels) {
+			k := r*w.Groups() + from/group
+			scales := w.Scales[k : k+len(levels)/group]
+			t.UnpackWhole(data, levels, scales)
+			data = data[t.BlockBytes():]
+			for i, v := range levels {
+				code := int(v) + zero
+				if code > int(w.Scheme.MaxCode()) {
+					return nil, layout.TensorError(g, e.spec.Name, "row %d: level %d in a block of %v: %w", r, v, t, layout.ErrNotWeight)
+				}
+				codes[from+i] = uint8(code)
+			}
+			for i, s := range scales {
+				if _, exact := wire.ToHalf(s); !exact {
+					return nil, layout.TensorError(g, e.spec.Name, "row %d: scale %g is no half float: %w", r, s, layout.ErrNotWeight)
+				}
+				w.Zeros[k+i] = uint8(zero)
+			}
+		}
+		w.SetLine(r, codes)
+	}
+	if err := w.Validate(); err != nil {
+		return nil, layout.TensorError(g, e.spec.Name, "%w", err)
 	}
 	return w, nil
 }

@@ -41,7 +41,7 @@ const (
 )
 
 // unlike bounds the relative difference of perplexities, by that of logits.
-const unlike = 0.1
+const unlike = 0.05
 
 // rounding is what comes with the type that a tool computes in.
 type rounding struct {
@@ -64,7 +64,7 @@ var allPeers = []peer{
 		dense: []string{"4-bits-64", "3-bits-32", "8-bits-128"}},
 	{name: "from-llmcompressor", env: "llmcompressor", script: "engines/peer_llmcompressor.py"},
 	{name: "from-autoround", env: "autoround", script: "engines/peer_autoround.py"},
-	{name: "from-llama.cpp", script: "engines/peer_llamacpp.py", within: 0.15, dense: []string{"Q4_1", "Q5_1"}},
+	{name: "from-llama.cpp", script: "engines/peer_llamacpp.py", within: 0.3, dense: []string{"Q4_1", "Q5_1"}},
 }
 
 // made is a file that a tool wrote, and what the tool makes of it.
