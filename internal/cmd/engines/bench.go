@@ -15,10 +15,11 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/cpu"
+
 	"github.com/golowbit/lowbit/internal/decoder"
 	"github.com/golowbit/lowbit/internal/verified"
 	"github.com/golowbit/lowbit/tensor"
-	"golang.org/x/sys/cpu"
 )
 
 // Bounds of a difference of logits, in standard deviations: what float32 may
