@@ -27,32 +27,32 @@ type peer struct {
 	name   string // for -only
 	env    string // engines/ENV.txt; "" for llama.cpp
 	script string
-	// within bounds the difference of logits, if the type of the tool's weights does
-	// not tell: it rounds the inputs, too.
-	within float64
+	// within are the bounds if the type of the tool's weights does not tell: it
+	// rounds the inputs, too.
+	within bounds
 	// dense are the files whose grids no packed format holds.
 	dense []string
 }
 
-// Bounds of differences from what computes in half floats and in bfloat16.
+// Bounds of differences of logits from what computes in half floats and in bfloat16.
 const (
 	halves    = 0.02
 	bfloat16s = 0.12
 )
 
-// unlike bounds the relative difference of perplexities, by that of logits.
-const unlike = 0.05
+// bounds are of the difference of logits, and of the relative one of perplexities.
+type bounds struct{ logits, perplexity float64 }
 
 // rounding is what comes with the type that a tool computes in.
 type rounding struct {
 	weight func(float32) float32 // ours, so rounded, are the same bit for bit
-	within float64               // bound of the difference of logits
+	within bounds
 }
 
 var roundings = map[safetensors.DType]rounding{
-	safetensors.F32:  {func(v float32) float32 { return v }, exact},
-	safetensors.F16:  {tensor.RoundF16, halves},
-	safetensors.BF16: {tensor.RoundBF16, bfloat16s},
+	safetensors.F32:  {func(v float32) float32 { return v }, bounds{exact, 1e-5}},
+	safetensors.F16:  {tensor.RoundF16, bounds{halves, 1e-3}},
+	safetensors.BF16: {tensor.RoundBF16, bounds{bfloat16s, 0.01}},
 }
 
 // allPeers run with -only peers, too.
@@ -64,7 +64,7 @@ var allPeers = []peer{
 		dense: []string{"4-bits-64", "3-bits-32", "8-bits-128"}},
 	{name: "from-llmcompressor", env: "llmcompressor", script: "engines/peer_llmcompressor.py"},
 	{name: "from-autoround", env: "autoround", script: "engines/peer_autoround.py"},
-	{name: "from-llama.cpp", script: "engines/peer_llamacpp.py", within: 0.3, dense: []string{"Q4_1", "Q5_1"}},
+	{name: "from-llama.cpp", script: "engines/peer_llamacpp.py", within: bounds{0.3, 0.01}, dense: []string{"Q4_1", "Q5_1"}},
 }
 
 // made is a file that a tool wrote, and what the tool makes of it.
@@ -203,7 +203,10 @@ func (r *reading) of(ctx context.Context, f made) error {
 		return err
 	}
 	r.DType = string(dtype)
-	within := max(r.p.within, roundings[dtype].within)
+	within := r.p.within
+	if within == (bounds{}) {
+		within = roundings[dtype].within
+	}
 	ours, err := logits(ctx, f.path, r.ids)
 	if err != nil {
 		return err
@@ -217,9 +220,9 @@ func (r *reading) of(ctx context.Context, f made) error {
 	switch {
 	case r.Error != "":
 		return errors.New(r.Error)
-	case r.Difference > within:
-		return fmt.Errorf("difference of logits %.2g, want at most %.2g", r.Difference, within)
-	case math.Abs(r.ours/r.theirs-1) > unlike*within:
+	case r.Difference > within.logits:
+		return fmt.Errorf("difference of logits %.2g, want at most %.2g", r.Difference, within.logits)
+	case math.Abs(r.ours/r.theirs-1) > within.perplexity:
 		return fmt.Errorf("perplexity %g, the tool's is %g", r.ours, r.theirs)
 	}
 	return r.convert(ctx, f, ours)
