@@ -60,8 +60,7 @@ var allPeers = []peer{
 	{name: "from-gptqmodel", env: "gptqmodel", script: "engines/peer_gptqmodel.py"},
 	{name: "from-hqq", env: "transformers4", script: "engines/peer_hqq.py",
 		dense: []string{"four-bits", "three-bits", "two-bits-inside-inputs"}},
-	{name: "from-mlx", env: "mlx", script: "engines/peer_mlx.py",
-		dense: []string{"4-bits-64", "3-bits-32", "8-bits-128"}},
+	{name: "from-mlx", env: "mlx", script: "engines/peer_mlx.py"},
 	{name: "from-llmcompressor", env: "llmcompressor", script: "engines/peer_llmcompressor.py"},
 	{name: "from-autoround", env: "autoround", script: "engines/peer_autoround.py"},
 	{name: "from-llama.cpp", script: "engines/peer_llamacpp.py", within: bounds{0.3, 0.01}, dense: []string{"Q4_1", "Q5_1"}},
@@ -231,7 +230,7 @@ func (r *reading) of(ctx context.Context, f made) error {
 // convert writes a file in every format that holds it, and compares the logits
 // of each.
 func (r *reading) convert(ctx context.Context, f made, ours *tensor.Matrix) error {
-	for _, name := range []string{"lowbit", "compressed-tensors", "gptq_v2", "awq", "hqq", "gguf", "dense"} {
+	for _, name := range []string{"lowbit", "compressed-tensors", "gptq_v2", "awq", "hqq", "mlx", "gguf", "dense"} {
 		format, err := checkpoint.Lookup(name)
 		if err != nil {
 			return err
