@@ -64,16 +64,21 @@ func (j *job) warnOverflow(layer string, largest float32) {
 		largest, j.set.format.Name(), wire.MaxHalf)})
 }
 
-// checkCurvature refuses curvature for models through which no gradient goes back.
-func (j *job) checkCurvature() error {
-	if j.set.curvature != CurvatureOn {
+// checkReversible refuses curvature and tuning for models through which no gradient goes
+// back.
+func (j *job) checkReversible() error {
+	what := "tuning"
+	switch {
+	case j.set.curvature == CurvatureOn:
+		what = "curvature"
+	case j.set.tuning.What == TuneOff:
 		return nil
 	}
 	if j.model == nil {
-		return fmt.Errorf("%w: curvature needs a model that can be run: %w", ErrOptions, j.refuse)
+		return fmt.Errorf("%w: %s needs a model that can be run: %w", ErrOptions, what, j.refuse)
 	}
 	if err := walk.Reversible(j.model); err != nil {
-		return fmt.Errorf("%s: %w: curvature: %w", j.path, ErrOptions, err)
+		return fmt.Errorf("%s: %w: %s: %w", j.path, ErrOptions, what, err)
 	}
 	return nil
 }

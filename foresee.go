@@ -140,6 +140,7 @@ func (j *job) seconds(ctx context.Context) (float64, error) {
 	if j.text != nil {
 		l.Calibration = quant.NewCalibration(x, j.set.workers)
 		total = j.calibration().Products(j.memory) / memory.Speed(j.set.workers)
+		total += j.tuningProducts() / memory.Speed(j.set.workers)
 		if j.set.curvature == CurvatureOn {
 			l.Calibration = l.Calibration.WithOutput(l.Calibration.H)
 		}

@@ -62,7 +62,7 @@ func spilling(t *testing.T, o *Options, eighths int64) {
 	j, err := newJob(*o)
 	require.NoError(t, err)
 	defer j.close()
-	j.text, err = readCalibration(j.src, j.model, o.Calibration, 0)
+	j.text, err = readCalibration(j.src, j.model, o.Calibration, Tuning{}, 0)
 	require.NoError(t, err)
 	j.tokens = j.text.tokens()
 	const much = 1 << 30

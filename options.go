@@ -89,6 +89,9 @@ type Options struct {
 	// Curvature judges errors by what they cost the model's own loss.
 	Curvature Curvature
 
+	// Tuning tunes the quantized model as a whole once all layers are quantized.
+	Tuning Tuning
+
 	// Skip leaves layers whose name matches any of these dense. One that
 	// matches no layer is an error.
 	Skip []*regexp.Regexp
@@ -323,7 +326,7 @@ func (o *Options) Validate() error {
 	if err := o.Calibration.validate(); err != nil {
 		return err
 	}
-	if err := o.Evaluation.validate(); err != nil {
+	if err := cmp.Or(o.Evaluation.validate(), o.Tuning.validate()); err != nil {
 		return err
 	}
 	if slices.Contains(slices.Concat(o.Skip, o.Include, o.Exclude), nil) {

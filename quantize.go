@@ -115,6 +115,7 @@ type job struct {
 	windows    [][]int32    // on which text
 	evaluation *Evaluation
 	measuring  time.Duration
+	tuned      *Tuned
 }
 
 // openModel opens a model, or the LoRA adapter at path merged into the model
@@ -149,7 +150,7 @@ func newJob(o Options) (*job, error) {
 		j.close()
 		return nil, err
 	}
-	if err := cmp.Or(j.checkCurvature(), j.planModel(o)); err != nil {
+	if err := cmp.Or(j.checkReversible(), j.planModel(o)); err != nil {
 		j.close()
 		return nil, err
 	}
@@ -310,7 +311,7 @@ func (j *job) readText(o *Options) (err error) {
 		return fmt.Errorf("%w: %w", ErrOptions, ErrNeedsText)
 	}
 	if needed || j.texted {
-		if j.text, err = readCalibration(j.src, j.model, o.Calibration, o.Memory); err != nil {
+		if j.text, err = readCalibration(j.src, j.model, o.Calibration, j.set.tuning, o.Memory); err != nil {
 			return err
 		}
 		j.tokens = j.text.tokens()
@@ -321,6 +322,9 @@ func (j *job) readText(o *Options) (err error) {
 		return err
 	}
 	if j.memory, err = j.planMemory(o.Memory); err != nil {
+		return err
+	}
+	if err := j.planTuning(o.Memory); err != nil {
 		return err
 	}
 	if measuring != nil {
@@ -345,7 +349,7 @@ func (j *job) event(e Event) {
 // mustHaveText is false only for methods without need of data in arms that
 // leave nothing to choose.
 func (j *job) mustHaveText() bool {
-	if quant.NeedsCalibration(j.set.method) || j.set.curvature == CurvatureOn {
+	if quant.NeedsCalibration(j.set.method) || j.set.curvature == CurvatureOn || j.set.tuning.What != TuneOff {
 		return true
 	}
 	for _, folds := range j.plan.Folds {
@@ -408,6 +412,9 @@ func (j *job) describe(maxShardBytes int64) (fingerprint, method json.RawMessage
 	if j.text != nil {
 		info["text"] = text.Digest(j.text.windows)
 	}
+	if j.set.tuning.What != TuneOff {
+		info["tuning_text"] = text.Digest(j.text.tuning)
+	}
 	fingerprint, err = json.Marshal(info)
 	return fingerprint, method, err
 }
@@ -450,7 +457,9 @@ func (j *job) run(ctx context.Context) error {
 	var err error
 	switch {
 	case j.text != nil:
-		err = j.runBlocks(ctx)
+		if err = j.runBlocks(ctx); err == nil {
+			err = j.tune(ctx)
+		}
 	case j.direct():
 		err = j.runDirect(ctx)
 	default:
@@ -603,7 +612,7 @@ func (j *job) readBack() error {
 
 // report sums up. The output is there by now: nothing here is an error.
 func (j *job) report() *Report {
-	r := &Report{Output: j.output, Format: j.set.format.Name(), Settings: j.settings(), Notes: j.notes(), Tokens: j.tokens, BytesBefore: j.before, Evaluation: j.evaluation}
+	r := &Report{Output: j.output, Format: j.set.format.Name(), Settings: j.settings(), Notes: j.notes(), Tokens: j.tokens, BytesBefore: j.before, Evaluation: j.evaluation, Tuned: j.tuned}
 	r.Seconds = -j.measuring.Seconds()
 	if n, err := checkpoint.WeightBytes(j.output); err == nil {
 		r.BytesAfter = n

@@ -17,6 +17,7 @@ const (
 	EventProgress EventKind = "progress" // Done of Total in the phase named by Message
 	EventWarning  EventKind = "warning"  // Message says what, of the layer Name if that is set
 	EventWrite    EventKind = "write"    // the output is being put together: Done of Total bytes
+	EventTune     EventKind = "tune"     // what tuning has reached was measured: Done of Total steps, KL
 )
 
 // Event is one step of progress. Fields that its kind does not name are zero.
@@ -31,6 +32,7 @@ type Event struct {
 	Layer   *LayerReport `json:"layer,omitempty"`
 	Plan    *Plan        `json:"plan,omitempty"`
 	Message string       `json:"message,omitempty"`
+	KL      float64      `json:"kl,omitempty"` // nats a token, see Tuned
 }
 
 // LayerReport says what became of one layer. What was not measured, or does
@@ -82,6 +84,7 @@ type Report struct {
 	BitsPerWeight float64       `json:"bits_per_weight"` // over the quantized layers
 	Tokens        int           `json:"calibration_tokens,omitzero"`
 	Seconds       float64       `json:"seconds"` // without those of Evaluation
+	Tuned         *Tuned        `json:"tuned,omitempty"`
 	// Evaluation is the outcome of Options.Evaluation, against the source.
 	Evaluation *Evaluation `json:"evaluation,omitempty"`
 }

@@ -66,6 +66,7 @@ type settings struct {
 	inputs     Inputs
 	correction float64
 	curvature  Curvature
+	tuning     Tuning
 	skip       []*regexp.Regexp // and those to exclude
 	include    []*regexp.Regexp
 	fit        Fit
@@ -326,6 +327,14 @@ func (o *Options) resolveArms(s *settings) error {
 		return badOptions("arms %s: none of axis %s", joined(all), s.axis)
 	}
 	s.curvature = pick(s, "curvature", given(o.Curvature), otherwise(CurvatureOff, "default"))
+	if s.tuning = o.Tuning; s.tuning.What != TuneOff {
+		if s.tuning.Steps == 0 {
+			s.tuning.Steps = map[Tune]int{TuneScales: 100, TuneCodes: 200}[s.tuning.What]
+		}
+		pick(s, "tune", otherwise(s.tuning.What, "given"))
+		pick(s, "tune_steps", given(o.Tuning.Steps), otherwise(s.tuning.Steps, "default"))
+		pick(s, "tune_tokens", given(o.Tuning.Tokens), otherwise(0, "all of the text"))
+	}
 	s.objective = pick(s, "objective", pointed(o.Objective),
 		provided(s.curvature == CurvatureOn, adadim.ObjectiveCurvature, "curvature on"), otherwise(b.objective, by))
 	s.search = pick(s, "search", pointed(o.Search), otherwise(b.search, by))

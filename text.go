@@ -99,6 +99,7 @@ const (
 type calibrationText struct {
 	seqLen  int
 	windows [][]int32
+	tuning  [][]int32 // those that the model is tuned on
 }
 
 func (c *calibrationText) tokens() int { return len(c.windows) * c.seqLen }
@@ -114,7 +115,7 @@ func contextLength(cfg *decoder.Model, n int) int {
 	return n
 }
 
-func readCalibration(m *checkpoint.Model, cfg *decoder.Model, c Calibration, limit int64) (*calibrationText, error) {
+func readCalibration(m *checkpoint.Model, cfg *decoder.Model, c Calibration, tuning Tuning, limit int64) (*calibrationText, error) {
 	t := &calibrationText{seqLen: contextLength(cfg, c.SeqLen)}
 	if cfg.MaxPosition > 0 && t.seqLen > cfg.MaxPosition {
 		return nil, badOptions("calibration windows of %d tokens, but the model's context is %d", t.seqLen, cfg.MaxPosition)
@@ -132,9 +133,15 @@ func readCalibration(m *checkpoint.Model, cfg *decoder.Model, c Calibration, lim
 		n = defaultSamples
 	}
 	t.windows = text.Spread(all, n)
-	if len(t.windows) < len(all) { // the others need not stay
+	if t.tuning, err = tuning.windows(all, t.seqLen); err != nil {
+		return nil, err
+	}
+	if len(t.windows) < len(all) && len(t.tuning) < len(all) { // the others need not stay
 		for i, w := range t.windows {
 			t.windows[i] = slices.Clone(w)
+		}
+		for i, w := range t.tuning {
+			t.tuning[i] = slices.Clone(w)
 		}
 	}
 	return t, nil

@@ -121,9 +121,11 @@ type Writer struct {
 	state   map[string]layerState
 	reports map[string]json.RawMessage
 	grids   map[string]quant.Scheme // of layers put on grids that are not uniform
-	changed map[string][]float32    // what PutDense was given, by tensor
-	notes   map[string][]byte       // what Note was given
-	closed  bool
+
+	replaced map[string]*quant.Weight // what is written in the place of a layer
+	changed  map[string][]float32     // what PutDense was given, by tensor
+	notes    map[string][]byte        // what Note was given
+	closed   bool
 
 	hashOnce sync.Once // before the first layer is kept
 	hashErr  error
@@ -200,7 +202,7 @@ func newWriter(o WriterOptions) (*Writer, error) {
 	}
 	w := &Writer{
 		o: o, partial: partial.New(o.Out, o.disk), folder: folder, file: file, layers: map[string]layout.Layer{},
-		state: map[string]layerState{}, reports: map[string]json.RawMessage{}, grids: map[string]quant.Scheme{}, changed: map[string][]float32{}, notes: map[string][]byte{}, disk: o.disk,
+		state: map[string]layerState{}, reports: map[string]json.RawMessage{}, grids: map[string]quant.Scheme{}, replaced: map[string]*quant.Weight{}, changed: map[string][]float32{}, notes: map[string][]byte{}, disk: o.disk,
 	}
 	if _, ok := o.Format.(dense.Format); ok && len(o.Parts) > 0 {
 		w.stacks = parts.Stacks(storedParts(o.Parts))
@@ -301,6 +303,12 @@ func (w *Writer) Weight(name string) (*quant.Weight, error) {
 
 // kept reads a finished layer.
 func (w *Writer) kept(name string) (*quant.Weight, error) {
+	w.mu.Lock()
+	q := w.replaced[name]
+	w.mu.Unlock()
+	if q != nil {
+		return q, nil
+	}
 	return w.partial.Weight(name, w.scheme(name))
 }
 
@@ -352,6 +360,22 @@ func (w *Writer) Put(name string, q *quant.Weight, report json.RawMessage) error
 		return fmt.Errorf("layer %q: %w", name, err)
 	}
 	w.state[name], w.reports[name] = done, report
+	return nil
+}
+
+// Replace has another weight written for a layer that is done, on the same grid and of
+// the same shape. It is not kept across a resume.
+func (w *Writer) Replace(name string, q *quant.Weight) error {
+	old, err := w.Weight(name)
+	if err != nil {
+		return err
+	}
+	if old.Out != q.Out || old.In != q.In || old.Scheme.Bits != q.Scheme.Bits || old.Scheme.Axis != q.Scheme.Axis || len(old.Scales) != len(q.Scales) {
+		return fmt.Errorf("layer %q: replaced by a weight of another shape or scheme", name)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.replaced[name] = q
 	return nil
 }
 

@@ -64,6 +64,8 @@ func (p *progress) event(e lowbit.Event) {
 	case lowbit.EventProgress:
 		p.started = p.now() // the pace of layers is not that of what comes before them
 		p.step(e.Message, e.Done, e.Total)
+	case lowbit.EventTune:
+		p.line(fmt.Sprintf("tuning: after %d of %d steps a divergence of %.4f on the text held out", e.Done, e.Total, e.KL))
 	case lowbit.EventWrite:
 		// While layers are quantized, what has been written is no news.
 		if !p.layers {

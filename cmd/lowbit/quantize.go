@@ -181,6 +181,9 @@ func printReport(w io.Writer, r *lowbit.Report, layers bool) error {
 	}
 	text += fmt.Sprintf("%s (%s): %s before, %s after; %.3f bits per quantized weight; %.1f s\n",
 		r.Output, r.Format, size(r.BytesBefore), size(r.BytesAfter), r.BitsPerWeight, r.Seconds)
+	if t := r.Tuned; t != nil {
+		text += fmt.Sprintf("tuned %v: divergence %.4f before, %.4f after on the text held out (step %d of %d)\n", t.What, t.Before, t.After, t.Best, t.Steps)
+	}
 	text += "engines that load it: " + readers(r.Engines) + "\n"
 	if e := r.Evaluation; e != nil {
 		text += fmt.Sprintf("perplexity %.4f before, %.4f after; KL divergence %.4f; %d tokens in windows of %d\n",

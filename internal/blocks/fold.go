@@ -42,30 +42,47 @@ func (r *run) foldScales(ctx context.Context, cals []*quant.Calibration) error {
 	if err != nil {
 		return err
 	}
-	if err := r.layers.Note(r.foldNote(), data); err != nil {
+	if err := r.layers.Note(foldNote(r.block), data); err != nil {
 		return err
 	}
 	return r.putScales(choices)
 }
 
-func (r *run) foldNote() string { return fmt.Sprintf("fold-%d", r.block.Index) }
+func foldNote(b *program.Block) string { return fmt.Sprintf("fold-%d", b.Index) }
 
 // refoldScales takes the scales that the run that is resumed has chosen; done is
 // false if it had not got that far.
 func (r *run) refoldScales() (done bool, err error) {
-	data, ok := r.layers.Noted(r.foldNote())
+	scales, choices, err := folded(r.block, r.layers)
+	if err != nil || scales == nil {
+		return false, err
+	}
+	r.scales = scales
+	return true, r.putScales(choices)
+}
+
+// Folded is what was folded in a block, unquantized, that Run has been through; nil if
+// nothing was to be.
+func Folded(b *program.Block, layers Layers) (*fold.Scales, error) {
+	scales, _, err := folded(b, layers)
+	return scales, err
+}
+
+func folded(b *program.Block, layers Layers) (*fold.Scales, []fold.Choice, error) {
+	data, ok := layers.Noted(foldNote(b))
 	if !ok {
-		return false, nil
+		return nil, nil, nil
 	}
 	var choices []fold.Choice
-	r.scales = fold.New(r.block)
-	if err = json.Unmarshal(data, &choices); err == nil {
-		err = r.scales.Apply(choices, r.layers.Folding(r.block).Round)
+	scales := fold.New(b)
+	err := json.Unmarshal(data, &choices)
+	if err == nil {
+		err = scales.Apply(choices, layers.Folding(b).Round)
 	}
 	if err != nil {
-		return false, fmt.Errorf("block %d: scales kept by the interrupted run: %w", r.block.Index, err)
+		return nil, nil, fmt.Errorf("block %d: scales kept by the interrupted run: %w", b.Index, err)
 	}
-	return true, r.putScales(choices)
+	return scales, choices, nil
 }
 
 // putScales gives the keeper of layers what the scales change.

@@ -110,7 +110,7 @@ func (c *collector) loss(window, first int, logits, g *tensor.Matrix) {
 }
 
 // gradient is walk.Backward.Gradient.
-func (c *collector) gradient(b *program.Block, linear int, g *tensor.Matrix) error {
+func (c *collector) gradient(b *program.Block, linear int, _, g *tensor.Matrix) error {
 	l := &b.Linears[linear]
 	if !c.wants(l.Name) || g.Rows == 0 {
 		return nil

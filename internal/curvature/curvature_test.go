@@ -71,7 +71,7 @@ func TestCollect(t *testing.T) {
 				}
 			}
 		},
-		Gradient: func(b *program.Block, linear int, g *tensor.Matrix) error {
+		Gradient: func(b *program.Block, linear int, _, g *tensor.Matrix) error {
 			for r := 0; b.Linears[linear].Name == name && r < g.Rows; r += seqLen {
 				x := walk.Rows(g, r, r+seqLen).Clone()
 				level(x)

@@ -25,7 +25,7 @@ func (c *Calibration) back(alone bool) (most need, streams int64) {
 		if !alone && i > 0 {
 			n.weights += c.Model.Blocks[i-1].Bytes()
 		}
-		n.batch = 4*rows*int64(b.BackwardWidth()+2*c.Model.Hidden) + c.copied(b)
+		n.batch = 4*rows*int64(b.BackwardWidth(false)+2*c.Model.Hidden) + c.copied(b)
 		for _, l := range b.Linears {
 			if c.Curved(l.Name) {
 				n.stats += 2 * square(l.Out) // of both halves of the text

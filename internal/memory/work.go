@@ -1,6 +1,7 @@
 package memory
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"time"
@@ -27,6 +28,16 @@ func Reading(limit, bytes int64) (*Plan, error) {
 		return nil, fmt.Errorf("%w: to read and encode the text %s are needed and %s allowed: take less of it", ErrTooLittle, Size(p.Peak()), Size(limit))
 	}
 	p.held = p.Peak()
+	return p, nil
+}
+
+// Tuning plans to tune a model, which takes bytes.
+func Tuning(limit, bytes int64) (*Plan, error) {
+	limit = cmp.Or(limit, Default())
+	p := &Plan{Limit: limit, Parts: []Part{{"tuning", bytes}, {"rest", base}}}
+	if limit > 0 && p.Peak() > limit-limit/32 {
+		return nil, fmt.Errorf("%w: to tune the model %s are needed and %s allowed: tune scales instead of codes, or nothing", ErrTooLittle, Size(p.Peak()), Size(limit))
+	}
 	return p, nil
 }
 

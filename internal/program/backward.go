@@ -45,21 +45,23 @@ func (o *DeltaScan) what() string     { return "gated delta rule" }
 func (o *DecayScan) what() string     { return "linear attention with decay" }
 
 // Gradient is shown the gradient of a loss at the output of a linear layer,
-// [rows, out], a row for each token that the layer sees. It is valid only during the
-// call and not to be changed.
-type Gradient func(linear int, g *tensor.Matrix) error
+// [rows, out], a row for each token that the layer sees, and if Backward was asked to
+// keep them the layer's inputs x [rows, in]: gᵀx is the gradient of the weight. Both are
+// valid only during the call and not to be changed.
+type Gradient func(linear int, x, g *tensor.Matrix) error
 
 // Backward runs the block on x [rows, hidden], whole windows of seqLen rows, which
 // stays as it is, and then back: g [rows, hidden], the gradient of a loss at what
 // leaves the block, becomes that at x. observe sees the gradients at the outputs of
 // linear layers, last to first. Experts are those that the router takes; the
 // gradient goes through their weights. The block must be Reversible; all versions
-// of its registers that gradients need are in memory at once (see BackwardWidth).
-func (r *Runner) Backward(b *Block, x, g *tensor.Matrix, seqLen int, observe Gradient) error {
+// of its registers that gradients need are in memory at once (see BackwardWidth), and
+// with inputs those that linear layers read.
+func (r *Runner) Backward(b *Block, x, g *tensor.Matrix, seqLen int, inputs bool, observe Gradient) error {
 	if g.Rows != x.Rows || g.Cols != x.Cols {
 		panic("program: gradient of another shape than the stream")
 	}
-	t := &tape{r: r, refs: map[*tensor.Matrix]int{x: 1}, kept: make([][]*tensor.Matrix, len(b.ops))}
+	t := &tape{r: r, inputs: inputs, refs: map[*tensor.Matrix]int{x: 1}, kept: make([][]*tensor.Matrix, len(b.ops))}
 	f := b.NewFrame(x, seqLen)
 	t.forward(b, f)
 	v := &reverse{exec: exec{r, b, f}, tape: t, rowCount: x.Rows, grads: make([]*tensor.Matrix, len(b.regs)), observe: observe}
@@ -80,9 +82,18 @@ func (r *Runner) Backward(b *Block, x, g *tensor.Matrix, seqLen int, observe Gra
 
 // tape is what a forward pass leaves behind for the way back.
 type tape struct {
-	r    *Runner
-	kept [][]*tensor.Matrix     // by operation, what it keeps
-	refs map[*tensor.Matrix]int // by content, how many operations keep it
+	r      *Runner
+	inputs bool                   // those of linear layers are kept
+	kept   [][]*tensor.Matrix     // by operation, what it keeps
+	refs   map[*tensor.Matrix]int // by content, how many operations keep it
+}
+
+// keeps is what an operation keeps.
+func (t *tape) keeps(o op) []Reg {
+	if l, ok := o.(*linearOp); ok && t.inputs {
+		return []Reg{l.src}
+	}
+	return o.(reversible).keeps()
 }
 
 // forward runs all operations. A content that is kept is not overwritten: the
@@ -90,7 +101,7 @@ type tape struct {
 func (t *tape) forward(b *Block, f *Frame) {
 	x := &exec{t.r, b, f}
 	for i, o := range b.ops {
-		for _, g := range o.(reversible).keeps() {
+		for _, g := range t.keeps(o) {
 			m := x.reg(g)
 			t.kept[i] = append(t.kept[i], m)
 			t.refs[m]++
@@ -166,7 +177,7 @@ func (x *reverse) matters(o op) bool {
 
 // in is the content of a register before the operation, which it must keep.
 func (x *reverse) in(g Reg) *tensor.Matrix {
-	for i, k := range x.b.ops[x.at].(reversible).keeps() {
+	for i, k := range x.tape.keeps(x.b.ops[x.at]) {
 		if k == g {
 			return x.tape.kept[x.at][i]
 		}
@@ -201,7 +212,8 @@ func (x *reverse) done(m *tensor.Matrix) { x.r.Release(m) }
 
 // BackwardWidth says how much Backward holds for each token at most, in elements,
 // beside x and g: contents and gradients.
-func (p *Program) BackwardWidth() int {
+func (p *Program) BackwardWidth(inputs bool) int {
+	t := &tape{inputs: inputs}
 	var shares []float64 // of tokens that an expert gets, by router
 	for _, o := range p.ops {
 		if r, ok := o.(*routerOp); ok {
@@ -219,8 +231,8 @@ func (p *Program) BackwardWidth() int {
 	kept := make([]bool, len(p.regs)) // what it holds is kept by an operation before
 	kept[Stream] = true
 	for i, o := range p.ops {
-		if r, ok := o.(reversible); ok {
-			for _, g := range r.keeps() {
+		if _, ok := o.(reversible); ok {
+			for _, g := range t.keeps(o) {
 				kept[g] = true
 			}
 		}

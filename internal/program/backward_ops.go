@@ -43,7 +43,11 @@ func (o *linearOp) back(x *reverse) {
 		x.take(o.dst)
 	}
 	if x.observe != nil {
-		x.err = x.observe(o.linear, dy)
+		var in *tensor.Matrix
+		if x.tape.inputs {
+			in = x.in(o.src)
+		}
+		x.err = x.observe(o.linear, in, dy)
 	}
 	if dy.Rows > 0 {
 		tensor.Gemm(false, false, 1, dy, x.b.linears[o.linear].Weight, 1, x.into(o.src), x.r.workers)

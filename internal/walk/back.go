@@ -20,8 +20,9 @@ type Backward struct {
 	// those of a window that begin at token first. Windows come in order.
 	Loss func(window, first int, logits, g *tensor.Matrix)
 	// Gradient is shown the gradients at the outputs of the linears of a block,
-	// batch by batch (see program.Gradient).
-	Gradient func(b *program.Block, linear int, g *tensor.Matrix) error
+	// batch by batch, and with Inputs their inputs (see program.Gradient).
+	Gradient func(b *program.Block, linear int, x, g *tensor.Matrix) error
+	Inputs   bool
 	// Settle ends a block, of which all batches were shown.
 	Settle func(b *program.Block) error
 	// First is the first block whose gradients are shown; none go beyond it.
@@ -179,7 +180,7 @@ func (w *Walk) blockBack(ctx context.Context, b *program.Block, x, g *Residual, 
 		if err != nil {
 			return err
 		}
-		err = w.Runner.Backward(b, in, d, w.SeqLen, func(linear int, g *tensor.Matrix) error { return v.Gradient(b, linear, g) })
+		err = w.Runner.Backward(b, in, d, w.SeqLen, v.Inputs, func(linear int, x, g *tensor.Matrix) error { return v.Gradient(b, linear, x, g) })
 		if err != nil {
 			return err
 		}

@@ -52,7 +52,7 @@ func gradients(t *testing.T, w *walk.Walk, windows, labels [][]int32) map[string
 				}
 			}
 		},
-		Gradient: func(b *program.Block, linear int, g *tensor.Matrix) error {
+		Gradient: func(b *program.Block, linear int, _, g *tensor.Matrix) error {
 			require.False(t, settled[b.Index])
 			name := b.Linears[linear].Name
 			for i := range g.Rows {
@@ -126,7 +126,7 @@ func TestBackCancelled(t *testing.T) {
 	blocks := 0
 	err := w.Back(ctx, [][]int32{make([]int32, 8)}, &walk.Backward{
 		Loss:     func(_, _ int, _, g *tensor.Matrix) { g.Zero() },
-		Gradient: func(*program.Block, int, *tensor.Matrix) error { return nil },
+		Gradient: func(*program.Block, int, *tensor.Matrix, *tensor.Matrix) error { return nil },
 		Settle:   func(*program.Block) error { blocks++; cancel(); return nil },
 	})
 	require.ErrorIs(t, err, context.Canceled)

@@ -101,6 +101,36 @@ func (w *Walk) Pass(ctx context.Context, b *program.Block, r *Residual, keep boo
 	return nil
 }
 
+// Final shows what leaves the last block, window after window: x [SeqLen, hidden], valid
+// only during the call.
+func (w *Walk) Final(ctx context.Context, windows [][]int32, fn func(window int, x *tensor.Matrix) error) error {
+	all, err := w.Start(ctx, windows, 1)
+	if err != nil {
+		return err
+	}
+	defer w.drop(all[0])
+	if err := w.Blocks(ctx, w.Model.Layers, func(b *program.Block) error { return w.Pass(ctx, b, all[0], true, nil) }); err != nil {
+		return err
+	}
+	window := 0
+	for _, p := range all[0].batches {
+		x, err := w.Store.Load(p)
+		if err != nil {
+			return err
+		}
+		for r0 := 0; r0 < x.Rows; r0 += w.SeqLen {
+			if err := fn(window, Rows(x, r0, r0+w.SeqLen)); err != nil {
+				return err
+			}
+			window++
+		}
+		if err := w.Store.Done(p, x, false); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Stream is a residual stream and the block it goes through.
 type Stream struct {
 	Block *program.Block

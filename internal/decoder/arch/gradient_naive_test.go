@@ -32,7 +32,7 @@ func TestBackwardAgainstNaive(t *testing.T) {
 		x, by := random(), random()
 		for _, b := range l.blocks {
 			g := by.Clone()
-			require.NoError(t, l.runner.Backward(b, x, g, tokens, nil))
+			require.NoError(t, l.runner.Backward(b, x, g, tokens, false, nil))
 			for range 3 {
 				u := random()
 				loss := func(h float64) float64 {

@@ -104,7 +104,7 @@ func newCheck(t *testing.T, r *program.Runner, b *program.Block, x *tensor.Matri
 	}
 	k.g = k.c.Clone()
 	before := x.Clone()
-	require.NoError(t, r.Backward(b, x, k.g, x.Rows, func(linear int, d *tensor.Matrix) error {
+	require.NoError(t, r.Backward(b, x, k.g, x.Rows, false, func(linear int, _, d *tensor.Matrix) error {
 		require.Nil(t, k.bias[linear], "shown twice")
 		k.bias[linear] = make([]float64, d.Cols)
 		for i := range d.Rows {
@@ -191,3 +191,46 @@ func dot(a, b []float32) float64 {
 }
 
 func norm(a []float32) float64 { return math.Sqrt(dot(a, a)) }
+
+// TestWeightGradients: what goes back beside the inputs of a linear makes the gradient of
+// its weight, in models with gated units, experts, and layers stored as one.
+func TestWeightGradients(t *testing.T) {
+	for _, name := range []string{"qwen3", "gemma3-text", "mixtral", "phi3", "gpt2"} {
+		t.Run(name, func(t *testing.T) {
+			m := loadFolder(t, filepath.Join("../../../testdata/architectures", name), nil)
+			b := m.blocks[0]
+			rng := rand.New(rand.NewPCG(3, 1))
+			x := tensor.New(16, m.Hidden)
+			for i := range x.Data {
+				x.Data[i] = float32(rng.NormFloat64())
+			}
+			k := newCheck(t, m.runner, b, x, 5)
+			grads := make([]*tensor.Matrix, len(b.Linears))
+			require.NoError(t, m.runner.Backward(b, x, k.c.Clone(), x.Rows, true, func(linear int, in, g *tensor.Matrix) error {
+				grads[linear] = tensor.New(g.Cols, in.Cols)
+				tensor.Gemm(true, false, 1, g, in, 0, grads[linear], 1)
+				return nil
+			}))
+			checked := 0
+			for i, g := range grads {
+				if g == nil || norm(g.Data) == 0 { // an expert without tokens
+					continue
+				}
+				checked++
+				w := b.Linear(i).Weight
+				length := norm(g.Data)
+				off := k.off(length*length, length*length, norm(w.Data)/length, func(h float64) (*program.Block, *tensor.Matrix) {
+					d := b.Clone()
+					next := w.Clone()
+					for j, v := range g.Data {
+						next.Data[j] += float32(h * float64(v))
+					}
+					d.Linear(i).Weight = next
+					return d, x
+				})
+				require.Less(t, off, 2e-3, b.Linears[i].Name)
+			}
+			require.Greater(t, checked, 3)
+		})
+	}
+}
