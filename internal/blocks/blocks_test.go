@@ -134,22 +134,25 @@ func TestOrder(t *testing.T) {
 	require.Less(t, apart(quantized[later], paired[later]), 1e-5)
 }
 
-// TestTakenUp: a run that was stopped goes on from there and shows the layers behind the
-// same; where nothing is left no text is needed.
+// TestTakenUp: a run that was stopped, wherever that was in a block, goes on from there and
+// shows the layers behind the same; where nothing is left no text is needed.
 func TestTakenUp(t *testing.T) {
 	whole := &rounded{}
-	w, err := run(t, whole, blocks.Options{})
+	w, err := run(t, whole, blocks.Options{Paired: true})
 	require.NoError(t, err)
-	stopped := &rounded{stop: "model.layers.2.self_attn.o_proj"}
-	_, err = run(t, stopped, blocks.Options{})
-	require.ErrorIs(t, err, errStopped)
-	rest := &rounded{done: stopped.done}
-	_, err = run(t, rest, blocks.Options{})
-	require.NoError(t, err)
-	require.NotEmpty(t, rest.h)
-	require.Less(t, len(rest.h), len(whole.h))
-	for name, h := range rest.h {
-		require.Zero(t, apart(whole.h[name], h), name)
+	var rest *rounded
+	for _, l := range w.Model.Blocks[2].Linears {
+		stopped := &rounded{stop: l.Name}
+		_, err = run(t, stopped, blocks.Options{Paired: true})
+		require.ErrorIs(t, err, errStopped)
+		rest = &rounded{done: stopped.done}
+		_, err = run(t, rest, blocks.Options{Paired: true})
+		require.NoError(t, err)
+		require.NotEmpty(t, rest.h)
+		require.Less(t, len(rest.h), len(whole.h))
+		for name, h := range rest.h {
+			require.Zero(t, apart(whole.h[name], h), "%s, stopped at %s", name, l.Name)
+		}
 	}
 	again := &rounded{done: rest.done}
 	_, err = run(t, again, blocks.Options{})

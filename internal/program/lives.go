@@ -109,7 +109,7 @@ func (p *Program) findRecomputed() {
 	for i := range p.Stages {
 		s := &p.Stages[i]
 		s.Recompute = widths[s.at] > widths[from] && p.repeatable(from, s.at)
-		if !s.Recompute {
+		if s.from = from; !s.Recompute {
 			from = s.at
 		}
 	}

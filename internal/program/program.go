@@ -145,6 +145,7 @@ type Stage struct {
 	Recompute bool
 
 	reg   Reg
+	from  int // the operation that computing it again begins with
 	at    int // the operation before which it is complete
 	added int // the operation after which its effect is in the residual stream
 }

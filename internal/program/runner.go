@@ -172,6 +172,7 @@ func (f *Frame) fork(r *Runner, x *tensor.Matrix, to int) *Frame {
 func (r *Runner) ToStage(b *Block, f *Frame, stage int) *Frame {
 	s := &f.p.Stages[stage]
 	if s.Recompute {
+		r.run(b, f, s.from) // where stages before were passed by
 		f = f.fork(r, f.X, s.at)
 	}
 	r.run(b, f, s.at)
