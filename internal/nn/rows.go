@@ -186,8 +186,7 @@ const xieluBeta, xieluEps = 0.5, -1e-6
 
 // NewXIELU returns the activation of its numbers as they are stored, before softplus.
 func NewXIELU(positive, negative float32) XIELU {
-	softplus := func(v float32) float64 { return math.Log1p(math.Exp(float64(v))) }
-	return XIELU{softplus(positive), xieluBeta + softplus(negative)}
+	return XIELU{Softplus(positive), xieluBeta + Softplus(negative)}
 }
 
 // Apply sets x to act(x).

@@ -4,6 +4,7 @@ import (
 	"math"
 
 	"github.com/golowbit/lowbit/internal/kernel"
+	"github.com/golowbit/lowbit/internal/nn"
 	"github.com/golowbit/lowbit/tensor"
 )
 
@@ -64,13 +65,6 @@ func (o *convOp) run(x *exec) {
 	})
 }
 
-func softplus(v float32) float64 {
-	if v > 20 {
-		return float64(v)
-	}
-	return math.Log1p(math.Exp(float64(v)))
-}
-
 // SelectiveScan is the state space of Mamba (Gu and Dao, arXiv 2312.00752): for
 // each channel, with A = -exp(A_log) [channels, state] and dt its time step,
 //
@@ -118,7 +112,7 @@ func (o *SelectiveScan) scan(x *exec, first, c0, c1 int) {
 	steps, z := make([]float32, c1-c0), make([]float32, c1-c0)
 	for t := first; t < first+x.f.seqLen; t++ {
 		for c := range steps {
-			steps[c] = float32(softplus(dt.Row(t)[c0+c]))
+			steps[c] = float32(nn.Softplus(dt.Row(t)[c0+c]))
 			for j := c * n; j < (c+1)*n; j++ {
 				decay[j] = steps[c] * a[j]
 			}
@@ -130,22 +124,10 @@ func (o *SelectiveScan) scan(x *exec, first, c0, c1 int) {
 		for c := range steps {
 			in := u.Row(t)[c0+c]
 			h := state[c*n : (c+1)*n]
-			y := advance(h, decay[c*n:], bv, cv, steps[c]*in)
+			y := nn.Advance(h, decay[c*n:], bv, cv, steps[c]*in)
 			dst.Row(t)[c0+c] = (y + float32(d[c0+c]*in)) * z[c]
 		}
 	}
-}
-
-// advance sets h to decay*h + in*b and returns the product of c with it.
-func advance(h, decay, b, c []float32, in float32) float32 {
-	var y float32
-	decay, b, c = decay[:len(h)], b[:len(h)], c[:len(h)]
-	for j, v := range h {
-		v = float32(decay[j]*v) + float32(in*b[j])
-		h[j] = v
-		y += float32(v * c[j])
-	}
-	return y
 }
 
 // HeadScan is the state space of Mamba-2 (Dao and Gu, arXiv 2405.21060): the
@@ -185,25 +167,13 @@ func (o *HeadScan) scan(x *exec, first, head int) {
 	for t := first; t < first+x.f.seqLen; t++ {
 		row := in.Row(t)
 		b, c := row[inner+group*o.State:][:o.State], row[inner+(o.Groups+group)*o.State:][:o.State]
-		step := min(max(softplus(dt.Row(t)[o.DtAt+head]+shift), o.Least), o.Most)
+		step := min(max(nn.Softplus(dt.Row(t)[o.DtAt+head]+shift), o.Least), o.Most)
 		decay, s := float32(math.Exp(step*a)), float32(step)
 		u, y := row[head*o.Dim:][:o.Dim], dst.Row(t)[head*o.Dim:][:o.Dim]
 		for p, v := range u {
-			y[p] = advanceEven(state[p*o.State:][:o.State], b, c, decay, s*v) + float32(d*v)
+			y[p] = nn.AdvanceEven(state[p*o.State:][:o.State], b, c, decay, s*v) + float32(d*v)
 		}
 	}
-}
-
-// advanceEven is advance with the same decay everywhere.
-func advanceEven(h, b, c []float32, decay, in float32) float32 {
-	b, c = b[:len(h)], c[:len(h)]
-	var y float32
-	for j, v := range h {
-		v = float32(decay*v) + float32(in*b[j])
-		h[j] = v
-		y += float32(v * c[j])
-	}
-	return y
 }
 
 // DeltaScan is the gated delta rule (Yang et al., arXiv 2412.06464): for each value
@@ -245,11 +215,11 @@ func (o *DeltaScan) scan(x *exec, first, head int) {
 	q, k, delta := make([]float32, n), make([]float32, n), make([]float32, m)
 	for t := first; t < first+x.f.seqLen; t++ {
 		row := qkv.Row(t)
-		unit(q, row[key*n:][:n], 1/math.Sqrt(float64(n)))
-		unit(k, row[(o.Keys+key)*n:][:n], 1)
+		nn.Unit(q, row[key*n:][:n], 1/math.Sqrt(float64(n)))
+		nn.Unit(k, row[(o.Keys+key)*n:][:n], 1)
 		v := row[2*o.Keys*n+head*m:][:m]
 		beta := float32(1 / (1 + math.Exp(-float64(betas.Row(t)[betaAt]))))
-		decay := float32(math.Exp(-rate * softplus(steps.Row(t)[stepAt]+shift)))
+		decay := float32(math.Exp(-rate * nn.Softplus(steps.Row(t)[stepAt]+shift)))
 		kernel.Scale(state, decay)
 		copy(delta, v)
 		for i, s := range k {
@@ -262,18 +232,6 @@ func (o *DeltaScan) scan(x *exec, first, head int) {
 			kernel.Axpy(k[i], delta, state[i*m:(i+1)*m])
 			kernel.Axpy(q[i], state[i*m:(i+1)*m], y)
 		}
-	}
-}
-
-// unit sets dst to src divided by its length, times a factor.
-func unit(dst, src []float32, factor float64) {
-	var sum float64
-	for _, v := range src {
-		sum += float64(v) * float64(v)
-	}
-	f := float32(factor / math.Sqrt(sum+1e-6))
-	for i, v := range src {
-		dst[i] = v * f
 	}
 }
 
