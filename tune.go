@@ -27,7 +27,7 @@ const (
 	// TuneScales tunes group scales.
 	TuneScales
 	// TuneCodes tunes group scales, and codes by straight-through estimation; on grids
-	// that are not uniform scales alone.
+	// whose codes are not evenly spaced (IQ4) scales alone.
 	TuneCodes
 )
 

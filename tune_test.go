@@ -50,7 +50,7 @@ func TestTuning(t *testing.T) {
 		},
 		"experts": func(o *Options) { *o = tuned(t, "mixtral", TuneCodes) },
 		"gguf": func(o *Options) {
-			o.Format, o.Bits, o.GroupSize, o.Fit = format(t, "gguf"), 4, 0, FitOn
+			o.Format, o.Bits, o.GroupSize, o.Fit = format(t, "gguf"), 3, 0, FitOn // Q3_K
 			o.Model = embedded
 		},
 	} {

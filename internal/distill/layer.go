@@ -20,8 +20,10 @@ type layer struct {
 	now  *quant.Weight // with scales that are not rounded to what is stored
 	size []float32     // by group: scale = base*(1+size)
 	sums moments
-	// latents are what codes are rounded from, by line; nil if codes stay.
+	// latents are what codes are rounded from, by line; nil if codes stay. From one code
+	// to the next a value changes by unit times its scale.
 	latents []float32
+	unit    float32
 	drift   moments
 	dense   *tensor.Matrix // what the model computes with
 	grad    *tensor.Matrix // of the step, [out, in]
@@ -30,13 +32,31 @@ type layer struct {
 func newLayer(w *quant.Weight, original *tensor.Matrix, workers int) *layer {
 	l := &layer{grid: quant.GridOf(w.Scheme), base: w.Scales, now: copied(w), size: make([]float32, len(w.Scales))}
 	l.sums = newMoments(len(l.size))
-	if original != nil && w.Scheme.Grid == nil {
+	if l.unit = unit(l.grid); original != nil && l.unit != 0 {
 		l.latents = make([]float32, w.Out*w.In)
 		l.drift = newMoments(len(l.latents))
 		l.begin(original, workers)
 	}
 	l.dense = w.Dequantize()
 	return l
+}
+
+// unit is by how much values of a scale of 1 change from each code to the next; 0 if that
+// is not the same everywhere.
+func unit(g quant.Grid) float32 {
+	codes := make([]uint8, 1<<g.Bits())
+	for i := range codes {
+		codes[i] = uint8(i)
+	}
+	slopes := make([]float32, len(codes))
+	g.Slopes(slopes, codes, []float32{0}, len(codes))
+	d := slopes[1] - slopes[0]
+	for i := range slopes[1:] {
+		if slopes[i+1]-slopes[i] != d {
+			return 0
+		}
+	}
+	return d
 }
 
 // copied is a weight with codes and scales of its own.
@@ -53,14 +73,13 @@ func (l *layer) begin(original *tensor.Matrix, workers int) {
 	w := l.now
 	t := byLine(w, original, func(row, input float32) float32 { return 1 / (row * input) })
 	n, g := w.LineLen(), w.Groups()
-	codes := perWorker[uint8](workers, n)
+	codes, values := perWorker[uint8](workers, n), perWorker[float32](workers, n)
 	parallel.Each(workers, w.Lines(), func(worker, i int) {
-		code, line := codes[worker], l.latents[i*n:(i+1)*n]
-		w.Line(code, i)
+		code, line, value := codes[worker], l.latents[i*n:(i+1)*n], values[worker]
+		w.DequantizeLine(value, code, i)
 		for p, v := range t.Row(i) {
-			k := i*g + w.Group(p)
-			u := float32(code[p])
-			line[p] = u + min(max(v/w.Scales[k]+w.Shift(k)-u, -border), border)
+			off := (v - value[p]) / (w.Scales[i*g+w.Group(p)] * l.unit)
+			line[p] = float32(code[p]) + min(max(off, -border), border)
 		}
 	})
 }
@@ -145,7 +164,7 @@ func (l *layer) round(code []uint8, i int, g []float32, r rates) {
 	most := float32(int(1)<<w.Scheme.Bits) - 0.51
 	line, groups := l.latents[i*n:(i+1)*n], w.Groups()
 	for p, v := range g {
-		u := line[p] - l.drift.step(i*n+p, v*w.Scales[i*groups+w.Group(p)], r.codes)
+		u := line[p] - l.drift.step(i*n+p, v*w.Scales[i*groups+w.Group(p)]*l.unit, r.codes)
 		line[p] = min(max(u, -0.49), most)
 		code[p] = uint8(math.RoundToEven(float64(line[p])))
 	}

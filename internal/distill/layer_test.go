@@ -8,16 +8,37 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/golowbit/lowbit/internal/affine"
+	"github.com/golowbit/lowbit/internal/kquant"
 	"github.com/golowbit/lowbit/internal/testkit"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/tensor"
 )
 
-// made is a weight [24, 32] rounded to nearest, with row and input scales.
+// TestUnit: codes are tuned where they are evenly spaced.
+func TestUnit(t *testing.T) {
+	free, ok := affine.Of(4, quant.BF16)
+	require.True(t, ok)
+	for g, want := range map[quant.Grid]float32{quant.GridOf(quant.Scheme{Bits: 3}): 1, quant.GridOf(quant.Scheme{Bits: 8, Symmetric: true}): 1, free: 1} {
+		require.Equal(t, want, unit(g))
+	}
+	for name, want := range map[string]float32{"Q2_K": 1, "Q3_K": 1, "Q4_K": 1, "Q5_K": 1, "Q6_K": 1, "IQ4_NL": 0, "IQ4_XS": 0} {
+		g, ok := kquant.Named(name)
+		require.True(t, ok, name)
+		require.Equal(t, want, unit(g), name)
+	}
+}
+
+// made is a weight [24, 32] rounded to nearest, with row and input scales; on axis IC
+// with a bias of each group in place of a zero-point.
 func made(t *testing.T, axis quant.Axis) (w *quant.Weight, original *tensor.Matrix) {
 	rng := rand.New(rand.NewPCG(1, uint64(axis)))
 	original = testkit.Normal(rng, 24, 32)
-	w, err := quant.RTN{}.Quantize(t.Context(), original, quant.Scheme{Bits: 3, GroupSize: 8, Axis: axis}, nil)
+	s := quant.Scheme{Bits: 3, GroupSize: 8, Axis: axis}
+	if axis == quant.IC {
+		s.Grid, _ = affine.Of(3, quant.F16)
+	}
+	w, err := quant.RTN{}.Quantize(t.Context(), original, s, nil)
 	require.NoError(t, err)
 	for r := range w.Out {
 		w.RowScale = append(w.RowScale, 1+float32(r%3)/2)
@@ -52,7 +73,7 @@ func TestBegin(t *testing.T) {
 					r, j = p, i
 				}
 				k := i*w.Groups() + w.Group(p)
-				value := w.Scales[k] * (u - w.Shift(k)) * w.RowScale[r] * w.InputScale[j]
+				value := l.dense.At(r, j) + w.Scales[k]*(u-float32(codes[p]))*w.RowScale[r]*w.InputScale[j]
 				if math.Abs(float64(u)-float64(codes[p])) < border-1e-4 {
 					inside++
 					require.InDelta(t, original.At(r, j), value, 1e-4)

@@ -23,7 +23,8 @@ func NewStudent(source program.Weights, workers int) *Student {
 }
 
 // Put adds a layer. original [out, in] is its weight before it was quantized, with all
-// that is folded into it; if it is nil, or the grid is not uniform, the codes stay.
+// that is folded into it; if it is nil, or the codes of the grid are not evenly spaced, they
+// stay.
 func (s *Student) Put(l program.LinearInfo, w *quant.Weight, original *tensor.Matrix) {
 	s.layers[l.WeightName()] = newLayer(w, original, s.workers)
 	s.names[l.Name] = l.WeightName()
