@@ -28,4 +28,7 @@ if [ ! -e "$dir/complete" ]; then
 		"node-llama-cpp@$version" "@node-llama-cpp/linux-x64@$version" >&2
 	touch "$dir/complete"
 fi
+# Its AMX kernels compute experts and latent attention in Q8_0 wrongly, or as NaN; the
+# next best variant does not.
+rm -f "$dir/node_modules/@node-llama-cpp/linux-x64/bins/linux-x64/libggml-cpu-sapphirerapids.so"
 echo "export LOWBIT_LLAMACPP='$dir'"
