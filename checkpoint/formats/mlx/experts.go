@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/golowbit/lowbit/checkpoint/internal/parts"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 )
 
@@ -72,7 +73,7 @@ func (Format) Stacks(config json.RawMessage) func(name string) (stack string, at
 // Unstack shows experts that are in one tensor one by one, under Hugging Face's
 // names.
 func (Format) Unstack(src layout.Source) (layout.Source, error) {
-	u := &unstacked{Source: src, experts: map[string]expert{}, stacks: map[string]bool{}}
+	inside := map[string][]parts.Place{}
 	for _, name := range src.Names() {
 		m := stackedName.FindStringSubmatch(name)
 		spec, _ := src.Spec(name)
@@ -81,7 +82,6 @@ func (Format) Unstack(src layout.Source) (layout.Source, error) {
 			dims = 2
 		}
 		if m == nil || len(spec.Shape) != dims {
-			u.names = append(u.names, name)
 			continue
 		}
 		block, own := m[1], m[2]
@@ -91,73 +91,14 @@ func (Format) Unstack(src layout.Source) (layout.Source, error) {
 		if _, err := layout.Dimensions(src, spec, dims); err != nil {
 			return nil, err
 		}
-		u.stacks[name] = true
 		for n := range spec.Shape[0] {
-			e := expert{stack: spec.Name, spec: layout.Spec{Name: block + "experts." + strconv.Itoa(n) + "." + own + "." + m[3], DType: spec.DType, Shape: spec.Shape[1:]}}
-			e.off = int64(n) * e.spec.Bytes()
-			if _, there := src.Spec(e.spec.Name); there {
-				return nil, layout.TensorError(src, name, "%q in it is there twice", e.spec.Name)
-			}
-			u.experts[e.spec.Name] = e
-			u.names = append(u.names, e.spec.Name)
+			p := parts.Place{Spec: layout.Spec{Name: block + "experts." + strconv.Itoa(n) + "." + own + "." + m[3], DType: spec.DType, Shape: spec.Shape[1:]}, Stack: name}
+			p.Off = int64(n) * p.Bytes()
+			inside[name] = append(inside[name], p)
 		}
 	}
-	if len(u.experts) == 0 {
+	if len(inside) == 0 {
 		return src, nil
 	}
-	return u, nil
-}
-
-// unstacked is a source with experts under their own names.
-type unstacked struct {
-	layout.Source
-	experts map[string]expert
-	stacks  map[string]bool
-	names   []string
-}
-
-// expert is a run of bytes in a tensor with all of them.
-type expert struct {
-	stack string
-	spec  layout.Spec
-	off   int64
-}
-
-func (u *unstacked) Names() []string { return slices.Clone(u.names) }
-
-func (u *unstacked) Spec(name string) (layout.Spec, bool) {
-	if e, ok := u.experts[name]; ok {
-		return e.spec, true
-	}
-	if u.stacks[name] {
-		return layout.Spec{}, false
-	}
-	return u.Source.Spec(name)
-}
-
-func (u *unstacked) File(name string) string {
-	if e, ok := u.experts[name]; ok {
-		return u.Source.File(e.stack)
-	}
-	return u.Source.File(name)
-}
-
-func (u *unstacked) ReadAt(name string, p []byte, off int64) error {
-	e, ok := u.experts[name]
-	if !ok {
-		return u.Source.ReadAt(name, p, off)
-	}
-	if n := e.spec.Bytes(); off < 0 || off > n || int64(len(p)) > n-off {
-		return layout.TensorError(u, name, "bytes %d to %d of %d asked for", off, off+int64(len(p)), n)
-	}
-	return u.Source.ReadAt(e.stack, p, e.off+off)
-}
-
-// module is what config.json calls the module of a tensor.
-func (u *unstacked) module(name string) string {
-	e, ok := u.experts[name]
-	if !ok {
-		e.stack = name
-	}
-	return e.stack[:strings.LastIndexByte(e.stack, '.')]
+	return parts.NewInside(src, inside)
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/golowbit/lowbit/checkpoint/internal/parts"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/affine"
 	"github.com/golowbit/lowbit/quant"
@@ -33,11 +34,11 @@ func (Format) Open(quantization json.RawMessage, src layout.Source) (layout.Deco
 		if !ok {
 			continue
 		}
-		module := base
-		if u, ok := src.(*unstacked); ok {
-			module = u.module(name)
+		stored := name
+		if inside, ok := src.(*parts.Inside); ok {
+			stored = inside.Stored(name)
 		}
-		m, err := open(src, base, c.scheme(module))
+		m, err := open(src, base, c.scheme(strings.TrimSuffix(stored, suffixScales)))
 		if err != nil {
 			return nil, err
 		}

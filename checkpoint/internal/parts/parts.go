@@ -77,37 +77,34 @@ func (p Piece) contiguous() bool { return p.part.Step == 1 && (p.Bias || !p.part
 // Split shows a source with layers as tensors of their own in place of the
 // stored tensors that they lie in. parts must have all layers of each of these.
 func Split(src layout.Source, parts []Part) (layout.Source, error) {
-	s := &split{Source: src, pieces: map[string]Piece{}, stacks: map[string][]string{}}
+	s := &split{scattered: map[string]Piece{}}
+	inside := map[string][]Place{}
 	for _, part := range parts {
 		for _, p := range part.pieces() {
 			spec, err := layout.Want(src, p.stack, p.stackShape(), layout.FloatTypes()...)
 			if err != nil {
 				return nil, err
 			}
-			_, twice := s.pieces[p.Name]
-			if _, there := src.Spec(p.Name); twice || there && p.Name != p.stack {
-				return nil, layout.TensorError(src, p.stack, "%q in it is there twice", p.Name)
+			place := Place{Spec: layout.Spec{Name: p.Name, DType: spec.DType, Shape: p.shape()}, Stack: p.stack}
+			if p.contiguous() {
+				place.Off = int64(p.matrix()+p.at(0, 0)) * int64(spec.DType.Bits()/8)
+			} else {
+				s.scattered[p.Name] = p
 			}
-			s.pieces[p.Name] = p
-			s.stacks[spec.Name] = append(s.stacks[spec.Name], p.Name)
+			inside[p.stack] = append(inside[p.stack], place)
 		}
 	}
-	for _, name := range src.Names() {
-		if inside, ok := s.stacks[name]; ok {
-			s.names = append(s.names, inside...)
-		} else {
-			s.names = append(s.names, name)
-		}
+	var err error
+	if s.Inside, err = NewInside(src, inside); err != nil {
+		return nil, err
 	}
 	return s, nil
 }
 
 // split is a source with layers that lie in larger tensors under their own names.
 type split struct {
-	layout.Source
-	pieces map[string]Piece
-	stacks map[string][]string // names of pieces by stored tensor
-	names  []string
+	*Inside
+	scattered map[string]Piece // those that are no run of bytes
 
 	mu   sync.Mutex
 	kept []*gathered // the last used, so that reading in pieces is cheap
@@ -124,41 +121,17 @@ type gathered struct {
 // mostGathered is how many are kept: one for each layer that is worked on at a time.
 const mostGathered = 4
 
-func (s *split) Names() []string { return slices.Clone(s.names) }
-
-func (s *split) Spec(name string) (layout.Spec, bool) {
-	if p, ok := s.pieces[name]; ok {
-		spec, _ := s.Source.Spec(p.stack)
-		return layout.Spec{Name: name, DType: spec.DType, Shape: p.shape()}, true
-	}
-	if _, ok := s.stacks[name]; ok {
-		return layout.Spec{}, false
-	}
-	return s.Source.Spec(name)
-}
-
-func (s *split) File(name string) string {
-	if p, ok := s.pieces[name]; ok {
-		return s.Source.File(p.stack)
-	}
-	return s.Source.File(name)
-}
-
 func (s *split) ReadAt(name string, b []byte, off int64) error {
-	p, ok := s.pieces[name]
+	p, ok := s.scattered[name]
 	if !ok {
-		return s.Source.ReadAt(name, b, off)
+		return s.Inside.ReadAt(name, b, off)
 	}
-	spec, _ := s.Spec(name)
-	if n := spec.Bytes(); off < 0 || off > n || int64(len(b)) > n-off {
-		return layout.TensorError(s, name, "bytes %d to %d of %d asked for", off, off+int64(len(b)), n)
-	}
-	if p.contiguous() {
-		first := int64(p.matrix()+p.at(0, 0)) * int64(spec.DType.Bits()/8)
-		return s.Source.ReadAt(p.stack, b, first+off)
+	place := s.places[name]
+	if err := s.check(place, len(b), off); err != nil {
+		return err
 	}
 	g := s.gathered(name)
-	g.once.Do(func() { g.data, g.err = s.gather(p, spec.DType) })
+	g.once.Do(func() { g.data, g.err = s.gather(p, place.DType) })
 	if g.err != nil {
 		return g.err
 	}
