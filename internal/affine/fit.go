@@ -5,6 +5,7 @@ import (
 	"math"
 	"sync"
 
+	"github.com/golowbit/lowbit/internal/importance"
 	"github.com/golowbit/lowbit/internal/kernel"
 	"github.com/golowbit/lowbit/internal/scratch"
 	"github.com/golowbit/lowbit/quant"
@@ -61,14 +62,14 @@ var searches = [9]struct {
 const solves = 4
 
 // fit finds the parameters of the weights x.
-func (f *fitter) fit(x, importance []float32) error {
+func (f *fitter) fit(x, imp []float32) error {
 	lo, hi := kernel.MinMax(x)
 	if lo-lo != 0 || hi-hi != 0 {
 		return quant.ErrNotFinite
 	}
 	f.x, f.least, f.found = x, math.Inf(1), false
 	f.moved, f.codes = scratch.Slice(f.moved, len(x)), scratch.Slice(f.codes, len(x))
-	f.weigh(importance)
+	f.w = importance.Floored(f.w, imp, len(x))
 	if lo == 0 && hi == 0 {
 		f.scale, f.shift = 1, 0 // harmless
 		return nil
@@ -88,28 +89,6 @@ func (f *fitter) fit(x, importance []float32) error {
 		return fmt.Errorf("%w: %v holds no weights of %g to %g", quant.ErrScaleRange, f.grid, lo, hi)
 	}
 	return nil
-}
-
-// floor is the least importance, as a fraction of the mean: weights of inputs
-// that a text never had still want to be near.
-const floor = 1e-3
-
-func (f *fitter) weigh(importance []float32) {
-	f.w = scratch.Slice(f.w, len(f.x))
-	var sum float64
-	for _, v := range importance {
-		sum += float64(v)
-	}
-	least := float32(floor * sum / float64(len(f.x)))
-	if !(least > 0) {
-		for i := range f.w {
-			f.w[i] = 1
-		}
-		return
-	}
-	for i, v := range importance {
-		f.w[i] = v + least
-	}
 }
 
 // shrink tries smaller and larger ranges. Of what is cut off a half is above, or

@@ -365,24 +365,38 @@ func TestFloats(t *testing.T) {
 	require.ErrorContains(t, Type(21).Decode(block, q), "IQ3_S")
 }
 
+// goldenBlock is blocks of a type, and what they stand for.
+type goldenBlock struct {
+	Hex    string    `json:"hex"`
+	Values []float32 `json:"values"`
+}
+
+func (b goldenBlock) bytes(t *testing.T) []byte {
+	src, err := hex.DecodeString(b.Hex)
+	require.NoError(t, err)
+	return src
+}
+
+// goldenBlocks are those in a file, by the name of the type.
+func goldenBlocks(t *testing.T, file string) map[string]goldenBlock {
+	data, err := os.ReadFile(filepath.Join("testdata", file))
+	require.NoError(t, err)
+	var cases map[string]goldenBlock
+	require.NoError(t, json.Unmarshal(data, &cases))
+	return cases
+}
+
 // Blocks of 256, and of IQ4_NL, as llama.cpp's gguf-py dequantizes them: random
 // bytes, with half floats where those stand. Written again they are the same
 // bytes.
 func TestSuperBlocks(t *testing.T) {
-	data, err := os.ReadFile(filepath.Join("testdata", "superblocks.json"))
-	require.NoError(t, err)
-	var cases map[string]struct {
-		Hex    string    `json:"hex"`
-		Values []float32 `json:"values"`
-	}
-	require.NoError(t, json.Unmarshal(data, &cases))
+	cases := goldenBlocks(t, "superblocks.json")
 	types := []Type{Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS}
 	require.Len(t, cases, len(types))
 	for _, typ := range types {
 		c, ok := cases[typ.String()]
 		require.True(t, ok)
-		src, err := hex.DecodeString(c.Hex)
-		require.NoError(t, err)
+		src := c.bytes(t)
 		got := make([]float32, 2*SuperLen)
 		require.Len(t, src, typ.RowBytes(len(got)))
 		require.NoError(t, typ.Decode(got, src))
@@ -407,20 +421,13 @@ func TestSuperBlocks(t *testing.T) {
 // Blocks of few levels, as the library of llama.cpp dequantizes them
 // (dequantize_row_* of node-llama-cpp 3.22.1): random codes, scales of all sizes.
 func TestLevels(t *testing.T) {
-	data, err := os.ReadFile(filepath.Join("testdata", "levels.json"))
-	require.NoError(t, err)
-	var cases map[string]struct {
-		Hex    string    `json:"hex"`
-		Values []float32 `json:"values"`
-	}
-	require.NoError(t, json.Unmarshal(data, &cases))
+	cases := goldenBlocks(t, "levels.json")
 	types := []Type{TQ1_0, TQ2_0, Q1_0, Q2_0, MXFP4, NVFP4}
 	require.Len(t, cases, len(types))
 	for _, typ := range types {
 		c, ok := cases[typ.String()]
 		require.True(t, ok)
-		src, err := hex.DecodeString(c.Hex)
-		require.NoError(t, err)
+		src := c.bytes(t)
 		got := make([]float32, len(c.Values))
 		require.Len(t, src, typ.RowBytes(len(got)))
 		require.True(t, typ.Readable())

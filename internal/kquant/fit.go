@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"github.com/golowbit/lowbit/internal/gguf"
+	"github.com/golowbit/lowbit/internal/importance"
 	"github.com/golowbit/lowbit/internal/kernel"
 	"github.com/golowbit/lowbit/internal/scratch"
 	"github.com/golowbit/lowbit/quant"
@@ -55,27 +56,9 @@ type fitter struct {
 	q     joint
 }
 
-// floor is the least importance, as a fraction of the mean: weights of inputs
-// that a text never had still want to be near.
-const floor = 1e-3
-
-func (f *fitter) weigh(importance []float32) {
+func (f *fitter) weigh(imp []float32) {
 	n := len(f.x)
-	f.w, f.codes, f.moved = scratch.Slice(f.w, n), scratch.Slice(f.codes, n), scratch.Slice(f.moved, f.size)
-	var sum float64
-	for _, v := range importance {
-		sum += float64(v)
-	}
-	least := float32(floor * sum / float64(n))
-	if !(least > 0) {
-		for i := range f.w {
-			f.w[i] = 1
-		}
-		return
-	}
-	for i, v := range importance {
-		f.w[i] = v + least
-	}
+	f.w, f.codes, f.moved = importance.Floored(f.w, imp, n), scratch.Slice(f.codes, n), scratch.Slice(f.moved, f.size)
 }
 
 // run is group i.
