@@ -101,9 +101,7 @@ func (t *tuning) run(ctx context.Context) error {
 			return fmt.Errorf("step %d: %w", step, err)
 		}
 		order = order[n:]
-		if t.Step != nil {
-			t.Step(step)
-		}
+		t.Step(step)
 		if step%every == 0 || step == t.Steps {
 			if err := t.look(ctx, step); err != nil {
 				return err
@@ -208,7 +206,7 @@ func (t *tuning) measure(ctx context.Context) (float64, error) {
 		ids[i] = w.ids
 	}
 	n := t.student.SeqLen
-	chunk := min(max(16, walk.LogitsBytes/8/t.teacher.Model.Vocab), n)
+	chunk := walk.LogitsChunk(t.teacher.Model.Vocab, 2, n)
 	ours := tensor.New(chunk, t.teacher.Model.Vocab)
 	var theirs *tensor.Matrix
 	var sum float64

@@ -15,6 +15,7 @@ const border = 0.45
 
 // layer is a weight that is being tuned.
 type layer struct {
+	name string
 	grid quant.Grid
 	base []float32     // scales at the start
 	now  *quant.Weight // with scales that are not rounded to what is stored
@@ -29,8 +30,8 @@ type layer struct {
 	grad    *tensor.Matrix // of the step, [out, in]
 }
 
-func newLayer(w *quant.Weight, original *tensor.Matrix, workers int) *layer {
-	l := &layer{grid: quant.GridOf(w.Scheme), base: w.Scales, now: copied(w), size: make([]float32, len(w.Scales))}
+func newLayer(name string, w *quant.Weight, original *tensor.Matrix, workers int) *layer {
+	l := &layer{name: name, grid: quant.GridOf(w.Scheme), base: w.Scales, now: copied(w), size: make([]float32, len(w.Scales))}
 	l.sums = newMoments(len(l.size))
 	if l.unit = unit(l.grid); original != nil && l.unit != 0 {
 		l.latents = make([]float32, w.Out*w.In)

@@ -59,7 +59,7 @@ func made(t *testing.T, axis quant.Axis) (w *quant.Weight, original *tensor.Matr
 func TestBegin(t *testing.T) {
 	for _, axis := range []quant.Axis{quant.OC, quant.IC} {
 		w, original := made(t, axis)
-		l := newLayer(w, original, 2)
+		l := newLayer("", w, original, 2)
 		require.Equal(t, w.Codes, l.stored().Codes)
 		require.Equal(t, w.Scales, l.stored().Scales)
 		require.Equal(t, w.Dequantize(), l.dense)
@@ -91,7 +91,7 @@ func TestUpdate(t *testing.T) {
 		t.Run(fmt.Sprint(axis), func(t *testing.T) {
 			w, original := made(t, axis)
 			g := testkit.Normal(rand.New(rand.NewPCG(9, 9)), w.Out, w.In)
-			l := newLayer(w, original, 2)
+			l := newLayer("", w, original, 2)
 			before := append([]float32(nil), l.latents...)
 			loss := func(k int, scale float32) (sum float64) {
 				c := copied(w)

@@ -1,6 +1,8 @@
 package distill
 
 import (
+	"maps"
+
 	"github.com/golowbit/lowbit/internal/decoder"
 	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/quant"
@@ -13,28 +15,24 @@ type Student struct {
 	program.Weights
 	vectors map[string][]float32
 	layers  map[string]*layer // by name of the weight
-	names   map[string]string // of the weight, by layer
 	workers int
 }
 
 // NewStudent begins a quantized model of what is read from source.
 func NewStudent(source program.Weights, workers int) *Student {
-	return &Student{Weights: source, vectors: map[string][]float32{}, layers: map[string]*layer{}, names: map[string]string{}, workers: workers}
+	return &Student{Weights: source, vectors: map[string][]float32{}, layers: map[string]*layer{}, workers: workers}
 }
 
 // Put adds a layer. original [out, in] is its weight before it was quantized, with all
 // that is folded into it; if it is nil, or the codes of the grid are not evenly spaced, they
 // stay.
 func (s *Student) Put(l program.LinearInfo, w *quant.Weight, original *tensor.Matrix) {
-	s.layers[l.WeightName()] = newLayer(w, original, s.workers)
-	s.names[l.Name] = l.WeightName()
+	s.layers[l.WeightName()] = newLayer(l.Name, w, original, s.workers)
 }
 
 // PutVectors adds gains and biases that scales were folded into.
 func (s *Student) PutVectors(all map[string][]float32) {
-	for name, v := range all {
-		s.vectors[name] = v
-	}
+	maps.Copy(s.vectors, all)
 }
 
 // Matrix implements program.Weights.
@@ -68,21 +66,20 @@ func (s *Student) of(l program.LinearInfo) *layer { return s.layers[l.WeightName
 // stored is every layer as a file holds it.
 func (s *Student) stored() map[string]*quant.Weight {
 	all := map[string]*quant.Weight{}
-	for name, weight := range s.names {
-		all[name] = s.layers[weight].stored()
+	for _, l := range s.layers {
+		all[l.name] = l.stored()
 	}
 	return all
 }
 
 // compute has the model compute with these weights, or with nil as tuned so far.
 func (s *Student) compute(stored map[string]*quant.Weight) {
-	for name, weight := range s.names {
-		l := s.layers[weight]
-		if stored == nil {
-			l.dense = l.now.Dequantize()
-		} else {
-			l.dense = stored[name].Dequantize()
+	for _, l := range s.layers {
+		w := l.now
+		if stored != nil {
+			w = stored[l.name]
 		}
+		l.dense = w.Dequantize()
 	}
 }
 

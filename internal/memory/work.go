@@ -11,10 +11,17 @@ import (
 	"github.com/golowbit/lowbit/tensor"
 )
 
+// single plans work that takes bytes beside the program; fits tells whether they may be
+// used.
+func single(limit int64, what string, bytes int64) (p *Plan, fits bool) {
+	p = &Plan{Limit: limit, Parts: []Part{{what, bytes}, {"rest", base}}}
+	return p, limit <= 0 || p.Peak() <= limit-limit/32
+}
+
 // Layer plans a run without text: what is needed for the largest layer.
 func Layer(limit, bytes int64) (*Plan, error) {
-	p := &Plan{Limit: limit, Parts: []Part{{"layer", bytes}, {"rest", base}}}
-	if limit > 0 && p.Peak() > limit-limit/32 {
+	p, fits := single(limit, "layer", bytes)
+	if !fits {
 		return nil, tooLittle(need{solve: bytes}, base, 0, limit)
 	}
 	return p, nil
@@ -23,8 +30,8 @@ func Layer(limit, bytes int64) (*Plan, error) {
 // Reading plans to read and encode a text, which takes bytes. It refuses what is more
 // than the program itself takes; less is refused, if at all, with all that is needed.
 func Reading(limit, bytes int64) (*Plan, error) {
-	p := &Plan{Limit: limit, Parts: []Part{{"text", bytes}, {"rest", base}}}
-	if limit > 0 && bytes > base && p.Peak() > limit-limit/32 {
+	p, fits := single(limit, "text", bytes)
+	if !fits && bytes > base {
 		return nil, fmt.Errorf("%w: to read and encode the text %s are needed and %s allowed: take less of it", ErrTooLittle, Size(p.Peak()), Size(limit))
 	}
 	p.held = p.Peak()
@@ -34,8 +41,8 @@ func Reading(limit, bytes int64) (*Plan, error) {
 // Tuning plans to tune a model, which takes bytes.
 func Tuning(limit, bytes int64) (*Plan, error) {
 	limit = cmp.Or(limit, Default())
-	p := &Plan{Limit: limit, Parts: []Part{{"tuning", bytes}, {"rest", base}}}
-	if limit > 0 && p.Peak() > limit-limit/32 {
+	p, fits := single(limit, "tuning", bytes)
+	if !fits {
 		return nil, fmt.Errorf("%w: to tune the model %s are needed and %s allowed: tune scales instead of codes, or nothing", ErrTooLittle, Size(p.Peak()), Size(limit))
 	}
 	return p, nil

@@ -135,7 +135,7 @@ func (w *Walk) headBack(ctx context.Context, r *Residual, v *Backward) error {
 		return err
 	}
 	vocab := w.Model.Vocab
-	chunk := min(max(16, LogitsBytes/8/vocab), w.SeqLen)
+	chunk := LogitsChunk(vocab, 2, w.SeqLen)
 	logits, g := tensor.New(chunk, vocab), tensor.New(chunk, vocab)
 	window := 0
 	for _, p := range r.batches {

@@ -50,8 +50,14 @@ type Scoring struct {
 	tokens int
 }
 
-// LogitsBytes is about how much is taken of the logits at a time: they are wide.
-const LogitsBytes = 64 << 20
+// logitsBytes is about how much is taken of the logits at a time: they are wide.
+const logitsBytes = 64 << 20
+
+// LogitsChunk is how many of rows are taken at a time where as many matrices of logits
+// are in memory.
+func LogitsChunk(vocab, matrices, rows int) int {
+	return min(max(16, logitsBytes/(4*matrices)/vocab), rows)
+}
 
 // Score is the outcome of a Scoring.
 type Score struct {
@@ -97,7 +103,7 @@ func (s *Scoring) Run(ctx context.Context, windows [][]int32) (*Score, error) {
 // Within divides limit bytes of memory, 0 for any, among what windows need, and
 // sets Tokens and Alone.
 func (s *Scoring) Within(limit int64, windows [][]int32) (*memory.Plan, error) {
-	e := memory.Evaluation{Logits: LogitsBytes}
+	e := memory.Evaluation{Logits: logitsBytes}
 	for _, m := range s.Models {
 		e.Models = append(e.Models, m.Model)
 	}
@@ -186,7 +192,7 @@ func (s *Scoring) add(ctx context.Context, w [][]int32, numbers []int) error {
 	if s.Logits != nil {
 		rows = seq
 	}
-	chunk := min(max(16, LogitsBytes/4/vocab), rows)
+	chunk := LogitsChunk(vocab, 1, rows)
 	logits := make([]*tensor.Matrix, len(s.Models))
 	for k := range logits {
 		logits[k] = tensor.New(chunk, vocab)
