@@ -1,13 +1,17 @@
 package lowbit
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 
 	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/formats/dense"
 	"github.com/golowbit/lowbit/checkpoint/layout"
+	"github.com/golowbit/lowbit/internal/memory"
+	"github.com/golowbit/lowbit/internal/parallel"
 )
 
 // ConvertOptions describe a conversion. Model, Output and Format must be given.
@@ -17,6 +21,7 @@ type ConvertOptions struct {
 	Format  layout.Format
 	Base    string // as in Options
 	Workers int    // goroutines; 0 means GOMAXPROCS
+	Memory  int64  // as in Options
 	Events  func(Event)
 	// MaxShardBytes is as in Options.
 	MaxShardBytes int64
@@ -50,8 +55,14 @@ func Convert(ctx context.Context, o ConvertOptions) error {
 			o.Events(Event{Kind: EventWarning, Message: text})
 		}
 	}
+	stored := convertedParts(src)
+	plan, workers, err := o.planMemory(src, stored)
+	if err != nil {
+		return fmt.Errorf("%s: %w", o.Model, err)
+	}
+	defer plan.Hold()()
 	err = checkpoint.Convert(ctx, checkpoint.WriterOptions{
-		Out: o.Output, Resume: o.Resume, Warn: warn, Fingerprint: fingerprint, Source: src, Parts: convertedParts(src), Format: o.Format, MaxShardBytes: o.MaxShardBytes, Workers: o.Workers,
+		Out: o.Output, Resume: o.Resume, Warn: warn, Fingerprint: fingerprint, Source: src, Parts: stored, Format: o.Format, MaxShardBytes: o.MaxShardBytes, Workers: workers,
 		Progress: func(done, total int64) {
 			if o.Events != nil {
 				o.Events(Event{Kind: EventWrite, Done: int(done), Total: int(total)})
@@ -62,4 +73,17 @@ func Convert(ctx context.Context, o ConvertOptions) error {
 		return nil
 	}
 	return err
+}
+
+// planMemory finds how many workers there is room for.
+func (o *ConvertOptions) planMemory(src *checkpoint.Model, stored []checkpoint.Part) (*MemoryPlan, int, error) {
+	var largest int64
+	for _, l := range src.Layers() {
+		largest = max(largest, int64(l.Out)*int64(l.In))
+	}
+	for _, p := range stored {
+		largest = max(largest, int64(p.Outputs)*int64(p.In))
+	}
+	_, floats := o.Format.(dense.Format)
+	return memory.Converting(cmp.Or(o.Memory, memory.Default()), largest, floats, parallel.Workers(o.Workers))
 }

@@ -10,7 +10,6 @@ import (
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/checkpoint/formats/dense"
-	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/gptq"
 	"github.com/golowbit/lowbit/internal/memory"
 	"github.com/golowbit/lowbit/internal/parallel"
@@ -112,13 +111,12 @@ func (j *job) planMoments(limit int64, texts []Text) error {
 			largest = max(largest, int64(l.Out)*int64(l.In))
 		}
 	}
-	_, floats := j.set.format.(dense.Format)
-	workers, room := parallel.Workers(j.set.workers), cmp.Or(limit, memory.Default())
-	if _, file := j.set.format.(layout.File); file {
-		workers, room = parallel.Workers(0), 0 // it takes all that there are
+	for _, p := range j.places { // a matrix is written as a whole
+		largest = max(largest, int64(p.Outputs)*int64(p.In))
 	}
+	_, floats := j.set.format.(dense.Format)
 	var bytes int64
-	bytes, j.writers = memory.Writing(room, largest, floats, workers)
+	bytes, j.writers = memory.Writing(cmp.Or(limit, memory.Default()), largest, floats, parallel.Workers(j.set.workers))
 	j.memory.Besides("writing", bytes)
 	return nil
 }

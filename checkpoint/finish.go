@@ -228,7 +228,7 @@ func (w *Writer) finish(ctx context.Context) error {
 		}
 	}
 	if w.file != nil {
-		err = w.file.Write(disk.With(ctx, w.disk), result, w.origin(), layers, w.kept)
+		err = w.file.Write(parallel.Within(disk.With(ctx, w.disk), w.o.Workers), result, w.origin(), layers, w.kept)
 	} else {
 		err = w.assemble(ctx, result, layers)
 	}
@@ -327,7 +327,7 @@ func (w *Writer) assemble(ctx context.Context, dir string, layers []layout.Layer
 // putBack writes a tensor with all layers that lie in it.
 func (w *Writer) putBack(p *plannedFile, origin overlay, s *parts.Stack) error {
 	spec := p.stacked[s.Name]
-	data, err := s.Encode(spec.DType, func(part parts.Piece) ([]float32, error) {
+	err := s.Encode(spec.DType, func(part parts.Piece) ([]float32, error) {
 		if part.Bias {
 			return origin.Vector(part.Name)
 		}
@@ -343,15 +343,11 @@ func (w *Writer) putBack(p *plannedFile, origin overlay, s *parts.Stack) error {
 			return nil, err
 		}
 		return q.Dequantize().Data, nil
+	}, func(data []byte, off int64) error {
+		defer p.wrote(int64(len(data)))
+		return p.out.WriteAt(s.Name, data, off)
 	})
-	if err != nil {
-		return outOfRange(s.Name, err)
-	}
-	if err := p.out.WriteTensor(s.Name, data); err != nil {
-		return err
-	}
-	p.wrote(int64(len(data)))
-	return nil
+	return outOfRange(s.Name, err)
 }
 
 // configFiles makes config.json and the format's own files.

@@ -58,6 +58,7 @@ into its base, come out as a folder of safetensors files.`,
 	s.StringVar(&o.Base, "base", "", "`model` that a LoRA adapter is merged into (default: what its configuration names)")
 	format.register(s, "", &o.MaxShardBytes)
 	s.BoolVar(&o.Resume, "resume", false, "take over what an interrupted conversion left in OUT.partial")
+	memoryOption(s, &o.Memory, ": as many layers at a time as fit")
 	s.IntVar(&o.Workers, "workers", 0, "goroutines (default: all cores)")
 	s.BoolVar(&asJSON, "json", false, "print one JSON object")
 	s.BoolVarP(&quiet, "quiet", "q", false, "no progress")

@@ -8,7 +8,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/golowbit/lowbit"
-	"github.com/golowbit/lowbit/internal/memory"
 )
 
 func (a *app) evalCommand() *cobra.Command {
@@ -69,7 +68,7 @@ tokenizer is needed. --logits writes what the model predicts at every token.`,
 	s.StringVar(&o.Tokenizer, "tokenizer", "", "folder of the tokenizer (default: the model)")
 	s.BoolVar(&o.BF16, "bf16", false, "round activations of a bfloat16 model to bfloat16, where the CPU is faster at it")
 	s.IntVar(&o.Workers, "workers", 0, "goroutines (default: all cores)")
-	option(s, "memory", "`size` of the memory that may be used, such as 2GiB (default 80 % of the machine's, or of its control group's)", memory.ParseSize, func(n int64) { o.Memory = n })
+	memoryOption(s, &o.Memory, "")
 	s.BoolVar(&asJSON, "json", false, "print one JSON object")
 	s.BoolVarP(&quiet, "quiet", "q", false, "no progress")
 	return c

@@ -27,7 +27,10 @@ const (
 	exitInterrupted = 130 // as a shell reports SIGINT
 )
 
-func main() {
+func main() { os.Exit(process()) }
+
+// process is the command as a process, up to its exit code.
+func process() int {
 	// What Go cannot recover from, running out of memory above all, ends with
 	// SIGABRT and not with the code of wrong usage.
 	debug.SetTraceback("crash")
@@ -43,7 +46,7 @@ func main() {
 		args: os.Args[1:], stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
 		terminal: term.IsTerminal(int(os.Stderr.Fd())),
 	}
-	os.Exit(a.run(ctx))
+	return a.run(ctx)
 }
 
 // app is one call of the command.

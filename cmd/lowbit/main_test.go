@@ -25,11 +25,20 @@ const (
 
 const asCommand = "LOWBIT_TEST_AS_COMMAND"
 
+// peakFile asks the test binary to write what Linux says of it at its end to a file.
+const peakFile = "LOWBIT_TEST_PEAK"
+
 // TestMain lets the test binary stand in for the command.
 func TestMain(m *testing.M) {
 	if os.Getenv(asCommand) == "1" {
-		main()
-		return
+		code := process()
+		if path := os.Getenv(peakFile); path != "" {
+			status, _ := os.ReadFile("/proc/self/status")
+			if err := os.WriteFile(path, status, 0o666); err != nil {
+				panic(err)
+			}
+		}
+		os.Exit(code)
 	}
 	os.Exit(m.Run())
 }

@@ -11,7 +11,8 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"syscall"
+	"regexp"
+	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -82,14 +83,20 @@ func cut(t *testing.T, blocks, vocab int) string {
 var memoryLimit = flag.Bool("memory", false, "hold runs of large models to their --memory")
 
 // peakMemory is the most memory, in bytes, that the kernel saw a run of the
-// command use.
+// command use. (What wait tells is no less than what the test itself has used.)
 func peakMemory(t *testing.T, args ...string) int64 {
 	t.Helper()
 	c, _, stderr := command(t, args...)
+	path := filepath.Join(t.TempDir(), "status")
+	c.Env = append(c.Env, peakFile+"="+path)
 	require.NoError(t, c.Run(), stderr)
-	usage, ok := c.ProcessState.SysUsage().(*syscall.Rusage)
-	require.True(t, ok)
-	return usage.Maxrss << 10
+	status, err := os.ReadFile(path)
+	require.NoError(t, err)
+	m := regexp.MustCompile(`(?m)^VmHWM:\s+(\d+) kB$`).FindSubmatch(status)
+	require.NotNil(t, m, "%s", status)
+	n, err := strconv.ParseInt(string(m[1]), 10, 64)
+	require.NoError(t, err)
+	return n << 10
 }
 
 // TestMemoryLimit: --memory holds for the process as the kernel sees it, and how
@@ -145,6 +152,22 @@ func planned(t *testing.T, args ...string) foreseen {
 	o := succeed(t, append(append([]string{"plan"}, args...), "--json")...)
 	require.NoError(t, json.Unmarshal([]byte(o.stdout), &f), o.stdout)
 	return f
+}
+
+// TestConversionMemory: convert works on no more layers at a time than --memory has
+// room for, and refuses one that it has none for.
+func TestConversionMemory(t *testing.T) {
+	packed := filepath.Join(t.TempDir(), "packed")
+	succeed(t, "quantize", cut(t, 1, 256), "-o", packed, "--method", "rtn", "--axis", "oc", "-q")
+	for _, format := range []string{"dense", "gptq"} {
+		out := filepath.Join(t.TempDir(), format)
+		peak := peakMemory(t, "convert", packed, "-o", out, "-q", "--format", format, "--workers", "16", "--memory", "300MiB")
+		t.Logf("%s: %d MiB", format, peak>>20)
+		require.LessOrEqual(t, peak, int64(300<<20))
+	}
+	o := runCommand(t, "convert", packed, "-o", filepath.Join(t.TempDir(), "out"), "--format", "gptq", "--memory", "120MiB")
+	require.Equal(t, exitError, o.code)
+	requireOneLine(t, o, "not enough memory: 146 MiB are needed at least (weights 44 MiB, rest 96 MiB), 120 MiB may be used")
 }
 
 // TestPlanHolds: what plan prints is enough for the process as the kernel sees it,

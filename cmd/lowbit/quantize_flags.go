@@ -69,7 +69,7 @@ func (f *quantizeFlags) register(s *pflag.FlagSet) {
 	option(s, "exclude", "leave layers whose name matches this regular `expression` dense, whatever --include says (repeatable)", regexp.Compile, func(r *regexp.Regexp) { f.o.Exclude = append(f.o.Exclude, r) })
 	s.BoolVar(&f.o.Resume, "resume", false, "go on with an interrupted run")
 	s.IntVar(&f.o.Workers, "workers", 0, "goroutines (default: all cores)")
-	memoryOption(s, &f.o.Memory)
+	memoryOption(s, &f.o.Memory, ": what does not fit is kept in a file beside the output, or refused before the work")
 	s.BoolVar(&f.json, "json", false, "print one JSON object")
 	s.BoolVarP(&f.quiet, "quiet", "q", false, "no progress, no settings and no table of layers")
 }
@@ -208,9 +208,9 @@ func option[T any](s *pflag.FlagSet, name, usage string, parse func(string) (T, 
 	}}, name, usage)
 }
 
-// memoryOption registers the limit of memory.
-func memoryOption(s *pflag.FlagSet, to *int64) {
-	option(s, "memory", "`size` of the memory that may be used, such as 4GiB: what does not fit is kept in a file beside the output, or refused before the work (default 80 % of the machine's, or of its control group's)", memory.ParseSize, func(n int64) { *to = n })
+// memoryOption registers the limit of memory, and what becomes of what does not fit.
+func memoryOption(s *pflag.FlagSet, to *int64, what string) {
+	option(s, "memory", "`size` of the memory that may be used, such as 4GiB"+what+" (default 80 % of the machine's, or of its control group's)", memory.ParseSize, func(n int64) { *to = n })
 }
 
 // boolOption registers a switch that can be on, off or not given.

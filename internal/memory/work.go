@@ -62,6 +62,16 @@ func Writing(limit, weights int64, dense bool, workers int) (bytes int64, at int
 	return base + int64(workers)*each, workers
 }
 
+// Converting plans a conversion: as Writing, except that what does not fit is refused.
+func Converting(limit, weights int64, dense bool, workers int) (*Plan, int, error) {
+	bytes, workers := Writing(limit, weights, dense, workers)
+	p, fits := single(limit, "layers", bytes-base)
+	if !fits {
+		return nil, 0, tooLittle(need{weights: bytes - base}, base, 0, limit)
+	}
+	return p, workers, nil
+}
+
 // Speed is how many multiplications and additions products take a second, measured
 // for about a tenth of a second.
 func Speed(workers int) float64 {

@@ -46,7 +46,14 @@ func Each(workers, n int, fn func(worker, i int)) {
 	wg.Wait()
 }
 
-// For calls fn(i) for every i in [0, n) as Each does. Once an error occurred
+type atMost struct{}
+
+// Within bounds For, where it is not told how many workers, to n of them in what is
+// called with the context; 0 means no bound.
+func Within(ctx context.Context, n int) context.Context { return context.WithValue(ctx, atMost{}, n) }
+
+// For calls fn(i) for every i in [0, n) as Each does, with workers of 0 on no more
+// goroutines than the context is bound to. Once an error occurred
 // or ctx is done no further calls are begun. It returns the error of the
 // lowest i, whatever the number of workers; ctx's if that came first.
 func For(ctx context.Context, workers, n int, fn func(i int) error) error {
@@ -56,6 +63,9 @@ func For(ctx context.Context, workers, n int, fn func(i int) error) error {
 		lowest = n
 		first  error
 	)
+	if bound, _ := ctx.Value(atMost{}).(int); workers <= 0 {
+		workers = bound
+	}
 	Each(workers, n, func(_, i int) {
 		// An index that was begun before an error elsewhere still runs, so
 		// none below the one that failed is left out.

@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -69,4 +70,23 @@ func TestForContext(t *testing.T) {
 		require.ErrorIs(t, err, context.Canceled)
 		require.Less(t, ran.Load(), int32(20))
 	}
+}
+
+// A context bounds the goroutines of those who do not say how many.
+func TestWithin(t *testing.T) {
+	most := func(ctx context.Context, workers int) int64 {
+		var now, most atomic.Int64
+		require.NoError(t, parallel.For(ctx, workers, 64, func(int) error {
+			n := now.Add(1)
+			for old := most.Load(); n > old && !most.CompareAndSwap(old, n); old = most.Load() {
+			}
+			time.Sleep(time.Millisecond)
+			now.Add(-1)
+			return nil
+		}))
+		return most.Load()
+	}
+	require.Equal(t, int64(1), most(parallel.Within(t.Context(), 1), 0))
+	require.LessOrEqual(t, most(parallel.Within(t.Context(), 3), 0), int64(3))
+	require.Greater(t, most(parallel.Within(t.Context(), 1), 8), int64(1), "whoever says how many is not bound")
 }

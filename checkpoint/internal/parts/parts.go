@@ -5,6 +5,7 @@ package parts
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 
@@ -236,28 +237,46 @@ func (s *Stack) Spec(t safetensors.DType) layout.Spec {
 	return layout.Spec{Name: s.Name, DType: t, Shape: s.pieces[0].stackShape()}
 }
 
-// Encode puts the pieces of the tensor back together, as its bytes. values gives
-// each.
-func (s *Stack) Encode(t safetensors.DType, values func(p Piece) ([]float32, error)) ([]byte, error) {
-	spec := s.Spec(t)
-	all := make([]float32, spec.Elems())
-	there := 0
+// Encode puts the pieces of the tensor back together, a matrix at a time. values
+// gives each piece, write takes bytes of the tensor and where they begin.
+func (s *Stack) Encode(t safetensors.DType, values func(p Piece) ([]float32, error), write func(data []byte, off int64) error) error {
+	matrices := map[int][]Piece{}
 	for _, p := range s.pieces {
-		v, err := values(p)
-		if err != nil {
-			return nil, err
-		}
-		m := all[p.matrix():]
-		for o := range p.part.Out {
-			for i := range p.in {
-				m[p.at(o, i)] = v[o*p.in+i]
+		matrices[p.matrix()] = append(matrices[p.matrix()], p)
+	}
+	elems := s.pieces[0].part.Outputs * s.pieces[0].in
+	all, data := make([]float32, elems), make([]byte, elems*t.Bits()/8)
+	if want := s.Spec(t).Elems() / elems; len(matrices) != want {
+		return fmt.Errorf("tensor %q: there are layers of %d of its matrices, want %d", s.Name, len(matrices), want)
+	}
+	for _, at := range slices.Sorted(maps.Keys(matrices)) {
+		there := 0
+		for _, p := range matrices[at] {
+			v, err := values(p)
+			if err != nil {
+				return err
 			}
+			p.place(all, v)
+			there += len(v)
 		}
-		there += len(v)
+		if there != elems {
+			return fmt.Errorf("tensor %q: the layers of matrix %d have %d elements, want %d", s.Name, at/elems, there, elems)
+		}
+		if err := safetensors.EncodeFloat32(data, t, all); err != nil {
+			return err
+		}
+		if err := write(data, int64(at)*int64(t.Bits()/8)); err != nil {
+			return err
+		}
 	}
-	if there != len(all) {
-		return nil, fmt.Errorf("tensor %q: its layers have %d elements, want %d", s.Name, there, len(all))
+	return nil
+}
+
+// place puts the values of the piece into the matrix that it lies in.
+func (p Piece) place(matrix, values []float32) {
+	for o := range p.part.Out {
+		for i := range p.in {
+			matrix[p.at(o, i)] = values[o*p.in+i]
+		}
 	}
-	data := make([]byte, spec.Bytes())
-	return data, safetensors.EncodeFloat32(data, t, all)
 }
