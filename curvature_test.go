@@ -47,12 +47,12 @@ func TestCurvatureSettings(t *testing.T) {
 	}
 	o := quick(t)
 	o.Preset = Best
-	require.Equal(t, Setting{"curvature", CurvatureOff, "default"}, setting(o, "curvature"))
+	require.Equal(t, Setting{Name: "curvature", Value: CurvatureOff, From: "default"}, setting(o, "curvature"))
 	require.Equal(t, adadim.ObjectiveRelative, setting(o, "objective").Value)
 	o.Curvature = CurvatureOn
-	require.Equal(t, Setting{"objective", adadim.ObjectiveCurvature, "curvature on"}, setting(o, "objective"))
+	require.Equal(t, Setting{Name: "objective", Value: adadim.ObjectiveCurvature, From: "curvature on"}, setting(o, "objective"))
 	o.Objective = new(adadim.ObjectiveLinear)
-	require.Equal(t, Setting{"objective", adadim.ObjectiveLinear, "given"}, setting(o, "objective"))
+	require.Equal(t, Setting{Name: "objective", Value: adadim.ObjectiveLinear, From: "given"}, setting(o, "objective"))
 	o.Curvature = 9
 	require.ErrorIs(t, o.Validate(), ErrOptions)
 }

@@ -32,10 +32,10 @@ func (j *job) withoutDecoder(o Options, refused error) error {
 	}
 	j.refuse = refused
 	const from = "architecture unknown"
-	j.set.told = append(j.set.told, Setting{"layers", "by name and shape", from})
+	j.set.told = append(j.set.told, Setting{Name: "layers", Value: "by name and shape", From: from})
 	if len(o.Arms) == 0 && o.Axis == AxisDefault && len(j.set.arms) > 1 {
 		j.set.arms = j.set.arms[:1]
-		j.set.retell("arms", j.set.arms, from+": nothing to choose by")
+		j.set.told.Again("arms", j.set.arms, from+": nothing to choose by")
 	}
 	return nil
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/golowbit/lowbit/internal/memory"
 	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/internal/text"
+	"github.com/golowbit/lowbit/internal/told"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/tensor"
 )
@@ -84,7 +85,7 @@ func quantizeOnce(ctx context.Context, o *Options, tooLarge map[string]error) (*
 // job is one call of Quantize: the settings, the model, and how far it is.
 type job struct {
 	set    *settings
-	more   []Setting // of the run
+	more   told.List // of the run
 	path   string    // of the model
 	output string
 	src    *checkpoint.Model
@@ -375,10 +376,10 @@ func (j *job) direct() bool {
 // describe returns what decides the result, and what formats record of it.
 func (j *job) describe(maxShardBytes int64) (fingerprint, method json.RawMessage, err error) {
 	info := map[string]any{}
-	told := slices.DeleteFunc(slices.Clone(j.set.told), func(s Setting) bool {
+	list := slices.DeleteFunc(slices.Clone(j.set.told), func(s Setting) bool {
 		return s.Name == "curvature" && j.set.curvature != CurvatureOn // as before there was any
 	})
-	for _, s := range told {
+	for _, s := range list {
 		switch s.Name {
 		case "target", "format", "preset", "fit", "skip", "axis", "include", "exclude":
 			// Not how the codes of a layer are found.
@@ -397,7 +398,7 @@ func (j *job) describe(maxShardBytes int64) (fingerprint, method json.RawMessage
 		return nil, nil, err
 	}
 	// The writer compares the source's files itself, whatever their path.
-	for _, s := range told {
+	for _, s := range list {
 		if s.Name != "preset" && s.Name != "bf16" { // what it means is told beside it
 			info[s.Name] = s.Value
 		}

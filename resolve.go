@@ -2,12 +2,10 @@ package lowbit
 
 import (
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"math"
 	"regexp"
 	"slices"
-	"strings"
 
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/checkpoint"
@@ -17,37 +15,13 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/gptq"
 	"github.com/golowbit/lowbit/internal/decoder"
+	"github.com/golowbit/lowbit/internal/told"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 )
 
 // Setting is one option as it is in effect.
-type Setting struct {
-	Name  string `json:"name"`
-	Value any    `json:"value"`
-	From  string `json:"from"` // who decided it: "given", "default", "preset best", "target vllm", …
-}
-
-// Text returns the value as a flag has it.
-func (s Setting) Text() string {
-	switch v := s.Value.(type) {
-	case []adadim.Arm:
-		return joined(v)
-	case []string:
-		return strings.Join(v, " ")
-	case json.RawMessage:
-		return string(v)
-	}
-	return fmt.Sprint(s.Value)
-}
-
-func joined[T fmt.Stringer](list []T) string {
-	names := make([]string, len(list))
-	for i, v := range list {
-		names[i] = v.String()
-	}
-	return strings.Join(names, ",")
-}
+type Setting = told.Setting
 
 // settings are options with everything decided that does not depend on the
 // model.
@@ -75,44 +49,7 @@ type settings struct {
 	bf16       bool
 	workers    int
 
-	told []Setting
-}
-
-// candidate is a value that a setting takes if no earlier one is there.
-type candidate[T any] struct {
-	value T
-	there bool
-	from  string
-}
-
-// given is a value of the options that is there if it is not zero.
-func given[T comparable](v T) candidate[T] {
-	var zero T
-	return candidate[T]{v, v != zero, "given"}
-}
-
-// pointed is a value of the options that is there if it is not nil.
-func pointed[T any](p *T) candidate[T] {
-	c := candidate[T]{there: p != nil, from: "given"}
-	if p != nil {
-		c.value = *p
-	}
-	return c
-}
-
-func otherwise[T any](v T, from string) candidate[T] { return candidate[T]{v, true, from} }
-
-func provided[T any](there bool, v T, from string) candidate[T] { return candidate[T]{v, there, from} }
-
-// pick takes the first candidate that is there and remembers why.
-func pick[T any](s *settings, name string, list ...candidate[T]) T {
-	for _, c := range list {
-		if c.there {
-			s.told = append(s.told, Setting{name, c.value, c.from})
-			return c.value
-		}
-	}
-	panic("lowbit: setting " + name + " has no default")
+	told told.List
 }
 
 // resolve decides everything that does not depend on the model. It looks at
@@ -124,7 +61,7 @@ func (o *Options) resolve() (*settings, error) {
 	if o.Method != nil {
 		preset, from = Plain, "a method is given"
 	}
-	s.preset = pick(s, "preset", given(o.Preset), otherwise(preset, from))
+	s.preset = told.Pick(&s.told, "preset", told.Given(o.Preset), told.Otherwise(preset, from))
 	if err := o.resolveScheme(s); err != nil {
 		return nil, err
 	}
@@ -150,20 +87,20 @@ func (o *Options) resolveScheme(s *settings) error {
 		if t, err = o.targetScheme(); err != nil {
 			return badOptions("%w", err)
 		}
-		target = "target " + pick(s, "target", given(o.Target))
+		target = "target " + told.Pick(&s.told, "target", told.Given(o.Target))
 	}
 	var err error
 	switch {
 	case o.Format != nil:
 		s.format = o.Format
-		pick(s, "format", given(o.Format.Name()))
+		told.Pick(&s.told, "format", told.Given(o.Format.Name()))
 	case targeted:
-		if s.format, err = checkpoint.Lookup(pick(s, "format", otherwise(t.Format, target))); err != nil {
+		if s.format, err = checkpoint.Lookup(told.Pick(&s.told, "format", told.Otherwise(t.Format, target))); err != nil {
 			return err
 		}
 	default:
 		s.format = native.Format{}
-		pick(s, "format", otherwise(s.format.Name(), "default"))
+		told.Pick(&s.told, "format", told.Otherwise(s.format.Name(), "default"))
 	}
 	g := &s.scheme
 	main, from, err := o.mixed(s)
@@ -171,21 +108,21 @@ func (o *Options) resolveScheme(s *settings) error {
 		return err
 	}
 	mixed := main.Grid != nil
-	g.Bits = pick(s, "bits", given(o.Bits), provided(mixed, main.Bits, from), provided(targeted, t.Scheme.Bits, target), otherwise(defaultBits, "default"))
-	g.GroupSize = pick(s, "group_size", provided(mixed, main.GroupSize, from), given(o.GroupSize), provided(targeted, t.Scheme.GroupSize, target), otherwise(defaultGroupSize, "default"))
-	g.Symmetric = pick(s, "symmetric", provided(mixed, false, from), pointed(o.Symmetric), provided(targeted, t.Scheme.Symmetric, target), otherwise(false, "default"))
+	g.Bits = told.Pick(&s.told, "bits", told.Given(o.Bits), told.If(mixed, main.Bits, from), told.If(targeted, t.Scheme.Bits, target), told.Otherwise(defaultBits, "default"))
+	g.GroupSize = told.Pick(&s.told, "group_size", told.If(mixed, main.GroupSize, from), told.Given(o.GroupSize), told.If(targeted, t.Scheme.GroupSize, target), told.Otherwise(defaultGroupSize, "default"))
+	g.Symmetric = told.Pick(&s.told, "symmetric", told.If(mixed, false, from), told.Pointed(o.Symmetric), told.If(targeted, t.Scheme.Symmetric, target), told.Otherwise(false, "default"))
 	g.Grid = main.Grid
-	g.Range = pick(s, "range", given(o.Range), otherwise(quant.RangeZero, "default"))
-	g.ScaleType = pick(s, "scale_type", pointed(o.ScaleType), otherwise(quant.F16, "default"))
+	g.Range = told.Pick(&s.told, "range", told.Given(o.Range), told.Otherwise(quant.RangeZero, "default"))
+	g.ScaleType = told.Pick(&s.told, "scale_type", told.Pointed(o.ScaleType), told.Otherwise(quant.F16, "default"))
 	// Readers of gptq_v1 disagree on what a zero-point of 0 is stored as.
 	v1 := s.format.Name() == autogptq.Format{Version: 1}.Name() && !g.Symmetric
-	g.MinZero = pick(s, "min_zero", given(o.MinZero), provided(v1, 1, "format "+s.format.Name()), otherwise(0, "default"))
+	g.MinZero = told.Pick(&s.told, "min_zero", told.Given(o.MinZero), told.If(v1, 1, "format "+s.format.Name()), told.Otherwise(0, "default"))
 	asked := o.ClipInput != nil && *o.ClipInput
 	if asked && o.Clip != nil && !*o.Clip {
 		return badOptions("clip by inputs without clip")
 	}
-	g.Clip = pick(s, "clip", pointed(o.Clip), provided(asked, true, "clip_input is given"), otherwise(b.clip, by))
-	g.ClipInput = pick(s, "clip_input", pointed(o.ClipInput), provided(!g.Clip, false, "there is no clip"), otherwise(b.clipInput, by))
+	g.Clip = told.Pick(&s.told, "clip", told.Pointed(o.Clip), told.If(asked, true, "clip_input is given"), told.Otherwise(b.clip, by))
+	g.ClipInput = told.Pick(&s.told, "clip_input", told.Pointed(o.ClipInput), told.If(!g.Clip, false, "there is no clip"), told.Otherwise(b.clipInput, by))
 	return nil
 }
 
@@ -286,8 +223,8 @@ func (o *Options) resolveMethod(s *settings) error {
 	if err != nil {
 		return badOptions("%w", err)
 	}
-	pick(s, "method", otherwise(m.Type, from))
-	pick(s, "parameters", otherwise(m.Parameters, from))
+	told.Pick(&s.told, "method", told.Otherwise(m.Type, from))
+	told.Pick(&s.told, "parameters", told.Otherwise(m.Parameters, from))
 	strength := 0.0
 	if o.Correction != nil {
 		strength = *o.Correction
@@ -295,9 +232,9 @@ func (o *Options) resolveMethod(s *settings) error {
 	if math.IsNaN(strength) {
 		return badOptions("correction %g, want 0 to 1", strength)
 	}
-	s.inputs = pick(s, "inputs", given(o.Inputs), provided(strength > 0, InputsQuantized, "a correction is given"),
-		provided(s.preset == Plain && !quant.NeedsCalibration(s.method), InputsFull, by+", the method needs no data"), otherwise(b.inputs, by))
-	s.correction = pick(s, "correction", pointed(o.Correction), provided(s.inputs == InputsFull, 0.0, "inputs full"), otherwise(b.correction, by))
+	s.inputs = told.Pick(&s.told, "inputs", told.Given(o.Inputs), told.If(strength > 0, InputsQuantized, "a correction is given"),
+		told.If(s.preset == Plain && !quant.NeedsCalibration(s.method), InputsFull, by+", the method needs no data"), told.Otherwise(b.inputs, by))
+	s.correction = told.Pick(&s.told, "correction", told.Pointed(o.Correction), told.If(s.inputs == InputsFull, 0.0, "inputs full"), told.Otherwise(b.correction, by))
 	return nil
 }
 
@@ -314,7 +251,7 @@ func (o *Options) resolveArms(s *settings) error {
 			axis = AxisIC
 		}
 	}
-	s.axis = pick(s, "axis", given(o.Axis), provided(o.Target != "", axis, "target "+o.Target), otherwise(AxisAda, "default"))
+	s.axis = told.Pick(&s.told, "axis", told.Given(o.Axis), told.If(o.Target != "", axis, "target "+o.Target), told.Otherwise(AxisAda, "default"))
 	all, from := b.arms, by
 	if len(o.Arms) > 0 {
 		all, from = o.Arms, "given"
@@ -322,36 +259,36 @@ func (o *Options) resolveArms(s *settings) error {
 	if s.axis != AxisAda {
 		from += ", of axis " + s.axis.String()
 	}
-	s.arms = pick(s, "arms", otherwise(s.axis.of(all), from))
+	s.arms = told.Pick(&s.told, "arms", told.Otherwise(s.axis.of(all), from))
 	if len(s.arms) == 0 {
-		return badOptions("arms %s: none of axis %s", joined(all), s.axis)
+		return badOptions("arms %s: none of axis %s", Setting{Value: all}.Text(), s.axis)
 	}
-	s.curvature = pick(s, "curvature", given(o.Curvature), otherwise(CurvatureOff, "default"))
+	s.curvature = told.Pick(&s.told, "curvature", told.Given(o.Curvature), told.Otherwise(CurvatureOff, "default"))
 	if s.tuning = o.Tuning; s.tuning.What != TuneOff {
 		if s.tuning.Steps == 0 {
 			s.tuning.Steps = map[Tune]int{TuneScales: 100, TuneCodes: 200}[s.tuning.What]
 		}
-		pick(s, "tune", otherwise(s.tuning.What, "given"))
-		pick(s, "tune_steps", given(o.Tuning.Steps), otherwise(s.tuning.Steps, "default"))
-		pick(s, "tune_tokens", given(o.Tuning.Tokens), otherwise(0, "all of the text"))
+		told.Pick(&s.told, "tune", told.Otherwise(s.tuning.What, "given"))
+		told.Pick(&s.told, "tune_steps", told.Given(o.Tuning.Steps), told.Otherwise(s.tuning.Steps, "default"))
+		told.Pick(&s.told, "tune_tokens", told.Given(o.Tuning.Tokens), told.Otherwise(0, "all of the text"))
 	}
-	s.objective = pick(s, "objective", pointed(o.Objective),
-		provided(s.curvature == CurvatureOn, adadim.ObjectiveCurvature, "curvature on"), otherwise(b.objective, by))
-	s.search = pick(s, "search", pointed(o.Search), otherwise(b.search, by))
-	s.countBits = pick(s, "count_bits", pointed(o.CountBits), otherwise(b.countBits, by))
-	s.fold = pick(s, "fold", given(o.Fold),
-		provided(s.axis == AxisOC && s.preset != Plain, FoldOn, by+" in axis oc"), otherwise(FoldAuto, "default"))
+	s.objective = told.Pick(&s.told, "objective", told.Pointed(o.Objective),
+		told.If(s.curvature == CurvatureOn, adadim.ObjectiveCurvature, "curvature on"), told.Otherwise(b.objective, by))
+	s.search = told.Pick(&s.told, "search", told.Pointed(o.Search), told.Otherwise(b.search, by))
+	s.countBits = told.Pick(&s.told, "count_bits", told.Pointed(o.CountBits), told.Otherwise(b.countBits, by))
+	s.fold = told.Pick(&s.told, "fold", told.Given(o.Fold),
+		told.If(s.axis == AxisOC && s.preset != Plain, FoldOn, by+" in axis oc"), told.Otherwise(FoldAuto, "default"))
 	asked := len(o.Arms) > 0 || o.Axis == AxisAda
-	s.fit = pick(s, "fit", given(o.Fit), provided(asked, FitOff, "arms are given"), otherwise(FitArms, "default"))
+	s.fit = told.Pick(&s.told, "fit", told.Given(o.Fit), told.If(asked, FitOff, "arms are given"), told.Otherwise(FitArms, "default"))
 	for _, list := range []struct {
 		name     string
 		patterns []*regexp.Regexp
 	}{{"skip", o.Skip}, {"include", o.Include}, {"exclude", o.Exclude}} {
 		if len(list.patterns) > 0 {
-			pick(s, list.name, otherwise(texts(list.patterns), "given"))
+			told.Pick(&s.told, list.name, told.Otherwise(texts(list.patterns), "given"))
 		}
 	}
-	pick(s, "bf16", given(o.BF16), otherwise(false, "default"))
+	told.Pick(&s.told, "bf16", told.Given(o.BF16), told.Otherwise(false, "default"))
 	return nil
 }
 
@@ -369,44 +306,35 @@ func texts(patterns []*regexp.Regexp) []string {
 // runSettings are the settings that say how much text is read and how the
 // result is written.
 func (o *Options) runSettings(cfg *decoder.Model) []Setting {
-	run := &settings{}
+	var run told.List
 	c := o.Calibration
-	pick(run, "samples", given(c.Samples), otherwise(defaultSamples, "default"))
+	told.Pick(&run, "samples", told.Given(c.Samples), told.Otherwise(defaultSamples, "default"))
 	if cfg != nil {
-		pick(run, "seq_len", given(c.SeqLen), otherwise(contextLength(cfg, 0), "default: up to the model's context"))
+		told.Pick(&run, "seq_len", told.Given(c.SeqLen), told.Otherwise(contextLength(cfg, 0), "default: up to the model's context"))
 	}
-	pick(run, "per_document", given(c.PerDocument), otherwise(false, "default"))
+	told.Pick(&run, "per_document", told.Given(c.PerDocument), told.Otherwise(false, "default"))
 	if c.BOS != nil {
-		pick(run, "bos", pointed(c.BOS))
+		told.Pick(&run, "bos", told.Pointed(c.BOS))
 	}
 	if o.MaxShardBytes > 0 {
-		pick(run, "max_shard_bytes", given(o.MaxShardBytes))
+		told.Pick(&run, "max_shard_bytes", told.Given(o.MaxShardBytes))
 	}
 	if o.Workers > 0 {
-		pick(run, "workers", given(o.Workers))
+		told.Pick(&run, "workers", told.Given(o.Workers))
 	}
-	return run.told
+	return run
 }
 
 // setGroupSize changes the group size, for a reason.
 func (s *settings) setGroupSize(n int, from string) {
 	s.scheme.GroupSize = n
-	s.retell("group_size", n, from)
+	s.told.Again("group_size", n, from)
 }
 
 // setScaleType changes the type of scales, for a reason.
 func (s *settings) setScaleType(t quant.ScaleType, from string) {
 	s.scheme.ScaleType = t
-	s.retell("scale_type", t, from)
-}
-
-// retell replaces what is told of a setting.
-func (s *settings) retell(name string, value any, from string) {
-	for i := range s.told {
-		if s.told[i].Name == name {
-			s.told[i] = Setting{name, value, from}
-		}
-	}
+	s.told.Again("scale_type", t, from)
 }
 
 // chooser returns AdaDim over the method for the given arms.

@@ -233,7 +233,7 @@ func TestResolveTarget(t *testing.T) {
 	o := Options{Model: golden.Shared(t, "cases/hidden-not-multiple-of-128/model"), Output: "out", Target: layout.EngineVLLM, Method: quant.RTN{}}
 	p, err := Resolve(o)
 	require.NoError(t, err)
-	require.Contains(t, p.Settings, Setting{"group_size", 64, "the largest that target vllm takes for every layer"})
+	require.Contains(t, p.Settings, Setting{Name: "group_size", Value: 64, From: "the largest that target vllm takes for every layer"})
 	for _, l := range p.Layers {
 		require.Equal(t, 64, l.Scheme.GroupSize)
 	}

@@ -158,6 +158,6 @@ func TestTuningRefused(t *testing.T) {
 
 	p, err := Resolve(tuned(t, "qwen3", TuneCodes))
 	require.NoError(t, err)
-	require.True(t, slices.Contains(p.Settings, Setting{"tune", TuneCodes, "given"}))
-	require.True(t, slices.Contains(p.Settings, Setting{"tune_steps", 20, "given"}))
+	require.True(t, slices.Contains(p.Settings, Setting{Name: "tune", Value: TuneCodes, From: "given"}))
+	require.True(t, slices.Contains(p.Settings, Setting{Name: "tune_steps", Value: 20, From: "given"}))
 }
