@@ -5,11 +5,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/fitting"
 	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel"
 	"github.com/golowbit/lowbit/internal/golden"
 	"github.com/golowbit/lowbit/quant"
@@ -141,4 +144,50 @@ func TestMixedNeedsNoText(t *testing.T) {
 	require.NoError(t, err)
 	defer m.Close()
 	require.Len(t, m.Quantized(), 28)
+}
+
+// Rules make a mixture that every format holds as it is, or refuses before any work.
+func TestRules(t *testing.T) {
+	var rules []Rule
+	for _, text := range []string{`layers\.0\.: bits=8,group=32,sym`, `layers\.1\..*down_proj$: dense`, `layers\.2\.mlp: method=gptq`} {
+		r, err := fitting.ParseRule(text)
+		require.NoError(t, err)
+		rules = append(rules, r)
+	}
+	for _, name := range []string{"lowbit", "gptq", "compressed-tensors", "hqq", "mlx", "gguf"} {
+		t.Run(name, func(t *testing.T) {
+			o := Options{Model: embedded, Output: filepath.Join(t.TempDir(), "out"), Method: quant.RTN{}, Axis: AxisOC, Bits: 4, GroupSize: 32, Rules: rules, Calibration: Calibration{Text: Text{Files: []string{embeddedCalibration}}, Samples: 4, SeqLen: 128}}
+			var err error
+			o.Format, err = checkpoint.Lookup(name)
+			require.NoError(t, err)
+			if name == "gptq" || name == "hqq" {
+				o.Rules = slices.Clone(rules)
+				o.Rules[0].Symmetric = nil // one version, or no symmetric grid
+			}
+			_, err = Quantize(t.Context(), o)
+			require.NoError(t, err)
+			m, err := checkpoint.Open(o.Output)
+			require.NoError(t, err)
+			defer func() { require.NoError(t, m.Close()) }()
+			kinds := map[string]int{}
+			for _, l := range m.Layers() {
+				kinds[fmt.Sprintf("%d/%d", l.Scheme.Bits, l.Scheme.GroupLen(l.In))]++
+			}
+			rest := "4/32"
+			if name == "gguf" {
+				rest = "5/32" // what Q4_1 stands for
+			}
+			require.Equal(t, map[string]int{"8/32": 7, rest: 20}, kinds)
+		})
+	}
+	o := Options{Model: embedded, Output: "o", Method: quant.RTN{}, Axis: AxisOC, Rules: rules}
+	p, err := Resolve(o)
+	require.NoError(t, err)
+	require.True(t, p.NeedsText, "for the layers of GPTQ")
+	o.Rules = []Rule{{}}
+	_, err = Resolve(o)
+	require.ErrorIs(t, err, ErrOptions)
+	o.Rules = []Rule{{Match: regexp.MustCompile("no such layer"), Bits: 8}}
+	_, err = Resolve(o)
+	require.ErrorIs(t, err, ErrOptions)
 }

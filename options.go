@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/golowbit/lowbit/adadim"
+	"github.com/golowbit/lowbit/checkpoint/fitting"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/gptq"
 	"github.com/golowbit/lowbit/internal/enum"
@@ -103,6 +104,9 @@ type Options struct {
 	// architecture Include adds to its linears, if there is no calibration, and
 	// Exclude is Skip. One that matches nothing is an error.
 	Include, Exclude []*regexp.Regexp
+	// Rules change bits, groups, axis and more of single layers. One that counts for no
+	// layer is an error.
+	Rules []Rule
 	// Fit says what is done about layers that the format cannot hold.
 	Fit Fit
 
@@ -132,6 +136,9 @@ type Options struct {
 	// Events, if not nil, is told of progress, from one goroutine at a time.
 	Events func(Event)
 }
+
+// Rule changes what is asked of some layers; fitting.ParseRule reads one.
+type Rule = fitting.Rule
 
 // GPTQ are changes to the GPTQ of a preset.
 type GPTQ struct {
@@ -331,6 +338,9 @@ func (o *Options) Validate() error {
 	}
 	if slices.Contains(slices.Concat(o.Skip, o.Include, o.Exclude), nil) {
 		return badOptions("a nil pattern to skip, include or exclude")
+	}
+	if slices.ContainsFunc(o.Rules, func(r Rule) bool { return r.Match == nil }) {
+		return badOptions("a rule without an expression")
 	}
 	for _, err := range []error{
 		presets.Check(o.Preset), axes.Check(o.Axis), folds.Check(o.Fold), inputs.Check(o.Inputs), fits.Check(o.Fit), curvatures.Check(o.Curvature),

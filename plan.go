@@ -79,18 +79,18 @@ func (j *job) explain() *Plan {
 func (j *job) settings() []Setting { return slices.Concat(j.set.told, j.more) }
 
 // rules are what layers are held to.
-func (s *settings) rules() *fitting.Rules {
+func (s *settings) fitting() *fitting.Rules {
 	return &fitting.Rules{
 		Format: s.format, Scheme: s.scheme, Arms: s.arms, Drop: s.fit != FitOff, Shrink: s.fit == FitOn,
 		Fold: map[Fold]fitting.Folding{FoldAuto: fitting.FoldUnstored, FoldOn: fitting.FoldAll}[s.fold],
-		Skip: s.skip, TooLarge: s.tooLarge, Mix: s.mix,
+		Skip: s.skip, Change: s.rules, TooLarge: s.tooLarge, Mix: s.mix,
 	}
 }
 
 // planLayers plans every linear of the model, and fails where the format cannot
 // hold it, alone or with the others, or the target does not load it.
 func (j *job) planLayers() error {
-	j.plan, j.places = j.set.rules().NewPlan(), map[string]checkpoint.Part{}
+	j.plan, j.places = j.set.fitting().NewPlan(), map[string]checkpoint.Part{}
 	if j.model != nil {
 		for _, b := range j.model.Blocks {
 			j.planBlock(b)
@@ -98,6 +98,9 @@ func (j *job) planLayers() error {
 	}
 	if j.model == nil || len(j.set.include) > 0 {
 		j.planByShape()
+	}
+	if err := j.plan.CheckRules(); err != nil {
+		return badOptions("%w", err)
 	}
 	if err := j.plan.Err(); err != nil {
 		return err

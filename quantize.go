@@ -359,7 +359,7 @@ func (j *job) mustHaveText() bool {
 		}
 	}
 	for _, p := range j.plan.Layers {
-		if !p.Dense && (len(p.Arms) > 1 || p.Arms[0].InputScale || p.Arms[0].RowScale) {
+		if !p.Dense && (p.Method == "gptq" || len(p.Arms) > 1 || p.Arms[0].InputScale || p.Arms[0].RowScale) {
 			return true
 		}
 	}
@@ -519,7 +519,7 @@ func (j *job) quantizeLayer(ctx context.Context, p *fitting.Layer, w *tensor.Mat
 		j.finish(r, false)
 		return nil, nil
 	}
-	method := j.set.chooser(p.Arms)
+	method := j.set.of(p)
 	if j.text != nil && (l.Calibration == nil || l.Calibration.Tokens == 0) {
 		// An expert that no token was routed to.
 		method.Method, method.Arms, l.Calibration = quant.RTN{Workers: j.set.workers}, p.Arms[:1], nil

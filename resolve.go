@@ -9,6 +9,7 @@ import (
 
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/fitting"
 	"github.com/golowbit/lowbit/checkpoint/formats/autogptq"
 	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel"
 	"github.com/golowbit/lowbit/checkpoint/formats/native"
@@ -43,6 +44,7 @@ type settings struct {
 	tuning     Tuning
 	skip       []*regexp.Regexp // and those to exclude
 	include    []*regexp.Regexp
+	rules      []Rule
 	fit        Fit
 	tooLarge   map[string]error                                 // layers to leave dense, found in their weights
 	mix        func(layout.Layer) (quant.Scheme, string, error) // of a format that chooses the grids; else nil
@@ -55,7 +57,7 @@ type settings struct {
 // resolve decides everything that does not depend on the model. It looks at
 // no file. Values are not checked; see Options.Validate.
 func (o *Options) resolve() (*settings, error) {
-	s := &settings{target: o.Target, skip: slices.Concat(o.Skip, o.Exclude), include: o.Include, bf16: o.BF16, workers: o.Workers}
+	s := &settings{target: o.Target, skip: slices.Concat(o.Skip, o.Exclude), include: o.Include, rules: o.Rules, bf16: o.BF16, workers: o.Workers}
 	preset := Best
 	from := "default"
 	if o.Method != nil {
@@ -288,6 +290,9 @@ func (o *Options) resolveArms(s *settings) error {
 			told.Pick(&s.told, list.name, told.Otherwise(texts(list.patterns), "given"))
 		}
 	}
+	if len(o.Rules) > 0 {
+		told.Pick(&s.told, "rules", told.Otherwise(o.Rules, "given"))
+	}
 	told.Pick(&s.told, "bf16", told.Given(o.BF16), told.Otherwise(false, "default"))
 	return nil
 }
@@ -335,6 +340,20 @@ func (s *settings) setGroupSize(n int, from string) {
 func (s *settings) setScaleType(t quant.ScaleType, from string) {
 	s.scheme.ScaleType = t
 	s.told.Again("scale_type", t, from)
+}
+
+// of returns what quantizes a layer that is planned so.
+func (s *settings) of(p *fitting.Layer) adadim.Quantizer {
+	q := s.chooser(p.Arms)
+	switch p.Method {
+	case "rtn":
+		q.Method = quant.RTN{Workers: s.workers}
+	case "gptq":
+		if _, rounding := q.Method.(quant.RTN); rounding {
+			q.Method = gptq.Quantizer{Workers: s.workers}
+		}
+	}
+	return q
 }
 
 // chooser returns AdaDim over the method for the given arms.

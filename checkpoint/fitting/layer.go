@@ -18,6 +18,8 @@ type Layer struct {
 	Arms  []adadim.Arm // what is chosen from
 	Folds bool         // a scale of its input is chosen beforehand and folded
 	Notes []string     // why it is not as it was asked for
+	// Method is Rule.Method of the rule that counts, "" if there is none or it says nothing.
+	Method string
 	// Silent says that the notes are no warnings: nobody asked for what is not
 	// done.
 	Silent bool

@@ -20,6 +20,7 @@ type Plan struct {
 	Folds  [][]bool // by block and place: whether scales are folded into it
 
 	rules   *Rules
+	names   []string // of all layers, those that were refused too
 	byName  map[string]*Layer
 	refused faults.ByReason
 }
@@ -56,6 +57,7 @@ func (p *Plan) AddOther(l layout.Layer, why string) {
 }
 
 func (p *Plan) put(name string, l *Layer, err error) {
+	p.names = append(p.names, name)
 	if err != nil {
 		p.refused.Add(name, reason(err), err)
 		return

@@ -34,6 +34,8 @@ type Rules struct {
 
 	// Skip leaves layers dense whose name one of the expressions matches.
 	Skip []*regexp.Regexp
+	// Change says what is asked for of single layers.
+	Change []Rule
 	// Mix gives the grid of a layer where the format chooses it; nil if it does not.
 	// See layout.Mixer.
 	Mix func(l layout.Layer) (s quant.Scheme, remark string, err error)
@@ -86,9 +88,14 @@ func (r *Rules) Skips(name string) *regexp.Regexp {
 // layer decides about a layer that has these arms to choose from. It fails where
 // the format does not hold it and nothing may give way.
 func (r *Rules) layer(l layout.Layer, arms []adadim.Arm) (*Layer, error) {
-	p := r.asked(l)
+	p, rule := r.asked(l), r.rule(l.Name)
 	if e := r.Skips(l.Name); e != nil {
 		p.leaveDense(fmt.Sprintf("skip %q", e))
+		p.Silent = true
+		return p, nil
+	}
+	if rule != nil && rule.Dense {
+		p.leaveDense(fmt.Sprintf("rule %q", rule))
 		p.Silent = true
 		return p, nil
 	}
@@ -100,23 +107,27 @@ func (r *Rules) layer(l layout.Layer, arms []adadim.Arm) (*Layer, error) {
 		p.leaveDense(reason(p.unfit))
 		return p, nil
 	}
+	if arms = rule.only(arms); len(arms) == 0 {
+		return nil, fmt.Errorf("rule %q: there are no arms of axis %s", rule, *rule.Axis)
+	}
+	asked := p.Scheme
 	err := p.admit(r.Format, arms, r.Drop || r.Shrink || len(r.TooLarge) > 0)
 	if p.remark != "" {
 		p.note("%s", p.remark)
 		return p, err
 	}
-	if err == nil || !r.Shrink || r.Mix != nil {
+	if err == nil || !r.Shrink || r.Mix != nil || rule != nil && rule.Type != "" {
 		p.Silent = !r.Shrink
 		return p, err
 	}
-	for g := range SmallerGroups(r.Scheme.GroupSize, l.In) {
+	for g := range SmallerGroups(asked.GroupSize, l.In) {
 		p.Scheme.GroupSize = g
 		if p.admit(r.Format, arms, true) == nil {
 			p.note("group size %d: %s", g, reason(err))
 			return p, nil
 		}
 	}
-	p.Scheme = r.Scheme
+	p.Scheme = asked
 	p.leaveDense(reason(err))
 	return p, nil
 }
@@ -124,14 +135,25 @@ func (r *Rules) layer(l layout.Layer, arms []adadim.Arm) (*Layer, error) {
 // asked is a layer as it is asked for.
 func (r *Rules) asked(l layout.Layer) *Layer {
 	l.Scheme = r.Scheme
+	c := r.rule(l.Name)
+	if c != nil {
+		l.Scheme = c.scheme(l.Scheme)
+	}
 	if g, ok := r.Format.(layout.Gridder); ok {
 		l.Scheme = g.Own(l.Scheme)
 	}
 	p := &Layer{Layer: l}
-	if r.Mix != nil {
+	grid := r.Mix
+	if c != nil {
+		p.Method = c.Method
+		if t, ok := r.Format.(layout.Typer); ok && c.Type != "" {
+			grid = func(layout.Layer) (quant.Scheme, string, error) { return t.Typed(c.Type, l.In) }
+		}
+	}
+	if grid != nil {
 		var own quant.Scheme
-		if own, p.remark, p.unfit = r.Mix(l); p.unfit == nil {
-			p.Scheme.Bits, p.Scheme.GroupSize, p.Scheme.Grid = own.Bits, own.GroupSize, own.Grid
+		if own, p.remark, p.unfit = grid(l); p.unfit == nil {
+			p.Scheme.Bits, p.Scheme.GroupSize, p.Scheme.Symmetric, p.Scheme.Grid = own.Bits, own.GroupSize, own.Symmetric, own.Grid
 		}
 	}
 	return p
@@ -141,13 +163,14 @@ func (r *Rules) asked(l layout.Layer) *Layer {
 // hold the layer without the scale, in any group size that may be chosen, the
 // answer is yes: folding would not help.
 func (r *Rules) stores(l layout.Layer, a adadim.Arm) bool {
-	sizes := []int{r.Scheme.GroupSize}
-	if r.Shrink && r.Mix == nil {
-		sizes = slices.AppendSeq(sizes, SmallerGroups(r.Scheme.GroupSize, l.In))
+	first := r.asked(l).Scheme
+	sizes := []int{first.GroupSize}
+	if r.Shrink && first.Grid == nil {
+		sizes = slices.AppendSeq(sizes, SmallerGroups(first.GroupSize, l.In))
 	}
 	for _, g := range sizes {
 		p := r.asked(l)
-		if r.Mix == nil {
+		if first.Grid == nil {
 			p.Scheme.GroupSize = g
 		}
 		if p.admit(r.Format, []adadim.Arm{{Axis: a.Axis}}, false) == nil {

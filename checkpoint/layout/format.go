@@ -187,6 +187,14 @@ type Mixer interface {
 	Mix(o Origin, weighted bool) (scheme func(l Layer) (s quant.Scheme, remark string, err error), err error)
 }
 
+// Typer is a Format that has grids by name.
+type Typer interface {
+	// Typed gives the scheme of a layer with so many inputs in the type of that name,
+	// with a remark if these make it another type. An unknown name is an error; inputs
+	// that no type holds give one that wraps ErrUnsupported, and 0 inputs fit all.
+	Typed(name string, in int) (s quant.Scheme, remark string, err error)
+}
+
 // Gridder is a Format that stores of a group something else than a scale and an
 // integer zero-point, and so has grids beside the uniform ones.
 type Gridder interface {

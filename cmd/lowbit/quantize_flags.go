@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/golowbit/lowbit"
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/fitting"
 	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel"
 	"github.com/golowbit/lowbit/gptq"
 	"github.com/golowbit/lowbit/internal/memory"
@@ -28,6 +30,7 @@ type quantizeFlags struct {
 	method      string
 	calib, eval textFlags
 	calibIDs    string
+	rules       []lowbit.Rule
 	printConfig bool
 	json, quiet bool
 }
@@ -67,6 +70,8 @@ func (f *quantizeFlags) register(s *pflag.FlagSet) {
 	option(s, "skip", "leave layers whose name matches this regular `expression` dense (repeatable)", regexp.Compile, func(r *regexp.Regexp) { f.o.Skip = append(f.o.Skip, r) })
 	option(s, "include", "with --method rtn: quantize tensors whose name matches this regular `expression` although their names are those of embeddings, heads, routers and the like (repeatable)", regexp.Compile, func(r *regexp.Regexp) { f.o.Include = append(f.o.Include, r) })
 	option(s, "exclude", "leave layers whose name matches this regular `expression` dense, whatever --include says (repeatable)", regexp.Compile, func(r *regexp.Regexp) { f.o.Exclude = append(f.o.Exclude, r) })
+	option(s, "rule", "change what is asked of the layers whose name matches, such as `'EXPRESSION: bits=8,group=32'`: dense, type=NAME (of --gguf-type's blocks), bits, group, sym, axis (oc or ic), method (gptq or rtn); the first that matches counts (repeatable)", fitting.ParseRule, func(r lowbit.Rule) { f.o.Rules = append(f.o.Rules, r) })
+	option(s, "rules", "YAML or JSON `file` with a list of such rules, each with match and the same keys; they come after those of --rule", readRules, func(r []lowbit.Rule) { f.rules = append(f.rules, r...) })
 	s.BoolVar(&f.o.Resume, "resume", false, "go on with an interrupted run")
 	s.IntVar(&f.o.Workers, "workers", 0, "goroutines (default: all cores)")
 	memoryOption(s, &f.o.Memory, ": what does not fit is kept in a file beside the output, or refused before the work")
@@ -141,7 +146,7 @@ func (f *quantizeFlags) registerText(s *pflag.FlagSet) {
 // options turns the flags into options of the library.
 func (f *quantizeFlags) options(c *cobra.Command, model string, stdin io.Reader) (lowbit.Options, error) {
 	o := f.o
-	o.Model = model
+	o.Model, o.Rules = model, slices.Concat(f.o.Rules, f.rules)
 	switch {
 	case o.Output == "" && !f.printConfig:
 		return o, fmt.Errorf("no output given: use -o")

@@ -13,6 +13,7 @@ package kquant
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/golowbit/lowbit/internal/gguf"
 	"github.com/golowbit/lowbit/internal/kernel"
@@ -36,6 +37,16 @@ func Named(name string) (g Grid, ok bool) {
 		}
 	}
 	return g, false
+}
+
+// Names lists the types in alphabetical order.
+func Names() []string {
+	var names []string
+	for t := range kinds {
+		names = append(names, t.String())
+	}
+	slices.Sort(names)
+	return names
 }
 
 // Type is the block type.

