@@ -11,7 +11,7 @@
 //
 //   - Results do not depend on the number of workers.
 //   - Quantization kernels (MinMax, AllFinite, codes, Dequant, PackBits, half
-//     floats, RTN4, PowErr, SquareErr, ErrorCols, MulAdd,
+//     floats, RTN4, PowErr, SquareErr, Trials, ErrorCols, MulAdd,
 //     Scale) give the same bits at
 //     every level.
 //   - An element of a product depends on its row, its column and the order of

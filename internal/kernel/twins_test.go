@@ -52,6 +52,17 @@ var twins = []twin{
 	{name: "SquareErr", run: func(in *inputs) []any {
 		return []any{SquareErr(in.any, in.y, in.scale, in.zero, in.maxq), SquareErr(in.x, in.y, in.scale, in.zero, in.maxq)}
 	}},
+	{name: "Trials", run: func(in *inputs) []any {
+		return in.trials(func(sums *TrialSums, scale, shift *[MaxTrials]float32, n int) {
+			Trials(sums, in.any, in.y, scale, shift, n, -in.zero, in.maxq-in.zero)
+		})
+	}},
+	{name: "TrialsLevels", run: func(in *inputs) []any {
+		l := NewLevels([16]float32{-9, -7, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 8, 12})
+		return in.trials(func(sums *TrialSums, scale, shift *[MaxTrials]float32, n int) {
+			TrialsLevels(sums, in.any, in.y, scale, shift, n, l)
+		})
+	}},
 	{name: "ErrorCols", run: func(in *inputs) []any {
 		e, loss := in.floats(), make([]float64, in.n+slack)
 		copy(e, in.y)
@@ -230,6 +241,21 @@ func (in *inputs) copyOf(x []float32) []float32 {
 	out := in.floats()
 	copy(out, x)
 	return out
+}
+
+// trials runs f with any number of trials.
+func (in *inputs) trials(f func(sums *TrialSums, scale, shift *[MaxTrials]float32, n int)) []any {
+	var scale, shift [MaxTrials]float32
+	n := 1 + in.n%MaxTrials
+	for i := range scale {
+		scale[i], shift[i] = in.scale*float32(1+i), in.scale*float32(i-7)
+		if i%5 == 3 {
+			scale[i] = -scale[i]
+		}
+	}
+	var sums TrialSums
+	f(&sums, &scale, &shift, n)
+	return []any{sums.Err[:n], sums.DV[:n], sums.D[:n], sums.VV[:n], sums.V[:n]}
 }
 
 // cycle repeats x up to n elements.

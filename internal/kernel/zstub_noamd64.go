@@ -56,6 +56,19 @@ func squareErrAVX2(s *float32, w *float32, weight *float32, n int, inverse float
 	panic(noAssembly)
 }
 
+func trialsAVX512(sums *float32, x *float32, w *float32, n int, scale *float32, shift *float32, lo float32, hi float32) {
+	panic(noAssembly)
+}
+func trialsLevelsAVX512(sums *float32, x *float32, w *float32, n int, scale *float32, shift *float32, tree *float32) {
+	panic(noAssembly)
+}
+func trialsAVX2(sums *float32, x *float32, w *float32, n int, scale *float32, shift *float32, lo float32, hi float32) {
+	panic(noAssembly)
+}
+func trialsLevelsAVX2(sums *float32, x *float32, w *float32, n int, scale *float32, shift *float32, tree *float32) {
+	panic(noAssembly)
+}
+
 func axpyAVX512(alpha float32, x *float32, y *float32, n int)                   { panic(noAssembly) }
 func dotAVX512(a *float32, b *float32, n int) (sum float32)                     { panic(noAssembly) }
 func scaleByAVX512(x *float32, n int, f float32)                                { panic(noAssembly) }

@@ -5,10 +5,8 @@ import (
 	"math"
 	"sync"
 
-	"github.com/golowbit/lowbit/internal/gguf"
 	"github.com/golowbit/lowbit/internal/importance"
 	"github.com/golowbit/lowbit/internal/kernel"
-	"github.com/golowbit/lowbit/internal/scratch"
 	"github.com/golowbit/lowbit/quant"
 )
 
@@ -17,8 +15,8 @@ import (
 //
 // The scale and shift of each group are searched for as real numbers; then the
 // factors and integers of the block are fitted together to the codes that follow,
-// the codes chosen anew, and at last single integers are moved where that lowers
-// the error of the codes that would follow.
+// and the integers of each group moved by one where that lowers the error of the
+// codes that would follow; both once more from the codes that are then nearest.
 func (g Grid) Fit(scale, shift, x, importance []float32, size int, _ quant.Clip) (int, error) {
 	k := g.kind()
 	f := fitters.Get().(*fitter)
@@ -44,318 +42,269 @@ var fitters = sync.Pool{New: func() any { return new(fitter) }}
 
 // fitter fits one block. Its memory is reused.
 type fitter struct {
-	k     *kind
-	size  int       // of a group
-	x, w  []float32 // weights, and how much they matter
-	codes []uint8
-	moved []float32 // of a group: weights plus shift
-	want  [most]float64
-	first [4]start
-	a     [most * most]float64
-	b     [most]float64
-	q     joint
+	k      *kind
+	size   int       // of a group
+	x, w   []float32 // weights, and how much they matter
+	groups [most]group
+
+	// Grids that are tried next, and what came of those before.
+	scale, shift [kernel.MaxTrials]float32
+	n            int
+	sums         kernel.TrialSums
+	next         [refined]start
+	q            apart
 }
 
+// refined is how many of the grids that were tried are tried anew as those that
+// fit their codes best.
+const refined = 8
+
+// start is a scale and shift, and the error they are expected to have.
+type start struct{ err, scale, shift float64 }
+
+// group is what is known of a group: the best parameters so far, and the error as
+// a function of them for the codes that are nearest under these.
+type group struct {
+	scale, shift float32
+	err          float64
+	quad
+}
+
+// quad are weighted sums over a group, v the levels of its codes under scale 1:
+// the error is s²·vv - 2sm·v + m²·w - 2s·vx + 2m·x and what does not depend on the
+// scale s and shift m.
+type quad struct{ vv, v, w, vx, x float64 }
+
 func (f *fitter) weigh(imp []float32) {
-	n := len(f.x)
-	f.w, f.codes, f.moved = importance.Floored(f.w, imp, n), scratch.Slice(f.codes, n), scratch.Slice(f.moved, f.size)
+	f.w = importance.Floored(f.w, imp, len(f.x))
 }
 
 // run is group i.
-func (f *fitter) run(i int) (a, b int) { return i * f.size, min((i+1)*f.size, len(f.x)) }
+func (f *fitter) run(i int) (x, w []float32) {
+	a, b := i*f.size, min((i+1)*f.size, len(f.x))
+	return f.x[a:b], f.w[a:b]
+}
 
 // fit finds the parameters of the block.
-func (f *fitter) fit(scale, shift []float32) (group int, err error) {
-	k, n := f.k, len(scale)
-	p := n
-	if k.min {
-		p = 2 * n
-	}
+func (f *fitter) fit(scale, shift []float32) (at int, err error) {
+	n := len(scale)
 	for i := range n {
-		a, b := f.run(i)
-		lo, hi := kernel.MinMax(f.x[a:b])
+		g := &f.groups[i]
+		x, w := f.run(i)
+		lo, hi := kernel.MinMax(x)
 		if lo-lo != 0 || hi-hi != 0 {
 			return i, quant.ErrNotFinite
 		}
-		if scale[i], shift[i] = f.search(a, b, lo, hi); scale[i] == 0 && (lo != 0 || hi != 0) {
+		*g = group{err: math.Inf(1)}
+		var sum float32
+		for _, v := range w {
+			sum += v
+		}
+		g.w = float64(sum)
+		if lo == 0 && hi == 0 {
+			g.err = 0
+			continue
+		}
+		if f.search(g, x, w, lo, hi); g.scale == 0 {
 			return i, f.tooLarge() // the error is no number
 		}
 	}
-	const rounds = 3
 	least := math.Inf(1)
-	var best [most]float32
-	for round := range rounds {
-		f.quadratic(scale, shift, p)
-		was := f.q.best
-		f.q.start(k, n, f.a[:p*p], f.b[:p], true)
-		if f.ideal(scale, shift, p); round == 0 {
-			f.q.search(f.want[:p], most)
+	for round := range 2 {
+		f.q.start(f.k, n)
+		for i := range n {
+			f.q.quad[i] = f.groups[i].quad
+			f.q.ideal(i, f.groups[i].scale, f.groups[i].shift)
+		}
+		if round == 0 {
+			f.q.search()
 		} else {
-			f.q.from(f.want[:p], was.d[0], was.d[1])
+			f.q.from(f.q.best.d)
 		}
 		if !f.q.found {
 			return 0, f.tooLarge()
 		}
-		f.q.write(scale, shift)
-		e := f.errors(scale, shift)
-		if !(e < least) {
+		var sum float64
+		for i := range n {
+			f.around(i)
+			sum += f.groups[i].err
+		}
+		if !(sum < least) {
 			break
 		}
-		least = e
-		copy(best[:n], scale)
-		copy(best[n:], shift)
+		least = sum
+		for i, g := range f.groups[:n] {
+			scale[i], shift[i] = g.scale, g.shift
+		}
 	}
-	copy(scale, best[:n])
-	copy(shift, best[n:2*n])
-	f.polish(scale, shift)
 	return 0, nil
-}
-
-// ideal sets want to the real parameters that fit the codes best.
-func (f *fitter) ideal(scale, shift []float32, p int) {
-	n := len(scale)
-	for i, s := range scale {
-		f.want[i] = float64(s)
-		a := f.a[i*p+i]
-		if p == n {
-			if a > 0 {
-				f.want[i] = f.b[i] / a
-			}
-			continue
-		}
-		f.want[n+i] = float64(shift[i])
-		c, d := f.a[i*p+n+i], f.a[(n+i)*p+n+i]
-		if det := a*d - c*c; det > 1e-6*a*d {
-			if m := (a*f.b[n+i] - c*f.b[i]) / det; m >= 0 || f.k.span == 1 {
-				f.want[i], f.want[n+i] = (d*f.b[i]-c*f.b[n+i])/det, m
-			}
-		}
-	}
 }
 
 func (f *fitter) tooLarge() error {
 	return fmt.Errorf("%w: %v holds no weights as large as these", quant.ErrScaleRange, f.k.name)
 }
 
-// quadratic is the error of the block as one of its parameters, for the codes
-// nearest to the weights.
-func (f *fitter) quadratic(scale, shift []float32, p int) {
-	k, n := f.k, len(scale)
-	clear(f.a[:p*p])
-	for i := range n {
-		a, b := f.run(i)
-		s := f.sums(a, b, scale[i], shift[i])
-		f.a[i*p+i], f.b[i] = s.vv, s.vx
-		if k.min {
-			f.a[(n+i)*p+n+i], f.b[n+i] = s.w, -s.x
-			f.a[i*p+n+i], f.a[(n+i)*p+i] = -s.v, -s.v
-		}
+// add has a grid tried, if it is one.
+func (f *fitter) add(scale, shift float32) {
+	if scale != 0 && scale-scale == 0 && shift-shift == 0 && f.n < len(f.scale) {
+		f.scale[f.n], f.shift[f.n] = scale, shift
+		f.n++
 	}
 }
 
-// sums are weighted sums over a group, v the slopes of its codes.
-type sums struct{ w, x, v, vv, vx float64 }
-
-// sums chooses codes for a group and sums over them.
-func (f *fitter) sums(a, b int, scale, shift float32) (s sums) {
+// try tries the grids that were added on a group.
+func (f *fitter) try(g *group, x, w []float32) {
 	k := f.k
-	codes, x, w := f.codes[a:b], f.x[a:b], f.w[a:b]
-	k.roundRun(codes, x, scale, shift)
-	if k.min {
-		var sw, sx, sv, svv, svx float32
-		for i, u := range codes {
-			v, wx := float32(u), w[i]*x[i]
-			wv := w[i] * v
-			sw += w[i]
-			sx += wx
-			sv += wv
-			svv += wv * v
-			svx += wx * v
-		}
-		return sums{float64(sw), float64(sx), float64(sv), float64(svv), float64(svx)}
+	if k.levels {
+		kernel.TrialsLevels(&f.sums, x, w, &f.scale, &f.shift, f.n, k.table)
+	} else {
+		kernel.Trials(&f.sums, x, w, &f.scale, &f.shift, f.n, k.bottom, k.ceiling)
 	}
-	var svv, svx float32
-	for i, u := range codes {
-		v := float32(u) - k.zero
-		if k.levels {
-			v = gguf.Levels[u&15]
+	best := -1
+	for i, e := range f.sums.Err[:f.n] {
+		if float64(e) < g.err {
+			g.err, best = float64(e), i
 		}
-		wv := w[i] * v
-		svv += wv * v
-		svx += wv * x[i]
 	}
-	s.vv, s.vx = float64(svv), float64(svx)
-	return s
-}
-
-// err is the error of a group whose codes are those nearest to its weights.
-func (f *fitter) err(a, b int, scale, shift float32) float64 {
-	k := f.k
-	x, w := f.x[a:b], f.w[a:b]
-	switch {
-	case k.levels:
-		var sum float32
-		inverse := 1 / scale
-		for i, v := range x {
-			d := scale*gguf.Levels[nearestLevel(v*inverse)] - v
-			sum += w[i] * float32(d*d)
-		}
-		return float64(sum)
-	case k.min:
-		m := f.moved[:b-a]
-		for i, v := range x {
-			m[i] = v + shift
-		}
-		return kernel.SquareErr(m, w, scale, 0, k.top())
+	if best < 0 {
+		return
 	}
-	return kernel.SquareErr(x, w, scale, k.zero, k.top())
-}
-
-func (f *fitter) errors(scale, shift []float32) (sum float64) {
-	for i := range scale {
-		a, b := f.run(i)
-		sum += f.err(a, b, scale[i], shift[i])
-	}
-	return sum
+	g.scale, g.shift = f.scale[best], f.shift[best]
+	s, m := float64(g.scale), float64(g.shift)
+	g.vv, g.v = float64(f.sums.VV[best]), float64(f.sums.V[best])
+	g.vx = s*g.vv - m*g.v - float64(f.sums.DV[best])
+	g.x = s*g.v - m*g.w - float64(f.sums.D[best])
 }
 
 // search finds the real scale and shift of a group whose weights reach from lo
-// to hi.
-func (f *fitter) search(a, b int, lo, hi float32) (scale, shift float32) {
-	if lo == 0 && hi == 0 {
-		return 0, 0
-	}
-	least := math.Inf(1)
-	for i := range f.first {
-		f.first[i] = start{err: least}
-	}
-	try := func(s, m float32) bool {
-		if s == 0 || s-s != 0 {
-			return false
-		}
-		e := f.err(a, b, s, m)
-		if f.k.min {
-			f.rank(start{e, s, m})
-		}
-		if !(e < least) {
-			return false
-		}
-		least, scale, shift = e, s, m
-		return true
-	}
-	k := f.k
-	for i := range k.steps {
-		p := 1 + k.stretch - float32(i)*k.step
-		if k.min {
-			l, h := min(lo, 0), hi
-			if k.span == 1 {
-				l = lo
-			}
-			if h = max(h, l); h == l {
-				h = l + max(-l, 1e-6)
-			}
-			// Of what is cut off a half is above, or all or none.
-			width := h - l
-			try(p*width/k.top(), -l-(1-p)/2*width)
-			if i%2 == 1 {
-				try(p*width/k.top(), -l)
-				try(p*width/k.top(), -l-(1-p)*width)
-			}
-			continue
-		}
-		// Of either sign: the levels reach further on one side.
-		for _, s := range [2]float32{p * max(lo/k.bottom, hi/k.ceiling), p * min(lo/k.ceiling, hi/k.bottom)} {
-			try(s, 0)
-		}
-	}
-	starts := f.first
-	for _, s := range starts {
-		f.solve(a, b, s.scale, s.shift, try)
-	}
-	for range 3 {
-		if !f.solve(a, b, scale, shift, try) {
-			break
-		}
-	}
-	return scale, shift
-}
-
-// start is a scale and shift from which solving is worth while.
-type start struct {
-	err          float64
-	scale, shift float32
-}
-
-// rank keeps a start if it is among the best.
-func (f *fitter) rank(s start) {
-	for i, o := range f.first {
-		if s.err < o.err {
-			copy(f.first[i+1:], f.first[i:])
-			f.first[i] = s
+// to hi: from grids that cover it more or less, and those that fit their codes
+// best, and again those.
+func (f *fitter) search(g *group, x, w []float32, lo, hi float32) {
+	f.first(lo, hi)
+	for left := refined; ; left /= 3 {
+		f.try(g, x, w)
+		if left == 0 {
 			return
 		}
+		f.refine(g, left)
 	}
 }
 
-// solve tries the scale and shift that fit the codes under a scale and a shift
-// best, and reports whether they are better than all before.
-func (f *fitter) solve(a, b int, scale, shift float32, try func(s, m float32) bool) bool {
-	if scale == 0 || scale-scale != 0 {
-		return false
-	}
-	k, s := f.k, f.sums(a, b, scale, shift)
-	if !k.min {
-		return s.vv > 0 && try(float32(s.vx/s.vv), 0)
-	}
-	det := s.w*s.vv - s.v*s.v
-	if !(det > 1e-6*s.w*s.vv) {
-		return try(scale, shift)
-	}
-	slope, base := (s.w*s.vx-s.v*s.x)/det, (s.vv*s.x-s.v*s.vx)/det
-	if k.span > 1 && base > 0 { // minima are at most 0
-		slope, base = s.vx/s.vv, 0
-	}
-	return try(float32(slope), float32(-base))
-}
-
-// polish moves single integers by one as long as that lowers the error.
-func (f *fitter) polish(scale, shift []float32) {
+// first adds the grids that a search begins with.
+func (f *fitter) first(lo, hi float32) {
 	k := f.k
-	if k.span == 1 {
-		return
-	}
-	at, ok := k.factor(scale, shift)
-	if !ok {
-		return
-	}
-	n := len(scale)
-	for i := range n {
-		a, b := f.run(i)
-		least := f.err(a, b, scale[i], shift[i])
-		try := func(j, by int, in *integers) bool {
-			c := at.code[j] + by
-			if c == 0 && j < n {
-				c += by
-			}
-			if c < in.low || c > in.high {
-				return false
-			}
-			s, m := scale[i], shift[i]
-			if v := float32(at.d[j/n] * float64(c)); j < n {
-				s = v
-			} else {
-				m = v
-			}
-			e := f.err(a, b, s, m)
-			if !(e < least) {
-				return false
-			}
-			least, scale[i], shift[i], at.code[j] = e, s, m, c
-			return true
+	f.n = 0
+	for i := range k.steps {
+		p := 1 + k.stretch - float32(i)*k.step
+		if !k.min {
+			// Of either sign: the levels reach further on one side.
+			f.add(p*max(lo/k.bottom, hi/k.ceiling), 0)
+			f.add(p*min(lo/k.ceiling, hi/k.bottom), 0)
+			continue
 		}
-		moved := try(i, 1, &k.c) || try(i, -1, &k.c)
-		if k.min && (try(n+i, 1, &k.e) || try(n+i, -1, &k.e)) && !moved {
-			_ = try(i, 1, &k.c) || try(i, -1, &k.c)
+		l, h := min(lo, 0), hi
+		if k.span == 1 {
+			l = lo
+		}
+		if h = max(h, l); h == l {
+			h = l + max(-l, 1e-6)
+		}
+		// Of what is cut off a half is above, or all or none.
+		width := h - l
+		f.add(p*width/k.top(), -l-(1-p)/2*width)
+		if i%2 == 1 {
+			f.add(p*width/k.top(), -l)
+			f.add(p*width/k.top(), -l-(1-p)*width)
 		}
 	}
+}
+
+// refine adds the scales and shifts that fit the codes of the grids just tried
+// best, of those with the least error to expect.
+func (f *fitter) refine(g *group, left int) {
+	n := 0
+	for i, e := range f.sums.Err[:f.n] {
+		s, ok := f.solve(i, g.w)
+		if !ok {
+			continue
+		}
+		s.err += float64(e)
+		if n == left && !(s.err < f.next[n-1].err) {
+			continue
+		}
+		at := n
+		for at > 0 && s.err < f.next[at-1].err {
+			at--
+		}
+		if at > 0 && s == f.next[at-1] {
+			continue // the same codes
+		}
+		n = min(n+1, left)
+		copy(f.next[at+1:n], f.next[at:])
+		f.next[at] = s
+	}
+	f.n = 0
+	for _, s := range f.next[:n] {
+		f.add(float32(s.scale), float32(s.shift))
+	}
+}
+
+// solve is the scale and shift that fit the codes of trial i best, and what they
+// change of its error.
+func (f *fitter) solve(i int, w float64) (s start, ok bool) {
+	t := &f.sums
+	scale, shift := float64(f.scale[i]), float64(f.shift[i])
+	dv, d, vv, v := float64(t.DV[i]), float64(t.D[i]), float64(t.VV[i]), float64(t.V[i])
+	if !f.k.min {
+		by := dv / vv
+		return start{-by * dv, scale - by, 0}, vv > 0
+	}
+	det := vv*w - v*v
+	if !(det > 1e-6*vv*w) {
+		return s, false
+	}
+	det = 1 / det
+	s.scale, s.shift = (d*v-dv*w)*det, (d*vv-dv*v)*det
+	s.err = s.scale*dv - s.shift*d
+	s.scale, s.shift = s.scale+scale, s.shift+shift
+	if f.k.span > 1 && s.shift < 0 { // minima are at most 0
+		s.scale, s.shift = (scale*vv-shift*v-dv)/vv, 0
+	}
+	return s, true
+}
+
+// around tries the integers around those of the best point of the block for group
+// i, and takes the best.
+func (f *fitter) around(i int) {
+	k, p, n := f.k, &f.q.best, f.q.n
+	x, w := f.run(i)
+	g := &f.groups[i]
+	g.err = math.Inf(1)
+	f.n = 0
+	for _, by := range k.moves {
+		c, e := p.code[i]+by.c, p.code[n+i]+by.e
+		if c == 0 || c < k.c.low || c > k.c.high || k.min && (e < k.e.low || e > k.e.high) {
+			continue
+		}
+		s, m := float32(p.d[0]*float64(c)), float32(0)
+		if k.min {
+			m = float32(p.d[1] * float64(e))
+		}
+		f.add(s, m)
+	}
+	f.try(g, x, w)
+}
+
+// move is a change of the integers of a group.
+type move struct{ c, e int }
+
+// movesOf are those that are tried: a scale that grows wants its minimum to grow.
+func (k *kind) movesOf() []move {
+	switch {
+	case k.span == 1:
+		return []move{{}}
+	case k.min:
+		return []move{{}, {1, 0}, {-1, 0}, {0, 1}, {0, -1}, {1, 1}, {-1, -1}}
+	}
+	return []move{{}, {1, 0}, {-1, 0}, {2, 0}, {-2, 0}}
 }

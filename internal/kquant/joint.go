@@ -15,12 +15,11 @@ const most = 32
 // factors d, and alternates between the integers (by coordinate descent) and the
 // factors (by least squares).
 type joint struct {
-	k     *kind
-	n     int // groups
-	p     int // parameters
-	a     []float64
-	b     []float64
-	apart bool // groups do not touch each other: A has a group's own entries only
+	k *kind
+	n int // groups
+	p int // parameters
+	a []float64
+	b []float64
 
 	at, best point
 	r        [most]float64 // b - A p at the point
@@ -35,8 +34,8 @@ type point struct {
 }
 
 // start begins a search; a and b may be changed until the next.
-func (q *joint) start(k *kind, n int, a, b []float64, apart bool) {
-	q.k, q.n, q.p, q.a, q.b, q.apart = k, n, len(b), a, b, apart
+func (q *joint) start(k *kind, n int, a, b []float64) {
+	q.k, q.n, q.p, q.a, q.b = k, n, len(b), a, b
 	q.least, q.found = math.Inf(1), false
 }
 
@@ -50,12 +49,21 @@ func (q *joint) integers(j int) *integers {
 func (p *point) value(j, n int) float64 { return p.d[j/n] * float64(p.code[j]) }
 
 // clamp gives the integer of parameter j nearest to v.
-func (q *joint) clamp(j int, v float64) int {
-	i := q.integers(j)
-	c := int(math.RoundToEven(min(max(v, float64(i.low)), float64(i.high))))
-	if c == 0 && j < q.n {
+func (q *joint) clamp(j int, v float64) int { return q.integers(j).nearest(v, j < q.n) }
+
+// nearest gives the integer nearest to v; that of a scale is never 0.
+func (in *integers) nearest(v float64, scale bool) int {
+	low, high := float64(in.low), float64(in.high)
+	if !(v > low) {
+		v = low
+	}
+	if v > high {
+		v = high
+	}
+	c := int(math.RoundToEven(v))
+	if c == 0 && scale {
 		c = 1
-		if v < 0 && i.low < 0 {
+		if v < 0 && in.low < 0 {
 			c = -1
 		}
 	}
@@ -64,9 +72,9 @@ func (q *joint) clamp(j int, v float64) int {
 
 // half rounds a factor to a half float, which is never 0; ok is false beyond
 // their range and where minima or their scales would be negative.
-func (q *joint) half(f float64, i int) (float64, bool) {
+func (k *kind) half(f float64, i int) (float64, bool) {
 	const least = 0x1p-24
-	if (i == 0 && q.k.c.low > 0 || i == 1) && q.k.span > 1 && f < 0 || f == 0 {
+	if (i == 0 && k.c.low > 0 || i == 1) && k.span > 1 && f < 0 || f == 0 {
 		f = least
 	}
 	if math.Abs(f) < least {
@@ -79,10 +87,10 @@ func (q *joint) half(f float64, i int) (float64, bool) {
 // from searches near the wanted parameters with given factors.
 func (q *joint) from(want []float64, d0, d1 float64) {
 	var ok bool
-	if q.at.d[0], ok = q.half(d0, 0); !ok {
+	if q.at.d[0], ok = q.k.half(d0, 0); !ok {
 		return
 	}
-	if q.at.d[1], ok = q.half(d1, 1); !ok {
+	if q.at.d[1], ok = q.k.half(d1, 1); !ok {
 		return
 	}
 	for j, v := range want {
@@ -93,15 +101,9 @@ func (q *joint) from(want []float64, d0, d1 float64) {
 
 // improve descends from the point and keeps the best.
 func (q *joint) improve() {
-	rounds, sweeps := 3, 3
-	if q.apart {
-		if rounds = 2; q.p == q.n {
-			sweeps = 1 // each group by itself
-		}
-	}
-	for range rounds {
+	for range 3 {
 		q.residual()
-		for range sweeps {
+		for range 3 {
 			if !q.sweep() {
 				break
 			}
@@ -142,12 +144,6 @@ func (q *joint) residual() {
 // move takes a change of parameter j off the residual.
 func (q *joint) move(j int, by float64) {
 	row := q.a[j*q.p : (j+1)*q.p]
-	if q.apart {
-		for i := j % q.n; i < q.p; i += q.n {
-			q.r[i] -= row[i] * by
-		}
-		return
-	}
 	r := q.r[:len(row)]
 	for i, v := range row {
 		r[i] -= v * by
@@ -182,12 +178,8 @@ func (q *joint) factors() bool {
 		}
 		b[0][j/q.n] += x * q.b[j]
 		row := q.a[j*q.p : (j+1)*q.p]
-		i, step := 0, 1
-		if q.apart {
-			i, step = j%q.n, q.n
-		}
-		for ; i < q.p; i += step {
-			g[j/q.n][i/q.n] += x * row[i] * float64(q.at.code[i])
+		for i, v := range row {
+			g[j/q.n][i/q.n] += x * v * float64(q.at.code[i])
 		}
 	}
 	d := q.at.d
@@ -197,11 +189,11 @@ func (q *joint) factors() bool {
 		d[0] = (b[0][0] - g[0][1]*d[1]) / g[0][0]
 	}
 	var ok bool
-	if d[0], ok = q.half(d[0], 0); !ok {
+	if d[0], ok = q.k.half(d[0], 0); !ok {
 		return false
 	}
 	if g[1][1] > 0 {
-		if d[1], ok = q.half((b[0][1]-g[0][1]*d[0])/g[1][1], 1); !ok {
+		if d[1], ok = q.k.half((b[0][1]-g[0][1]*d[0])/g[1][1], 1); !ok {
 			return false
 		}
 	}
@@ -280,7 +272,7 @@ func (g Grid) FitSpan(scale, shift []float32, a, grad []float64) bool {
 		}
 	}
 	var q joint
-	q.start(k, n, a, b[:p], false)
+	q.start(k, n, a, b[:p])
 	if at, ok := k.factor(scale, shift); ok {
 		q.from(was[:p], at.d[0], at.d[1])
 		q.from(want[:p], at.d[0], at.d[1])
@@ -296,26 +288,27 @@ func (g Grid) FitSpan(scale, shift []float32, a, grad []float64) bool {
 // Store implements quant.Grid.
 func (g Grid) Store(scale []float32, want []float64) {
 	k := g.kind()
+	var q apart
 	for s := 0; s < len(scale); s += k.span {
-		end := min(s+k.span, len(scale))
-		n := end - s
-		var a [most * most]float64
-		var b [most]float64
-		var q joint
-		for j := range n {
-			a[j*n+j], b[j] = 1, want[s+j]
-			v := b[j]
+		part := scale[s:min(s+k.span, len(scale))]
+		q.start(k, len(part))
+		q.min = false
+		for j := range part {
+			w := want[s+j]
+			v := w
 			if k.c.low < 0 || k.span == 1 { // of either sign
 				v = math.Abs(v)
 			}
 			if !(v > 0 && v < math.MaxFloat32) {
-				b[j] = float64(scale[s+j])
+				w = float64(part[j])
 			}
+			q.quad[j] = quad{vv: 1, vx: w}
+			q.scale[j] = w
 		}
-		q.start(k, n, a[:n*n], b[:n], true)
-		q.search(b[:n], len(k.c.tries))
-		if q.found {
-			q.write(scale[s:end], nil)
+		if q.search(); q.found {
+			for j := range part {
+				part[j] = float32(q.best.value(j, q.n))
+			}
 		}
 	}
 }

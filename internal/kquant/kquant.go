@@ -12,7 +12,6 @@ package kquant
 
 import (
 	"fmt"
-	"math"
 	"slices"
 
 	"github.com/golowbit/lowbit/internal/gguf"
@@ -78,6 +77,8 @@ type kind struct {
 	steps           int
 	bottom, ceiling float32
 	name            string
+	table           *kernel.Levels // of levels
+	moves           []move
 }
 
 // integers are what the integers of a group can be, and which of them the
@@ -117,11 +118,13 @@ var kinds = func() map[gguf.Type]*kind {
 		k.bottom, k.ceiling = -k.zero, k.top()-k.zero
 		if k.levels {
 			k.bottom, k.ceiling = gguf.Levels[0], gguf.Levels[15]
+			k.table = kernel.NewLevels(gguf.Levels)
 		}
 		k.stretch, k.step, k.steps = searches[k.bits].stretch, searches[k.bits].step, searches[k.bits].steps
 		if k.span == 1 && k.min { // no integers follow that would undo what is gained
 			k.step, k.steps = k.step/2, 2*k.steps
 		}
+		k.moves = k.movesOf()
 		k.zeros = make([]float32, chunk)
 		for i := range k.zeros {
 			k.zeros[i] = k.zero
@@ -195,7 +198,7 @@ func (g Grid) Round(codes []uint8, values, x, scale, shift []float32, size int) 
 		switch {
 		case k.levels:
 			for i, v := range part {
-				codes[a+i] = nearestLevel(v / s[i])
+				codes[a+i] = k.table.Code(v / s[i])
 			}
 		case k.min:
 			m := moved[:b-a]
@@ -217,7 +220,7 @@ func (k *kind) roundRun(codes []uint8, x []float32, scale, shift float32) {
 	switch {
 	case k.levels:
 		for i, v := range x {
-			codes[i] = nearestLevel(v / scale)
+			codes[i] = k.table.Code(v / scale)
 		}
 	case k.min:
 		var moved [chunk]float32
@@ -269,33 +272,4 @@ func (g Grid) Slopes(dst []float32, codes []uint8, _ []float32, _ int) {
 	for i, u := range codes {
 		dst[i] = float32(u) - k.zero
 	}
-}
-
-// cells has the level nearest to t at index 2t+cellShift rounded down: levels are
-// integers, so that what lies in the middle of two is a multiple of a half.
-const cellShift = 256
-
-var cells = func() (c [2 * cellShift]uint8) {
-	for i := range c {
-		t := float64(i-cellShift)/2 + 0.25
-		best := math.Inf(1)
-		for u, l := range gguf.Levels {
-			if d := math.Abs(float64(l) - t); d < best {
-				best, c[i] = d, uint8(u)
-			}
-		}
-	}
-	return c
-}()
-
-// nearestLevel is the code of the level nearest to t; NaN gives code 0.
-func nearestLevel(t float32) uint8 {
-	t = 2*t + cellShift
-	if !(t > 0) {
-		t = 0
-	}
-	if t > 2*cellShift-1 {
-		t = 2*cellShift - 1
-	}
-	return cells[int(t)]
 }

@@ -380,19 +380,49 @@ func TestStore(t *testing.T) {
 	})
 }
 
-func BenchmarkFit(b *testing.B) {
-	x, importance := sample(5, 8, 4096)
+// Rounding to nearest without importances, and its parts, in ns a weight.
+func BenchmarkFit(b *testing.B)   { benchmark(b, func(g Grid, w *encoding) { w.fit(g) }) }
+func BenchmarkRound(b *testing.B) { benchmark(b, func(g Grid, w *encoding) { w.round(g) }) }
+func BenchmarkPack(b *testing.B)  { benchmark(b, func(g Grid, w *encoding) { w.pack(g) }) }
+func BenchmarkEncode(b *testing.B) {
+	benchmark(b, func(g Grid, w *encoding) { w.fit(g); w.round(g); w.pack(g) })
+}
+
+// encoding is a matrix on its way into a file.
+type encoding struct {
+	b               *testing.B
+	x, scale, shift []float32
+	codes           []uint8
+	data            []byte
+}
+
+func (w *encoding) fit(g Grid) {
+	if _, err := g.Fit(w.scale, w.shift, w.x, nil, g.Scheme().GroupSize, quant.ClipNone); err != nil {
+		w.b.Fatal(err)
+	}
+}
+
+func (w *encoding) round(g Grid) { g.Round(w.codes, nil, w.x, w.scale, w.shift, g.Scheme().GroupSize) }
+
+func (w *encoding) pack(g Grid) {
+	if err := g.Pack(w.data, w.codes, w.scale, w.shift); err != nil {
+		w.b.Fatal(err)
+	}
+}
+
+func benchmark(b *testing.B, step func(g Grid, w *encoding)) {
+	x, _ := sample(5, 8, 4096)
 	for _, typ := range all {
 		g := grid(b, typ)
-		size := g.Scheme().GroupSize
-		scale, shift := make([]float32, len(x)/size), make([]float32, len(x)/size)
+		n := len(x) / g.Scheme().GroupSize
 		b.Run(typ.String(), func(b *testing.B) {
-			b.SetBytes(int64(4 * len(x)))
+			w := &encoding{b, x, make([]float32, n), make([]float32, n), make([]uint8, len(x)), make([]byte, typ.RowBytes(len(x)))}
+			w.fit(g)
+			w.round(g)
 			for b.Loop() {
-				if _, err := g.Fit(scale, shift, x, importance, size, quant.ClipNone); err != nil {
-					b.Fatal(err)
-				}
+				step(g, w)
 			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(x)), "ns/weight")
 		})
 	}
 }

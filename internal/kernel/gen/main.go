@@ -35,6 +35,7 @@ var platforms = []struct {
 		{"quantize", quantizeAMD64},
 		{"powerr", powErrAMD64},
 		{"squareerr", squareErrAMD64},
+		{"trials", trialsAMD64},
 		{"rows", rowsAMD64},
 		{"half", halfAMD64},
 		{"rtn", rtnAMD64},
