@@ -25,7 +25,7 @@ func TestBlockGrids(t *testing.T) {
 	const out, in = 16, 512
 	w, x := normal(rng, out, in), correlated(rng, 900, in)
 	cal := func() *quant.Calibration { return quant.NewCalibration(x, 1) }
-	for _, typ := range []gguf.Type{gguf.Q2_K, gguf.Q3_K, gguf.Q4_K, gguf.Q5_K, gguf.Q6_K, gguf.IQ4_XS, gguf.IQ4_NL, gguf.Q5_1} {
+	for _, typ := range []gguf.Type{gguf.Q2_K, gguf.Q3_K, gguf.Q4_K, gguf.Q5_K, gguf.Q6_K, gguf.IQ4_XS, gguf.IQ4_NL, gguf.Q5_1, gguf.MXFP4, gguf.NVFP4} {
 		t.Run(typ.String(), func(t *testing.T) {
 			g, ok := kquant.Of(typ)
 			require.True(t, ok)

@@ -22,7 +22,7 @@ func TestUnit(t *testing.T) {
 	for g, want := range map[quant.Grid]float32{quant.GridOf(quant.Scheme{Bits: 3}): 1, quant.GridOf(quant.Scheme{Bits: 8, Symmetric: true}): 1, free: 1} {
 		require.Equal(t, want, unit(g))
 	}
-	for name, want := range map[string]float32{"Q2_K": 1, "Q3_K": 1, "Q4_K": 1, "Q5_K": 1, "Q6_K": 1, "IQ4_NL": 0, "IQ4_XS": 0} {
+	for name, want := range map[string]float32{"Q2_K": 1, "Q3_K": 1, "Q4_K": 1, "Q5_K": 1, "Q6_K": 1, "IQ4_NL": 0, "IQ4_XS": 0, "MXFP4": 0} {
 		g, ok := kquant.Named(name)
 		require.True(t, ok, name)
 		require.Equal(t, want, unit(g), name)

@@ -77,9 +77,10 @@ func run(t testing.TB, jobs ...job) []answer {
 	require.NoError(t, err, "%s", said)
 	// A warning of the engine's is a fault of the file's. Except that it finds
 	// fault with ordinary tokens that look like special ones, and says so where it
-	// follows the file's factor of YaRN.
+	// follows the file's factor of YaRN; and its guess of the file's type does not know
+	// MXFP4, which it reads.
 	for line := range strings.Lines(string(said)) {
-		if strings.Contains(line, "setting new yarn_attn_factor") {
+		if strings.Contains(line, "setting new yarn_attn_factor") || strings.Contains(line, "unknown type mxfp4") {
 			continue
 		}
 		require.Contains(t, line, "control-looking token", "%s", said)

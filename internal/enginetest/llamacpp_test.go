@@ -165,7 +165,7 @@ func logitsCases() []logitsCase {
 		quantized("asym 6 g64 Q8_0", scheme(6, 64, false)),
 		quantized("sym 4 g32 Q4_0, Q8_0 embeddings", scheme(4, 32, true)),
 	}
-	for _, typ := range []gguf.Type{gguf.Q2_K, gguf.Q3_K, gguf.Q4_K, gguf.Q5_K, gguf.Q6_K, gguf.IQ4_XS, gguf.IQ4_NL} {
+	for _, typ := range []gguf.Type{gguf.Q2_K, gguf.Q3_K, gguf.Q4_K, gguf.Q5_K, gguf.Q6_K, gguf.IQ4_XS, gguf.IQ4_NL, gguf.MXFP4} {
 		grid, _ := kquant.Of(typ)
 		c := quantized(typ.String(), grid.Scheme())
 		if typ.Super() {

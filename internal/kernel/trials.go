@@ -36,7 +36,7 @@ func Trials(sums *TrialSums, x, w []float32, scale, shift *[MaxTrials]float32, n
 	}
 }
 
-// Levels is a grid of 16 levels in ascending order.
+// Levels is a grid of 2 to 16 levels in ascending order.
 type Levels struct {
 	tree, levels [16]float32 // thresholds, numbered as in a heap
 	mids         [16]float32 // mids[u] is the threshold between codes u and u+1
@@ -46,12 +46,15 @@ type Levels struct {
 
 // NewLevels makes a grid of levels, which are apart by a hundredth of their range and
 // more. Of two that are as near the upper one is taken.
-func NewLevels(levels [16]float32) *Levels {
-	l := &Levels{levels: levels, perUnit: 256 / (levels[15] - levels[0])}
-	for u := range 15 {
-		l.mids[u] = (levels[u] + levels[u+1]) / 2
+func NewLevels(levels ...float32) *Levels {
+	last := len(levels) - 1
+	l := &Levels{perUnit: 256 / (levels[last] - levels[0])}
+	for u := range l.levels {
+		l.levels[u], l.mids[u] = levels[min(u, last)], float32(math.NaN()) // above nothing
+		if u < last {
+			l.mids[u] = (levels[u] + levels[u+1]) / 2
+		}
 	}
-	l.mids[15] = float32(math.NaN()) // above nothing
 	for at := 1; at < 16; at++ {
 		depth := bits.Len(uint(at)) - 1
 		width := 16 >> depth

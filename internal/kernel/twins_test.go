@@ -58,7 +58,7 @@ var twins = []twin{
 		})
 	}},
 	{name: "TrialsLevels", run: func(in *inputs) []any {
-		l := NewLevels([16]float32{-9, -7, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 8, 12})
+		l := NewLevels(-9, -7, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 8, 12)
 		return in.trials(func(sums *TrialSums, scale, shift *[MaxTrials]float32, n int) {
 			TrialsLevels(sums, in.any, in.y, scale, shift, n, l)
 		})

@@ -85,15 +85,27 @@ func (f *fitter) run(i int) (x, w []float32) {
 	return f.x[a:b], f.w[a:b]
 }
 
+// extremes are the least and the largest weight.
+func extremes(x []float32) (lo, hi float32, err error) {
+	lo, hi = kernel.MinMax(x)
+	if lo-lo != 0 || hi-hi != 0 {
+		return lo, hi, quant.ErrNotFinite
+	}
+	return lo, hi, nil
+}
+
 // fit finds the parameters of the block.
 func (f *fitter) fit(scale, shift []float32) (at int, err error) {
+	if f.k.scales != nil {
+		return f.listed(scale, shift)
+	}
 	n := len(scale)
 	for i := range n {
 		g := &f.groups[i]
 		x, w := f.run(i)
-		lo, hi := kernel.MinMax(x)
-		if lo-lo != 0 || hi-hi != 0 {
-			return i, quant.ErrNotFinite
+		lo, hi, err := extremes(x)
+		if err != nil {
+			return i, err
 		}
 		*g = group{err: math.Inf(1)}
 		var sum float32

@@ -238,6 +238,9 @@ func (q *joint) write(scale, shift []float32) {
 // FitSpan implements quant.SpanFitter.
 func (g Grid) FitSpan(scale, shift []float32, a, grad []float64) bool {
 	k, n, p := g.kind(), len(scale), len(grad)
+	if k.scales != nil {
+		return k.refit(&scale[0], a[0], grad[0])
+	}
 	var was, b, want [most]float64
 	for j := range p {
 		if j < n {
@@ -291,6 +294,13 @@ func (g Grid) Store(scale []float32, want []float64) {
 	var q apart
 	for s := 0; s < len(scale); s += k.span {
 		part := scale[s:min(s+k.span, len(scale))]
+		if k.scales != nil {
+			if v := want[s]; v > 0 && v < math.MaxFloat32 {
+				part[0] = float32(v)
+			}
+			part[0] = float32(k.scales[k.index(float64(part[0]))])
+			continue
+		}
 		q.start(k, len(part))
 		q.min = false
 		for j := range part {

@@ -1,6 +1,6 @@
-// Package kquant has the grids of llama.cpp's block types: Q2_K to Q6_K, IQ4_NL
-// and IQ4_XS, whose scales are quantized in turn or whose values are not evenly
-// spaced, and those of the plain types that take their place where a row is no
+// Package kquant has the grids of llama.cpp's block types: Q2_K to Q6_K, IQ4_NL,
+// IQ4_XS, MXFP4 and NVFP4, whose scales are quantized in turn or whose values are not
+// evenly spaced, and those of the plain types that take their place where a row is no
 // whole number of their blocks.
 //
 // The values are those of ggml's dequantize_row functions bit by bit. How they
@@ -20,19 +20,27 @@ import (
 )
 
 // Grid is the grid of a block type. It implements quant.SpanFitter.
-type Grid struct{ t gguf.Type }
+type Grid struct {
+	t gguf.Type
+	// scaled says that all values are TensorScale times those of the type.
+	scaled bool
+}
+
+// TensorScaled is the grid of NVFP4 with a scale for the whole tensor, TensorScale.
+func TensorScaled() Grid { return Grid{gguf.NVFP4, true} }
 
 // Of returns the grid of a type; ok is false for types that have none here.
 func Of(t gguf.Type) (g Grid, ok bool) {
-	_, ok = kinds[t]
-	return Grid{t}, ok
+	g.t = t
+	_, ok = kinds[g]
+	return g, ok
 }
 
 // Named returns the grid of a type by its name.
 func Named(name string) (g Grid, ok bool) {
-	for t := range kinds {
-		if t.String() == name {
-			return Grid{t}, true
+	for g := range kinds {
+		if g.String() == name {
+			return g, true
 		}
 	}
 	return g, false
@@ -41,8 +49,8 @@ func Named(name string) (g Grid, ok bool) {
 // Names lists the types in alphabetical order.
 func Names() []string {
 	var names []string
-	for t := range kinds {
-		names = append(names, t.String())
+	for g := range kinds {
+		names = append(names, g.String())
 	}
 	slices.Sort(names)
 	return names
@@ -51,12 +59,15 @@ func Names() []string {
 // Type is the block type.
 func (g Grid) Type() gguf.Type { return g.t }
 
+// Uniform reports whether a uniform grid has the values of the type too.
+func (g Grid) Uniform() bool { k := g.kind(); return k.span == 1 && !k.levels }
+
 // Scheme is the scheme of a weight on the grid.
 func (g Grid) Scheme() quant.Scheme {
 	return quant.Scheme{Bits: g.Bits(), GroupSize: g.kind().group, Grid: g}
 }
 
-func (g Grid) kind() *kind { return kinds[g.t] }
+func (g Grid) kind() *kind { return kinds[g] }
 
 // kind is how the values of a type follow from what is stored. A scale is a half
 // float d times an integer c of its group, the shift a half float times an
@@ -79,6 +90,8 @@ type kind struct {
 	name            string
 	table           *kernel.Levels // of levels
 	moves           []move
+	scales          []float64 // all that can be stored, ascending, in place of a half float times c
+	first           int       // the byte that the first of them is stored as
 }
 
 // integers are what the integers of a group can be, and which of them the
@@ -93,32 +106,39 @@ const chunk = 512
 
 // kinds by type. A scale's integer is never 0, which would help nothing: a code
 // stands for 0, or for the minimum, under any scale.
-var kinds = func() map[gguf.Type]*kind {
+var kinds = func() map[Grid]*kind {
 	one := integers{1, 1, []int{1}}
 	six := integers{1, 63, []int{63, 61, 59, 56, 52}}
 	four := integers{1, 15, []int{15, 14, 13, 12, 11, 10}}
 	signed := integers{-32, 31, []int{-32, 31, -31, 30, -29, 28}}
 	from0 := func(i integers) integers { return integers{0, i.high, i.tries} }
-	kinds := map[gguf.Type]*kind{
-		gguf.Q2_K:   {bits: 2, group: 16, span: 16, min: true, c: four, e: from0(four), groupBits: 8},
-		gguf.Q3_K:   {bits: 3, group: 16, span: 16, zero: 4, c: signed, groupBits: 6},
-		gguf.Q4_K:   {bits: 4, group: 32, span: 8, min: true, c: six, e: from0(six), groupBits: 12},
-		gguf.Q5_K:   {bits: 5, group: 32, span: 8, min: true, c: six, e: from0(six), groupBits: 12},
-		gguf.Q6_K:   {bits: 6, group: 16, span: 16, zero: 32, c: integers{-128, 127, []int{-128, 127, -122, 117}}, groupBits: 8},
-		gguf.IQ4_XS: {bits: 4, group: 32, span: 8, levels: true, c: signed, groupBits: 6},
-		gguf.IQ4_NL: {bits: 4, group: 32, span: 1, levels: true, c: one},
-		gguf.Q4_0:   {bits: 4, group: 32, span: 1, zero: 8, c: one},
-		gguf.Q5_0:   {bits: 5, group: 32, span: 1, zero: 16, c: one},
-		gguf.Q8_0:   {bits: 8, group: 32, span: 1, zero: 128, c: one},
-		gguf.Q4_1:   {bits: 4, group: 32, span: 1, min: true, c: one, e: one},
-		gguf.Q5_1:   {bits: 5, group: 32, span: 1, min: true, c: one, e: one},
+	kinds := map[Grid]*kind{
+		{t: gguf.Q2_K}:   {bits: 2, group: 16, span: 16, min: true, c: four, e: from0(four), groupBits: 8},
+		{t: gguf.Q3_K}:   {bits: 3, group: 16, span: 16, zero: 4, c: signed, groupBits: 6},
+		{t: gguf.Q4_K}:   {bits: 4, group: 32, span: 8, min: true, c: six, e: from0(six), groupBits: 12},
+		{t: gguf.Q5_K}:   {bits: 5, group: 32, span: 8, min: true, c: six, e: from0(six), groupBits: 12},
+		{t: gguf.Q6_K}:   {bits: 6, group: 16, span: 16, zero: 32, c: integers{-128, 127, []int{-128, 127, -122, 117}}, groupBits: 8},
+		{t: gguf.IQ4_XS}: {bits: 4, group: 32, span: 8, levels: true, c: signed, groupBits: 6},
+		{t: gguf.IQ4_NL}: {bits: 4, group: 32, span: 1, levels: true, c: one},
+		{t: gguf.Q4_0}:   {bits: 4, group: 32, span: 1, zero: 8, c: one},
+		{t: gguf.Q5_0}:   {bits: 5, group: 32, span: 1, zero: 16, c: one},
+		{t: gguf.Q8_0}:   {bits: 8, group: 32, span: 1, zero: 128, c: one},
+		{t: gguf.Q4_1}:   {bits: 4, group: 32, span: 1, min: true, c: one, e: one},
+		{t: gguf.Q5_1}:   {bits: 5, group: 32, span: 1, min: true, c: one, e: one},
+		{t: gguf.MXFP4}:  {bits: 4, group: 32, span: 1, levels: true, c: one, scales: powers(), groupBits: 8},
+		{t: gguf.NVFP4}:  {bits: 4, group: 16, span: 1, levels: true, c: one, scales: eighths(1), first: 1, groupBits: 8},
+		TensorScaled():   {bits: 4, group: 16, span: 1, levels: true, c: one, scales: eighths(TensorScale), first: 1, groupBits: 8},
 	}
-	for t, k := range kinds {
-		k.name = t.String()
+	for g, k := range kinds {
+		k.name = g.String()
 		k.bottom, k.ceiling = -k.zero, k.top()-k.zero
 		if k.levels {
-			k.bottom, k.ceiling = gguf.Levels[0], gguf.Levels[15]
-			k.table = kernel.NewLevels(gguf.Levels)
+			values := gguf.Levels[:]
+			if k.scales != nil {
+				values = fp4[:]
+			}
+			k.bottom, k.ceiling = values[0], values[len(values)-1]
+			k.table = kernel.NewLevels(values...)
 		}
 		k.stretch, k.step, k.steps = searches[k.bits].stretch, searches[k.bits].step, searches[k.bits].steps
 		if k.span == 1 && k.min { // no integers follow that would undo what is gained
@@ -153,11 +173,16 @@ func (g Grid) MarshalText() ([]byte, error) {
 	if g.kind() == nil {
 		return nil, fmt.Errorf("no grid of type %v", g.t)
 	}
-	return []byte(g.t.String()), nil
+	return []byte(g.String()), nil
 }
 
 // String is the name of the type.
-func (g Grid) String() string { return g.t.String() }
+func (g Grid) String() string {
+	if g.scaled {
+		return g.t.String() + "/256"
+	}
+	return g.t.String()
+}
 
 // Bits implements quant.Grid.
 func (g Grid) Bits() int { return g.kind().bits }
@@ -169,6 +194,9 @@ func (g Grid) Span() int { return g.kind().span }
 func (g Grid) ParamBits(groups int) int64 {
 	k := g.kind()
 	halves := 1
+	if k.scales != nil {
+		return int64(groups * k.groupBits)
+	}
 	if k.min {
 		halves = 2
 	}
@@ -246,7 +274,7 @@ func (g Grid) Values(dst []float32, codes []uint8, scale, shift []float32, size 
 		switch {
 		case k.levels:
 			for j, u := range codes[a:b] {
-				to[j] = s * gguf.Levels[u&15]
+				to[j] = s * k.table.Level(u)
 			}
 		case k.min:
 			for j, u := range codes[a:b] {
@@ -265,7 +293,7 @@ func (g Grid) Slopes(dst []float32, codes []uint8, _ []float32, _ int) {
 	k := g.kind()
 	if k.levels {
 		for i, u := range codes {
-			dst[i] = gguf.Levels[u&15]
+			dst[i] = k.table.Level(u)
 		}
 		return
 	}

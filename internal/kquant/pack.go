@@ -57,9 +57,12 @@ next:
 // that the type cannot store exactly are an error.
 func (g Grid) Pack(dst []byte, codes []uint8, scale, shift []float32) error {
 	k := g.kind()
-	block, bytes := k.span*k.group, g.t.BlockBytes()
+	block, bytes := g.t.Block(), g.t.BlockBytes()
 	if len(codes)%block != 0 {
 		return fmt.Errorf("%d weights, want a multiple of %d", len(codes), block)
+	}
+	if k.scales != nil {
+		return g.packFP4(dst, codes, scale)
 	}
 	var s gguf.Super
 	for i := range len(codes) / block {
@@ -95,8 +98,12 @@ func (g Grid) Pack(dst []byte, codes []uint8, scale, shift []float32) error {
 func (g Grid) Unpack(src []byte, codes []uint8, scale, shift []float32) {
 	k := g.kind()
 	block, bytes := k.span*k.group, g.t.BlockBytes()
-	var s gguf.Super
 	clear(shift)
+	if k.scales != nil {
+		g.unpackFP4(src, codes, scale)
+		return
+	}
+	var s gguf.Super
 	for i := range len(codes) / block {
 		from, part := src[i*bytes:(i+1)*bytes], codes[i*block:(i+1)*block]
 		if !g.t.Super() {
@@ -123,16 +130,17 @@ func (g Grid) Unpack(src []byte, codes []uint8, scale, shift []float32) {
 // Errors wrap quant.ErrNotFinite or quant.ErrScaleRange.
 func (g Grid) Encode(dst []byte, values []float32) error {
 	k := g.kind()
-	block := k.span * k.group
+	block := g.t.Block()
+	n := block / k.group
 	codes := make([]uint8, block)
 	var scale, shift [most]float32
 	for ; len(values) > 0; values, dst = values[block:], dst[g.t.BlockBytes():] {
 		x := values[:block]
-		if _, err := g.Fit(scale[:k.span], shift[:k.span], x, nil, k.group, quant.ClipNone); err != nil {
+		if _, err := g.Fit(scale[:n], shift[:n], x, nil, k.group, quant.ClipNone); err != nil {
 			return err
 		}
-		g.Round(codes, nil, x, scale[:k.span], shift[:k.span], k.group)
-		if err := g.Pack(dst, codes, scale[:k.span], shift[:k.span]); err != nil {
+		g.Round(codes, nil, x, scale[:n], shift[:n], k.group)
+		if err := g.Pack(dst, codes, scale[:n], shift[:n]); err != nil {
 			return err
 		}
 	}

@@ -31,7 +31,7 @@ import (
 //	asymmetric 4, other scales                 Q5_0  5.5 bits
 //
 // A weight on the grid of a block type itself (internal/kquant) is stored in that
-// type: Q2_K to Q6_K, IQ4_NL, IQ4_XS, and the plain types. Type asks for such
+// type: Q2_K to Q6_K, IQ4_NL, IQ4_XS, MXFP4, and the plain types. Type asks for such
 // grids. One of free biases (internal/affine, of mlx) is in 2 to 4 bits one of Q4_1,
 // in 5 bits of Q5_1, if its scales and biases are half floats.
 //

@@ -10,11 +10,18 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/gguf"
+	"github.com/golowbit/lowbit/internal/kquant"
 	"github.com/golowbit/lowbit/quant"
 )
 
-// Types of few levels are weights on uniform grids, exactly, and dense where a
-// block does not lie on them.
+// own is the scheme of a type that is a grid itself.
+func own(t gguf.Type) quant.Scheme {
+	g, _ := kquant.Of(t)
+	return g.Scheme()
+}
+
+// Types of few levels are weights on uniform grids or their own, exactly, and dense
+// where a block does not lie on them.
 func TestGGUFLevels(t *testing.T) {
 	const tensor, name = "blk.0.ffn_gate.weight", "model.layers.0.mlp.gate_proj" // [96 64]
 	half := func(b []byte) { binary.LittleEndian.PutUint16(b, 0x3800) }          // 0.5
@@ -34,8 +41,8 @@ func TestGGUFLevels(t *testing.T) {
 			}
 			half(b[64:])
 		}, func(b []byte) { b[0] = 3 }},
-		{gguf.MXFP4, 64, quant.Scheme{Bits: 5, GroupSize: 32, Symmetric: true}, func(b []byte) { b[0] = 125 }, func(b []byte) { b[0] = 20 }},
-		{gguf.NVFP4, 64, quant.Scheme{Bits: 5, GroupSize: 16, Symmetric: true}, func(b []byte) { copy(b, []byte{0x30, 0x38, 0x41, 0x07}) }, nil},
+		{gguf.MXFP4, 64, own(gguf.MXFP4), func(b []byte) { b[0] = b[1] / 2 }, nil},
+		{gguf.NVFP4, 64, own(gguf.NVFP4), func(b []byte) { copy(b, []byte{0x30, 0, 0x7f, 0x07}) }, nil},
 	} {
 		t.Run(c.typ.String(), func(t *testing.T) {
 			config := map[string]any{"hidden_size": c.in, "intermediate_size": 96}

@@ -17,7 +17,8 @@ import (
 
 // A file type, such as Q4_K_M, is a block type and a rule that gives some tensors
 // another one. The rules are those of llama-quantize (src/llama-quant.cpp), by the
-// names that the tensors have in the file.
+// names that the tensors have in the file. Its only rule for floats of 4 bits is one for
+// experts; here all linears have them, and the embedding and the head Q8_0.
 
 // fileTypes by name: the block type of most tensors and llama.cpp's number.
 var fileTypes = map[string]struct {
@@ -29,6 +30,7 @@ var fileTypes = map[string]struct {
 	"Q4_K_S": {gguf.Q4_K, 14}, "Q4_K_M": {gguf.Q4_K, 15},
 	"Q5_K_S": {gguf.Q5_K, 16}, "Q5_K_M": {gguf.Q5_K, 17},
 	"Q6_K": {gguf.Q6_K, 18}, "IQ4_NL": {gguf.IQ4_NL, 25}, "IQ4_XS": {gguf.IQ4_XS, 30},
+	"MXFP4": {gguf.MXFP4, 38},
 }
 
 // Types lists the file types that Format.Type can be, from few bits to many.
@@ -198,7 +200,7 @@ type mixer struct {
 
 // output is the type of the output matrix.
 func (x *mixer) output() gguf.Type {
-	if x.falcon() || x.model.Hidden%x.main.Block() != 0 {
+	if x.floats() || x.falcon() || x.model.Hidden%x.main.Block() != 0 {
 		return gguf.Q8_0
 	}
 	return gguf.Q6_K
@@ -212,6 +214,10 @@ func more(i, n int) bool { return i < n/8 || i >= 7*n/8 || (i-n/8)%3 == 2 }
 func (x *mixer) of(name string) gguf.Type {
 	eight := x.model.Experts == 8
 	switch {
+	case x.floats() && name == nameEmbedding:
+		return gguf.Q8_0
+	case x.floats():
+		return x.main
 	case strings.Contains(name, "attn_v.weight"):
 		t := x.valueType()
 		x.value++
@@ -282,6 +288,8 @@ func (x *mixer) valueType() gguf.Type {
 	}
 	return t
 }
+
+func (x *mixer) floats() bool { return x.main == gguf.MXFP4 }
 
 func (x *mixer) falcon() bool { return x.model.GGUF.Name == "falcon" }
 

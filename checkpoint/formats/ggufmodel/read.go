@@ -392,7 +392,7 @@ func (g *modelFile) blocks(name string) (fileTensor, []byte, error) {
 // schemeOf is the scheme of a block type: uniform where scales and zero-points say
 // all of it, as far as the type tells.
 func schemeOf(t gguf.Type) quant.Scheme {
-	if g, ok := kquant.Of(t); ok && (t.Super() || t == gguf.IQ4_NL) {
+	if g, ok := kquant.Of(t); ok && !g.Uniform() {
 		return g.Scheme()
 	}
 	if group, bits, zero, ok := t.Whole(); ok {
@@ -401,9 +401,9 @@ func schemeOf(t gguf.Type) quant.Scheme {
 	return quant.Scheme{Bits: t.Bits(), GroupSize: gguf.BlockLen, Symmetric: !t.HasMin()}
 }
 
-// Weight gives the blocks as groups of 32, those of Q2_K to Q6_K, IQ4_NL and
-// IQ4_XS on grids of their own, and those of few levels on a uniform one. Q4_1 and Q5_1 are a weight only if every minimum is
-// a whole multiple of its scale.
+// Weight gives the blocks as groups of 32, those of Q2_K to Q6_K, IQ4_NL, IQ4_XS,
+// MXFP4 and NVFP4 on grids of their own, and those of few levels on a uniform one. Q4_1
+// and Q5_1 are a weight only if every minimum is a whole multiple of its scale.
 func (g *modelFile) Weight(name string) (*quant.Weight, error) {
 	e, data, err := g.blocks(name)
 	if err != nil {

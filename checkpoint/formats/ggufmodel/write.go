@@ -558,7 +558,7 @@ func (a *assembly) fileType(tensors []gguf.Tensor) uint32 {
 		{gguf.F32, 0}, {gguf.F16, 1}, {gguf.Q4_0, 2}, {gguf.Q4_1, 3},
 		{gguf.Q8_0, 7}, {gguf.Q5_0, 8}, {gguf.Q5_1, 9}, {gguf.BF16, 32},
 		{gguf.Q2_K, 10}, {gguf.Q3_K, 11}, {gguf.Q4_K, 14}, {gguf.Q5_K, 16}, {gguf.Q6_K, 18},
-		{gguf.IQ4_NL, 25}, {gguf.IQ4_XS, 30},
+		{gguf.IQ4_NL, 25}, {gguf.IQ4_XS, 30}, {gguf.MXFP4, 38},
 	}
 	size := map[gguf.Type]int64{}
 	for _, t := range tensors {
