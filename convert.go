@@ -12,6 +12,7 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/memory"
 	"github.com/golowbit/lowbit/internal/parallel"
+	"github.com/golowbit/lowbit/internal/version"
 )
 
 // ConvertOptions describe a conversion. Model, Output and Format must be given.
@@ -45,7 +46,7 @@ func Convert(ctx context.Context, o ConvertOptions) error {
 	}
 	defer src.Close()
 	fingerprint, err := json.Marshal(map[string]any{
-		"format": fmt.Sprintf("%s %+v", o.Format.Name(), o.Format), "max_shard_bytes": o.MaxShardBytes, "version": moduleVersion(),
+		"format": fmt.Sprintf("%s %+v", o.Format.Name(), o.Format), "max_shard_bytes": o.MaxShardBytes, "version": version.Module(),
 	})
 	if err != nil {
 		return err

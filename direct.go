@@ -34,7 +34,7 @@ func (j *job) runDirect(ctx context.Context) error {
 			q.Reset(p.Out, p.In, s)
 			done := j.out.Done(p.Name) // by the run that is resumed
 			if !done {
-				if err := j.layers.Round(ctx, q, p.Name+layout.WeightSuffix, max(1, workers/lanes)); err != nil {
+				if err := j.layers.Round(ctx, q, p.Name+layout.WeightSuffix, j.importance.Squares(p.Name), max(1, workers/lanes)); err != nil {
 					return outOfRange(p.Name, err)
 				}
 			}

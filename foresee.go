@@ -11,6 +11,7 @@ import (
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/checkpoint/formats/dense"
 	"github.com/golowbit/lowbit/gptq"
+	"github.com/golowbit/lowbit/internal/distill"
 	"github.com/golowbit/lowbit/internal/memory"
 	"github.com/golowbit/lowbit/internal/parallel"
 	"github.com/golowbit/lowbit/quant"
@@ -81,9 +82,10 @@ func (j *job) planMemory(limit int64) (p *memory.Plan, err error) {
 		p, err = j.calibration().Plan(limit)
 	} else {
 		var most int64
+		direct := j.direct()
 		for _, l := range j.plan.Layers {
-			if !l.Dense && !j.direct() {
-				most = max(most, 4*int64(l.Out)*int64(l.In)+quant.Memory(j.set.chooser(l.Arms), l.Out, l.In))
+			if !l.Dense && !direct {
+				most = max(most, 4*int64(l.Out+l.In)*int64(l.In)+quant.Memory(j.set.chooser(l.Arms), l.Out, l.In))
 			}
 		}
 		p, err = memory.Layer(limit, most+j.held())
@@ -106,8 +108,9 @@ func (j *job) planMoments(limit int64, texts []Text) error {
 	}
 	j.memory.Besides("reading text", reading)
 	var largest int64
+	direct := j.direct()
 	for _, l := range j.plan.Layers {
-		if !l.Dense && !j.direct() {
+		if !l.Dense && !direct {
 			largest = max(largest, int64(l.Out)*int64(l.In))
 		}
 	}
@@ -138,7 +141,9 @@ func (j *job) seconds(ctx context.Context) (float64, error) {
 	if j.text != nil {
 		l.Calibration = quant.NewCalibration(x, j.set.workers)
 		total = j.calibration().Products(j.memory) / memory.Speed(j.set.workers)
-		total += j.tuningProducts() / memory.Speed(j.set.workers)
+		if j.set.tuning.What != TuneOff {
+			total += distill.Products(j.model, len(j.text.tuning)*j.text.seqLen, j.set.tuning.Steps) / memory.Speed(j.set.workers)
+		}
 		if j.set.curvature == CurvatureOn {
 			l.Calibration = l.Calibration.WithOutput(l.Calibration.H)
 		}

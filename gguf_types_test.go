@@ -24,6 +24,9 @@ type typeRow struct {
 	Imatrix float64 `json:"imatrix"` // of ggml, with an importance matrix
 	RTN     float64 `json:"rtn"`
 	Plain   float64 `json:"plain"` // of ggml, without
+	// Matrix is with an importance matrix for text, GGMLMatrix ggml's with the same one.
+	Matrix     float64 `json:"matrix"`
+	GGMLMatrix float64 `json:"ggml_matrix"`
 }
 
 func typeRows(t *testing.T) []typeRow {
@@ -47,6 +50,8 @@ func TestGGUFTypesPage(t *testing.T) {
 		require.Less(t, r.RTN/r.Plain, 1.0, r.Type)
 		require.Contains(t, string(page), fmt.Sprintf("| %s | %.3f | %s | %s | %s | %.2f | %s | %s | %.2f |\n", r.Type, r.Bits,
 			short(r.Best), short(r.Fast), short(r.Imatrix), r.Best/r.Imatrix, short(r.RTN), short(r.Plain), r.RTN/r.Plain))
+		require.LessOrEqual(t, r.Matrix, r.GGMLMatrix, r.Type)
+		require.Contains(t, string(page), fmt.Sprintf("| %s | %.6f | %.6f | %.3f |\n", r.Type, r.Matrix, r.GGMLMatrix, r.Matrix/r.GGMLMatrix))
 	}
 	for _, name := range ggufmodel.Types() {
 		require.Contains(t, string(page), name)
@@ -59,17 +64,19 @@ func TestGGUFTypesMeasured(t *testing.T) {
 		t.Skip("quantizes a model as well as it can")
 	}
 	all := os.Getenv(everyRow) == "all"
+	text := Calibration{Text: Text{Files: []string{embeddedCalibration}}, SeqLen: 256}
+	matrix := saved(t, Options{Model: embedded, Output: filepath.Join(t.TempDir(), "out"), Preset: Fast, Calibration: text})
 	for _, r := range typeRows(t) {
 		if !all && r.Type != "Q4_K_M" {
 			continue
 		}
-		measure := func(method quant.Quantizer) float64 {
+		measure := func(method quant.Quantizer, matrix string) float64 {
 			o := Options{
 				Model: embedded, Output: filepath.Join(t.TempDir(), "out.gguf"), Method: method,
-				Format: ggufmodel.Format{Type: r.Type, Dense: safetensors.F16},
+				Format: ggufmodel.Format{Type: r.Type, Dense: safetensors.F16}, Importance: matrix,
 			}
-			if method == nil {
-				o.Calibration = Calibration{Text: Text{Files: []string{embeddedCalibration}}, SeqLen: 256}
+			if method == nil && matrix == "" {
+				o.Calibration = text
 			}
 			report, err := Quantize(t.Context(), o)
 			require.NoError(t, err)
@@ -78,9 +85,10 @@ func TestGGUFTypesMeasured(t *testing.T) {
 			require.NoError(t, err)
 			return *e.KL
 		}
-		require.InEpsilon(t, r.RTN, measure(quant.RTN{}), 0.02, r.Type)
+		require.InEpsilon(t, r.RTN, measure(quant.RTN{}, ""), 0.02, r.Type)
+		require.InEpsilon(t, r.Matrix, measure(nil, matrix), 0.02, r.Type)
 		if r.Type == "Q2_K" || r.Type == "Q4_K_M" {
-			require.InEpsilon(t, r.Best, measure(nil), 0.04, r.Type)
+			require.InEpsilon(t, r.Best, measure(nil, ""), 0.04, r.Type)
 		}
 	}
 }

@@ -80,7 +80,14 @@ type Options struct {
 	Fold      Fold
 
 	Calibration Calibration
-	Inputs      Inputs
+	// Importance is a file with an importance matrix of llama.cpp's, in either of its forms,
+	// that stands in for text (see ggufmodel.ReadImportance): of H the diagonal is known, and
+	// GPTQ has no errors to feed back. Scales are not folded.
+	Importance string
+	// SaveImportance is a file to write one to, in llama.cpp's GGUF form, of the inputs
+	// that layers are calibrated on. Unless Resume, it must not exist.
+	SaveImportance string
+	Inputs         Inputs
 	// Correction moves the target of each layer to make up for what the
 	// layers before it have lost (after GPTAQ, arXiv 2504.02692; see
 	// gptq.Correct), with this strength: 1 goes as far as the calibration text
@@ -330,7 +337,7 @@ func (o *Options) Validate() error {
 	if err := cmp.Or(checkWorkers(o.Workers), checkMemory(o.Memory)); err != nil {
 		return err
 	}
-	if err := o.Calibration.validate(); err != nil {
+	if err := cmp.Or(o.Calibration.validate(), o.checkImportance()); err != nil {
 		return err
 	}
 	if err := cmp.Or(o.Evaluation.validate(), o.Tuning.validate()); err != nil {

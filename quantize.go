@@ -6,13 +6,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"runtime/debug"
 	"slices"
 	"time"
 
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/checkpoint/fitting"
+	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/decoder"
 	"github.com/golowbit/lowbit/internal/decoder/arch"
@@ -22,6 +22,7 @@ import (
 	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/internal/text"
 	"github.com/golowbit/lowbit/internal/told"
+	"github.com/golowbit/lowbit/internal/version"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/tensor"
 )
@@ -100,6 +101,9 @@ type job struct {
 	half   bool              // engines compute a bfloat16 model in half floats afterwards
 	folded map[string]string // by layer: the scale of its input that was folded
 
+	importance     *ggufmodel.Importance // what stands in for text; nil if nothing does
+	saveImportance func() error          // nil if none is to be saved
+
 	texted  bool             // calibration text is given
 	text    *calibrationText // nil if no text is needed
 	tokens  int
@@ -151,7 +155,7 @@ func newJob(o Options) (*job, error) {
 		j.close()
 		return nil, err
 	}
-	if err := cmp.Or(j.checkReversible(), j.planModel(o)); err != nil {
+	if err := cmp.Or(j.openImportance(o), j.checkReversible(), j.planModel(o)); err != nil {
 		j.close()
 		return nil, err
 	}
@@ -223,7 +227,7 @@ func (j *job) fitModel(o Options) error {
 	}
 	if m, ok := j.set.format.(layout.Mixer); ok {
 		var err error
-		if j.set.mix, err = m.Mix(j.src, j.texted || quant.NeedsCalibration(j.set.method)); err != nil {
+		if j.set.mix, err = m.Mix(j.src, j.texted || j.importance != nil || quant.NeedsCalibration(j.set.method)); err != nil {
 			return fmt.Errorf("%s: format %s: %w", j.path, j.set.format.Name(), err)
 		}
 	}
@@ -347,10 +351,10 @@ func (j *job) event(e Event) {
 	}
 }
 
-// mustHaveText is false only for methods without need of data in arms that
-// leave nothing to choose.
+// mustHaveText is false only where an importance matrix tells enough, or for methods
+// without need of data in arms that leave nothing to choose.
 func (j *job) mustHaveText() bool {
-	if quant.NeedsCalibration(j.set.method) || j.set.curvature == CurvatureOn || j.set.tuning.What != TuneOff {
+	if j.set.curvature == CurvatureOn || j.set.tuning.What != TuneOff || j.saveImportance != nil {
 		return true
 	}
 	for _, folds := range j.plan.Folds {
@@ -358,6 +362,14 @@ func (j *job) mustHaveText() bool {
 			return true
 		}
 	}
+	if j.importance != nil {
+		return j.set.correction > 0 || j.set.inputs == InputsQuantized || j.set.objective == adadim.ObjectiveBlock
+	}
+	return quant.NeedsCalibration(j.set.method) || j.chooses()
+}
+
+// chooses reports whether any layer has arms to choose from, or scales.
+func (j *job) chooses() bool {
 	for _, p := range j.plan.Layers {
 		if !p.Dense && (p.Method == "gptq" || len(p.Arms) > 1 || p.Arms[0].InputScale || p.Arms[0].RowScale) {
 			return true
@@ -370,7 +382,7 @@ func (j *job) mustHaveText() bool {
 // their final place: what round-to-nearest can do without calibration.
 func (j *job) direct() bool {
 	_, rounding := j.set.method.(quant.RTN)
-	return rounding && j.text == nil
+	return rounding && j.text == nil && (j.importance == nil || !j.chooses())
 }
 
 // describe returns what decides the result, and what formats record of it.
@@ -394,6 +406,9 @@ func (j *job) describe(maxShardBytes int64) (fingerprint, method json.RawMessage
 	if j.text != nil {
 		info["tokens"], info["seq_len"] = j.tokens, j.text.seqLen
 	}
+	if j.importance != nil {
+		info["importance_matrix"] = j.importance.Digest()
+	}
 	if method, err = json.Marshal(info); err != nil {
 		return nil, nil, err
 	}
@@ -408,8 +423,8 @@ func (j *job) describe(maxShardBytes int64) (fingerprint, method json.RawMessage
 		info["include"] = fmt.Sprint(j.set.include)
 	}
 	info["format"] = fmt.Sprintf("%s %+v", j.set.format.Name(), j.set.format)
-	info["max_shard_bytes"] = maxShardBytes
-	info["version"], info["kernels"] = moduleVersion(), kernel.Active().String()
+	info["max_shard_bytes"], info["squares"] = maxShardBytes, j.saveImportance != nil
+	info["version"], info["kernels"] = version.Module(), kernel.Active().String()
 	if j.text != nil {
 		info["text"] = text.Digest(j.text.windows)
 	}
@@ -418,21 +433,6 @@ func (j *job) describe(maxShardBytes int64) (fingerprint, method json.RawMessage
 	}
 	fingerprint, err = json.Marshal(info)
 	return fingerprint, method, err
-}
-
-// moduleVersion is the version of this module in the running program.
-func moduleVersion() string {
-	const path = "github.com/golowbit/lowbit"
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "unknown"
-	}
-	for _, m := range append(info.Deps, &info.Main) {
-		if m.Path == path {
-			return m.Version
-		}
-	}
-	return "unknown"
 }
 
 func (j *job) run(ctx context.Context) error {
@@ -460,6 +460,9 @@ func (j *job) run(ctx context.Context) error {
 	case j.text != nil:
 		if err = j.runBlocks(ctx); err == nil {
 			err = j.tune(ctx)
+		}
+		if err == nil && j.saveImportance != nil {
+			err = j.saveImportance()
 		}
 	case j.direct():
 		err = j.runDirect(ctx)
@@ -491,7 +494,7 @@ func (j *job) runUncalibrated(ctx context.Context) error {
 				return err
 			}
 		}
-		if _, err := j.quantizeLayer(ctx, p, w, adadim.Layer{Weight: w}); err != nil {
+		if _, err := j.quantizeLayer(ctx, p, w, adadim.Layer{Weight: w, Calibration: j.importance.Calibration(p.Name)}); err != nil {
 			return err
 		}
 	}
@@ -502,6 +505,9 @@ func (j *job) runUncalibrated(ctx context.Context) error {
 func (j *job) reportOf(p *fitting.Layer) *LayerReport {
 	r := &LayerReport{Name: p.Name, Out: p.Out, In: p.In, Dense: p.Dense, Folded: j.folded[p.Name]}
 	r.Notes = append(r.Notes, p.Notes...)
+	if note := j.importance.Note(p.Name); note != "" && !p.Dense {
+		r.Notes = append(r.Notes, note)
+	}
 	if !p.Dense {
 		r.Scheme = p.First().Scheme
 		r.Arm = p.Arms[0].String()
@@ -520,10 +526,12 @@ func (j *job) quantizeLayer(ctx context.Context, p *fitting.Layer, w *tensor.Mat
 		return nil, nil
 	}
 	method := j.set.of(p)
-	if j.text != nil && (l.Calibration == nil || l.Calibration.Tokens == 0) {
+	if unknown := l.Calibration == nil || l.Calibration.Tokens == 0; unknown && (j.text != nil || j.importance != nil) {
 		// An expert that no token was routed to.
 		method.Method, method.Arms, l.Calibration = quant.RTN{Workers: j.set.workers}, p.Arms[:1], nil
-		r.Notes = append(r.Notes, "no token of the text reached it: rounded to nearest")
+		if j.text != nil {
+			r.Notes = append(r.Notes, "no token of the text reached it: rounded to nearest")
+		}
 	}
 	q, d, err := method.Choose(ctx, l, p.Scheme)
 	if errors.Is(err, quant.ErrScaleRange) {

@@ -123,8 +123,8 @@ func (o *Options) resolveScheme(s *settings) error {
 	if asked && o.Clip != nil && !*o.Clip {
 		return badOptions("clip by inputs without clip")
 	}
-	g.Clip = told.Pick(&s.told, "clip", told.Pointed(o.Clip), told.If(asked, true, "clip_input is given"), told.Otherwise(b.clip, by))
-	g.ClipInput = told.Pick(&s.told, "clip_input", told.Pointed(o.ClipInput), told.If(!g.Clip, false, "there is no clip"), told.Otherwise(b.clipInput, by))
+	g.Clip = told.Pick(&s.told, "clip", told.Pointed(o.Clip), told.If(asked, true, "clip_input is given"), told.If(o.unseen(), true, weighed), told.Otherwise(b.clip, by))
+	g.ClipInput = told.Pick(&s.told, "clip_input", told.Pointed(o.ClipInput), told.If(!g.Clip, false, "there is no clip"), told.If(o.unseen(), true, weighed), told.Otherwise(b.clipInput, by))
 	return nil
 }
 
@@ -234,7 +234,7 @@ func (o *Options) resolveMethod(s *settings) error {
 	if math.IsNaN(strength) {
 		return badOptions("correction %g, want 0 to 1", strength)
 	}
-	s.inputs = told.Pick(&s.told, "inputs", told.Given(o.Inputs), told.If(strength > 0, InputsQuantized, "a correction is given"),
+	s.inputs = told.Pick(&s.told, "inputs", told.Given(o.Inputs), told.If(strength > 0, InputsQuantized, "a correction is given"), told.If(o.unseen(), InputsFull, weighed),
 		told.If(s.preset == Plain && !quant.NeedsCalibration(s.method), InputsFull, by+", the method needs no data"), told.Otherwise(b.inputs, by))
 	s.correction = told.Pick(&s.told, "correction", told.Pointed(o.Correction), told.If(s.inputs == InputsFull, 0.0, "inputs full"), told.Otherwise(b.correction, by))
 	return nil
@@ -278,7 +278,7 @@ func (o *Options) resolveArms(s *settings) error {
 		told.If(s.curvature == CurvatureOn, adadim.ObjectiveCurvature, "curvature on"), told.Otherwise(b.objective, by))
 	s.search = told.Pick(&s.told, "search", told.Pointed(o.Search), told.Otherwise(b.search, by))
 	s.countBits = told.Pick(&s.told, "count_bits", told.Pointed(o.CountBits), told.Otherwise(b.countBits, by))
-	s.fold = told.Pick(&s.told, "fold", told.Given(o.Fold),
+	s.fold = told.Pick(&s.told, "fold", told.Given(o.Fold), told.If(o.unseen(), FoldOff, weighed),
 		told.If(s.axis == AxisOC && s.preset != Plain, FoldOn, by+" in axis oc"), told.Otherwise(FoldAuto, "default"))
 	asked := len(o.Arms) > 0 || o.Axis == AxisAda
 	s.fit = told.Pick(&s.told, "fit", told.Given(o.Fit), told.If(asked, FitOff, "arms are given"), told.Otherwise(FitArms, "default"))
@@ -320,6 +320,9 @@ func (o *Options) runSettings(cfg *decoder.Model) []Setting {
 	told.Pick(&run, "per_document", told.Given(c.PerDocument), told.Otherwise(false, "default"))
 	if c.BOS != nil {
 		told.Pick(&run, "bos", told.Pointed(c.BOS))
+	}
+	if o.Importance != "" {
+		told.Pick(&run, "importance_matrix", told.Given(o.Importance))
 	}
 	if o.MaxShardBytes > 0 {
 		told.Pick(&run, "max_shard_bytes", told.Given(o.MaxShardBytes))

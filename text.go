@@ -2,6 +2,7 @@ package lowbit
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -183,30 +184,10 @@ func tokens(m *checkpoint.Model, dir string, cfg *decoder.Model, t Text, limit i
 	if len(t.Readers) == 0 { // their size is not known
 		defer p.Hold()()
 	}
-	all, err := t.source().Passages()
-	if err != nil {
-		return nil, err
+	ids, err := t.source().Tokens(func() (*tokenizer.Tokenizer, error) { return openTokenizer(m, dir) },
+		text.Encoding{PerDocument: t.PerDocument, BOS: t.BOS}, t.IDs, m.Path(), cfg.Vocab)
+	if errors.Is(err, text.ErrNoBOS) {
+		err = badOptions("%w", err)
 	}
-	var ids []int32
-	name := func(id int32) string { return fmt.Sprintf("token %d", id) }
-	if len(all) > 0 {
-		tok, err := openTokenizer(m, dir)
-		if err != nil {
-			return nil, err
-		}
-		if ids, err = (text.Encoding{PerDocument: t.PerDocument, BOS: t.BOS}).Encode(tok, all); err != nil {
-			return nil, badOptions("%w", err)
-		}
-		name = func(id int32) string {
-			s, _ := tok.Token(id)
-			return fmt.Sprintf("tokenizer: token %q has id %d", s, id)
-		}
-	}
-	ids = append(ids, slices.Concat(t.IDs...)...)
-	for _, id := range ids {
-		if id < 0 || int(id) >= cfg.Vocab {
-			return nil, fmt.Errorf("%s: %s, but the model knows only %d", m.Path(), name(id), cfg.Vocab)
-		}
-	}
-	return ids, nil
+	return ids, err
 }

@@ -78,9 +78,6 @@ type Tuned struct {
 	After  float64 `json:"kl_after"`
 }
 
-// heldOut is which part of the windows nothing is fitted to.
-const heldOut = 8
-
 // windows are those of a text that are tuned on.
 func (t Tuning) windows(all [][]int32, seqLen int) ([][]int32, error) {
 	if t.What == TuneOff {
@@ -90,22 +87,10 @@ func (t Tuning) windows(all [][]int32, seqLen int) ([][]int32, error) {
 	if t.Tokens > 0 {
 		n = min(n, (t.Tokens+seqLen-1)/seqLen)
 	}
-	if n < heldOut {
-		return nil, badOptions("tuning on %d windows of %d tokens, want at least %d, of which one is held out", n, seqLen, heldOut)
+	if n < distill.HeldOut {
+		return nil, badOptions("tuning on %d windows of %d tokens, want at least %d, of which one is held out", n, seqLen, distill.HeldOut)
 	}
 	return text.Spread(all, n), nil
-}
-
-// split takes every eighth window out.
-func split(windows [][]int32) (train, held [][]int32) {
-	for i, ids := range windows {
-		if i%heldOut == heldOut/2 {
-			held = append(held, ids)
-		} else {
-			train = append(train, ids)
-		}
-	}
-	return train, held
 }
 
 // planTuning adds to the plan what tuning takes, and refuses what there is not.
@@ -127,20 +112,6 @@ func (j *job) planTuning(limit int64) error {
 	return nil
 }
 
-// tuningProducts is about how many multiplications and additions tuning takes: the
-// unquantized model once, and in every step the quantized one forward twice and back
-// for inputs and for weights.
-func (j *job) tuningProducts() float64 {
-	if j.set.tuning.What == TuneOff {
-		return 0
-	}
-	weights := float64(j.model.Vocab) * float64(j.model.Hidden)
-	for _, l := range j.model.Linears() {
-		weights += float64(l.Out) * float64(l.In)
-	}
-	return weights * (float64(len(j.text.tuning)*j.text.seqLen) + 4*distill.BatchTokens*float64(j.set.tuning.Steps))
-}
-
 // tune distills the model that the layers make. An interrupted run tunes anew.
 func (j *job) tune(ctx context.Context) error {
 	if j.set.tuning.What == TuneOff {
@@ -152,7 +123,7 @@ func (j *job) tune(ctx context.Context) error {
 	if err := w.Blocks(ctx, j.model.Layers, func(b *program.Block) error { return j.putStudent(s, b) }); err != nil {
 		return err
 	}
-	train, held := split(j.text.tuning)
+	train, held := distill.Split(j.text.tuning)
 	steps := j.set.tuning.Steps
 	r, err := distill.Run(ctx, w, s, train, held, distill.Options{
 		Steps: steps,

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/golowbit/lowbit/adadim"
+	"github.com/golowbit/lowbit/internal/distill"
 	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/quant"
 )
@@ -96,7 +97,7 @@ func heldWindows(t *testing.T, o Options) [][]int32 {
 	text, err := readCalibration(j.src, j.model, o.Calibration, o.Tuning, 0)
 	require.NoError(t, err)
 	require.Len(t, text.tuning, 24)
-	_, held := split(text.tuning)
+	_, held := distill.Split(text.tuning)
 	require.Len(t, held, 3)
 	return held
 }

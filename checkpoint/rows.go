@@ -131,19 +131,20 @@ func (m *Model) Largest(name string) (float32, error) {
 }
 
 // Round rounds tensor name [q.Out, q.In] to the nearest values of q's grid. All
-// of q is overwritten; its memory is used (see [quant.Weight.Reset]). workers
-// share the lines of the tensor. Errors name tensor and element, wrap
+// of q is overwritten; its memory is used (see [quant.Weight.Reset]). importance, [q.In]
+// or nil, is how much errors at each input matter (see [quant.Weight.RoundWeighted]).
+// workers share the lines of the tensor. Errors name tensor and element, wrap
 // [quant.ErrNotFinite] or [quant.ErrScaleRange], or are ctx's.
-func (m *Model) Round(ctx context.Context, q *quant.Weight, name string, workers int) error {
+func (m *Model) Round(ctx context.Context, q *quant.Weight, name string, importance []float32, workers int) error {
 	if _, quantized := m.Layer(strings.TrimSuffix(name, layout.WeightSuffix)); quantized {
 		w, err := m.Matrix(name)
 		if err != nil {
 			return err
 		}
-		return rounding.Matrix(q, name, w)
+		return rounding.Matrix(q, name, w, importance)
 	}
 	t, _ := m.DType(name)
-	err := rounding.Stored(ctx, q, m, name, t, workers)
+	err := rounding.Stored(ctx, q, m, name, t, importance, workers)
 	if err != nil && ctx.Err() == nil {
 		// Where a weight is not finite, the file and element say more.
 		return cmp.Or(m.CheckFinite(name), err)

@@ -96,6 +96,18 @@ func NewCalibration(x *tensor.Matrix, workers int) *Calibration {
 	return c.Calibration()
 }
 
+// NewDiagonalCalibration returns what is known where it is no more than the means of the
+// squares of inputs, [in], over so many tokens: H is 0 beside its diagonal. Their roots
+// stand in for MeanAbs.
+func NewDiagonalCalibration(squares []float32, tokens int) *Calibration {
+	c := &Calibration{H: tensor.New(len(squares), len(squares)), Tokens: tokens, MeanAbs: make([]float32, len(squares))}
+	for j, v := range squares {
+		c.H.Set(j, j, v*float32(tokens))
+		c.MeanAbs[j] = float32(math.Sqrt(float64(v)))
+	}
+	return c
+}
+
 // Collector accumulates a Calibration from batches of inputs.
 type Collector struct {
 	// BF16 rounds inputs to bfloat16 for H, whose sums stay in float32, where
@@ -183,6 +195,19 @@ func (c *Collector) AddPair(x, xq, r *tensor.Matrix, workers int) {
 		}
 		c.add(s, q, workers)
 	}
+}
+
+// Squares returns the sums of the squares of all inputs so far, [in], and how many inputs
+// they are over.
+func (c *Collector) Squares() (sums []float32, tokens int) {
+	sums = make([]float32, len(c.absSum))
+	for _, s := range c.sums {
+		for j := range sums {
+			sums[j] += s.h.At(j, j)
+		}
+		tokens += s.tokens
+	}
+	return sums, tokens
 }
 
 // Halves returns what Calibration.Halves would be, of a collector for pairs. It

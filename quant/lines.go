@@ -8,11 +8,19 @@ import (
 // RoundLines rounds to nearest, as RTN does, the lines from first on, which
 // are the rows of x: for callers that do not want the whole weight in memory.
 // Different lines may be filled concurrently.
-func (w *Weight) RoundLines(first int, x *tensor.Matrix) error {
+func (w *Weight) RoundLines(first int, x *tensor.Matrix) error { return w.RoundWeighted(first, x, nil) }
+
+// RoundWeighted is RoundLines where it is known how much an error at each input matters,
+// [in] (the diagonal of H), to Scheme.ClipInput. In axis IC a line has one input, and
+// its errors count alike.
+func (w *Weight) RoundWeighted(first int, x *tensor.Matrix, importance []float32) error {
 	w.checkLines(first, x.Rows, x.Cols)
+	if w.Scheme.Axis == IC || !w.Scheme.ClipInput {
+		importance = nil
+	}
 	b := newLineBuffers(w)
 	for i := range x.Rows {
-		if err := w.fillLine(first+i, x.Row(i), nil, b); err != nil {
+		if err := w.fillLine(first+i, x.Row(i), importance, b); err != nil {
 			return err
 		}
 	}

@@ -136,6 +136,8 @@ func (f *quantizeFlags) registerText(s *pflag.FlagSet) {
 	f.calib.register(s, "calib", "text to calibrate on")
 	f.calib.registerReading(s)
 	s.StringVar(&f.calibIDs, "calib-ids", "", "`file` of token ids to calibrate on, after the text if there is any: a JSON array of arrays; the model needs no tokenizer for them")
+	s.StringVar(&f.o.Importance, "imatrix", "", "`file` with an importance matrix of llama.cpp's (llama-imatrix; GGUF or the older form) that stands in for --calib: the mean squares of every layer's inputs, which is H without what lies beside its diagonal. Every format takes it. Grids are fitted, arms chosen and codes refined by it; GPTQ is rounding to nearest then, as it has nothing to feed errors back by, and --method rtn, which only fits grids, is the fastest")
+	s.StringVar(&f.o.SaveImportance, "save-imatrix", "", "`file` to write an importance matrix to, for llama-quantize or --imatrix: of the inputs that --calib gives the layers, which --inputs full makes those of the unquantized model")
 	s.IntVar(&f.o.Calibration.Samples, "samples", 0, "calibration windows (default 128)")
 	s.IntVar(&f.o.Calibration.SeqLen, "seq-len", 0, "tokens a calibration window (default 2048 or the model's context)")
 	s.BoolVar(&f.o.BF16, "bf16", false, "round the activations of a bfloat16 model to bfloat16 in calibration, where the CPU is faster at it")

@@ -146,6 +146,7 @@ func TestFlagsAreOptions(t *testing.T) {
 		"--objective block --search rtn":      {Objective: new(adadim.ObjectiveBlock), Search: new(adadim.SearchRTN)},
 		"--inputs fp":                         {Inputs: lowbit.InputsFull},
 		"--inputs full":                       {Inputs: lowbit.InputsFull},
+		"--save-imatrix x":                    {SaveImportance: "x"},
 		"--correct 0.5":                       {Correction: new(0.5)},
 		"--preset paper --correct 0.5":        {Preset: lowbit.Paper, Correction: new(0.5)},
 		"--fold":                              {Fold: lowbit.FoldOn},

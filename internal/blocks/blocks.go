@@ -60,6 +60,7 @@ type Options struct {
 	// Curvature passes the text through the model and back beforehand, and tells the
 	// curvature at the outputs of every layer.
 	Curvature bool
+	Squares   bool     // the sums of the squares of inputs are kept; see EachSquares
 	Folds     [][]bool // by block and stage: scales of its input are searched for and folded
 	// ScaleInput and ScaleOutput are adadim.ScaleCalibration and adadim.ScaleOutput.
 	ScaleInput  func(cal *quant.Calibration, factor []float32) *quant.Calibration

@@ -57,6 +57,13 @@ func (r *run) runGroup(ctx context.Context, stages []int, keep, folds bool) erro
 		return err
 	}
 	r.walk.Runner.Forget()
+	for s, c := range collectors {
+		if c != nil {
+			if err := r.keepSquares(s, c); err != nil {
+				return err
+			}
+		}
+	}
 	cals := calibrations(collectors)
 	if folds {
 		if err := r.foldScales(ctx, cals); err != nil {

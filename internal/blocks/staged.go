@@ -101,6 +101,9 @@ func (v *stagedVisit) Settle(ctx context.Context, stage int) error {
 func (r *run) correct(stage int, c *quant.Collector, paired bool) (*quant.Calibration, map[int]*tensor.Matrix, error) {
 	s := &r.block.Stages[stage]
 	memory.Collect(4 * int64(s.Width) * int64(s.Width))
+	if err := r.keepSquares(stage, c); err != nil {
+		return nil, nil, err
+	}
 	if !paired {
 		return r.scaled(stage, c.Calibration()), nil, nil
 	}

@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/golowbit/lowbit/internal/tokenizer"
@@ -54,6 +56,38 @@ func (e Encoding) Encode(tok *tokenizer.Tokenizer, all []Passage) ([]int32, erro
 				ids = append(ids, bos)
 			}
 			ids = append(ids, more...)
+		}
+	}
+	return ids, nil
+}
+
+// Tokens encodes everything with a tokenizer, which is opened only if there is any text,
+// and appends ids. Those that the model at path with so many tokens does not have are an
+// error.
+func (s Source) Tokens(open func() (*tokenizer.Tokenizer, error), e Encoding, more [][]int32, path string, vocab int) ([]int32, error) {
+	all, err := s.Passages()
+	if err != nil {
+		return nil, err
+	}
+	var ids []int32
+	name := func(id int32) string { return fmt.Sprintf("token %d", id) }
+	if len(all) > 0 {
+		tok, err := open()
+		if err != nil {
+			return nil, err
+		}
+		if ids, err = e.Encode(tok, all); err != nil {
+			return nil, err
+		}
+		name = func(id int32) string {
+			s, _ := tok.Token(id)
+			return fmt.Sprintf("tokenizer: token %q has id %d", s, id)
+		}
+	}
+	ids = append(ids, slices.Concat(more...)...)
+	for _, id := range ids {
+		if id < 0 || int(id) >= vocab {
+			return nil, fmt.Errorf("%s: %s, but the model knows only %d", path, name(id), vocab)
 		}
 	}
 	return ids, nil

@@ -20,9 +20,10 @@ type Source interface {
 	Columns(name string, c0, c1 int, dst *tensor.Matrix) error
 }
 
-// Stored rounds a tensor of a type to q, which has its shape, grid and memory.
-func Stored(ctx context.Context, q *quant.Weight, src Source, name string, t safetensors.DType, workers int) error {
-	r := &layerReader{q: q, src: src, name: name, dtype: t}
+// Stored rounds a tensor of a type to q, which has its shape, grid and memory. importance
+// is that of quant.Weight.RoundWeighted.
+func Stored(ctx context.Context, q *quant.Weight, src Source, name string, t safetensors.DType, importance []float32, workers int) error {
+	r := &layerReader{q: q, src: src, name: name, dtype: t, importance: importance}
 	// A piece is some lines, 512 KB or so of the file.
 	lines := min(max(1, 512<<10/max(1, q.LineLen()*t.Bits()/8)), q.Lines())
 	if q.Scheme.Axis == quant.IC {
@@ -57,16 +58,18 @@ type layerReader struct {
 	src   Source
 	name  string
 	dtype safetensors.DType
+
+	importance []float32
 }
 
 // rows rounds the output rows l0 to l1.
 func (r *layerReader) rows(b *piece, l0, l1 int) error {
 	var err error
-	if r.dtype == safetensors.F32 {
+	if r.dtype == safetensors.F32 || r.importance != nil {
 		if b.floats, err = r.src.Rows(r.name, l0, l1, b.floats); err != nil {
 			return err
 		}
-		return r.named(r.q.RoundLines(l0, tensor.FromSlice(l1-l0, r.q.In, b.floats)))
+		return r.named(r.q.RoundWeighted(l0, tensor.FromSlice(l1-l0, r.q.In, b.floats), r.importance))
 	}
 	if b.halves, err = r.src.Halves(r.name, l0, l1, b.halves); err != nil {
 		return err
@@ -93,10 +96,10 @@ func (r *layerReader) named(err error) error {
 	return fmt.Errorf("tensor %q: %w", r.name, err)
 }
 
-// Matrix rounds a matrix [out, in] to q.
-func Matrix(q *quant.Weight, name string, w *tensor.Matrix) error {
+// Matrix rounds a matrix [out, in] to q. importance is that of quant.Weight.RoundWeighted.
+func Matrix(q *quant.Weight, name string, w *tensor.Matrix, importance []float32) error {
 	if q.Scheme.Axis == quant.IC {
 		w = w.T()
 	}
-	return (&layerReader{q: q, name: name}).named(q.RoundLines(0, w))
+	return (&layerReader{q: q, name: name}).named(q.RoundWeighted(0, w, importance))
 }
