@@ -10,6 +10,7 @@ import (
 
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel"
+	"github.com/golowbit/lowbit/checkpoint/formats/mlx"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/safetensors"
 )
@@ -21,6 +22,7 @@ type formatFlags struct {
 	ggufQ8    bool
 	ggufType  string
 	ggufPure  bool
+	fp4       string
 }
 
 // register adds the flags; unset says what happens without --format.
@@ -42,21 +44,18 @@ func formatNames() []string {
 // of is the format that the flags ask for, nil if they do not; target is the
 // engine to write for, if there is one.
 func (f *formatFlags) of(target string) (layout.Format, error) {
+	if f.fp4 != "" {
+		return f.floats(target)
+	}
 	if f.ggufDense == "" && !f.ggufQ8 && f.ggufType == "" && !f.ggufPure {
 		return f.format, nil
 	}
 	if f.ggufPure && f.ggufType == "" {
 		return nil, fmt.Errorf("--gguf-pure is for --gguf-type")
 	}
-	named := f.format
-	if named == nil && target != "" {
-		t, err := checkpoint.TargetFor(target)
-		if err != nil {
-			return nil, err
-		}
-		if named, err = checkpoint.Lookup(t.Format); err != nil {
-			return nil, err
-		}
+	named, err := f.named(target)
+	if err != nil {
+		return nil, err
 	}
 	g, ok := named.(ggufmodel.Format)
 	if !ok {
@@ -65,6 +64,34 @@ func (f *formatFlags) of(target string) (layout.Format, error) {
 	g.Dense, g.Q8Embeddings = safetensors.DType(strings.ToUpper(f.ggufDense)), f.ggufQ8
 	g.Type, g.Pure = f.ggufType, f.ggufPure
 	return g, nil
+}
+
+// named is the format of --format, or the target's.
+func (f *formatFlags) named(target string) (layout.Format, error) {
+	if f.format != nil || target == "" {
+		return f.format, nil
+	}
+	t, err := checkpoint.TargetFor(target)
+	if err != nil {
+		return nil, err
+	}
+	return checkpoint.Lookup(t.Format)
+}
+
+// floats is the format of --fp4.
+func (f *formatFlags) floats(target string) (layout.Format, error) {
+	named, err := f.named(target)
+	if err != nil {
+		return nil, err
+	}
+	switch g := named.(type) {
+	case mlx.Format:
+		g.FP4 = f.fp4
+		return g, nil
+	case ggufmodel.Format:
+		return nil, fmt.Errorf("--fp4 is for format mlx; in gguf it is --gguf-type")
+	}
+	return nil, fmt.Errorf("--fp4 is for format mlx")
 }
 
 // parseSize reads a number of bytes with a decimal unit.

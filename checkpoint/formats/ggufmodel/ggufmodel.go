@@ -127,7 +127,7 @@ func checkGrid(l layout.Layer) error {
 func gridOf(s quant.Scheme) (g kquant.Grid, ok bool) {
 	switch g := s.Grid.(type) {
 	case kquant.Grid:
-		return g, true
+		return g, g != kquant.TensorScaled() // whose scale a block has no place for
 	case affine.Grid:
 		switch {
 		case g.Bits() <= 4:

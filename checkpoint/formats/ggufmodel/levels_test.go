@@ -105,3 +105,11 @@ func retyped(t *testing.T, path, name string, typ gguf.Type, content []byte) str
 	require.NoError(t, w.Close())
 	return out
 }
+
+// A block of NVFP4 has no place for a scale of the whole tensor.
+func TestTensorScaleIsRefused(t *testing.T) {
+	l := layout.Layer{Name: "model.layers.0.mlp.up_proj", Out: 64, In: 64, Scheme: own(gguf.NVFP4)}
+	require.NoError(t, ggufmodel.Format{}.Check(l))
+	l.Scheme = kquant.TensorScaled().Scheme()
+	require.ErrorContains(t, ggufmodel.Format{}.Check(l), "none of a block type of GGUF")
+}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 
+	"github.com/golowbit/lowbit/checkpoint/internal/fp4"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 )
 
@@ -76,6 +77,9 @@ func (Format) Config(c layout.Contents) (layout.Config, error) {
 	all := make([]schemeJSON, len(c.Layers))
 	for i, l := range c.Layers {
 		all[i] = schemeJSON{l.Scheme.GroupLen(l.In), l.Scheme.Bits, affineMode}
+		if mode, ok := grids.Name(l.Scheme); ok {
+			all[i].Mode = mode
+		}
 	}
 	common := schemeJSON{64, 4, affineMode} // of mlx-lm's own folders
 	if len(all) > 0 {
@@ -108,3 +112,6 @@ func (Format) Config(c layout.Contents) (layout.Config, error) {
 	}
 	return layout.Config{Quantization: o.Bytes(), Set: map[string]json.RawMessage{key: o.Bytes()}}, nil
 }
+
+// ParseFP4 reads what Format.FP4 can be.
+func ParseFP4(name string) (string, error) { return fp4.Parse(name) }

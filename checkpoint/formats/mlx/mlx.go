@@ -1,9 +1,11 @@
 package mlx
 
 import (
+	"fmt"
 	"slices"
 
 	"github.com/golowbit/lowbit/checkpoint/internal/engines"
+	"github.com/golowbit/lowbit/checkpoint/internal/fp4"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/affine"
 	"github.com/golowbit/lowbit/quant"
@@ -11,7 +13,7 @@ import (
 )
 
 // Format is mlx-lm's folder, in mode affine: 2, 3, 4, 5, 6 or 8 bits in groups of
-// 32, 64 or 128 inputs that divide them evenly.
+// 32, 64 or 128 inputs that divide them evenly; or with FP4 in mode mxfp4 or nvfp4.
 //
 // What is asked for with zero-points is quantized with free biases, in the type of
 // the scales (see Own). A weight that has zero-points all the same, as one of
@@ -20,12 +22,21 @@ import (
 //
 // Linears that are not quantized keep their weights, as the embedding and the head
 // do: mlx-lm takes for quantized what has scales.
-type Format struct{}
+type Format struct {
+	// FP4 is mxfp4 or nvfp4: linears are put on that grid of floats of 4 bits. It
+	// matters to quantization only.
+	FP4 string
+}
+
+// grids are those of floats of 4 bits. mlx has no scale for whole tensors.
+var grids = fp4.Grids{}
 
 var (
 	_ layout.Folder  = Format{}
 	_ layout.Reader  = Format{}
 	_ layout.Gridder = Format{}
+	_ layout.Mixer   = Format{}
+	_ layout.Typer   = Format{}
 	_ layout.Advisor = Format{}
 )
 
@@ -44,8 +55,7 @@ func (f Format) Check(l layout.Layer) error {
 	own := s.Grid != nil
 	if own {
 		if _, ok := s.Grid.(affine.Grid); !ok {
-			text, _ := s.Grid.MarshalText() // for the message alone
-			return layout.Unsupported("mlx has no grid %s; use format dense", text)
+			return grids.Check(f.Name(), l)
 		}
 		l.Scheme.Grid = nil // the rest is as for the uniform grid
 	}
@@ -66,6 +76,25 @@ func (f Format) Check(l layout.Layer) error {
 	}
 	return nil
 }
+
+// Main is the grid of FP4.
+func (f Format) Main() (s quant.Scheme, ok bool) {
+	if f.FP4 == "" {
+		return s, false
+	}
+	return grids.Grid(f.FP4).Scheme(), true
+}
+
+// Mix gives linears the grid of FP4.
+func (f Format) Mix(layout.Origin, bool) (func(l layout.Layer) (quant.Scheme, string, error), error) {
+	if f.FP4 == "" {
+		return nil, nil
+	}
+	return func(l layout.Layer) (quant.Scheme, string, error) { return f.Typed(f.FP4, l.In) }, nil
+}
+
+// Typed implements layout.Typer: name is mxfp4 or nvfp4.
+func (Format) Typed(name string, in int) (quant.Scheme, string, error) { return grids.Typed(name, in) }
 
 // Own puts what is asked for with zero-points on the grid of free biases. The other
 // rules for zero-points (range paper, a least one) keep theirs, and so do scales
@@ -105,6 +134,12 @@ func (f Format) Plan(l layout.Layer) ([]layout.Spec, error) {
 		return nil, err
 	}
 	t, shape := stored(l.Scheme), []int{l.Out, l.Scheme.Groups(l.In)}
+	if _, ok := grids.Name(l.Scheme); ok {
+		return []layout.Spec{
+			{Name: l.Name + suffixWeight, DType: safetensors.U32, Shape: []int{l.Out, layout.PackedWords(l.In, l.Scheme.Bits)}},
+			{Name: l.Name + suffixScales, DType: safetensors.U8, Shape: shape},
+		}, nil
+	}
 	return []layout.Spec{
 		{Name: l.Name + suffixWeight, DType: safetensors.U32, Shape: []int{l.Out, layout.PackedWords(l.In, l.Scheme.Bits)}},
 		{Name: l.Name + suffixScales, DType: t, Shape: shape},
@@ -121,6 +156,15 @@ func (f Format) Encode(l layout.Layer, w *quant.Weight) ([]layout.Tensor, error)
 	specs, err := f.Plan(l)
 	if err != nil {
 		return nil, err
+	}
+	if _, ok := grids.Name(w.Scheme); ok {
+		words, scales, err := grids.Encode(w)
+		if err != nil {
+			return nil, fmt.Errorf("layer %q: %w", l.Name, err)
+		}
+		t := layout.Int32Tensor(specs[0].Name, words, specs[0].Shape...)
+		t.DType = safetensors.U32
+		return []layout.Tensor{t, {Spec: specs[1], Data: scales}}, nil
 	}
 	out := []layout.Tensor{layout.Int32Tensor(specs[0].Name, w.Codes, specs[0].Shape...)}
 	out[0].DType = safetensors.U32

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/golowbit/lowbit/checkpoint/internal/fp4"
 	"github.com/golowbit/lowbit/checkpoint/internal/parts"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/affine"
@@ -84,8 +85,11 @@ func open(src layout.Source, name string, s Scheme) (*module, error) {
 		}
 	}
 	m.layer = layout.Layer{Name: name, Out: m.out, In: m.in, Scheme: quant.Scheme{Bits: s.Bits, GroupSize: s.Group}}
-	if s.Mode == affineMode {
+	switch s.Mode {
+	case affineMode:
 		err = m.describe(src)
+	case fp4.MX, fp4.NV:
+		m.layer.Scheme = grids.Grid(s.Mode).Scheme()
 	}
 	return m, err
 }
@@ -131,8 +135,7 @@ func (m *module) params(src layout.Source) (scales, biases []float32, err error)
 	return scales, biases, err
 }
 
-// decoder reads the modules. Those of one bit, and of the modes whose levels are
-// floats themselves, are no quant.Weight.
+// decoder reads the modules. Those of one bit, and of mode mxfp8, are no quant.Weight.
 type decoder struct {
 	src     layout.Source
 	modules map[string]*module
@@ -211,7 +214,7 @@ func (d *decoder) Matrix(name string) (*tensor.Matrix, error) {
 	return w, nil
 }
 
-// Weight reads a module in mode affine: with zero-points where every bias is a
+// Weight reads a module, in mode affine with zero-points where every bias is a
 // multiple of its scale, as those of a grid with integer zero-points are, else on
 // the grid of free biases.
 func (d *decoder) Weight(name string) (*quant.Weight, error) {
@@ -222,7 +225,23 @@ func (d *decoder) Weight(name string) (*quant.Weight, error) {
 	not := func(format string, args ...any) error {
 		return layout.TensorError(d.src, name+suffixScales, "%s: %w", fmt.Sprintf(format, args...), layout.ErrNotWeight)
 	}
-	if m.scheme.Mode != affineMode {
+	switch m.scheme.Mode {
+	case affineMode:
+	case fp4.MX, fp4.NV:
+		words, err := d.words(m)
+		if err != nil {
+			return nil, err
+		}
+		_, scales, err := layout.ReadBytes(d.src, name+suffixScales, nil, safetensors.U8)
+		if err != nil {
+			return nil, err
+		}
+		w, err := grids.Decode(m.scheme.Mode, m.out, m.in, words, scales)
+		if err != nil {
+			return nil, layout.TensorError(d.src, name+suffixScales, "%w", err)
+		}
+		return w, nil
+	default:
 		return nil, not("mode %s", m.scheme.Mode)
 	}
 	if m.scheme.Bits < 2 {
