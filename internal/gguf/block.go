@@ -101,12 +101,13 @@ func (t Type) UnpackBlock(src []byte, codes *[BlockLen]uint8) (d, m uint16) {
 }
 
 // ReadableTypes lists the types that Decode knows, for messages.
-const ReadableTypes = "F32, F16, BF16, Q1_0, Q2_0, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K, IQ4_NL, IQ4_XS, TQ1_0, TQ2_0, MXFP4 and NVFP4"
+const ReadableTypes = "F32, F16, BF16, Q1_0, Q2_0, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K, IQ1_S to IQ4_XS, TQ1_0, TQ2_0, MXFP4 and NVFP4"
 
 // Readable reports whether Decode knows the type.
 func (t Type) Readable() bool {
 	_, _, _, whole := t.Whole()
-	return t == F32 || t == F16 || t == BF16 || t.CodeBits() > 0 || whole
+	_, vectors := t.Vectors()
+	return t == F32 || t == F16 || t == BF16 || t.CodeBits() > 0 || whole || vectors
 }
 
 // Decode widens len(dst) values. src holds them; len(dst) is a whole number
@@ -125,6 +126,8 @@ func (t Type) Decode(dst []float32, src []byte) error {
 		t.decodeSuper(dst, src)
 	case leveledTypes[t].group > 0:
 		t.decodeWhole(dst, src)
+	case vectorTypes[t] != nil:
+		t.decodeVectors(dst, src)
 	default:
 		return fmt.Errorf("values of type %v cannot be read here, only "+ReadableTypes, t)
 	}

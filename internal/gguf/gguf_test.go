@@ -362,7 +362,7 @@ func TestFloats(t *testing.T) {
 	block[3] = 1e30
 	require.ErrorContains(t, Q8_0.Encode(q, block), "does not fit")
 	require.Error(t, Q4_0.Encode(q, block))
-	require.ErrorContains(t, Type(21).Decode(block, q), "IQ3_S")
+	require.ErrorContains(t, Type(15).Decode(block, q), "Q8_K")
 }
 
 // goldenBlock is blocks of a type, and what they stand for.

@@ -102,7 +102,7 @@ func TestGGUFFromStrangers(t *testing.T) {
 		{"count of factors", entry("rope_freqs.weight", gguf.F32, 9), "want 8"},
 		{"unknown tensor", entry("blk.0.ssm_a", gguf.F32, 4), "ssm_a"},
 		{"layer outside", entry("blk.1.attn_q.weight", gguf.F32, 4, 4), "blk.1"},
-		{"type", entry("blk.0.attn_q.weight", gguf.Type(21), 256, 1), "IQ3_S"},
+		{"type", entry("blk.0.attn_q.weight", gguf.Type(15), 256, 1), "Q8_K"},
 		{"cube", entry("blk.0.attn_q.weight", gguf.F32, 4, 4, 4), "dimensions"},
 		{"vector of blocks", entry("output_norm.weight", gguf.Q8_0, 64), "a vector of type Q8_0"},
 		{"no embedding", func(_ values, ts entries) { delete(ts, "token_embd.weight") }, "token_embd"},

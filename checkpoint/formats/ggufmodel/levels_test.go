@@ -113,3 +113,33 @@ func TestTensorScaleIsRefused(t *testing.T) {
 	l.Scheme = kquant.TensorScaled().Scheme()
 	require.ErrorContains(t, ggufmodel.Format{}.Check(l), "none of a block type of GGUF")
 }
+
+// Types of vectors are read as dense values, and are no weights on a grid.
+func TestGGUFVectors(t *testing.T) {
+	const tensor, name = "blk.0.ffn_gate.weight", "model.layers.0.mlp.gate_proj" // [96 256]
+	config := map[string]any{"hidden_size": 256, "intermediate_size": 96}
+	path := writeGGUFModel(t, openModel(t, ggufFolder(t, ggufmodel.SmallConfig("llama", config))), ggufmodel.Format{}, nil)
+	for _, typ := range []gguf.Type{gguf.IQ1_S, gguf.IQ1_M, gguf.IQ2_XXS, gguf.IQ2_XS, gguf.IQ2_S, gguf.IQ3_XXS, gguf.IQ3_S} {
+		blocks := make([]byte, typ.RowBytes(96*256))
+		for i := range blocks {
+			blocks[i] = byte(i * 89 >> 3)
+		}
+		for at := 0; at < len(blocks); at += typ.BlockBytes() {
+			if typ == gguf.IQ1_M {
+				blocks[at+55] = 0x38 // all of the exponent is there
+			} else {
+				binary.LittleEndian.PutUint16(blocks[at:], 0x3400)
+			}
+		}
+		m := openModel(t, retyped(t, path, tensor, typ, blocks))
+		l, ok := m.Layer(name)
+		require.True(t, ok)
+		require.NoError(t, l.Scheme.Validate())
+		want := make([]float32, 96*256)
+		require.NoError(t, typ.Decode(want, blocks))
+		require.Equal(t, want, matrixOf(t, m, name+layout.WeightSuffix).Data)
+		_, err := m.Weight(name)
+		require.ErrorIs(t, err, layout.ErrNotWeight)
+		require.ErrorContains(t, err, typ.String())
+	}
+}

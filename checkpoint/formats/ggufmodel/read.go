@@ -398,6 +398,9 @@ func schemeOf(t gguf.Type) quant.Scheme {
 	if group, bits, zero, ok := t.Whole(); ok {
 		return quant.Scheme{Bits: bits, GroupSize: group, Symmetric: zero == 1<<(bits-1)}
 	}
+	if bits, ok := t.Vectors(); ok {
+		return quant.Scheme{Bits: bits, GroupSize: gguf.BlockLen, Symmetric: true} // no grid has the values
+	}
 	return quant.Scheme{Bits: t.Bits(), GroupSize: gguf.BlockLen, Symmetric: !t.HasMin()}
 }
 
@@ -410,6 +413,9 @@ func (g *modelFile) Weight(name string) (*quant.Weight, error) {
 		return nil, err
 	}
 	t := e.info.Type
+	if _, ok := t.Vectors(); ok {
+		return nil, layout.TensorError(g, name+layout.WeightSuffix, "type %v has vectors for values, which lie on no grid: %w", t, layout.ErrNotWeight)
+	}
 	w := quant.NewWeight(e.rows, e.info.Dims[0], schemeOf(t))
 	if grid, ok := w.Scheme.Grid.(kquant.Grid); ok {
 		codes := make([]uint8, w.In)
