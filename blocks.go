@@ -28,18 +28,12 @@ type blockLayers struct{ job *job }
 
 // runBlocks quantizes block by block on what the text is there.
 func (j *job) runBlocks(ctx context.Context) error {
-	runner := newRunner(j.model, j.src, j.set.bf16, j.set.workers)
-	runner.Spare = j.memory.Batch
 	var spill *checkpoint.ScratchFile
-	store := streams.New(runner, j.memory.Share, func() (streams.File, error) {
-		var err error
+	w := j.walk(j.memory, func() (f streams.File, err error) {
 		spill, err = j.out.Scratch()
 		return spill, err
 	})
 	defer func() { _ = spill.Close() }() // its content is needed no more
-	w := &walk.Walk{
-		Model: j.model, Weights: j.src, Runner: runner, SeqLen: j.text.seqLen, Store: store, Alone: j.memory.Alone,
-	}
 	full := j.set.inputs == InputsFull
 	o := blocks.Options{
 		Full: full, Paired: !full && j.set.correction > 0, BlockLoss: j.set.objective == adadim.ObjectiveBlock,
@@ -57,6 +51,16 @@ func (j *job) runBlocks(ctx context.Context) error {
 	return blocks.Run(ctx, w, j.text.windows, blockLayers{j}, o)
 }
 
+// walk is the way of the calibration text through the unquantized model, within a plan;
+// open makes the file of what does not fit.
+func (j *job) walk(p *MemoryPlan, open func() (streams.File, error)) *walk.Walk {
+	runner := newRunner(j.model, j.src, j.set.bf16, j.set.workers)
+	runner.Spare = p.Batch
+	return &walk.Walk{
+		Model: j.model, Weights: j.src, Runner: runner, SeqLen: j.text.seqLen, Alone: p.Alone, Store: streams.New(runner, p.Share, open),
+	}
+}
+
 // warnOverflow tells of activations that the engines of the format cannot compute.
 func (j *job) warnOverflow(layer string, largest float32) {
 	j.event(Event{Kind: EventWarning, Name: layer, Message: fmt.Sprintf(
@@ -71,6 +75,8 @@ func (j *job) checkReversible() error {
 	switch {
 	case j.set.curvature == CurvatureOn:
 		what = "curvature"
+	case j.set.budget:
+		what = "a budget of bits"
 	case j.set.tuning.What == TuneOff:
 		return nil
 	}

@@ -2,54 +2,15 @@ package lowbit
 
 import (
 	"github.com/golowbit/lowbit/checkpoint"
-	"github.com/golowbit/lowbit/internal/decoder/arch"
-	"github.com/golowbit/lowbit/quant"
+	"github.com/golowbit/lowbit/checkpoint/inspection"
 )
 
-// Info describes a model.
-type Info struct {
-	Path         string `json:"path"`
-	Format       string `json:"format"`
-	Architecture string `json:"architecture"` // "" if the model is of a kind that cannot be run here
-	Unsupported  string `json:"unsupported,omitempty"`
-
-	Blocks       int  `json:"blocks"`
-	Hidden       int  `json:"hidden"`
-	Intermediate int  `json:"intermediate"`
-	Heads        int  `json:"heads"`
-	KVHeads      int  `json:"kv_heads"`
-	HeadDim      int  `json:"head_dim"`
-	Vocab        int  `json:"vocab"`
-	Context      int  `json:"context"`
-	Tied         bool `json:"tied_embeddings"`
-
-	Bytes         int64            `json:"bytes"`      // all tensors
-	FileBytes     int64            `json:"file_bytes"` // the files of weights
-	Parameters    int64            `json:"parameters"` // quantized weights count as one each
-	BitsPerWeight float64          `json:"bits_per_weight,omitempty"`
-	Tensors       []TensorInfo     `json:"tensors"`
-	Quantized     []QuantizedLayer `json:"quantized,omitempty"`
-}
-
-// TensorInfo describes a dense tensor.
-type TensorInfo struct {
-	Name  string `json:"name"`
-	DType string `json:"dtype"`
-	Shape []int  `json:"shape"`
-	Bytes int64  `json:"bytes"`
-}
-
-// QuantizedLayer describes a quantized linear.
-type QuantizedLayer struct {
-	Name       string       `json:"name"`
-	Out        int          `json:"out"`
-	In         int          `json:"in"`
-	Scheme     quant.Scheme `json:"scheme"`
-	RowScale   bool         `json:"row_scale,omitempty"`
-	InputScale bool         `json:"input_scale,omitempty"`
-	GroupIndex bool         `json:"group_index,omitempty"`
-	Bytes      int64        `json:"bytes"`
-}
+// Info describes a model, with its dense tensors and its quantized linears.
+type (
+	Info           = inspection.Info
+	TensorInfo     = inspection.Tensor
+	QuantizedLayer = inspection.Layer
+)
 
 // openStored opens a model to look at; unknown says why it cannot be opened to
 // work with.
@@ -73,42 +34,5 @@ func InspectAdapter(path, base string) (*Info, error) {
 		return nil, err
 	}
 	defer m.Close()
-	info := &Info{Path: path, Format: m.Format().Name(), Bytes: m.Bytes()}
-	if unknown != nil {
-		info.Format, info.Unsupported = "unknown", unknown.Error()
-	} else if c, err := arch.Open(m); err != nil {
-		info.Unsupported = err.Error()
-	} else {
-		info.Architecture = c.ModelType
-		info.Blocks, info.Hidden, info.Intermediate = c.Layers, c.Hidden, c.Intermediate
-		info.Heads, info.KVHeads, info.HeadDim = c.Heads, c.KVHeads, c.HeadDim
-		info.Vocab, info.Context, info.Tied = c.Vocab, c.MaxPosition, c.Tied
-	}
-	if info.FileBytes, err = checkpoint.WeightBytes(path); err != nil {
-		return nil, err
-	}
-	for _, s := range m.Dense() {
-		t := TensorInfo{Name: s.Name, DType: string(s.DType), Shape: s.Shape, Bytes: s.Bytes()}
-		n := int64(1)
-		for _, d := range s.Shape {
-			n *= int64(d)
-		}
-		info.Parameters += n
-		info.Tensors = append(info.Tensors, t)
-	}
-	var bytes, weights int64
-	for _, l := range m.Layers() {
-		q := QuantizedLayer{Name: l.Name, Out: l.Out, In: l.In, Scheme: l.Scheme, RowScale: l.RowScale, InputScale: l.InputScale, GroupIndex: l.GroupIndex}
-		for _, s := range m.LayerTensors(l.Name) {
-			q.Bytes += s.Bytes()
-		}
-		bytes += q.Bytes
-		weights += int64(l.Out) * int64(l.In)
-		info.Quantized = append(info.Quantized, q)
-	}
-	info.Parameters += weights
-	if weights > 0 {
-		info.BitsPerWeight = 8 * float64(bytes) / float64(weights)
-	}
-	return info, nil
+	return inspection.Of(m, path, unknown)
 }

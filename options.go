@@ -114,6 +114,8 @@ type Options struct {
 	// Rules change bits, groups, axis and more of single layers. One that counts for no
 	// layer is an error.
 	Rules []Rule
+	// Budget shares bits out among the layers.
+	Budget Budget
 	// Fit says what is done about layers that the format cannot hold.
 	Fit Fit
 
@@ -342,6 +344,9 @@ func (o *Options) Validate() error {
 	}
 	if err := cmp.Or(o.Evaluation.validate(), o.Tuning.validate()); err != nil {
 		return err
+	}
+	if err := o.Budget.Validate(); err != nil {
+		return badOptions("%w", err)
 	}
 	if slices.Contains(slices.Concat(o.Skip, o.Include, o.Exclude), nil) {
 		return badOptions("a nil pattern to skip, include or exclude")

@@ -144,11 +144,8 @@ func (j *job) checkSkip() error {
 	if len(layers) == 0 {
 		return fmt.Errorf("%s: %w: no linear layer found by name and shape (include takes more)", j.path, fitting.ErrNothing)
 	}
-	for _, r := range j.set.skip {
-		layer := slices.ContainsFunc(layers, func(l *fitting.Layer) bool { return r.MatchString(l.Name) })
-		if !layer && !slices.ContainsFunc(denseAnyway, r.MatchString) {
-			return badOptions("nothing to skip: no layer's name matches %q (the first is %s)", r, layers[0].Name)
-		}
+	if err := j.plan.CheckSkip(denseAnyway); err != nil {
+		return badOptions("%w", err)
 	}
 	if err := j.checkInclude(); err != nil {
 		return err

@@ -121,6 +121,7 @@ type job struct {
 	evaluation *Evaluation
 	measuring  time.Duration
 	tuned      *Tuned
+	allocated  *Allocation
 }
 
 // openModel opens a model, or the LoRA adapter at path merged into the model
@@ -272,6 +273,9 @@ func (j *job) prepare(ctx context.Context, o *Options) error {
 	if err := j.readText(o); err != nil {
 		return err
 	}
+	if err := j.allocate(ctx, o); err != nil {
+		return err
+	}
 	if !j.direct() || len(j.set.tooLarge) > 0 { // where there is one there may be more
 		tooLarge, err := j.checkRanges(ctx)
 		if err == nil {
@@ -332,6 +336,13 @@ func (j *job) readText(o *Options) (err error) {
 	if err := j.planTuning(o.Memory); err != nil {
 		return err
 	}
+	if j.set.budget {
+		p, err := j.planMeasuring(o.Memory)
+		if err != nil {
+			return err
+		}
+		j.memory.Besides("sharing out bits", p.Peak())
+	}
 	if measuring != nil {
 		j.memory.Besides("evaluation", measuring.Peak())
 	}
@@ -354,7 +365,7 @@ func (j *job) event(e Event) {
 // mustHaveText is false only where an importance matrix tells enough, or for methods
 // without need of data in arms that leave nothing to choose.
 func (j *job) mustHaveText() bool {
-	if j.set.curvature == CurvatureOn || j.set.tuning.What != TuneOff || j.saveImportance != nil {
+	if j.set.curvature == CurvatureOn || j.set.tuning.What != TuneOff || j.set.budget || j.saveImportance != nil {
 		return true
 	}
 	for _, folds := range j.plan.Folds {
@@ -427,6 +438,9 @@ func (j *job) describe(maxShardBytes int64) (fingerprint, method json.RawMessage
 	info["version"], info["kernels"] = version.Module(), kernel.Active().String()
 	if j.text != nil {
 		info["text"] = text.Digest(j.text.windows)
+	}
+	if j.allocated != nil {
+		info["given"] = j.allocated.Given
 	}
 	if j.set.tuning.What != TuneOff {
 		info["tuning_text"] = text.Digest(j.text.tuning)
@@ -621,7 +635,7 @@ func (j *job) readBack() error {
 
 // report sums up. The output is there by now: nothing here is an error.
 func (j *job) report() *Report {
-	r := &Report{Output: j.output, Format: j.set.format.Name(), Settings: j.settings(), Notes: j.notes(), Tokens: j.tokens, BytesBefore: j.before, Evaluation: j.evaluation, Tuned: j.tuned}
+	r := &Report{Output: j.output, Format: j.set.format.Name(), Settings: j.settings(), Notes: j.notes(), Tokens: j.tokens, BytesBefore: j.before, Evaluation: j.evaluation, Tuned: j.tuned, Allocation: j.allocated}
 	r.Seconds = -j.measuring.Seconds()
 	if n, err := checkpoint.WeightBytes(j.output); err == nil {
 		r.BytesAfter = n

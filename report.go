@@ -85,6 +85,8 @@ type Report struct {
 	Tokens        int           `json:"calibration_tokens,omitzero"`
 	Seconds       float64       `json:"seconds"` // without those of Evaluation
 	Tuned         *Tuned        `json:"tuned,omitempty"`
+	// Allocation is what Options.Budget led to.
+	Allocation *Allocation `json:"allocation,omitempty"`
 	// Evaluation is the outcome of Options.Evaluation, against the source.
 	Evaluation *Evaluation `json:"evaluation,omitempty"`
 }

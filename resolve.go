@@ -45,6 +45,7 @@ type settings struct {
 	skip       []*regexp.Regexp // and those to exclude
 	include    []*regexp.Regexp
 	rules      []Rule
+	budget     bool // bits are shared out
 	fit        Fit
 	tooLarge   map[string]error                                 // layers to leave dense, found in their weights
 	mix        func(layout.Layer) (quant.Scheme, string, error) // of a format that chooses the grids; else nil
@@ -57,7 +58,7 @@ type settings struct {
 // resolve decides everything that does not depend on the model. It looks at
 // no file. Values are not checked; see Options.Validate.
 func (o *Options) resolve() (*settings, error) {
-	s := &settings{target: o.Target, skip: slices.Concat(o.Skip, o.Exclude), include: o.Include, rules: o.Rules, bf16: o.BF16, workers: o.Workers}
+	s := &settings{target: o.Target, skip: slices.Concat(o.Skip, o.Exclude), include: o.Include, rules: o.Rules, budget: o.Budget.Asked(), bf16: o.BF16, workers: o.Workers}
 	preset := Best
 	from := "default"
 	if o.Method != nil {
@@ -292,6 +293,9 @@ func (o *Options) resolveArms(s *settings) error {
 	}
 	if len(o.Rules) > 0 {
 		told.Pick(&s.told, "rules", told.Otherwise(o.Rules, "given"))
+	}
+	if s.budget {
+		told.Pick(&s.told, "budget", told.Otherwise(o.Budget.String(), "given"))
 	}
 	told.Pick(&s.told, "bf16", told.Given(o.BF16), told.Otherwise(false, "default"))
 	return nil

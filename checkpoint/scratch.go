@@ -2,8 +2,10 @@ package checkpoint
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"github.com/golowbit/lowbit/internal/disk"
 )
@@ -21,6 +23,16 @@ func (w *Writer) Scratch() (*ScratchFile, error) {
 		return nil, err
 	}
 	// Where a file may lose its name while it is open, no kill leaves it behind.
+	_ = os.Remove(f.Name())
+	return &ScratchFile{f}, nil
+}
+
+// Scratch makes such a file in a folder, for work before there is a Writer.
+func Scratch(dir string) (*ScratchFile, error) {
+	f, err := disk.FS{}.Create(filepath.Join(dir, fmt.Sprintf(".lowbit-%d.scratch", os.Getpid())))
+	if err != nil {
+		return nil, err
+	}
 	_ = os.Remove(f.Name())
 	return &ScratchFile{f}, nil
 }

@@ -4,6 +4,7 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/internal/partial"
 	"github.com/golowbit/lowbit/checkpoint/internal/space"
 	"github.com/golowbit/lowbit/checkpoint/layout"
+	"github.com/golowbit/lowbit/safetensors"
 )
 
 // ErrSpace is wrapped by the error for a disk that is too small for the result.
@@ -44,11 +45,13 @@ func (w *Writer) space() (*Space, error) {
 		s.Least += s.Output
 		return s, err
 	}
-	p, _, err := w.layOut(layers)
+	p, plan, err := w.layOut(layers)
 	if err != nil {
 		return nil, err
 	}
-	s.Output = p.total
+	if s.Output, err = safetensors.PlanSize(plan, w.shards()); err != nil {
+		return nil, err
+	}
 	if s.Least += p.total; !w.o.Direct && w.stacks == nil {
 		for _, specs := range p.planned {
 			s.Least -= space.Bytes(specs)

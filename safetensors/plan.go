@@ -39,6 +39,17 @@ func CheckPlan(dir string, plan []TensorInfo, opts Options) error {
 	return err
 }
 
+// PlanSize is how many bytes the files of a plan take, headers and all. It fails where
+// NewWriter would because of the plan.
+func PlanSize(plan []TensorInfo, opts Options) (int64, error) {
+	shards, err := planShards("", plan, opts)
+	var n int64
+	for _, s := range shards {
+		n += s.size
+	}
+	return n, err
+}
+
 // planShards checks a plan and lays it out: tensors go to files in the plan's
 // order, and within a file wider types come first, which puts every tensor at a
 // multiple of its element size, as the reference does.

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/golowbit/lowbit/checkpoint/layout"
@@ -94,6 +95,18 @@ func (p *Plan) CheckTogether() error {
 	}
 	_, err := f.Config(layout.Contents{Layers: p.Quantized()})
 	return err
+}
+
+// CheckSkip is an error where an expression of Rules.Skip matches neither a layer nor one
+// of the names that stay dense anyway. There must be a layer.
+func (p *Plan) CheckSkip(anyway []string) error {
+	for _, r := range p.rules.Skip {
+		layer := slices.ContainsFunc(p.Layers, func(l *Layer) bool { return r.MatchString(l.Name) })
+		if !layer && !slices.ContainsFunc(anyway, r.MatchString) {
+			return fmt.Errorf("nothing to skip: no layer's name matches %q (the first is %s)", r, p.Layers[0].Name)
+		}
+	}
+	return nil
 }
 
 // CheckLeft is an error that wraps ErrNothing where no layer would be quantized

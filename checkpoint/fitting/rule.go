@@ -58,6 +58,12 @@ func ParseRule(text string) (Rule, error) {
 	return NewRule(strings.TrimSpace(text[:colon]), values)
 }
 
+// ExactRule makes a rule for the layer of a name: what is the part of a rule's text behind
+// the colon.
+func ExactRule(name, what string) (Rule, error) {
+	return ParseRule("^" + regexp.QuoteMeta(name) + "$: " + what)
+}
+
 // NewRule makes a rule of an expression and the values of its keys, as ParseRule has
 // them.
 func NewRule(match string, values map[string]string) (Rule, error) {
@@ -202,6 +208,9 @@ func (c *Rule) check(f layout.Format, mixed bool) error {
 	}
 	return nil
 }
+
+// Ruled reports whether a rule counts for the layer.
+func (p *Plan) Ruled(name string) bool { return p.rules.rule(name) != nil }
 
 // only leaves the arms that the rule allows.
 func (c *Rule) only(arms []adadim.Arm) []adadim.Arm {

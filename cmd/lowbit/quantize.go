@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -181,6 +183,7 @@ func printReport(w io.Writer, r *lowbit.Report, layers bool) error {
 	}
 	text += fmt.Sprintf("%s (%s): %s before, %s after; %.3f bits per quantized weight; %.1f s\n",
 		r.Output, r.Format, size(r.BytesBefore), size(r.BytesAfter), r.BitsPerWeight, r.Seconds)
+	text += allocated(r.Allocation)
 	if t := r.Tuned; t != nil {
 		text += fmt.Sprintf("tuned %v: divergence %.4f before, %.4f after on the text held out (step %d of %d)\n", t.What, t.Before, t.After, t.Best, t.Steps)
 	}
@@ -191,6 +194,31 @@ func printReport(w io.Writer, r *lowbit.Report, layers bool) error {
 	}
 	_, err := io.WriteString(w, text)
 	return err
+}
+
+// allocated tells how bits were shared out, and what others would have given.
+func allocated(a *lowbit.Allocation) string {
+	if a == nil {
+		return ""
+	}
+	count := map[string]int{}
+	for _, given := range a.Given {
+		count[given]++
+	}
+	var parts []string
+	for _, given := range slices.Sorted(maps.Keys(count)) {
+		parts = append(parts, fmt.Sprintf("%d x %s", count[given], given))
+	}
+	text := fmt.Sprintf("bits shared out: %.3f a weight, expected to cost %.3g nats a token: %s\nother budgets: ", a.BitsPerWeight, a.Loss, strings.Join(parts, "; "))
+	parts = nil
+	next := 0.0
+	for _, p := range a.Frontier {
+		if p.BitsPerWeight >= next {
+			parts = append(parts, fmt.Sprintf("%.2f bits %.2g", p.BitsPerWeight, p.Loss))
+			next = p.BitsPerWeight + 0.5
+		}
+	}
+	return text + strings.Join(parts, ", ") + "\n"
 }
 
 func printLayers(w io.Writer, layers []lowbit.LayerReport) error {

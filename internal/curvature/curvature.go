@@ -6,10 +6,8 @@ package curvature
 import (
 	"context"
 	"math"
-	"math/rand/v2"
 	"slices"
 
-	"github.com/golowbit/lowbit/internal/decoder"
 	"github.com/golowbit/lowbit/internal/kernel"
 	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/internal/streams"
@@ -43,14 +41,7 @@ type Moments struct {
 // Only layers that wants names are collected. The model must be walk.Reversible.
 func Collect(ctx context.Context, w *walk.Walk, windows [][]int32, wants func(name string) bool, step func(done, total int)) (*Moments, error) {
 	m := &Moments{store: w.Store, pieces: map[string]*streams.Piece{}, Kept: map[string]float64{}}
-	first := w.Model.Layers
-	for i, p := range w.Model.Blocks {
-		for _, l := range p.Linears {
-			if wants(l.Name) {
-				first = min(first, i)
-			}
-		}
-	}
+	first := firstBlock(w.Model, wants)
 	if first == w.Model.Layers {
 		return m, nil
 	}
@@ -96,17 +87,7 @@ type collector struct {
 
 // loss is walk.Backward.Loss.
 func (c *collector) loss(window, first int, logits, g *tensor.Matrix) {
-	c.w.Runner.Bands(logits.Rows, func(i0, i1 int) {
-		for i := i0; i < i1; i++ {
-			t := first + i
-			if t == c.w.SeqLen-1 { // as in the text, nothing follows
-				clear(g.Row(i))
-				continue
-			}
-			rng := rand.New(rand.NewPCG(uint64(window), uint64(t)))
-			decoder.NLLBack(g.Row(i), logits.Row(i), decoder.Sample(logits.Row(i), rng))
-		}
-	})
+	sampled(c.w, window, first, logits, g)
 }
 
 // gradient is walk.Backward.Gradient.

@@ -63,6 +63,12 @@ func CreateOn(d disk.FS, path string, kv []KV, tensors []Tensor) (*Writer, error
 	return w, nil
 }
 
+// Size is how many bytes the file that Create lays out takes.
+func Size(kv []KV, tensors []Tensor) (int64, error) {
+	_, _, size, err := layout(kv, tensors)
+	return size, err
+}
+
 // layout returns the bytes before the data, the tensors' places and the size.
 func layout(kv []KV, tensors []Tensor) (head []byte, slots map[string]*slot, size int64, err error) {
 	var b bytes.Buffer

@@ -276,12 +276,15 @@ func (g Format) Size(src layout.Origin, layers []layout.Layer) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	tensors, err := a.plan()
-	var n int64
-	for _, t := range tensors {
-		n += t.info.Bytes()
+	_, infos, kv, err := a.layOut()
+	if err != nil {
+		return 0, err
 	}
-	return n, err
+	tokens, err := tokenizerKV(src, m.Vocab)
+	if err != nil {
+		return 0, err
+	}
+	return gguf.Size(append(kv, tokens...), infos)
 }
 
 // denseType is the type in which a dense matrix is stored; wanted is that of

@@ -95,15 +95,7 @@ const mostLarger = 2
 
 // write makes the file once.
 func (a *assembly) write(ctx context.Context, path string, tokens []gguf.KV) error {
-	tensors, err := a.plan()
-	if err != nil {
-		return fmt.Errorf("%s: %w", a.src.Path(), err)
-	}
-	infos := make([]gguf.Tensor, len(tensors))
-	for i, t := range tensors {
-		infos[i] = t.info
-	}
-	kv, err := a.metadata(infos)
+	tensors, infos, kv, err := a.layOut()
 	if err != nil {
 		return fmt.Errorf("%s: %w", a.src.Path(), err)
 	}
@@ -125,6 +117,20 @@ func (a *assembly) write(ctx context.Context, path string, tokens []gguf.KV) err
 		return errors.Join(err, w.Abort())
 	}
 	return w.Close()
+}
+
+// layOut is the plan with what the file says of the model and its tensors.
+func (a *assembly) layOut() ([]plannedTensor, []gguf.Tensor, []gguf.KV, error) {
+	tensors, err := a.plan()
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	infos := make([]gguf.Tensor, len(tensors))
+	for i, t := range tensors {
+		infos[i] = t.info
+	}
+	kv, err := a.metadata(infos)
+	return tensors, infos, kv, err
 }
 
 // plan lists the tensors in file order.
