@@ -11,6 +11,7 @@ import (
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/checkpoint/fitting"
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/gptq"
 	"github.com/golowbit/lowbit/internal/blocks"
 	"github.com/golowbit/lowbit/internal/fold"
@@ -19,7 +20,6 @@ import (
 	"github.com/golowbit/lowbit/internal/walk"
 	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/quant"
-	"github.com/golowbit/lowbit/safetensors"
 	"github.com/golowbit/lowbit/tensor"
 )
 
@@ -172,13 +172,8 @@ func (b blockLayers) Noted(key string) ([]byte, bool) { return b.job.out.Noted(k
 
 // round rounds to the type in which the source has a tensor.
 func (b blockLayers) round(name string, v float32) float32 {
-	switch t, _ := b.job.src.DType(name); t {
-	case safetensors.F16:
-		return tensor.RoundF16(v)
-	case safetensors.BF16:
-		return tensor.RoundBF16(v)
-	}
-	return v
+	t, _ := b.job.src.DType(name)
+	return layout.Rounded(t, v)
 }
 
 // foldMethod is what candidates are quantized with: if the search is to be

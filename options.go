@@ -336,7 +336,7 @@ func (o *Options) Validate() error {
 	case o.Output == "":
 		return badOptions("no output given")
 	}
-	if err := cmp.Or(checkWorkers(o.Workers), checkMemory(o.Memory)); err != nil {
+	if err := checkLimits(o.Workers, o.Memory); err != nil {
 		return err
 	}
 	if err := cmp.Or(o.Calibration.validate(), o.checkImportance()); err != nil {
@@ -399,16 +399,13 @@ func (s *settings) validate() error {
 	return nil
 }
 
-func checkMemory(n int64) error {
-	if n < 0 {
-		return badOptions("%d bytes of memory, want a positive number or 0 for 80 %% of what there is", n)
-	}
-	return nil
-}
-
-func checkWorkers(n int) error {
-	if n < 0 {
-		return badOptions("%d workers, want a positive number or 0 for all cores", n)
+// checkLimits checks what any work may use.
+func checkLimits(workers int, memory int64) error {
+	switch {
+	case workers < 0:
+		return badOptions("%d workers, want a positive number or 0 for all cores", workers)
+	case memory < 0:
+		return badOptions("%d bytes of memory, want a positive number or 0 for 80 %% of what there is", memory)
 	}
 	return nil
 }
@@ -433,7 +430,7 @@ func (o *EvalOptions) Validate() error {
 	if err := o.Text.validate(); err != nil {
 		return err
 	}
-	return cmp.Or(checkWorkers(o.Workers), checkMemory(o.Memory))
+	return checkLimits(o.Workers, o.Memory)
 }
 
 func checkWindow(n int) error {
@@ -478,5 +475,5 @@ func (o *ConvertOptions) Validate() error {
 	if err := checkShards(o.Format, o.MaxShardBytes); err != nil {
 		return err
 	}
-	return checkWorkers(o.Workers)
+	return checkLimits(o.Workers, o.Memory)
 }

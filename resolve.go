@@ -288,7 +288,7 @@ func (o *Options) resolveArms(s *settings) error {
 		patterns []*regexp.Regexp
 	}{{"skip", o.Skip}, {"include", o.Include}, {"exclude", o.Exclude}} {
 		if len(list.patterns) > 0 {
-			told.Pick(&s.told, list.name, told.Otherwise(texts(list.patterns), "given"))
+			told.Pick(&s.told, list.name, told.Otherwise(list.patterns, "given"))
 		}
 	}
 	if len(o.Rules) > 0 {
@@ -299,17 +299,6 @@ func (o *Options) resolveArms(s *settings) error {
 	}
 	told.Pick(&s.told, "bf16", told.Given(o.BF16), told.Otherwise(false, "default"))
 	return nil
-}
-
-// texts are the expressions as they were given.
-func texts(patterns []*regexp.Regexp) []string {
-	list := make([]string, len(patterns))
-	for i, r := range patterns {
-		if r != nil {
-			list[i] = r.String()
-		}
-	}
-	return list
 }
 
 // runSettings are the settings that say how much text is read and how the

@@ -9,6 +9,7 @@ import (
 	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
+	"github.com/golowbit/lowbit/tensor"
 )
 
 // Dimensions returns the sizes of a tensor that must have n of them, each of
@@ -48,6 +49,17 @@ func ScaleTypeOf(src Source, spec Spec) (quant.ScaleType, error) {
 // FloatTypes are the types of tensors that hold floats.
 func FloatTypes() []safetensors.DType {
 	return []safetensors.DType{safetensors.F16, safetensors.BF16, safetensors.F32}
+}
+
+// Rounded is v as a tensor of type t, one of floats, holds it.
+func Rounded(t safetensors.DType, v float32) float32 {
+	switch t {
+	case safetensors.F16:
+		return tensor.RoundF16(v)
+	case safetensors.BF16:
+		return tensor.RoundBF16(v)
+	}
+	return v
 }
 
 // Source reads the tensors of an opened container by name. It is safe for

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"regexp"
 	"strings"
 )
 
@@ -29,7 +30,11 @@ func (s Setting) Text() string {
 		for i := range names {
 			names[i] = fmt.Sprint(v.Index(i))
 		}
-		return strings.Join(names, ",")
+		between := ","
+		if _, ok := s.Value.([]*regexp.Regexp); ok {
+			between = " "
+		}
+		return strings.Join(names, between)
 	}
 	return fmt.Sprint(s.Value)
 }
