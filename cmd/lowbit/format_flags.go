@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/formats/compressed"
 	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel"
 	"github.com/golowbit/lowbit/checkpoint/formats/mlx"
 	"github.com/golowbit/lowbit/checkpoint/layout"
@@ -88,10 +89,13 @@ func (f *formatFlags) floats(target string) (layout.Format, error) {
 	case mlx.Format:
 		g.FP4 = f.fp4
 		return g, nil
+	case compressed.Format:
+		g.FP4 = f.fp4
+		return g, nil
 	case ggufmodel.Format:
-		return nil, fmt.Errorf("--fp4 is for format mlx; in gguf it is --gguf-type")
+		return nil, fmt.Errorf("--fp4 is for formats mlx and compressed-tensors; in gguf it is --gguf-type")
 	}
-	return nil, fmt.Errorf("--fp4 is for format mlx")
+	return nil, fmt.Errorf("--fp4 is for formats mlx and compressed-tensors")
 }
 
 // parseSize reads a number of bytes with a decimal unit.

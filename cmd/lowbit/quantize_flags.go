@@ -87,7 +87,7 @@ func (f *quantizeFlags) registerFormat(s *pflag.FlagSet) {
 	f.format.register(s, " (default lowbit, or the target's)", &f.o.MaxShardBytes)
 	option(s, "gguf-type", "`type` of a GGUF file, whose tensors get the types that llama-quantize gives them: "+strings.Join(ggufmodel.Types(), ", ")+". Linears go onto these grids with the method and text of this run; the embedding and the output head are rounded, unless --gguf-dense or --gguf-q8-embeddings says otherwise. Without it, format gguf stores --bits 2 as Q2_K and 3 as Q3_K (with --group-size, --sym, --range, --scale-dtype or --min-zero as Q4_0), 4 and more in plain types", ggufmodel.ParseType, func(v string) { f.format.ggufType = v })
 	s.BoolVar(&f.format.ggufPure, "gguf-pure", false, "give every linear, the embedding and the output head the type that most have in a file of --gguf-type")
-	option(s, "fp4", "floats of 4 bits in place of integers, in format mlx: `type` is mxfp4 (a power of two for 32 weights) or nvfp4 (a float of 8 bits for 16)", mlx.ParseFP4, func(v string) { f.format.fp4 = v })
+	option(s, "fp4", "floats of 4 bits in place of integers, in formats mlx and compressed-tensors: `type` is mxfp4 (a power of two for 32 weights) or nvfp4 (a float of 8 bits for 16)", mlx.ParseFP4, func(v string) { f.format.fp4 = v })
 	option(s, "fit", "layers the format cannot hold: on changes them to what it can; arms only leaves out arms; off refuses (default: arms where no --arms or --axis ada asks for more, else off)", lowbit.ParseFit, func(v lowbit.Fit) { f.o.Fit = v })
 	s.Lookup("fit").NoOptDefVal = lowbit.FitOn.String()
 }

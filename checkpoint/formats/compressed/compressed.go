@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/quant"
@@ -30,7 +31,22 @@ import (
 // Before compressed-tensors' change of May 2026 (pull request 715), widths of
 // 3, 5, 6 and 7 bits were packed floor(32/bits) codes to a word. Files of both
 // kinds are read; only the dense kind is written.
-type Format struct{}
+//
+// With FP4 it is the format mxfp4-pack-quantized or nvfp4-pack-quantized:
+//
+//	X.weight_packed        U8 [out, in/2]       two floats of 4 bits a byte, the first one low
+//	X.weight_scale         U8 [out, in/32]      powers of two; F8_E4M3 [out, in/16] in nvfp4
+//	X.weight_global_scale  F32 [1]              what scales are divided by, in nvfp4: 256
+type Format struct {
+	// FP4 is mxfp4 or nvfp4: linears are put on that grid of floats of 4 bits. It
+	// matters to quantization only.
+	FP4 string
+}
+
+var (
+	_ layout.Mixer = Format{}
+	_ layout.Typer = Format{}
+)
 
 const (
 	suffixPacked = ".weight_packed"
@@ -46,6 +62,9 @@ func (Format) Name() string { return "compressed-tensors" }
 // Check accepts 2 to 8 bits along the inputs, whole groups and scales of F16, or
 // BF16 in a bfloat16 model.
 func (f Format) Check(l layout.Layer) error {
+	if l.Scheme.Grid != nil {
+		return grids.Check(f.Name(), l)
+	}
 	bf16 := l.Scheme.ScaleType == quant.BF16
 	if bf16 && l.DType != safetensors.BF16 {
 		return layout.Unsupported("scales are converted to the type of the model, which is %s and not BF16; quantize with scale type f16, or use format lowbit or dense", l.DType)
@@ -77,6 +96,9 @@ func (f Format) Plan(l layout.Layer) ([]layout.Spec, error) {
 	if err := f.Check(l); err != nil {
 		return nil, err
 	}
+	if name, ok := grids.Name(l.Scheme); ok {
+		return floatSpecs(name, l), nil
+	}
 	groups, b := l.Scheme.Groups(l.In), l.Scheme.Bits
 	specs := []layout.Spec{
 		{Name: l.Name + suffixPacked, DType: safetensors.I32, Shape: []int{l.Out, layout.PackedWords(l.In, b)}},
@@ -97,6 +119,9 @@ func (f Format) Plan(l layout.Layer) ([]layout.Spec, error) {
 func (f Format) Encode(l layout.Layer, w *quant.Weight) ([]layout.Tensor, error) {
 	if err := layout.CheckWeight(f, l, w); err != nil {
 		return nil, err
+	}
+	if name, ok := grids.Name(w.Scheme); ok {
+		return encodeFloats(name, l, w)
 	}
 	groups, b := w.Groups(), w.Scheme.Bits
 	scales, err := layout.FloatTensor(l.Name+suffixScale, scaleType(l), w.Scales, w.Out, groups)
@@ -143,5 +168,5 @@ func (f Format) Detect(quantization json.RawMessage) bool {
 		return m == f.Name()
 	}
 	var c quantConfig
-	return json.Unmarshal(quantization, &c) == nil && c.Format == packFormat
+	return json.Unmarshal(quantization, &c) == nil && slices.Contains(formats, c.Format)
 }

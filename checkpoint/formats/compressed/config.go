@@ -10,11 +10,18 @@ import (
 
 	"github.com/dlclark/regexp2"
 
+	"github.com/golowbit/lowbit/checkpoint/internal/fp4"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/quant"
 )
 
 const packFormat = "pack-quantized"
+
+// mixedFormat says that groups differ in their formats.
+const mixedFormat = "mixed-precision"
+
+// formats are those of groups.
+var formats = []string{packFormat, floatFormat(fp4.MX), floatFormat(fp4.NV)}
 
 // quantConfig is the quantization_config. The library refuses keys it does not
 // know in the schemes, so the set written is the smallest that every version
@@ -46,6 +53,9 @@ type weightArgs struct {
 	GroupSize *int            `json:"group_size,omitempty"`
 	Dynamic   json.RawMessage `json:"dynamic"`
 	ActOrder  json.RawMessage `json:"actorder"`
+	ScaleType string          `json:"scale_dtype,omitempty"` // of floats
+
+	float string // mxfp4 or nvfp4
 }
 
 // UnmarshalJSON sets what the library assumes where a key is absent.
@@ -61,9 +71,21 @@ func (w *weightArgs) UnmarshalJSON(data []byte) error {
 type layerKind struct {
 	bits, group    int
 	symmetric, act bool
+	float          string // mxfp4, nvfp4 or none
+}
+
+// format is what the library calls it.
+func (k layerKind) format() string {
+	if k.float != "" {
+		return floatFormat(k.float)
+	}
+	return packFormat
 }
 
 func (k layerKind) weights() *weightArgs {
+	if k.float != "" {
+		return floatWeights(k.float)
+	}
 	w := &weightArgs{
 		Bits: k.bits, Type: "int", Symmetric: k.symmetric, Strategy: "channel",
 		Dynamic: json.RawMessage("false"), ActOrder: json.RawMessage("null"),
@@ -84,7 +106,8 @@ func (f Format) Config(c layout.Contents) (layout.Config, error) {
 	targets := map[layerKind][]string{}
 	for _, l := range c.Layers {
 		s := l.Scheme
-		k := layerKind{s.Bits, s.GroupSize, s.Symmetric, l.GroupIndex}
+		name, _ := grids.Name(s)
+		k := layerKind{s.Bits, s.GroupSize, s.Symmetric, l.GroupIndex, name}
 		if targets[k] == nil {
 			kinds = append(kinds, k)
 		}
@@ -94,16 +117,23 @@ func (f Format) Config(c layout.Contents) (layout.Config, error) {
 		targets[kinds[0]] = []string{"Linear"}
 	}
 	groups := &layout.Object{}
+	format := packFormat
 	for i, k := range kinds {
-		data, err := json.Marshal(configGroup{Targets: targets[k], Format: packFormat, Weights: k.weights()})
+		if i == 0 {
+			format = k.format()
+		} else if format != k.format() {
+			format = mixedFormat
+		}
+		data, err := json.Marshal(configGroup{Targets: targets[k], Format: k.format(), Weights: k.weights()})
 		if err != nil {
 			return layout.Config{}, err
 		}
 		groups.Set(fmt.Sprintf("group_%d", i), data)
 	}
 	data, err := json.Marshal(quantConfig{
-		QuantMethod: f.Name(), Format: packFormat, Status: "compressed", Groups: groups.Bytes(), Ignore: ignored(layout.SkippedLinears(c)),
+		QuantMethod: f.Name(), Format: format, Status: "compressed", Groups: groups.Bytes(), Ignore: ignored(layout.SkippedLinears(c)),
 	})
+	c.Layers = slices.DeleteFunc(slices.Clone(c.Layers), func(l layout.Layer) bool { return l.Scheme.Grid != nil }) // no half floats
 	return layout.Config{Quantization: data, Set: layout.HalfModel(c)}, err
 }
 
@@ -130,8 +160,8 @@ func parseConfig(quantization json.RawMessage) ([]configGroup, error) {
 	if err := json.Unmarshal(quantization, &c); err != nil {
 		return fail("%v", err)
 	}
-	if c.Format != packFormat && c.Format != "mixed-precision" {
-		return fail("compressed-tensors format %q cannot be read: want %s", c.Format, packFormat)
+	if !slices.Contains(formats, c.Format) && c.Format != mixedFormat {
+		return fail("compressed-tensors format %q cannot be read: want one of %v", c.Format, formats)
 	}
 	groups, err := layout.ParseObject(c.Groups)
 	if err != nil {
@@ -145,12 +175,23 @@ func parseConfig(quantization json.RawMessage) ([]configGroup, error) {
 		}
 		isSet := func(v json.RawMessage) bool { return len(v) > 0 && string(v) != "null" }
 		switch {
-		case s.Format != "" && s.Format != packFormat:
-			return fail("config_groups.%s: format %q cannot be read: want %s", key, s.Format, packFormat)
+		case s.Format != "" && !slices.Contains(formats, s.Format):
+			return fail("config_groups.%s: format %q cannot be read: want one of %v", key, s.Format, formats)
 		case isSet(s.Inputs) || isSet(s.Outputs):
 			return fail("config_groups.%s: activations are quantized, which is not supported: want weights only", key)
 		case s.Weights == nil:
 			return fail("config_groups.%s: no weights", key)
+		case s.Weights.Type == "float" && s.Weights.Bits == 4:
+			if err := s.Weights.floats(); err != nil {
+				return fail("config_groups.%s: %v", key, err)
+			}
+			if want := floatFormat(s.Weights.float); s.Format != "" && s.Format != want {
+				return fail("config_groups.%s: format %q with weights of %s", key, s.Format, want)
+			}
+			schemes = append(schemes, s)
+			continue
+		case s.Format != "" && s.Format != packFormat:
+			return fail("config_groups.%s: format %q with weights of type %q", key, s.Format, s.Weights.Type)
 		case s.Weights.Type != "" && s.Weights.Type != "int":
 			return fail("config_groups.%s: weights of type %q, want int", key, s.Weights.Type)
 		case s.Weights.Bits < 2 || s.Weights.Bits > 8:
@@ -162,6 +203,18 @@ func parseConfig(quantization json.RawMessage) ([]configGroup, error) {
 		schemes = append(schemes, s)
 	}
 	return schemes, nil
+}
+
+// floats finds the grid of weights that are floats of 4 bits, which their groups tell.
+func (w *weightArgs) floats() error {
+	for _, name := range []string{fp4.MX, fp4.NV} {
+		want := floatWeights(name)
+		if w.GroupSize != nil && *w.GroupSize == *want.GroupSize && w.Strategy == want.Strategy && w.Symmetric {
+			w.float = name
+			return nil
+		}
+	}
+	return fmt.Errorf("floats of 4 bits with strategy %q, want group with group_size 32 or tensor_group with 16, symmetric", w.Strategy)
 }
 
 // groupSize interprets strategy and group_size, of which either may be absent.

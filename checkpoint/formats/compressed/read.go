@@ -26,7 +26,8 @@ type layerTensors struct {
 	groupIndexSpare bool // weight_g_idx is there and says nothing
 }
 
-// Open reads pack-quantized files of llm-compressor, old and new.
+// Open reads pack-quantized files of llm-compressor, old and new, and those of floats of
+// 4 bits.
 func (f Format) Open(quantization json.RawMessage, src layout.Source) (layout.Decoder, error) {
 	schemes, err := parseConfig(quantization)
 	if err != nil {
@@ -42,7 +43,11 @@ func (f Format) Open(quantization json.RawMessage, src layout.Source) (layout.De
 		if err != nil {
 			return nil, layout.TensorError(src, tensor, "%w", err)
 		}
-		l, err := openLayer(src, name, weights)
+		open := func() (layout.PackedLayer, error) { return openLayer(src, name, weights) }
+		if weights.float != "" {
+			open = func() (layout.PackedLayer, error) { return openFloats(src, name, weights.float) }
+		}
+		l, err := open()
 		if err != nil {
 			return nil, err
 		}
