@@ -30,22 +30,24 @@ func isWeightFile(name string) bool {
 }
 
 // WeightBytes is the size of the files of weights of the model at path: of the
-// file itself, or of the safetensors files of a folder.
+// file itself, or all its parts, or of the safetensors files of a folder, or of the
+// model in one file there.
 func WeightBytes(path string) (int64, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return 0, err
 	}
-	if !info.IsDir() {
-		return info.Size(), nil
-	}
-	files, err := weightFiles(path)
-	if err != nil {
-		return 0, err
+	var files []string
+	if info.IsDir() {
+		if files, err = weightFiles(path); err != nil {
+			return 0, err
+		}
+	} else {
+		files = partsOf(path, Formats())
 	}
 	var sum int64
 	for _, name := range files {
-		info, err := os.Stat(filepath.Join(path, name))
+		info, err := os.Stat(name)
 		if err != nil {
 			return 0, err
 		}
@@ -58,12 +60,27 @@ func weightFiles(dir string) ([]string, error) {
 	f, err := safetensors.OpenFolder(dir)
 	switch {
 	case err == nil:
-		return f.Files(), f.Close()
+		return inFolder(dir, f.Files()), f.Close()
 	case !errors.Is(err, fs.ErrNotExist):
 		return nil, err
 	}
 	// A single file of another name.
-	return fs.Glob(os.DirFS(dir), "*.safetensors")
+	names, err := fs.Glob(os.DirFS(dir), "*.safetensors")
+	if err != nil || len(names) > 0 {
+		return inFolder(dir, names), err
+	}
+	if path, err := fileIn(dir, Formats()); err == nil && path != "" {
+		return partsOf(path, Formats()), nil
+	}
+	return nil, nil
+}
+
+func inFolder(dir string, names []string) []string {
+	paths := make([]string, len(names))
+	for i, name := range names {
+		paths[i] = filepath.Join(dir, name)
+	}
+	return paths
 }
 
 func isFile(path string) bool {

@@ -72,6 +72,10 @@ func weightInputs(m *Model) ([]inputs.File, error) {
 	}
 	if m.base != "" {
 		add(m.path) // the adapter
+	} else if isFile(m.path) {
+		for _, part := range partsOf(m.path, Formats()) {
+			add(part) // the first may have no tensors
+		}
 	}
 	slices.Sort(paths)
 	list := make([]inputs.File, 0, len(paths))

@@ -57,7 +57,8 @@ const (
 	mlxQuantKey   = "quantization"
 )
 
-// Open opens a model folder, or a model file of a format that is one file. A
+// Open opens a model folder, or a model file of a format that is one file: also a folder
+// with one such file and no other model, or any part of a model in several. A
 // folder may hold safetensors files, PyTorch's (pytorch_model.bin), Mistral's or
 // Meta's own (consolidated.*) or a LoRA adapter (see OpenAdapter); a model's
 // folder in the cache of Hugging Face's hub stands for its newest snapshot, and
@@ -67,7 +68,7 @@ func Open(path string, extra ...layout.Format) (*Model, error) {
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) && hubcache.IsName(path) {
 		if cached, cacheErr := hubcache.Find(hubcache.Dir(os.Getenv), path, ""); cacheErr == nil {
-			return openModelFolder(cached, withExtra(extra))
+			return openAnyFolder(cached, withExtra(extra))
 		}
 	}
 	if err != nil {
@@ -88,7 +89,7 @@ func Open(path string, extra ...layout.Format) (*Model, error) {
 	if IsAdapter(path) {
 		return OpenAdapter(path, "", extra...)
 	}
-	return openModelFolder(path, formats)
+	return openAnyFolder(path, formats)
 }
 
 // OpenStored opens a model as it is stored: also one that is quantized in a way
@@ -122,14 +123,14 @@ func openFile(path string, formats []layout.Format) (*Model, error) {
 			return nil, err
 		}
 		if o != nil {
-			m := &Model{path: path, config: o.Config, src: o.Source, format: f, dec: o.Decoder, files: o.Files}
+			m := &Model{path: partsOf(path, formats)[0], config: o.Config, src: o.Source, format: f, dec: o.Decoder, files: o.Files}
 			if m.files == nil {
 				m.files = embed.FS{} // none
 			}
 			return m.indexed()
 		}
 	}
-	if dir := filepath.Dir(path); isWeightFile(path) && isFile(filepath.Join(dir, layout.ConfigFile)) {
+	if dir := filepath.Dir(path); isWeightFile(path) && !standsAlone(path, formats) && isFile(filepath.Join(dir, layout.ConfigFile)) {
 		return nil, fmt.Errorf("%s: one file of a model: give the folder that holds it, %s", path, dir)
 	}
 	return nil, fmt.Errorf("%s: neither a model folder nor a model file of a known format", path)

@@ -151,7 +151,7 @@ func nothingThere(dir string) error {
 		return err
 	}
 	for _, kind := range []struct{ end, help string }{
-		{".gguf", "is a model of its own: give its path instead of the folder's"},
+		{".gguf", "is no model of its own, but what llama.cpp has beside one for images"},
 		{".h5", "is TensorFlow's, which is not read: save the model with transformers (save_pretrained) first"},
 		{".msgpack", "is Flax's, which is not read: save the model with transformers (save_pretrained) first"},
 		{".onnx", "is ONNX, which is not read: take the model it was made of"},

@@ -312,7 +312,7 @@ func TestOpenLeftOver(t *testing.T) {
 
 func TestOpenNothing(t *testing.T) {
 	for file, want := range map[string]string{
-		"other.gguf":        "give its path instead of the folder's",
+		"mmproj-x.gguf":     "no model of its own",
 		"tf_model.h5":       "TensorFlow",
 		"flax.msgpack":      "Flax",
 		"x.incomplete":      "download that did not end",
@@ -328,6 +328,11 @@ func TestOpenNothing(t *testing.T) {
 		require.ErrorIs(t, err, fs.ErrNotExist, file)
 		require.ErrorContains(t, err, want)
 	}
+	dir := t.TempDir()
+	put(t, dir, "config.json", formattest.ModelConfig)
+	put(t, dir, "other.gguf", "x")
+	_, err := Open(dir)
+	require.ErrorContains(t, err, "other.gguf: neither a model folder nor a model file")
 }
 
 // TestOpenMLX: a folder of mlx-lm evaluates to what mlx makes of it, and is

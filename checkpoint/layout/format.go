@@ -162,6 +162,15 @@ type File interface {
 	Write(ctx context.Context, path string, o Origin, layers []Layer, weight func(name string) (*quant.Weight, error)) error
 }
 
+// Parted is a File of which a model may lie in several, all in one folder.
+type Parted interface {
+	// Parts lists the files of the model of which path is one, by its name alone, first
+	// the one that stands for all; it is path itself where the model is one file.
+	Parts(path string) []string
+	// Ending is what the names of all files of the format end in.
+	Ending() string
+}
+
 // LayerChecker is a File that holds some layers only together with others.
 type LayerChecker interface {
 	// CheckLayers reports, before any work, whether the format holds the model

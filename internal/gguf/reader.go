@@ -40,6 +40,9 @@ type File struct {
 	tensors []Tensor
 	names   map[string]int
 	data    int64 // where the data section begins
+
+	parts []*File          // of a model in several files; see OpenParts
+	owner map[string]*File // of those the part with a tensor
 }
 
 // Open opens a file and checks its header.
@@ -271,6 +274,9 @@ func (f *File) ReadAt(name string, p []byte, off int64) error {
 	}
 	if off < 0 || off > t.Bytes() || int64(len(p)) > t.Bytes()-off {
 		return fmt.Errorf("tensor %q: bytes %d to %d of %d asked for", name, off, off+int64(len(p)), t.Bytes())
+	}
+	if part, ok := f.owner[name]; ok {
+		return part.ReadAt(name, p, off)
 	}
 	if n, err := f.r.ReadAt(p, f.data+t.Offset+off); n < len(p) {
 		return fmt.Errorf("tensor %q: reading: %w", name, err)

@@ -1,5 +1,5 @@
 // Package testkit makes what the tests of several packages work on: matrices
-// that are drawn, schemes of every kind, the codes of a weight.
+// that are drawn, schemes of every kind, the codes of a weight, GGUF files in parts.
 package testkit
 
 import (

@@ -60,7 +60,7 @@ func (g Format) Read(path string) (*layout.Opened, error) {
 	if err != nil || !ok {
 		return nil, err
 	}
-	f, err := gguf.Open(path)
+	f, err := gguf.OpenParts(path)
 	if err != nil {
 		return nil, err
 	}
@@ -70,6 +70,13 @@ func (g Format) Read(path string) (*layout.Opened, error) {
 	}
 	return &layout.Opened{Config: config, Source: src, Decoder: src, Files: tokenizerFS(src)}, nil
 }
+
+// Parts implements layout.Parted: a model may lie in several files, whose names end in
+// -00001-of-00003.gguf and so on.
+func (Format) Parts(path string) []string { return gguf.Parts(path) }
+
+// Ending implements layout.Parted.
+func (Format) Ending() string { return ".gguf" }
 
 func isGGUF(path string) (bool, error) {
 	f, err := os.Open(path)
@@ -248,7 +255,7 @@ func (g *modelFile) Spec(name string) (layout.Spec, bool) {
 	return e.spec, ok
 }
 
-func (g *modelFile) File(string) string { return g.path }
+func (g *modelFile) File(name string) string { return g.f.Path(g.tensors[name].info.Name) }
 
 func (g *modelFile) Close() error { return g.f.Close() }
 
@@ -349,7 +356,7 @@ func (g *modelFile) readFile(e fileTensor, p []byte, off int64) error {
 
 func (g *modelFile) readAt(name string, p []byte, off int64) error {
 	if err := g.f.ReadAt(name, p, off); err != nil {
-		return fmt.Errorf("%s: %w", g.path, err)
+		return fmt.Errorf("%s: %w", g.f.Path(name), err)
 	}
 	return nil
 }
