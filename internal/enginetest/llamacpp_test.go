@@ -165,7 +165,7 @@ func logitsCases() []logitsCase {
 		quantized("asym 6 g64 Q8_0", scheme(6, 64, false)),
 		quantized("sym 4 g32 Q4_0, Q8_0 embeddings", scheme(4, 32, true)),
 	}
-	for _, typ := range []gguf.Type{gguf.Q2_K, gguf.Q3_K, gguf.Q4_K, gguf.Q5_K, gguf.Q6_K, gguf.IQ4_XS, gguf.IQ4_NL, gguf.MXFP4} {
+	for _, typ := range []gguf.Type{gguf.Q2_K, gguf.Q3_K, gguf.Q4_K, gguf.Q5_K, gguf.Q6_K, gguf.IQ4_XS, gguf.IQ4_NL, gguf.MXFP4, gguf.NVFP4} {
 		grid, _ := kquant.Of(typ)
 		c := quantized(typ.String(), grid.Scheme())
 		if typ.Super() {
@@ -173,6 +173,7 @@ func logitsCases() []logitsCase {
 		}
 		list = append(list, c)
 	}
+	list = append(list, quantized("NVFP4 with a scale", kquant.TensorScaled().Scheme()))
 	for i := range list {
 		if strings.HasSuffix(list[i].name, "Q4_1") {
 			list[i].linear = roundQ81

@@ -31,7 +31,7 @@ import (
 //	asymmetric 4, other scales                 Q5_0  5.5 bits
 //
 // A weight on the grid of a block type itself (internal/kquant) is stored in that
-// type: Q2_K to Q6_K, IQ4_NL, IQ4_XS, MXFP4, and the plain types. Type asks for such
+// type: Q2_K to Q6_K, IQ4_NL, IQ4_XS, MXFP4, NVFP4 (with a scale beside it, see tensorscale.go), and the plain types. Type asks for such
 // grids. One of free biases (internal/affine, of mlx) is in 2 to 4 bits one of Q4_1,
 // in 5 bits of Q5_1, if its scales and biases are half floats.
 //
@@ -127,7 +127,7 @@ func checkGrid(l layout.Layer) error {
 func gridOf(s quant.Scheme) (g kquant.Grid, ok bool) {
 	switch g := s.Grid.(type) {
 	case kquant.Grid:
-		return g, g != kquant.TensorScaled() // whose scale a block has no place for
+		return g, true
 	case affine.Grid:
 		switch {
 		case g.Bits() <= 4:

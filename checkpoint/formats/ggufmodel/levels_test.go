@@ -2,11 +2,13 @@ package ggufmodel_test
 
 import (
 	"encoding/binary"
+	"math"
 	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/gguf"
@@ -106,40 +108,30 @@ func retyped(t *testing.T, path, name string, typ gguf.Type, content []byte) str
 	return out
 }
 
-// A block of NVFP4 has no place for a scale of the whole tensor.
-func TestTensorScaleIsRefused(t *testing.T) {
-	l := layout.Layer{Name: "model.layers.0.mlp.up_proj", Out: 64, In: 64, Scheme: own(gguf.NVFP4)}
+// A scale beside a matrix of NVFP4 multiplies it: with ours the matrix is a weight, with
+// another one it is only dense, and of a wrong shape it is refused.
+func TestTensorScale(t *testing.T) {
+	const tensor, name = "blk.0.ffn_gate.scale", "model.layers.0.mlp.gate_proj"
+	src := openModel(t, ggufFolder(t, ggufmodel.SmallConfig("llama", map[string]any{"hidden_size": 64, "intermediate_size": 96})))
+	l := layout.Layer{Name: name, Out: 96, In: 64, Scheme: kquant.TensorScaled().Scheme()}
 	require.NoError(t, ggufmodel.Format{}.Check(l))
-	l.Scheme = kquant.TensorScaled().Scheme()
-	require.ErrorContains(t, ggufmodel.Format{}.Check(l), "none of a block type of GGUF")
-}
-
-// Types of vectors are read as dense values, and are no weights on a grid.
-func TestGGUFVectors(t *testing.T) {
-	const tensor, name = "blk.0.ffn_gate.weight", "model.layers.0.mlp.gate_proj" // [96 256]
-	config := map[string]any{"hidden_size": 256, "intermediate_size": 96}
-	path := writeGGUFModel(t, openModel(t, ggufFolder(t, ggufmodel.SmallConfig("llama", config))), ggufmodel.Format{}, nil)
-	for _, typ := range []gguf.Type{gguf.IQ1_S, gguf.IQ1_M, gguf.IQ2_XXS, gguf.IQ2_XS, gguf.IQ2_S, gguf.IQ3_XXS, gguf.IQ3_S} {
-		blocks := make([]byte, typ.RowBytes(96*256))
-		for i := range blocks {
-			blocks[i] = byte(i * 89 >> 3)
-		}
-		for at := 0; at < len(blocks); at += typ.BlockBytes() {
-			if typ == gguf.IQ1_M {
-				blocks[at+55] = 0x38 // all of the exponent is there
-			} else {
-				binary.LittleEndian.PutUint16(blocks[at:], 0x3400)
-			}
-		}
-		m := openModel(t, retyped(t, path, tensor, typ, blocks))
-		l, ok := m.Layer(name)
-		require.True(t, ok)
-		require.NoError(t, l.Scheme.Validate())
-		want := make([]float32, 96*256)
-		require.NoError(t, typ.Decode(want, blocks))
-		require.Equal(t, want, matrixOf(t, m, name+layout.WeightSuffix).Data)
-		_, err := m.Weight(name)
-		require.ErrorIs(t, err, layout.ErrNotWeight)
-		require.ErrorContains(t, err, typ.String())
+	q, err := quant.RTN{}.Quantize(t.Context(), matrixOf(t, src, name+layout.WeightSuffix), l.Scheme, nil)
+	require.NoError(t, err)
+	path := writeGGUFModel(t, src, ggufmodel.Format{}, map[string]*quant.Weight{name: q})
+	m := openModel(t, path)
+	w, err := m.Weight(name)
+	require.NoError(t, err)
+	require.Equal(t, l.Scheme, w.Scheme)
+	require.Equal(t, q.Dequantize(), w.Dequantize())
+	require.Equal(t, q.Dequantize(), matrixOf(t, m, name+layout.WeightSuffix))
+	half := binary.LittleEndian.AppendUint32(nil, math.Float32bits(0.5))
+	m = openModel(t, retyped(t, path, tensor, gguf.F32, half))
+	_, err = m.Weight(name)
+	require.ErrorIs(t, err, layout.ErrNotWeight)
+	for i, v := range matrixOf(t, m, name+layout.WeightSuffix).Data {
+		require.Equal(t, 128*q.Dequantize().Data[i], v)
 	}
+	_, err = checkpoint.Open(retyped(t, path, tensor, gguf.F16, half[:2]))
+	require.ErrorContains(t, err, "blk.0.ffn_gate.scale")
+	require.ErrorContains(t, err, "want a vector of F32")
 }

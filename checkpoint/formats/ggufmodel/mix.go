@@ -30,7 +30,7 @@ var fileTypes = map[string]struct {
 	"Q4_K_S": {gguf.Q4_K, 14}, "Q4_K_M": {gguf.Q4_K, 15},
 	"Q5_K_S": {gguf.Q5_K, 16}, "Q5_K_M": {gguf.Q5_K, 17},
 	"Q6_K": {gguf.Q6_K, 18}, "IQ4_NL": {gguf.IQ4_NL, 25}, "IQ4_XS": {gguf.IQ4_XS, 30},
-	"MXFP4": {gguf.MXFP4, 38},
+	"MXFP4": {gguf.MXFP4, 38}, "NVFP4": {gguf.NVFP4, 39},
 }
 
 // Types lists the file types that Format.Type can be, from few bits to many.
@@ -56,7 +56,7 @@ func (g Format) Main() (s quant.Scheme, ok bool) {
 	if !ok {
 		return s, false
 	}
-	grid, ok := kquant.Of(t.main)
+	grid, ok := linearGrid(t.main)
 	return grid.Scheme(), ok
 }
 
@@ -90,11 +90,19 @@ func (g Format) Mix(src layout.Origin, weighted bool) (func(l layout.Layer) (qua
 	}, nil
 }
 
+// linearGrid is the grid of a linear of a type: of NVFP4 the one with a scale beside it.
+func linearGrid(t gguf.Type) (g kquant.Grid, ok bool) {
+	if t == gguf.NVFP4 {
+		return kquant.TensorScaled(), true
+	}
+	return kquant.Of(t)
+}
+
 // typed is the scheme of a linear with so many inputs that is to be of a type, and a
 // remark if it becomes another.
 func typed(want gguf.Type, in int) (s quant.Scheme, remark string, err error) {
 	t := fitting(want, in)
-	grid, ok := kquant.Of(t)
+	grid, ok := linearGrid(t)
 	if !ok {
 		return s, "", layout.Unsupported("%d inputs are not a whole number of blocks of %d", in, gguf.BlockLen)
 	}
@@ -289,7 +297,7 @@ func (x *mixer) valueType() gguf.Type {
 	return t
 }
 
-func (x *mixer) floats() bool { return x.main == gguf.MXFP4 }
+func (x *mixer) floats() bool { return x.main == gguf.MXFP4 || x.main == gguf.NVFP4 }
 
 func (x *mixer) falcon() bool { return x.model.GGUF.Name == "falcon" }
 

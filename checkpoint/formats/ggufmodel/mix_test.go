@@ -46,7 +46,7 @@ func TestTypesAreLlamaQuantizes(t *testing.T) {
 			config := ggufmodel.SmallConfig(modelType, c.Config)
 			blocks := int(c.Config["num_hidden_layers"].(float64))
 			src := openModel(t, ggufFolder(t, config))
-			require.Len(t, c.Types, len(ggufmodel.Types())-1+2) // MXFP4 has a rule of its own
+			require.Len(t, c.Types, len(ggufmodel.Types())-2+2) // MXFP4 and NVFP4 have a rule of their own
 			for file, want := range c.Types {
 				file, weighted := strings.CutSuffix(file, " weighted")
 				got, err := ggufmodel.TypesOf(ggufmodel.Format{Type: file}, src, weighted || file == "Q2_K_S")
@@ -129,7 +129,7 @@ func TestFileTypes(t *testing.T) {
 				}
 			}
 			number, _ := f.Value("general.file_type")
-			require.Contains(t, []uint32{10, 11, 12, 13, 14, 15, 16, 17, 18, 21, 25, 30, 38}, number)
+			require.Contains(t, []uint32{10, 11, 12, 13, 14, 15, 16, 17, 18, 21, 25, 30, 38, 39}, number)
 
 			again := filepath.Join(t.TempDir(), "again.gguf")
 			require.NoError(t, checkpoint.Convert(t.Context(), checkpoint.WriterOptions{Out: again, Source: m, Format: ggufmodel.Format{}}))

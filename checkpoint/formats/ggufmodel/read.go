@@ -50,6 +50,8 @@ type fileTensor struct {
 	// bands are the tensors in the file that have the rows, one after the other;
 	// nil: it is one.
 	bands []string
+	// scale multiplies all values; 0 if there is none.
+	scale float32
 	// value are the bytes of what is no tensor in the file.
 	value []byte
 }
@@ -111,16 +113,23 @@ func openFile(f *gguf.File, path string) (json.RawMessage, *modelFile, error) {
 		return nil, nil, err
 	}
 	known := knownTensors(m)
+	scales, err := tensorScales(f, known)
+	if err != nil {
+		return nil, nil, err
+	}
 	src := &modelFile{f: f, path: path, tensors: map[string]fileTensor{}}
 	for _, t := range f.Tensors() {
 		if t.Name == nameRopeFreqs || t.Name == nameRopeLong || t.Name == nameRopeShort {
 			continue // part of the configuration
 		}
 		k, ok := known[t.Name]
+		if !ok && scales[t.Name] != nil {
+			continue // part of a matrix
+		}
 		if !ok {
 			return nil, nil, fmt.Errorf("tensor %q: %w", t.Name, layout.Unsupported("no tensor of a %s of %d layers that can be read", arch.GGUF.Name, m.Layers))
 		}
-		if err := src.add(k, t); err != nil {
+		if err := src.add(k, t, scales[scaleOf(t.Name)]); err != nil {
 			return nil, nil, fmt.Errorf("tensor %q: %w", t.Name, err)
 		}
 	}
@@ -148,8 +157,9 @@ func knownTensors(m *decoder.Model) map[string]decoder.GGUFTensor {
 	return known
 }
 
-// add registers a tensor, or all that are stacked in it.
-func (g *modelFile) add(k decoder.GGUFTensor, t gguf.Tensor) error {
+// add registers a tensor, or all that are stacked in it, of which each has a scale, or
+// none has.
+func (g *modelFile) add(k decoder.GGUFTensor, t gguf.Tensor, scales []float32) error {
 	if !t.Type.Readable() {
 		return layout.Unsupported("values of type %v are not read, only "+gguf.ReadableTypes, t.Type)
 	}
@@ -178,8 +188,14 @@ func (g *modelFile) add(k decoder.GGUFTensor, t gguf.Tensor) error {
 		}
 		e.to = inverted(k.From)
 	}
+	if n := len(scales); n > 0 && (n != len(k.Parts) || t.Type != gguf.NVFP4) {
+		return fmt.Errorf("%d scales in %q, want %d", n, scaleOf(t.Name), len(k.Parts))
+	}
 	for i, name := range k.Parts {
 		e.offset = int64(i) * size
+		if scales != nil {
+			e.scale = scales[i]
+		}
 		if err := g.addOne(k, name, e, matrix); err != nil {
 			return err
 		}
@@ -203,7 +219,7 @@ func (g *modelFile) addOne(k decoder.GGUFTensor, name string, e fileTensor, matr
 	t := e.info
 	if k.Bands > 0 {
 		if first, ok := g.tensors[name]; ok {
-			if t.Type != first.info.Type || !slices.Equal(t.Dims, first.info.Dims) {
+			if t.Type != first.info.Type || !slices.Equal(t.Dims, first.info.Dims) || e.scale != first.scale {
 				return fmt.Errorf("%v %v, want %v %v as in %q", t.Type, t.Dims, first.info.Type, first.info.Dims, first.info.Name)
 			}
 			first.bands[k.Band] = t.Name
@@ -232,12 +248,15 @@ func (g *modelFile) addOne(k decoder.GGUFTensor, name string, e fileTensor, matr
 			return fmt.Errorf("a vector of type %v, want F32, F16 or BF16", t.Type)
 		}
 		if k.Dense || k.Outer && t.Name != nameHead {
+			if e.scale != 0 {
+				return layout.Unsupported("it has a scale, %q, as only linears may", scaleOf(t.Name))
+			}
 			e.spec.DType, e.decoded = safetensors.F32, true
 			break
 		}
 		e.spec.DType, e.spec.Shape[1] = safetensors.U8, e.rowBytes
 		base, _ := layout.CutWeight(name)
-		g.layers = append(g.layers, layout.Layer{Name: base, Out: e.rows, In: t.Dims[0], Scheme: schemeOf(t.Type)})
+		g.layers = append(g.layers, layout.Layer{Name: base, Out: e.rows, In: t.Dims[0], Scheme: e.schemeOf()})
 	}
 	if k.Transposed && e.spec.DType != safetensors.U8 {
 		e.moved = true
@@ -423,7 +442,10 @@ func (g *modelFile) Weight(name string) (*quant.Weight, error) {
 	if _, ok := t.Vectors(); ok {
 		return nil, layout.TensorError(g, name+layout.WeightSuffix, "type %v has vectors for values, which lie on no grid: %w", t, layout.ErrNotWeight)
 	}
-	w := quant.NewWeight(e.rows, e.info.Dims[0], schemeOf(t))
+	w := quant.NewWeight(e.rows, e.info.Dims[0], e.schemeOf())
+	if e.scale != 0 && !tensorScaled(w.Scheme) {
+		return nil, layout.TensorError(g, name+layout.WeightSuffix, "scale %g of the tensor, want %g: %w", e.scale, kquant.TensorScale, layout.ErrNotWeight)
+	}
 	if grid, ok := w.Scheme.Grid.(kquant.Grid); ok {
 		codes := make([]uint8, w.In)
 		for r := range w.Out {
@@ -510,6 +532,7 @@ func (g *modelFile) Matrix(name string) (*tensor.Matrix, error) {
 		if err := e.info.Type.Decode(m.Row(r), data[r*e.rowBytes:][:e.rowBytes]); err != nil {
 			return nil, layout.TensorError(g, name+layout.WeightSuffix, "%w", err)
 		}
+		e.scaled(m.Row(r))
 	}
 	return m, nil
 }

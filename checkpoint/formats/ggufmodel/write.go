@@ -162,6 +162,9 @@ func (a *assembly) plan() ([]plannedTensor, error) {
 		}
 		if ok {
 			tensors = append(tensors, p)
+			if l, packed := a.layerOf(t.Parts[0]); packed && tensorScaled(l.Scheme) {
+				tensors = append(tensors, scalePlan(p))
+			}
 		}
 	}
 	return tensors, nil
@@ -195,7 +198,7 @@ func (a *assembly) planOne(t decoder.GGUFTensor) (p plannedTensor, ok bool, err 
 			return p, false, fmt.Errorf("tensor %q: shape %v, want %v as %q", part, other, shape, t.Parts[0])
 		}
 		l, also := a.layerOf(part)
-		if first, _ := a.layerOf(t.Parts[0]); also != packed || packed && blockType(l.Scheme) != blockType(first.Scheme) {
+		if first, _ := a.layerOf(t.Parts[0]); also != packed || packed && (blockType(l.Scheme) != blockType(first.Scheme) || tensorScaled(l.Scheme) != tensorScaled(first.Scheme)) {
 			return p, false, fmt.Errorf("tensors %q and %q: %w", t.Parts[0], part, layout.Unsupported("the engine has all experts of a block in one tensor of one type"))
 		}
 	}
@@ -564,7 +567,7 @@ func (a *assembly) fileType(tensors []gguf.Tensor) uint32 {
 		{gguf.F32, 0}, {gguf.F16, 1}, {gguf.Q4_0, 2}, {gguf.Q4_1, 3},
 		{gguf.Q8_0, 7}, {gguf.Q5_0, 8}, {gguf.Q5_1, 9}, {gguf.BF16, 32},
 		{gguf.Q2_K, 10}, {gguf.Q3_K, 11}, {gguf.Q4_K, 14}, {gguf.Q5_K, 16}, {gguf.Q6_K, 18},
-		{gguf.IQ4_NL, 25}, {gguf.IQ4_XS, 30}, {gguf.MXFP4, 38},
+		{gguf.IQ4_NL, 25}, {gguf.IQ4_XS, 30}, {gguf.MXFP4, 38}, {gguf.NVFP4, 39},
 	}
 	size := map[gguf.Type]int64{}
 	for _, t := range tensors {
