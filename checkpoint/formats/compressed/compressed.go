@@ -62,7 +62,7 @@ func (Format) Name() string { return "compressed-tensors" }
 // Check accepts 2 to 8 bits along the inputs, whole groups and scales of F16, or
 // BF16 in a bfloat16 model.
 func (f Format) Check(l layout.Layer) error {
-	if l.Scheme.Grid != nil {
+	if _, ok := grids.Name(l.Scheme); ok {
 		return grids.Check(f.Name(), l)
 	}
 	bf16 := l.Scheme.ScaleType == quant.BF16

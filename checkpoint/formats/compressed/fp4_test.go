@@ -106,7 +106,7 @@ func TestFP4Damage(t *testing.T) {
 	})
 	mx, _ := kquant.Of(gguf.NVFP4)
 	l.Scheme = mx.Scheme()
-	require.ErrorContains(t, Format{}.Check(l), "has no grid NVFP4")
+	require.ErrorContains(t, Format{}.Check(l), "the grid NVFP4 is not one of scales and zero-points")
 }
 
 // TestFP4Mixed: layers of both grids and of integers are groups of their own.
