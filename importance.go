@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel"
 	"github.com/golowbit/lowbit/internal/blocks"
@@ -32,6 +33,9 @@ func (j *job) openImportance(o Options) (err error) {
 	}
 	if _, err := os.Lstat(o.SaveImportance); !o.Resume && !errors.Is(err, fs.ErrNotExist) {
 		return badOptions("%s: there is such a file already", o.SaveImportance)
+	}
+	if _, err := os.Stat(filepath.Dir(o.SaveImportance)); err != nil {
+		return badOptions("%s: no folder for it: %w", o.SaveImportance, err)
 	}
 	made, err := ggufmodel.NewImportance(j.src)
 	j.saveImportance = func() error {

@@ -225,6 +225,9 @@ func TestImportanceRefuses(t *testing.T) {
 		{func(o *Options) { o.Calibration = quick(t).Calibration }, "text is given too"},
 		{func(o *Options) { o.SaveImportance = "x"; o.Importance = "" }, ErrNeedsText.Error()},
 		{func(o *Options) { o.Calibration, o.Importance, o.SaveImportance = quick(t).Calibration, "", path }, "already"},
+		{func(o *Options) {
+			o.Calibration, o.Importance, o.SaveImportance = quick(t).Calibration, "", filepath.Join(t.TempDir(), "no", "x.gguf")
+		}, "no folder for it"},
 		{func(o *Options) { o.Importance = embeddedHeldout }, "not a valid importance matrix"},
 		{func(o *Options) { o.Model = "testdata/architectures/mixtral" }, "of another model"},
 		{func(o *Options) { o.Importance = damaged(func(f *imatrix.File) { f.Entries = f.Entries[:0] }) }, "no entries"},
