@@ -91,8 +91,11 @@ func isFile(path string) bool {
 // copyFiles copies the files of the source folder that are no tensors, and
 // not those in replaced: tokenizer, generation settings, templates, code,
 // licence, model card. Sub-folders and hidden files stay behind. If the source
-// is a single file there is nothing to copy.
+// is a single file it has those that its format makes of it.
 func copyFiles(d disk.FS, dir string, source *Model, replaced map[string][]byte, formats []layout.Format) error {
+	if own, ok := source.Files().(layout.OwnFiles); ok {
+		return copyOwn(d, dir, own, replaced)
+	}
 	info, err := os.Stat(source.Path())
 	if err != nil {
 		return err
@@ -126,6 +129,27 @@ func copyFiles(d disk.FS, dir string, source *Model, replaced map[string][]byte,
 			continue
 		}
 		if err := copyFile(d, filepath.Join(dir, name), source.Files(), name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// copyOwn writes the files that a model in one file has beside config.json.
+func copyOwn(d disk.FS, dir string, own layout.OwnFiles, replaced map[string][]byte) error {
+	names, err := own.Names()
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if _, ok := replaced[name]; ok {
+			continue
+		}
+		to := filepath.Join(dir, filepath.FromSlash(name))
+		if err := d.MkdirAll(filepath.Dir(to), 0o777); err != nil {
+			return err
+		}
+		if err := copyFile(d, to, own, name); err != nil {
 			return err
 		}
 	}

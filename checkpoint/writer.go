@@ -191,7 +191,13 @@ func newWriter(o WriterOptions) (*Writer, error) {
 		if err := file.CheckModel(o.Source); err != nil {
 			return nil, fmt.Errorf("format %s: %s: %w", file.Name(), o.Source.Path(), err)
 		}
-	case folder == nil:
+	case folder != nil:
+		if own, ok := o.Source.Files().(layout.OwnFiles); ok {
+			if _, err := own.Names(); err != nil {
+				return nil, fmt.Errorf("%s: %w", o.Source.Path(), err)
+			}
+		}
+	default:
 		return nil, fmt.Errorf("format %s cannot be written: it is neither a Folder nor a File", o.Format.Name())
 	}
 	if len(o.Fingerprint) == 0 {

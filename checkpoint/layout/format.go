@@ -238,8 +238,16 @@ type Opened struct {
 	// Decoder reads the quantized layers; nil if there are none.
 	Decoder Decoder
 	// Files holds what would lie beside config.json in a folder, as far as
-	// the file has it: tokenizer.json and its companions.
+	// the file has it: tokenizer.json and its companions. What is an OwnFiles is
+	// written beside a model that is made of this one.
 	Files fs.FS
+}
+
+// OwnFiles are the files that a format makes of what a model in one file says.
+type OwnFiles interface {
+	fs.FS
+	// Names lists them, paths with slashes; an error that they cannot be made.
+	Names() ([]string, error)
 }
 
 // Origin is the model that quantized layers came from, as a File sees it.

@@ -1,6 +1,7 @@
 package tokenizer
 
 import (
+	"encoding/json"
 	"strings"
 
 	"github.com/golowbit/lowbit/internal/tokenizer/chars"
@@ -132,3 +133,53 @@ func (t *Tokenizer) Scores() []float32 {
 // order: their hash tells pre-tokenizers apart. It is "" where there is none, as
 // with the pattern built into ByteLevel.
 func (t *Tokenizer) SplitRegexes() string { return strings.Join(t.pre.regexes, "") }
+
+// Normalize returns what the normalizer makes of a stretch of text.
+func (t *Tokenizer) Normalize(text string) string {
+	if t.normalize == nil {
+		return text
+	}
+	s, _ := t.normalize(text)
+	return s
+}
+
+// Pieces returns what the pre-tokenizer makes of a text that is normalized already,
+// byte-level symbols spelled as the bytes that they stand for.
+func (t *Tokenizer) Pieces(text string) []string {
+	var out []string
+	t.pre.run(text, true, func(s string, _ bool) {
+		if t.pre.byteLevel && !t.pre.bytes {
+			s = string(chars.AppendFromSymbols(nil, s))
+		}
+		out = append(out, s)
+	})
+	return out
+}
+
+// WithPreTokenizer returns the tokenizer with another pre_tokenizer of tokenizer.json.
+func (t *Tokenizer) WithPreTokenizer(raw json.RawMessage) (*Tokenizer, error) {
+	pre, err := parsePreTokenizer(raw)
+	if err != nil {
+		return nil, err
+	}
+	other := &Tokenizer{
+		model: t.model, normalize: t.normalize, later: t.later, pre: pre, around: t.around, decode: t.decode,
+		added: t.added, addedAt: t.addedAt, addedByStr: t.addedByStr, raw: t.raw, normalized: t.normalized,
+		size: t.size, scores: t.scores, types: t.types, own: t.own, wrap: t.wrap, special: t.special,
+	}
+	other.encoders.New = func() any { return other.model.NewEncoder() }
+	return other, nil
+}
+
+// TakesWholePieces tells whether a piece that is a token is taken as it is
+// (ignore_merges), and whether that gives other ids than merging.
+func (t *Tokenizer) TakesWholePieces() (takes, matters bool) {
+	m, ok := t.model.(*model.BPE)
+	if !ok {
+		return false, false
+	}
+	return m.IgnoresMerges(), !m.MergesMakeAll(func(id int32) bool {
+		_, added := t.addedAt[id]
+		return added
+	})
+}

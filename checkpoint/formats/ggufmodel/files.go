@@ -3,10 +3,13 @@ package ggufmodel
 import (
 	"bytes"
 	"io/fs"
+	"maps"
+	"path"
+	"slices"
 	"time"
 )
 
-// memFS is a flat file system of files in memory, made when the first is
+// memFS is a file system of files in memory, made when the first is
 // opened. An error of making them is one of every file.
 type memFS func() (map[string][]byte, error)
 
@@ -23,7 +26,13 @@ func (m memFS) Open(name string) (fs.File, error) {
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
 	}
-	return &memFile{Reader: bytes.NewReader(data), name: name}, nil
+	return &memFile{Reader: bytes.NewReader(data), name: path.Base(name)}, nil
+}
+
+// Names lists the files.
+func (m memFS) Names() ([]string, error) {
+	files, err := m()
+	return slices.Sorted(maps.Keys(files)), err
 }
 
 // memFile is an open file, and its own description.

@@ -13,8 +13,8 @@ import (
 	"github.com/golowbit/lowbit/internal/tokenizer"
 )
 
-// tokenizerFS holds tokenizer.json and tokenizer_config.json, made from a
-// file's metadata when the first is opened.
+// tokenizerFS holds tokenizer.json and its companions, made from a file's metadata
+// when the first is opened.
 func tokenizerFS(f *modelFile) fs.FS {
 	return memFS(sync.OnceValues(func() (map[string][]byte, error) {
 		files, err := vocab.Files(f.f)

@@ -166,6 +166,25 @@ func (m *BPE) Scores(leaveOut func(id int32) bool) []float32 {
 	return scores
 }
 
+// IgnoresMerges reports whether a piece that is a token is taken as it is.
+func (m *BPE) IgnoresMerges() bool { return m.ignoreMerges }
+
+// MergesMakeAll reports whether the merges make every token of its characters, but
+// for the unknown token and those for which leaveOut holds.
+func (m *BPE) MergesMakeAll(leaveOut func(id int32) bool) bool {
+	e := m.NewEncoder().(*bpeEncoder)
+	for i, s := range m.vocab.tokens {
+		id := int32(i)
+		if !m.vocab.used[i] || id == m.unk || leaveOut(id) {
+			continue
+		}
+		if ids := e.segment(s, false, false); len(ids) != 1 || ids[0] != id {
+			return false
+		}
+	}
+	return true
+}
+
 // NewEncoder returns the scratch for one goroutine.
 func (m *BPE) NewEncoder() Encoder {
 	return &bpeEncoder{m: m, merge: merger{table: m.table}, cache: make(map[string]span)}

@@ -17,35 +17,6 @@ import (
 // jsonObject is a JSON object being made.
 type jsonObject map[string]any
 
-// prePattern is a pre-tokenizer of llama.cpp's as tokenizer.json has it.
-type prePattern struct {
-	names    []string
-	patterns []string // Split, isolated, in order; then ByteLevel without its own
-	// builtin uses ByteLevel's own pattern, digits splits digits before it.
-	builtin, digits bool
-	// What the name implies in llama.cpp (llama-vocab.cpp), and for Qwen in
-	// the tokenizer the model was trained with.
-	ignoreMerges, addBOS, nfc bool
-}
-
-const (
-	gpt2Pattern   = `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`
-	llama3Pattern = `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
-	qwen2Pattern  = `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
-	tekkenPattern = `[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+`
-)
-
-func prePatterns() []prePattern {
-	return []prePattern{
-		{names: []string{"llama-bpe", "llama3", "llama-v3"}, patterns: []string{llama3Pattern}, ignoreMerges: true, addBOS: true},
-		{names: []string{"qwen2", "deepseek-r1-qwen"}, patterns: []string{qwen2Pattern}, nfc: true},
-		{names: []string{"tekken"}, patterns: []string{tekkenPattern}, ignoreMerges: true, addBOS: true},
-		{names: []string{"gpt-2", "mpt", "olmo"}, builtin: true},
-		{names: []string{"smollm", "starcoder", "refact"}, builtin: true, digits: true},
-		{names: []string{"default"}, patterns: []string{`[\p{P}\$\+<=>\^~\|]+`, gpt2Pattern, `\p{N}+`, `[0-9][0-9][0-9]`}},
-	}
-}
-
 // vocabulary is the vocabulary as the metadata has it.
 type vocabulary struct {
 	f      *gguf.File
@@ -56,8 +27,15 @@ type vocabulary struct {
 	merges []string
 }
 
-// Files are tokenizer.json and tokenizer_config.json, made from a file's metadata.
+// Files are the files that a folder would have beside config.json: tokenizer.json,
+// tokenizer_config.json, generation_config.json and chat templates, made from a file's
+// metadata. A file without a tokenizer has none.
 func Files(f *gguf.File) (map[string][]byte, error) {
+	if m, ok := f.Value(keyModel); !ok || m == "none" || m == "no_vocab" {
+		if _, ok := f.Value(keyTokens); !ok {
+			return nil, nil
+		}
+	}
 	v, err := readVocab(f)
 	if err != nil {
 		return nil, err
@@ -66,29 +44,12 @@ func Files(f *gguf.File) (map[string][]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	added := []jsonObject{}
-	for id, s := range v.tokens {
-		special := v.types[id] == typeControl || v.types[id] == typeUnknown
-		if special || v.types[id] == typeUserDefined {
-			added = append(added, jsonObject{
-				"id": id, "content": s, "special": special,
-				"single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
-			})
-		}
-	}
 	out["version"] = "1.0"
-	out["added_tokens"] = added
-	config := jsonObject{"tokenizer_class": "PreTrainedTokenizerFast", "added_tokens_decoder": jsonObject{}}
-	roles := map[string]string{}
-	for _, role := range tokenRoles {
-		id, err := f.Count(role.key, -1)
-		if err != nil {
-			return nil, err
-		}
-		if id >= 0 && id < len(v.tokens) {
-			roles[role.role] = v.tokens[id]
-			config[role.role] = v.tokens[id]
-		}
+	out["added_tokens"] = v.added()
+	config := jsonObject{"tokenizer_class": "PreTrainedTokenizerFast"}
+	roles, err := v.roles(config)
+	if err != nil {
+		return nil, err
 	}
 	addBOS, err := v.flag(keyAddBOS, v.model == modelSPM || pre.addBOS)
 	if err != nil {
@@ -98,18 +59,66 @@ func Files(f *gguf.File) (map[string][]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	addBOS = addBOS || v.model == modelGemma4 // whatever it says: so does the engine
 	config["add_bos_token"], config["add_eos_token"] = addBOS, addEOS
 	out["post_processor"] = postProcessor(roles, v.tokens, addBOS, addEOS)
-	if s, ok := f.Value(keyTemplate); ok {
-		config["chat_template"] = s
-	}
 	files := map[string][]byte{}
-	for name, o := range map[string]jsonObject{File: out, "tokenizer_config.json": config} {
+	if err := templates(f, files); err != nil {
+		return nil, err
+	}
+	generation, err := generationConfig(f, v)
+	if err != nil {
+		return nil, err
+	}
+	for name, o := range map[string]jsonObject{File: out, configFile: config, generationFile: generation} {
+		if len(o) == 0 {
+			continue
+		}
 		if files[name], err = json.MarshalIndent(o, "", "  "); err != nil {
 			return nil, err
 		}
 	}
 	return files, nil
+}
+
+// added lists the tokens that are found in a text before it is split.
+func (v *vocabulary) added() []jsonObject {
+	added := []jsonObject{}
+	name, _ := v.f.Value("general.name")
+	text, _ := name.(string)
+	text = strings.ToLower(text)
+	// As llama.cpp has it: the file does not say it otherwise.
+	phi3 := strings.Contains(text, "phi-3") || strings.Contains(text, "phi3")
+	for id, s := range v.tokens {
+		special := v.types[id] == typeControl || v.types[id] == typeUnknown
+		if special || v.types[id] == typeUserDefined {
+			added = append(added, jsonObject{
+				"id": id, "content": s, "special": special, "single_word": false, "lstrip": false,
+				"rstrip": phi3 && s != "<unk>" && s != "<s>" && s != "<|endoftext|>", "normalized": false,
+			})
+		}
+	}
+	return added
+}
+
+// roles finds the tokens with a role, and notes them in tokenizer_config.json.
+func (v *vocabulary) roles(config jsonObject) (map[string]string, error) {
+	roles := map[string]string{}
+	for _, role := range tokenRoles {
+		missing := -1
+		if v.model == modelSPM {
+			missing = role.spm
+		}
+		id, err := v.f.Count(role.key, missing)
+		if err != nil {
+			return nil, err
+		}
+		if id >= 0 && id < len(v.tokens) {
+			roles[role.role] = v.tokens[id]
+			config[role.role] = v.tokens[id]
+		}
+	}
+	return roles, nil
 }
 
 func readVocab(f *gguf.File) (*vocabulary, error) {
@@ -148,6 +157,7 @@ func readVocab(f *gguf.File) (*vocabulary, error) {
 	if v.types == nil {
 		v.types = slices.Repeat([]int32{typeNormal}, len(v.tokens))
 	}
+	v.types, v.tokens = slices.Clone(v.types), slices.Clone(v.tokens)
 	if len(v.types) != len(v.tokens) {
 		return nil, fmt.Errorf("key %q: %d entries for %d tokens", keyTypes, len(v.types), len(v.tokens))
 	}
@@ -155,8 +165,59 @@ func readVocab(f *gguf.File) (*vocabulary, error) {
 		if !utf8.ValidString(s) {
 			return nil, fmt.Errorf("token %d is not UTF-8: %q", i, s)
 		}
+		if s == "" {
+			v.tokens[i] = fmt.Sprintf("[EMPTY_%d]", i) // as llama.cpp names it
+		}
 	}
+	v.setControl()
 	return v, nil
+}
+
+// controlTexts are tokens that llama.cpp takes for control tokens, whatever type they
+// have; those of FIM only where no key names the one of their kind.
+var (
+	endTexts = []string{
+		"<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>",
+		"<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>", "<end_of_utterance>",
+		"<eos>", "<turn|>", "<|tool_response>", "<｜end▁of▁sentence｜>", "[e~[",
+	}
+	fimTexts = map[string][]string{
+		"pre": {"<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<｜fim▁begin｜>", "<PRE>", "▁<PRE>", "<|code_prefix|>", "<|prefix|>"},
+		"suf": {"<|fim_suffix|>", "<fim-suffix>", "<fim_suffix>", "<｜fim▁hole｜>", "<SUF>", "▁<SUF>", "<|code_suffix|>", "<|suffix|>"},
+		"mid": {"<|fim_middle|>", "<fim-middle>", "<fim_middle>", "<｜fim▁end｜>", "<MID>", "▁<MID>", "<|code_middle|>", "<|middle|>"},
+		"pad": {"<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]"},
+		"rep": {"<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>"},
+		"sep": {"<|file_sep|>"},
+	}
+)
+
+// setControl gives tokens the types that llama.cpp gives them by their texts.
+func (v *vocabulary) setControl() {
+	ids := map[string]int{}
+	for id, s := range v.tokens {
+		ids[s] = id
+	}
+	_, toolResponse := ids["<|tool_response>"]
+	control := func(s string) {
+		if id, ok := ids[s]; ok && v.types[id] != typeUnknown && v.types[id] != typeUserDefined {
+			v.types[id] = typeControl
+		}
+	}
+	for _, s := range endTexts {
+		if s != "</s>" || !toolResponse {
+			control(s)
+		} else if id, ok := ids[s]; ok {
+			v.types[id] = typeNormal
+		}
+	}
+	for kind, texts := range fimTexts {
+		if _, ok := v.f.Value("tokenizer.ggml.fim_" + kind + "_token_id"); ok {
+			continue
+		}
+		for _, s := range texts {
+			control(s)
+		}
+	}
 }
 
 func (v *vocabulary) flag(key string, missing bool) (bool, error) {
@@ -171,11 +232,11 @@ func (v *vocabulary) flag(key string, missing bool) (bool, error) {
 	return b, nil
 }
 
-// vocab returns the tokens of the model by string; gaps are left out.
+// vocab returns the tokens of the model by string; what only fills gaps is left out.
 func (v *vocabulary) vocab() (map[string]int, error) {
 	ids := make(map[string]int, len(v.tokens))
 	for id, s := range v.tokens {
-		if v.types[id] == typeUnused {
+		if v.types[id] == typeUnused && strings.Trim(s, "[]") == fmt.Sprintf("PAD%d", id) {
 			continue
 		}
 		if _, twice := ids[s]; twice {
@@ -187,28 +248,39 @@ func (v *vocabulary) vocab() (map[string]int, error) {
 }
 
 // components makes everything of tokenizer.json that depends on the kind.
-func (v *vocabulary) components() (prePattern, jsonObject, error) {
+func (v *vocabulary) components() (preTokenizer, jsonObject, error) {
+	var pre preTokenizer
 	ids, err := v.vocab()
 	if err != nil {
-		return prePattern{}, nil, err
+		return pre, nil, err
 	}
 	model := jsonObject{
 		"type": "BPE", "dropout": nil, "unk_token": nil, "continuing_subword_prefix": nil, "end_of_word_suffix": nil,
 		"fuse_unk": false, "byte_fallback": false, "ignore_merges": false, "vocab": ids,
 	}
 	switch v.model {
-	case modelBPE:
-		pre, err := v.prePattern()
+	case modelBPE, modelGemma4:
+		name, _ := v.f.Value(keyPre)
+		text, _ := name.(string)
+		if v.model == modelGemma4 {
+			text = preGemma4
+		}
+		if pre, err = findPre(text); err != nil {
+			return pre, nil, err
+		}
+		merges, err := v.mergePairs(ids)
 		if err != nil {
 			return pre, nil, err
 		}
-		for i, m := range v.merges {
-			a, b, ok := strings.Cut(m, " ")
-			if _, known := ids[a+b]; !ok || !known {
-				return pre, nil, fmt.Errorf("merge %d is %q, want two parts that make a token", i, m)
+		model["ignore_merges"], model["merges"] = pre.ignoreMerges, merges
+		if pre.raw() {
+			if err := v.fallBack(model); err != nil {
+				return pre, nil, err
 			}
+			out := sentencePiece(model, false)
+			out["pre_tokenizer"] = pre.json()
+			return pre, out, nil
 		}
-		model["ignore_merges"], model["merges"] = pre.ignoreMerges, v.merges
 		out := jsonObject{"model": model, "pre_tokenizer": pre.json(), "decoder": byteLevel(true)}
 		if pre.nfc {
 			out["normalizer"] = jsonObject{"type": "NFC"}
@@ -216,55 +288,47 @@ func (v *vocabulary) components() (prePattern, jsonObject, error) {
 		return pre, out, nil
 	case modelSPM:
 		if len(v.scores) != len(v.tokens) {
-			return prePattern{}, nil, fmt.Errorf("key %q: %d entries for %d tokens", keyScores, len(v.scores), len(v.tokens))
-		}
-		unk, err := v.f.Count("tokenizer.ggml.unknown_token_id", 0)
-		if err != nil {
-			return prePattern{}, nil, err
+			return pre, nil, fmt.Errorf("key %q: %d entries for %d tokens", keyScores, len(v.scores), len(v.tokens))
 		}
 		space, err := v.flag(keyPrefixSpace, true)
 		if err != nil {
-			return prePattern{}, nil, err
+			return pre, nil, err
 		}
-		if unk >= len(v.tokens) {
-			return prePattern{}, nil, fmt.Errorf("unknown token %d of %d", unk, len(v.tokens))
+		if err := v.fallBack(model); err != nil {
+			return pre, nil, err
 		}
-		model["unk_token"], model["fuse_unk"], model["byte_fallback"] = v.tokens[unk], true, true
 		model["merges"] = v.spmMerges(ids)
-		return prePattern{}, sentencePiece(model, space), nil
+		return pre, sentencePiece(model, space), nil
 	}
-	return prePattern{}, nil, layout.Unsupported("a tokenizer of model %q is not read, only %q and %q", v.model, modelBPE, modelSPM)
+	return pre, nil, layout.Unsupported("a tokenizer of model %q is not read, only %q, %q and %q", v.model, modelBPE, modelSPM, modelGemma4)
 }
 
-func (v *vocabulary) prePattern() (prePattern, error) {
-	found, _ := v.f.Value(keyPre)
-	name, _ := found.(string)
-	var known []string
-	for _, p := range prePatterns() {
-		if slices.Contains(p.names, name) {
-			return p, nil
+// fallBack spells by tokens for bytes what no token spells.
+func (v *vocabulary) fallBack(model jsonObject) error {
+	unk, err := v.f.Count("tokenizer.ggml.unknown_token_id", 0)
+	if err != nil {
+		return err
+	}
+	if unk >= len(v.tokens) {
+		return fmt.Errorf("unknown token %d of %d", unk, len(v.tokens))
+	}
+	model["unk_token"], model["fuse_unk"], model["byte_fallback"] = v.tokens[unk], true, true
+	return nil
+}
+
+// mergePairs are the merges, each as two tokens.
+func (v *vocabulary) mergePairs(ids map[string]int) ([][2]string, error) {
+	pairs := make([][2]string, len(v.merges))
+	for i, m := range v.merges {
+		_, first := utf8.DecodeRuneInString(m) // may be the space itself
+		a, b, ok := strings.Cut(m[first:], " ")
+		a = m[:first] + a
+		if _, known := ids[a+b]; !ok || !known {
+			return nil, fmt.Errorf("merge %d is %q, want two parts that make a token", i, m)
 		}
-		known = append(known, p.names...)
+		pairs[i] = [2]string{a, b}
 	}
-	return prePattern{}, layout.Unsupported("pre-tokenizer %q is not read, only %s", name, strings.Join(known, ", "))
-}
-
-func byteLevel(pattern bool) jsonObject {
-	return jsonObject{"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": pattern}
-}
-
-func (p prePattern) json() jsonObject {
-	var parts []jsonObject
-	if p.digits {
-		parts = append(parts, jsonObject{"type": "Digits", "individual_digits": true})
-	}
-	for _, s := range p.patterns {
-		parts = append(parts, jsonObject{"type": "Split", "pattern": jsonObject{"Regex": s}, "behavior": "Isolated", "invert": false})
-	}
-	if parts = append(parts, byteLevel(p.builtin)); len(parts) == 1 {
-		return parts[0]
-	}
-	return jsonObject{"type": "Sequence", "pretokenizers": parts}
+	return pairs, nil
 }
 
 // sentencePiece is Llama 2's form of tokenizer.json; prefix is whether a space is
@@ -293,11 +357,11 @@ func (v *vocabulary) spmMerges(ids map[string]int) []string {
 	type merge struct{ left, right, whole int }
 	normal := func(s string) (int, bool) {
 		id, ok := ids[s]
-		return id, ok && v.types[id] == typeNormal
+		return id, ok && v.plain(id)
 	}
 	var merges []merge
 	for id, s := range v.tokens {
-		if v.types[id] != typeNormal {
+		if !v.plain(id) {
 			continue
 		}
 		for i := range s {
@@ -322,7 +386,12 @@ func (v *vocabulary) spmMerges(ids map[string]int) []string {
 	return out
 }
 
-// template puts BOS and EOS around a text.
+// plain tells whether a token may come of merges.
+func (v *vocabulary) plain(id int) bool {
+	return v.types[id] == typeNormal || v.types[id] == typeUnused
+}
+
+// postProcessor puts BOS and EOS around a text.
 func postProcessor(roles map[string]string, tokens []string, addBOS, addEOS bool) any {
 	single := []jsonObject{}
 	used := jsonObject{}

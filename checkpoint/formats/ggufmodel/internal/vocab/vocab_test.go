@@ -1,8 +1,6 @@
 package vocab
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -15,6 +13,7 @@ import (
 	"github.com/golowbit/lowbit/internal/gguf"
 	"github.com/golowbit/lowbit/internal/golden"
 	"github.com/golowbit/lowbit/internal/tokenizer"
+	"github.com/golowbit/lowbit/internal/tokenizer/pattern"
 )
 
 // fileWithTokenizer writes a file that holds the tokenizer of a folder, and
@@ -104,19 +103,11 @@ func TestGGUFTokenizerRoundTrip(t *testing.T) {
 	}
 }
 
-// The names by hash and the patterns by name are of one table.
-func TestPreTokenizerHashes(t *testing.T) {
-	for name, pattern := range map[string]string{"llama-bpe": llama3Pattern, "qwen2": qwen2Pattern, "tekken": tekkenPattern} {
-		sum := sha256.Sum256([]byte(pattern))
-		require.Equal(t, name, preTokenizers[hex.EncodeToString(sum[:])])
-	}
-}
-
 func TestPreTokenizerNames(t *testing.T) {
 	with := `{"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true}`
 	without := `{"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false}`
-	split := func(pattern string) string {
-		return `{"type": "Split", "pattern": {"Regex": ` + jsonText(t, pattern) + `}, "behavior": "Isolated", "invert": false}`
+	split := func(regex string) string {
+		return `{"type": "Split", "pattern": {"Regex": ` + jsonText(t, regex) + `}, "behavior": "Isolated", "invert": false}`
 	}
 	digits := func(individual string) string {
 		return `{"type": "Digits", "individual_digits": ` + individual + `}`
@@ -135,27 +126,33 @@ func TestPreTokenizerNames(t *testing.T) {
 		{"GPT-2", with, "gpt-2"},
 		{"GPT-2 in a sequence", seq(with), "gpt-2"},
 		{"digits", seq(digits("true"), with), "smollm"},
-		{"llama 3", seq(split(llama3Pattern), without), "llama-bpe"},
-		{"qwen 2", seq(split(qwen2Pattern), without), "qwen2"},
+		{"llama 3 that always merges", seq(split(pattern.Llama3), without), "dbrx"},
+		{"qwen 2 that composes nothing", seq(split(pattern.Qwen2), without), "stablelm2"},
+		{"a pattern that does the same", seq(split(`(?:`+pattern.Qwen2+`)`), without), "stablelm2"},
+		{"a space before", `{"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true}`, ""},
 		{"no pattern", without, ""},
 		{"runs of digits", seq(digits("false"), with), ""},
 		{"another pattern", seq(split(`\w+`), without), ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := t.TempDir()
-			vocab := map[string]int{"a": 0, "b": 1, "ab": 2}
+			k := readKinds(t)
+			vocab := map[string]int{}
+			for id, s := range k.Vocab {
+				vocab[s] = id
+			}
 			file := `{"version": "1.0", "pre_tokenizer": ` + c.pre + `, "decoder": ` + with +
-				`, "model": {"type": "BPE", "vocab": ` + jsonText(t, vocab) + `, "merges": ["a b"]}}`
+				`, "model": {"type": "BPE", "vocab": ` + jsonText(t, vocab) + `, "merges": ` + jsonText(t, k.Merges) + `}}`
 			require.NoError(t, os.WriteFile(filepath.Join(dir, File), []byte(file), 0o600))
 			tok, err := tokenizer.Open(dir)
 			require.NoError(t, err)
-			kv, err := Metadata(tok, os.DirFS(dir), 3)
+			kv, err := Metadata(tok, os.DirFS(dir), len(vocab))
 			if c.want == "" {
 				require.ErrorIs(t, err, layout.ErrUnsupported)
 				return
 			}
 			require.NoError(t, err)
-			require.Contains(t, kv, gguf.KV{Key: keyPre, Value: c.want})
+			require.Contains(t, kv[:2], gguf.KV{Key: keyPre, Value: c.want})
 		})
 	}
 }
@@ -227,7 +224,7 @@ func TestHostileTokenizer(t *testing.T) {
 		{"no types", good, keyTypes, nil, ""},
 		{"model", good, keyModel, "bert", "bert"},
 		{"model type", good, keyModel, uint32(1), "a uint32"},
-		{"pre", good, keyPre, "viking", "viking"},
+		{"pre", good, keyPre, "of-mine", "of-mine"},
 		{"tokens", good, keyTokens, []int32{1}, "a []int32"},
 		{"no tokens", good, keyTokens, nil, "no key"},
 		{"types", good, keyTypes, []int32{1}, "1 entries for 3 tokens"},

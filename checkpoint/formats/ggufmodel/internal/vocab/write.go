@@ -1,11 +1,10 @@
 package vocab
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 
 	"github.com/golowbit/lowbit/checkpoint/layout"
@@ -26,10 +25,16 @@ const (
 	keyPrefixSpace = "tokenizer.ggml.add_space_prefix"
 	keyTemplate    = "tokenizer.chat_template"
 
-	modelBPE = "gpt2"
-	modelSPM = "llama"
+	modelBPE    = "gpt2"
+	modelSPM    = "llama"
+	modelGemma4 = "gemma4"
 
-	File = "tokenizer.json"
+	File           = "tokenizer.json"
+	configFile     = "tokenizer_config.json"
+	generationFile = "generation_config.json"
+	templateFile   = "chat_template.jinja"
+	templateFolder = "additional_chat_templates"
+	templateExt    = ".jinja"
 )
 
 // The values of token_type.
@@ -69,7 +74,7 @@ func Metadata(t *tokenizer.Tokenizer, files fs.FS, vocab int) ([]gguf.KV, error)
 	add := func(key string, v any) { kv = append(kv, gguf.KV{Key: key, Value: v}) }
 	switch t.Kind() {
 	case tokenizer.ByteLevel:
-		pre, err := preTokenizerName(t, files)
+		pre, err := preTokenizerName(t)
 		if err != nil {
 			return nil, err
 		}
@@ -81,10 +86,18 @@ func Metadata(t *tokenizer.Tokenizer, files fs.FS, vocab int) ([]gguf.KV, error)
 	case tokenizer.SentencePiece:
 		scores, err := spmScores(t, vocab)
 		if err != nil {
+			if m, pre, ok := rawModel(t); ok {
+				add(keyModel, m)
+				add(keyPre, pre)
+				add(keyTokens, tokens)
+				add(keyTypes, types)
+				add(keyMerges, mergesText(t))
+				break
+			}
 			return nil, err
 		}
 		add(keyModel, modelSPM)
-		add(keyPre, "default")
+		add(keyPre, preDefault)
 		add(keyTokens, tokens)
 		add(keyScores, scores)
 		add(keyTypes, types)
@@ -103,21 +116,28 @@ func Metadata(t *tokenizer.Tokenizer, files fs.FS, vocab int) ([]gguf.KV, error)
 	}
 	add(keyAddBOS, t.AddsBOS())
 	add(keyAddEOS, t.AddsEOS())
+	more, err := ends(t, files, vocab)
+	if err != nil {
+		return nil, err
+	}
+	kv = append(kv, more...)
 	if s := t.ChatTemplate(); s != "" {
 		add(keyTemplate, s)
 	}
-	return kv, nil
+	named, err := namedTemplates(files)
+	return append(kv, named...), err
 }
 
 // tokenRoles are the special tokens GGUF names.
 var tokenRoles = []struct {
 	key, role, short string
+	spm              int // what llama.cpp takes for a "llama" vocabulary that does not say
 	get              func(*tokenizer.Tokenizer) (int32, bool)
 }{
-	{"tokenizer.ggml.bos_token_id", "bos_token", "bos", (*tokenizer.Tokenizer).BOS},
-	{"tokenizer.ggml.eos_token_id", "eos_token", "eos", (*tokenizer.Tokenizer).EOS},
-	{"tokenizer.ggml.unknown_token_id", "unk_token", "unk", (*tokenizer.Tokenizer).Unknown},
-	{"tokenizer.ggml.padding_token_id", "pad_token", "pad", (*tokenizer.Tokenizer).Padding},
+	{"tokenizer.ggml.bos_token_id", "bos_token", "bos", 1, (*tokenizer.Tokenizer).BOS},
+	{"tokenizer.ggml.eos_token_id", "eos_token", "eos", 2, (*tokenizer.Tokenizer).EOS},
+	{"tokenizer.ggml.unknown_token_id", "unk_token", "unk", 0, (*tokenizer.Tokenizer).Unknown},
+	{"tokenizer.ggml.padding_token_id", "pad_token", "pad", -1, (*tokenizer.Tokenizer).Padding},
 }
 
 // paddedVocab gives every row of the embedding a token: the engine takes the
@@ -164,84 +184,6 @@ func paddedVocab(t *tokenizer.Tokenizer, vocab int) ([]string, []int32, error) {
 	return tokens, types, nil
 }
 
-// preTokenizers are llama.cpp's names for byte-level pre-tokenizers, by the
-// SHA-256 of the Split patterns of tokenizer.json joined in order (the same
-// key that Ollama uses; llama.cpp's own converter needs a run of the original
-// tokenizer).
-var preTokenizers = map[string]string{
-	"d98f9631be1e9607a9848c26c1f9eac1aa9fc21ac6ba82a2fc0741af9780a48f": "llama-bpe",
-	"1ff7f41064896984db5d1bb6ff64fa4bc29007d08c1b439e505b7392777a319e": "qwen2",
-	"03df5c5863ad70781dcfdef491ead25140f895fe8010964be0daefe27be32b02": "deepseek-llm",
-	"21cde974d587f0d54dc8d56b183cc1e6239600172035c68fbd6d4b9f8da0576e": "deepseek-coder",
-	"1d64a9a8eaf9f1bd80331984d81fdd514e7feafe8df83a525dd31472f275699a": "tekken",
-}
-
-// preTokenizerName finds the name. ByteLevel's built-in pattern, which is
-// GPT-2's, is no Split: it is recognized by the pre-tokenizer's structure.
-func preTokenizerName(t *tokenizer.Tokenizer, files fs.FS) (string, error) {
-	patterns := t.SplitRegexes()
-	if patterns != "" {
-		sum := sha256.Sum256([]byte(patterns))
-		if name, ok := preTokenizers[hex.EncodeToString(sum[:])]; ok {
-			return name, nil
-		}
-		return "", layout.Unsupported("its Split patterns (SHA-256 %x) are of no pre-tokenizer whose name in llama.cpp is known here", sum)
-	}
-	data, err := fs.ReadFile(files, File)
-	if err != nil {
-		return "", err
-	}
-	var f struct {
-		Pre json.RawMessage `json:"pre_tokenizer"`
-	}
-	if err := json.Unmarshal(data, &f); err != nil {
-		return "", err
-	}
-	parts, err := preTokenizerParts(f.Pre, 0)
-	if err != nil {
-		return "", err
-	}
-	switch strings.Join(parts, ", ") {
-	case "ByteLevel":
-		return "gpt-2", nil
-	case "Digits, ByteLevel":
-		return "smollm", nil
-	}
-	return "", layout.Unsupported("llama.cpp has no pre-tokenizer like %q", parts)
-}
-
-// preTokenizerParts lists the steps by type. What departs from the defaults
-// that matter here is marked, so that it matches nothing.
-func preTokenizerParts(data json.RawMessage, depth int) ([]string, error) {
-	var p struct {
-		Type       string            `json:"type"`
-		Parts      []json.RawMessage `json:"pretokenizers"`
-		UseRegex   *bool             `json:"use_regex"`
-		Individual bool              `json:"individual_digits"`
-	}
-	if err := json.Unmarshal(data, &p); err != nil {
-		return nil, fmt.Errorf("pre_tokenizer: %w", err)
-	}
-	const deepest = 16
-	switch {
-	case p.Type == "Sequence" && depth < deepest:
-		var parts []string
-		for _, d := range p.Parts {
-			more, err := preTokenizerParts(d, depth+1)
-			if err != nil {
-				return nil, err
-			}
-			parts = append(parts, more...)
-		}
-		return parts, nil
-	case p.Type == "ByteLevel" && p.UseRegex != nil && !*p.UseRegex:
-		return []string{"ByteLevel without pattern"}, nil
-	case p.Type == "Digits" && !p.Individual:
-		return []string{"Digits in runs"}, nil
-	}
-	return []string{p.Type}, nil
-}
-
 // spmScores gives the scores by which the engine merges: the neighbours whose
 // union scores highest first, of equals the leftmost. That is what merging by
 // rank does only if a token's merges stand together in the list.
@@ -261,6 +203,28 @@ func spmScores(t *tokenizer.Tokenizer, vocab int) ([]float32, error) {
 	scores := make([]float32, vocab)
 	copy(scores, t.Scores())
 	return scores, nil
+}
+
+// rawModel names the model and the pre-tokenizer for BPE on text whose spaces are
+// "▁", merged by rank and over whole lines, where that gives the same ids.
+func rawModel(t *tokenizer.Tokenizer) (model, pre string, ok bool) {
+	raw, err := json.Marshal((&preTokenizer{}).json())
+	if err != nil {
+		return "", "", false
+	}
+	other, err := t.WithPreTokenizer(raw)
+	if err != nil {
+		return "", "", false
+	}
+	for _, s := range append(sampleTexts(), tokenTexts(t)...) {
+		if t.Normalize(s) != strings.ReplaceAll(s, " ", "▁") || !slices.Equal(t.Encode(s), other.Encode(s)) {
+			return "", "", false
+		}
+	}
+	if t.AddsBOS() {
+		return modelGemma4, preGemma4, true // the engine adds BOS whatever the file says
+	}
+	return modelBPE, preSarvam, true
 }
 
 // prefixesSpace says whether a text is read as if a space stood before it.
