@@ -36,7 +36,8 @@ import (
 //
 //	X.weight_packed        U8 [out, in/2]       two floats of 4 bits a byte, the first one low
 //	X.weight_scale         U8 [out, in/32]      powers of two; F8_E4M3 [out, in/16] in nvfp4
-//	X.weight_global_scale  F32 [1]              what scales are divided by, in nvfp4: 256
+//	X.weight_global_scale  F32 [1]              what scales are divided by, in nvfp4: 256,
+//	                                            or 1 of a weight that has no such scale
 type Format struct {
 	// FP4 is mxfp4 or nvfp4: linears are put on that grid of floats of 4 bits. It
 	// matters to quantization only.
@@ -62,8 +63,8 @@ func (Format) Name() string { return "compressed-tensors" }
 // Check accepts 2 to 8 bits along the inputs, whole groups and scales of F16, or
 // BF16 in a bfloat16 model.
 func (f Format) Check(l layout.Layer) error {
-	if _, ok := grids.Name(l.Scheme); ok {
-		return grids.Check(f.Name(), l)
+	if g, _, _, ok := gridsOf(l.Scheme); ok {
+		return g.Check(f.Name(), l)
 	}
 	bf16 := l.Scheme.ScaleType == quant.BF16
 	if bf16 && l.DType != safetensors.BF16 {
@@ -96,7 +97,7 @@ func (f Format) Plan(l layout.Layer) ([]layout.Spec, error) {
 	if err := f.Check(l); err != nil {
 		return nil, err
 	}
-	if name, ok := grids.Name(l.Scheme); ok {
+	if _, name, _, ok := gridsOf(l.Scheme); ok {
 		return floatSpecs(name, l), nil
 	}
 	groups, b := l.Scheme.Groups(l.In), l.Scheme.Bits
@@ -120,8 +121,8 @@ func (f Format) Encode(l layout.Layer, w *quant.Weight) ([]layout.Tensor, error)
 	if err := layout.CheckWeight(f, l, w); err != nil {
 		return nil, err
 	}
-	if name, ok := grids.Name(w.Scheme); ok {
-		return encodeFloats(name, l, w)
+	if _, _, _, ok := gridsOf(w.Scheme); ok {
+		return encodeFloats(l, w)
 	}
 	groups, b := w.Groups(), w.Scheme.Bits
 	scales, err := layout.FloatTensor(l.Name+suffixScale, scaleType(l), w.Scales, w.Out, groups)

@@ -106,7 +106,7 @@ func (f Format) Config(c layout.Contents) (layout.Config, error) {
 	targets := map[layerKind][]string{}
 	for _, l := range c.Layers {
 		s := l.Scheme
-		name, _ := grids.Name(s)
+		_, name, _, _ := gridsOf(s)
 		k := layerKind{s.Bits, s.GroupSize, s.Symmetric, l.GroupIndex, name}
 		if targets[k] == nil {
 			kinds = append(kinds, k)

@@ -10,16 +10,31 @@ import (
 	"github.com/golowbit/lowbit/internal/kquant"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
+	"github.com/golowbit/lowbit/tensor"
 )
 
-// grids are those of floats of 4 bits. A scale of the whole tensor is a number that all
-// other scales are divided by.
-var grids = fp4.Grids{TensorScaled: true}
+// grids are those of floats of 4 bits, plain those that weights of other formats have. A
+// scale of the whole tensor is a number that all other scales are divided by, 1 in the
+// latter.
+var (
+	grids = fp4.Grids{TensorScaled: true}
+	plain = fp4.Grids{}
+)
 
 const (
 	suffixGlobal = ".weight_global_scale"
 	globalScale  = float32(1 / kquant.TensorScale)
 )
+
+// gridsOf are those that have the grid of a scheme, with the scale of the whole tensor;
+// ok is false if none have.
+func gridsOf(s quant.Scheme) (g fp4.Grids, name string, global float32, ok bool) {
+	if name, ok = grids.Name(s); ok {
+		return grids, name, globalScale, true
+	}
+	name, ok = plain.Name(s)
+	return plain, name, 1, ok
+}
 
 // floatFormat is what the library calls the format of a grid.
 func floatFormat(name string) string { return name + "-" + packFormat }
@@ -75,8 +90,9 @@ func floatSpecs(name string, l layout.Layer) []layout.Spec {
 }
 
 // encodeFloats is Encode for a layer on a grid.
-func encodeFloats(name string, l layout.Layer, w *quant.Weight) ([]layout.Tensor, error) {
-	words, scales, err := grids.Encode(w)
+func encodeFloats(l layout.Layer, w *quant.Weight) ([]layout.Tensor, error) {
+	g, name, global, _ := gridsOf(w.Scheme)
+	words, scales, err := g.Encode(w)
 	if err != nil {
 		return nil, fmt.Errorf("layer %q: %w", l.Name, err)
 	}
@@ -84,7 +100,7 @@ func encodeFloats(name string, l layout.Layer, w *quant.Weight) ([]layout.Tensor
 	for _, v := range words {
 		packed = binary.LittleEndian.AppendUint32(packed, v)
 	}
-	data := [][]byte{packed, scales, binary.LittleEndian.AppendUint32(nil, math.Float32bits(globalScale))}
+	data := [][]byte{packed, scales, binary.LittleEndian.AppendUint32(nil, math.Float32bits(global))}
 	var out []layout.Tensor
 	for i, s := range floatSpecs(name, l) {
 		out = append(out, layout.Tensor{Spec: s, Data: data[i]})
@@ -92,53 +108,95 @@ func encodeFloats(name string, l layout.Layer, w *quant.Weight) ([]layout.Tensor
 	return out, nil
 }
 
-// openFloats checks the tensors of a layer on a grid.
-func openFloats(src layout.Source, name, grid string) (layout.PackedLayer, error) {
-	none := layout.PackedLayer{}
+// decoder reads what is packed. Layers of nvfp4 by others, whose scale of the whole tensor
+// is any number, are no quant.Weight.
+type decoder struct {
+	layout.PackedDecoder
+	dense map[string]func() (*tensor.Matrix, error)
+}
+
+var _ layout.DenseDecoder = (*decoder)(nil)
+
+// Matrix implements layout.DenseDecoder.
+func (d *decoder) Matrix(name string) (*tensor.Matrix, error) {
+	if read, ok := d.dense[name]; ok {
+		return read()
+	}
+	w, err := d.Weight(name)
+	if err != nil {
+		return nil, err
+	}
+	return w.Dequantize(), nil
+}
+
+// addFloats adds a layer on a grid.
+func (d *decoder) addFloats(src layout.Source, name, grid string) error {
 	packed, err := layout.Want(src, name+suffixPacked, []int{layout.AnyDim, layout.AnyDim}, safetensors.U8)
 	if err != nil {
-		return none, err
+		return err
 	}
-	l := layout.Layer{Name: name, Out: packed.Shape[0], In: 2 * packed.Shape[1], Scheme: grids.Grid(grid).Scheme()}
-	if l.In%l.Scheme.GroupSize != 0 {
-		return none, layout.TensorError(src, packed.Name, "shape %v, want whole groups of %d values, 2 a byte", packed.Shape, l.Scheme.GroupSize)
-	}
-	specs := floatSpecs(grid, l)
-	scale := specs[1]
-	if _, err := layout.Want(src, scale.Name, scale.Shape, scale.DType); err != nil {
-		return none, err
-	}
-	if grid == fp4.NV {
+	by, global := grids, globalScale
+	if _, ok := src.Spec(name + suffixGlobal); ok && grid == fp4.NV {
 		v, err := layout.ReadFloats(src, name+suffixGlobal, 1)
 		if err != nil {
-			return none, err
+			return err
 		}
-		if v[0] != globalScale {
-			return none, layout.TensorError(src, name+suffixGlobal, "%g, which cannot be read: want %g", v[0], globalScale)
+		if global = v[0]; !(global > 0) || math.IsInf(float64(global), 0) {
+			return layout.TensorError(src, name+suffixGlobal, "%g, want a positive number", global)
 		}
+		if global != globalScale {
+			by = plain
+		}
+	}
+	l := layout.Layer{Name: name, Out: packed.Shape[0], In: 2 * packed.Shape[1], Scheme: by.Grid(grid).Scheme()}
+	if l.In%l.Scheme.GroupSize != 0 {
+		return layout.TensorError(src, packed.Name, "shape %v, want whole groups of %d values, 2 a byte", packed.Shape, l.Scheme.GroupSize)
 	}
 	p := layout.PackedLayer{Layer: l, File: src.File(packed.Name)}
+	specs := floatSpecs(grid, l)
 	for _, s := range specs {
+		if _, err := layout.Want(src, s.Name, s.Shape, s.DType); err != nil {
+			return err
+		}
 		p.Parts = append(p.Parts, s.Name)
 	}
-	p.Read = func() (*quant.Weight, error) {
-		_, data, err := layout.ReadBytes(src, packed.Name, packed.Shape, safetensors.U8)
-		if err != nil {
-			return nil, err
+	p.Read = func() (*quant.Weight, error) { return readFloats(src, l, by, grid, specs) }
+	if by == plain && global != 1 {
+		read := p.Read
+		p.Read = func() (*quant.Weight, error) {
+			return nil, layout.TensorError(src, name+suffixGlobal, "%g, want %g or 1: %w", global, globalScale, layout.ErrNotWeight)
 		}
-		_, scales, err := layout.ReadBytes(src, scale.Name, scale.Shape, scale.DType)
-		if err != nil {
-			return nil, err
+		d.dense[name] = func() (*tensor.Matrix, error) {
+			w, err := read()
+			if err != nil {
+				return nil, err
+			}
+			for i := range w.Scales {
+				w.Scales[i] /= global
+			}
+			return w.Dequantize(), nil
 		}
-		words := make([]uint32, len(data)/4)
-		for i := range words {
-			words[i] = binary.LittleEndian.Uint32(data[4*i:])
-		}
-		w, err := grids.Decode(grid, l.Out, l.In, words, scales)
-		if err != nil {
-			return nil, layout.TensorError(src, scale.Name, "%w", err)
-		}
-		return w, nil
 	}
-	return p, nil
+	d.Add(p)
+	return nil
+}
+
+// readFloats reads a layer on a grid.
+func readFloats(src layout.Source, l layout.Layer, by fp4.Grids, grid string, specs []layout.Spec) (*quant.Weight, error) {
+	var data [2][]byte
+	for i := range data {
+		var err error
+		if _, data[i], err = layout.ReadBytes(src, specs[i].Name, specs[i].Shape, specs[i].DType); err != nil {
+			return nil, err
+		}
+	}
+	words := make([]uint32, len(data[0])/4)
+	for i := range words {
+		words[i] = binary.LittleEndian.Uint32(data[0][4*i:])
+	}
+	w, err := by.Decode(grid, l.Out, l.In, words, data[1])
+	if err != nil {
+		return nil, layout.TensorError(src, specs[1].Name, "%w", err)
+	}
+	return w, nil
 }

@@ -93,7 +93,6 @@ func TestFP4Damage(t *testing.T) {
 	config := func(more string) string {
 		return `{"quant_method":"compressed-tensors","format":"nvfp4-pack-quantized","config_groups":{"a":{"targets":["Linear"],"weights":{"num_bits":4,"type":"float","strategy":"tensor_group","group_size":16` + more + `}}}}`
 	}
-	other := binary.LittleEndian.AppendUint32(nil, math.Float32bits(300))
 	formattest.CheckDamage(t, Format{}, q, tensors, []formattest.Damage{
 		{Name: "group", Config: config(`,"group_size":32`), Want: "floats of 4 bits with strategy \"tensor_group\""},
 		{Name: "symmetric", Config: config(`,"symmetric":false`), Want: "floats of 4 bits"},
@@ -101,12 +100,39 @@ func TestFP4Damage(t *testing.T) {
 		{Name: "scales", Edit: formattest.SetSpec("x.weight_scale", safetensors.U8, 4, 2), Want: "dtype U8, want F8_E4M3"},
 		{Name: "part of a group", Edit: formattest.SetSpec("x.weight_packed", safetensors.U8, 16, 4), Want: "want whole groups of 16 values"},
 		{Name: "no global scale", Edit: formattest.DropTensor("x.weight_global_scale"), Want: `no tensor "x.weight_global_scale"`},
-		{Name: "global scale", Edit: formattest.SetBytes("x.weight_global_scale", 0, other...), Want: "300, which cannot be read: want 256"},
+		{Name: "global scale", Edit: formattest.SetBytes("x.weight_global_scale", 0, 0, 0, 0, 0), Want: "0, want a positive number"},
 		{Name: "no number", Edit: formattest.SetBytes("x.weight_scale", 1, 0x7f), Want: "scale 0x7f is no number"},
 	})
-	mx, _ := kquant.Of(gguf.NVFP4)
-	l.Scheme = mx.Scheme()
-	require.ErrorContains(t, Format{}.Check(l), "the grid NVFP4 is not one of scales and zero-points")
+}
+
+// TestGlobalScale: without a scale of the whole tensor it is 1; with any other number a
+// layer is dense, its scales divided.
+func TestGlobalScale(t *testing.T) {
+	grid, _ := kquant.Of(gguf.NVFP4)
+	l := layout.Layer{Name: "x", Out: 4, In: 32, Scheme: grid.Scheme()}
+	w := quant.NewWeight(4, 32, l.Scheme)
+	for i := range w.Scales {
+		w.Scales[i] = float32(i + 1)
+	}
+	tensors, err := Format{}.Encode(l, w)
+	require.NoError(t, err)
+	require.Equal(t, binary.LittleEndian.AppendUint32(nil, math.Float32bits(1)), tensors[2].Data)
+	q := formattest.QuantizationOf(t, Format{}, l)
+	layer, back := formattest.ReadBack(t, Format{}, q, tensors)
+	require.Equal(t, l.Scheme, layer.Scheme)
+	formattest.RequireSame(t, w, back)
+	tensors[2].Data = binary.LittleEndian.AppendUint32(nil, math.Float32bits(300))
+	d, err := Format{}.Open(q, formattest.NewMemory(tensors...))
+	require.NoError(t, err)
+	_, err = d.Weight("x")
+	require.ErrorIs(t, err, layout.ErrNotWeight)
+	require.ErrorContains(t, err, "x.weight_global_scale")
+	m, err := d.(layout.DenseDecoder).Matrix("x")
+	require.NoError(t, err)
+	for i := range w.Scales {
+		w.Scales[i] /= 300
+	}
+	require.Equal(t, w.Dequantize(), m)
 }
 
 // TestFP4Mixed: layers of both grids and of integers are groups of their own.

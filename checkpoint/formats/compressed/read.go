@@ -11,6 +11,7 @@ import (
 	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
+	"github.com/golowbit/lowbit/tensor"
 )
 
 // layerTensors is one layer of a compressed-tensors checkpoint.
@@ -33,7 +34,7 @@ func (f Format) Open(quantization json.RawMessage, src layout.Source) (layout.De
 	if err != nil {
 		return nil, err
 	}
-	d := &layout.PackedDecoder{}
+	d := &decoder{dense: map[string]func() (*tensor.Matrix, error){}}
 	for _, tensor := range src.Names() {
 		name, ok := strings.CutSuffix(tensor, suffixPacked)
 		if !ok {
@@ -43,11 +44,13 @@ func (f Format) Open(quantization json.RawMessage, src layout.Source) (layout.De
 		if err != nil {
 			return nil, layout.TensorError(src, tensor, "%w", err)
 		}
-		open := func() (layout.PackedLayer, error) { return openLayer(src, name, weights) }
 		if weights.float != "" {
-			open = func() (layout.PackedLayer, error) { return openFloats(src, name, weights.float) }
+			if err := d.addFloats(src, name, weights.float); err != nil {
+				return nil, err
+			}
+			continue
 		}
-		l, err := open()
+		l, err := openLayer(src, name, weights)
 		if err != nil {
 			return nil, err
 		}
