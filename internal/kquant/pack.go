@@ -32,25 +32,34 @@ func factorOf(v []float32, in integers, codes []int) (d float64, ok bool) {
 		clear(codes)
 		return 0, min(in.low, 0) == in.low || in.low == 1
 	}
-next:
-	for c := max(in.high, -in.low); c >= -max(in.high, -in.low); c-- {
-		if c == 0 || c < in.low || c > in.high {
-			continue
-		}
-		d := extreme / float64(c)
-		if bits, _ := wire.ToHalf(float32(d)); float64(wire.Half(bits)) != d {
-			continue
-		}
-		for i, x := range v {
-			q := float64(x) / d
-			if q != math.Trunc(q) || q < float64(min(in.low, 0)) || q > float64(in.high) {
-				continue next
+	for m := max(in.high, -in.low); m > 0; m-- {
+		for _, c := range [2]int{m, -m} {
+			if c >= in.low && c <= in.high && multiples(v, extreme/float64(c), in, codes) {
+				return extreme / float64(c), true
 			}
-			codes[i] = int(q)
 		}
-		return d, true
 	}
 	return 0, false
+}
+
+// multiples sets codes to the integers that d times is v; false if d is no half float, or
+// there are none.
+func multiples(v []float32, d float64, in integers, codes []int) bool {
+	const beyond = 1<<42 - 1 // bits that a half float has none of, which is soon seen
+	if math.Float64bits(d)&beyond != 0 {
+		return false
+	}
+	if bits, _ := wire.ToHalf(float32(d)); float64(wire.Half(bits)) != d {
+		return false
+	}
+	for i, x := range v {
+		q := float64(x) / d
+		if q != math.Trunc(q) || q < float64(min(in.low, 0)) || q > float64(in.high) {
+			return false
+		}
+		codes[i] = int(q)
+	}
+	return true
 }
 
 // Pack writes a line of whole blocks. scale and shift are by group. Parameters
