@@ -20,6 +20,7 @@ import (
 	"github.com/golowbit/lowbit/internal/linears"
 	"github.com/golowbit/lowbit/internal/memory"
 	"github.com/golowbit/lowbit/internal/program"
+	"github.com/golowbit/lowbit/internal/ranges"
 	"github.com/golowbit/lowbit/internal/text"
 	"github.com/golowbit/lowbit/internal/told"
 	"github.com/golowbit/lowbit/internal/version"
@@ -40,9 +41,9 @@ func Quantize(ctx context.Context, o Options) (*Report, error) {
 	tooLarge := map[string]error{}
 	for {
 		r, err := quantizeOnce(ctx, &o, tooLarge)
-		var e *rangeError
-		if errors.As(err, &e) && tooLarge[e.layer] == nil {
-			tooLarge[e.layer] = e.err
+		var e *ranges.Error
+		if errors.As(err, &e) && tooLarge[e.Layer] == nil {
+			tooLarge[e.Layer] = e.Err
 			continue
 		}
 		if err != nil {
@@ -54,7 +55,7 @@ func Quantize(ctx context.Context, o Options) (*Report, error) {
 }
 
 // quantizeOnce does it with layers left dense that are too large for any grid.
-// Without text these are found on the way: the error is a *rangeError then, and
+// Without text these are found on the way: the error is a *ranges.Error then, and
 // nothing is kept.
 func quantizeOnce(ctx context.Context, o *Options, tooLarge map[string]error) (*Report, error) {
 	j, err := newJob(*o)
@@ -73,7 +74,7 @@ func quantizeOnce(ctx context.Context, o *Options, tooLarge map[string]error) (*
 	case err == nil:
 		err = j.run(ctx)
 	}
-	var e *rangeError
+	var e *ranges.Error
 	if errors.As(err, &e) && j.out != nil {
 		return nil, errors.Join(err, j.out.Discard())
 	}

@@ -30,19 +30,10 @@ func (j *job) checkRanges(ctx context.Context) (map[string]error, error) {
 	return ranges.Check(ctx, j.layers, layers, j.set.workers)
 }
 
-// rangeError names a layer that turned out too large for its grid.
-type rangeError struct {
-	layer string
-	err   error
-}
-
-func (e *rangeError) Error() string { return e.err.Error() }
-func (e *rangeError) Unwrap() error { return e.err }
-
 // outOfRange wraps an error about a layer if it is one of range.
 func outOfRange(layer string, err error) error {
 	if errors.Is(err, quant.ErrScaleRange) || errors.Is(err, safetensors.ErrRange) {
-		return &rangeError{layer, err}
+		return &ranges.Error{Layer: layer, Err: err}
 	}
 	return err
 }

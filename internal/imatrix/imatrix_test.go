@@ -139,3 +139,33 @@ func TestRefuses(t *testing.T) {
 	_, err = Read(filepath.Join(dir, "none"))
 	require.ErrorIs(t, err, os.ErrNotExist)
 }
+
+// Whatever a file holds, it is read or refused, and what was read is written and read again.
+func FuzzRead(f *testing.F) {
+	f.Add(bytesOf(1, "a", 1, 2, 1.0, 2.0, 7, "text"))
+	f.Add(bytesOf(2, "a", 4, 2, 8.0, 2.0, "bc", 0, 1, 0.5))
+	path := filepath.Join(f.TempDir(), "x.gguf")
+	if err := example.Write(path); err != nil {
+		f.Fatal(err)
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(data)
+	f.Fuzz(func(t *testing.T, data []byte) {
+		path := filepath.Join(t.TempDir(), "x")
+		require.NoError(t, os.WriteFile(path, data, 0o600))
+		m, err := Read(path)
+		if err != nil {
+			require.ErrorIs(t, err, ErrFormat)
+			return
+		}
+		if err := m.Write(path); err != nil { // a name longer than GGUF has room for
+			return
+		}
+		again, err := Read(path)
+		require.NoError(t, err)
+		require.Len(t, again.Entries, len(m.Entries))
+	})
+}

@@ -18,6 +18,15 @@ import (
 // are half floats, and so have their rounded values.
 const largest = wire.MaxHalf
 
+// Error names a layer that turned out too large for its grid.
+type Error struct {
+	Layer string
+	Err   error
+}
+
+func (e *Error) Error() string { return e.Err.Error() }
+func (e *Error) Unwrap() error { return e.Err }
+
 // Source has the weights.
 type Source interface {
 	// Largest is the greatest absolute value of a matrix. NaN and infinities are
