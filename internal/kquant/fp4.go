@@ -130,6 +130,9 @@ func (k *kind) stored(scale float32) (byte, error) {
 	return byte(i + k.first), nil
 }
 
+// FP4 reports whether the values are floats of 4 bits.
+func (g Grid) FP4() bool { return g.kind().scales != nil }
+
 // FP4Scales writes the scales of groups as the bytes they are stored as.
 func (g Grid) FP4Scales(dst []byte, scale []float32) error {
 	k := g.kind()

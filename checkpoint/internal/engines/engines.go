@@ -10,6 +10,7 @@ import (
 
 	"github.com/golowbit/lowbit/checkpoint/internal/vllm"
 	"github.com/golowbit/lowbit/checkpoint/layout"
+	"github.com/golowbit/lowbit/internal/kquant"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 )
@@ -146,8 +147,23 @@ func (r Row) speaksOf(l layout.Layer) bool {
 	s := l.Scheme
 	return (len(r.Bits) == 0 || slices.Contains(r.Bits, s.Bits)) &&
 		(len(r.Groups) == 0 || slices.Contains(r.Groups, s.GroupSize)) &&
-		(r.Symmetry == AnyGrid || (r.Symmetry == Symmetric) == s.Symmetric) &&
+		r.Symmetry.speaksOf(s) &&
 		(r.Index == AnyIndex || (r.Index == WithIndex) == l.GroupIndex)
+}
+
+// speaksOf tells whether such grids are meant.
+func (y Symmetry) speaksOf(s quant.Scheme) bool {
+	g, ok := s.Grid.(kquant.Grid)
+	floats := ok && g.FP4()
+	switch y {
+	case Symmetric:
+		return s.Symmetric
+	case Asymmetric:
+		return !s.Symmetric && !floats
+	case Floats:
+		return floats
+	}
+	return true
 }
 
 // verdict is what the row says of a layer among others.

@@ -58,7 +58,9 @@ func numbers(list []int, none string) string {
 	return strings.Join(words, ", ")
 }
 
-func (s Symmetry) words() string { return [...]string{"any", "symmetric", "asymmetric"}[s] }
+func (s Symmetry) words() string {
+	return [...]string{"any", "symmetric", "asymmetric", "floats of 4 bits"}[s]
+}
 
 func (i Index) words() string { return [...]string{"any", "no", "yes"}[i] }
 

@@ -13,6 +13,7 @@ const (
 	AnyGrid Symmetry = iota
 	Symmetric
 	Asymmetric
+	Floats // of 4 bits: mxfp4 and nvfp4
 )
 
 // Index is whether a row speaks of weights with a group index.
@@ -104,6 +105,8 @@ const (
 // is in package verified.
 var Table = []Row{
 	// compressed-tensors
+	{Engine: layout.EngineVLLM, Formats: ct, Symmetry: Floats, Mixture: FusedAlike, Loads: true, Note: "with its Marlin kernel (CUDA)", GPU: true},
+	{Engine: layout.EngineTransformers, Formats: ct, Symmetry: Floats, Loads: true, Note: needsCT},
 	{Engine: layout.EngineVLLM, Formats: ct, Bits: []int{2, 3, 5, 6, 7}, Symmetry: Symmetric, Index: WithIndex,
 		Note: "takes no group index with {bits} bits; quantize with static groups"},
 	{Engine: layout.EngineVLLM, Formats: ct, Bits: []int{2, 3, 5, 6, 7}, Symmetry: Symmetric, Mixture: FusedAlike, Loads: true, Shard: true,
