@@ -57,13 +57,13 @@ func (j *job) checkTextless(needed bool) error {
 // notes say what holds for the model as a whole.
 func (j *job) notes() []string {
 	if j.model != nil {
-		return j.fitted
+		return append(j.src.Notes(), j.fitted...)
 	}
 	note := fmt.Sprintf("architecture unknown: %d linears by name and shape", len(j.plan.Quantized()))
 	if !errors.Is(j.refuse, decoder.ErrUnsupported) {
 		note += fmt.Sprintf(" (%v)", j.refuse)
 	}
-	return append([]string{note}, j.fitted...)
+	return append(append([]string{note}, j.src.Notes()...), j.fitted...)
 }
 
 // blockCount is how many blocks there are, as far as that is known.

@@ -171,10 +171,10 @@ func newJob(o Options) (*job, error) {
 
 // openModel reads the model's headers.
 func (j *job) openModel(o Options) error {
-	if len(j.src.Quantized()) > 0 {
-		return fmt.Errorf("%s: the model is quantized already (%s); what was converted to format dense can be quantized again", j.path, j.src.Format().Name())
-	}
 	var err error
+	if j.src, err = j.src.Plain(); err != nil {
+		return err
+	}
 	if j.model, err = arch.Open(j.src); err == nil {
 		return nil
 	}

@@ -43,6 +43,7 @@ type Model struct {
 	part   map[string]string // layer a packed tensor belongs to
 	dense  []string          // tensors that belong to no layer, in file order
 	files  fs.FS
+	notes  []string
 }
 
 const (
@@ -234,6 +235,39 @@ func (m *Model) indexed() (*Model, error) {
 	}
 	return m, nil
 }
+
+// Plain is the model as one without a quantized layer, with a note of what its layers
+// have been: itself if none is, and where its format allows it the file read anew, with
+// the floats that its codes stand for; then m is closed. On an error it is m, open.
+func (m *Model) Plain() (*Model, error) {
+	if len(m.layers) == 0 {
+		return m, nil
+	}
+	f, ok := m.format.(layout.Plainer)
+	if !ok {
+		return m, fmt.Errorf("%s: the model is quantized already (%s); what was converted to format dense can be quantized again", m.path, m.format.Name())
+	}
+	o, err := f.ReadPlain(m.path)
+	if err != nil {
+		return m, err
+	}
+	var stored, weights int64
+	for _, l := range m.layers {
+		weights += int64(l.Out) * int64(l.In)
+		for _, t := range m.LayerTensors(l.Name) {
+			stored += t.Bytes()
+		}
+	}
+	p, err := (&Model{path: m.path, config: o.Config, src: o.Source, format: m.format, dec: o.Decoder, files: o.Files}).indexed()
+	if err != nil {
+		return m, err
+	}
+	p.notes = []string{fmt.Sprintf("the source is quantized itself: %d layers of %.2f bits a weight, whose values are taken for the model's", len(m.layers), 8*float64(stored)/float64(weights))}
+	return p, m.Close()
+}
+
+// Notes say what whoever works on the model should know of it.
+func (m *Model) Notes() []string { return slices.Clone(m.notes) }
 
 // Close closes the model's files.
 func (m *Model) Close() error { return m.src.Close() }

@@ -228,6 +228,15 @@ type Unstacker interface {
 	Unstack(src Source) (Source, error)
 }
 
+// Plainer is a File that can show its quantized layers as the floats that they stand
+// for.
+type Plainer interface {
+	File
+
+	// ReadPlain is Read without a quantized layer.
+	ReadPlain(path string) (*Opened, error)
+}
+
 // Opened is a model in one file.
 type Opened struct {
 	// Config is a config.json as Hugging Face would have it, made from the

@@ -22,7 +22,8 @@ func (a *app) convertCommand() *cobra.Command {
 zero-point. What the format cannot hold is refused before anything is written.
 Format dense writes the dequantized weights, rounded to the model's type; it takes a
 model that is not quantized too: PyTorch's or Mistral's files, or a LoRA adapter merged
-into its base, come out as a folder of safetensors files. Of a GGUF model in several
+into its base, come out as a folder of safetensors files. That of a GGUF file has its
+tokenizer, chat templates and generation_config.json too. Of a GGUF model in several
 files any part, or the folder, stands for the whole, as for every verb.`,
 		Example: `  lowbit convert out -o out-gptq --format gptq
   lowbit convert out -o out.gguf --format gguf`,

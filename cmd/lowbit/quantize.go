@@ -22,7 +22,8 @@ func (a *app) quantizeCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "quantize MODEL -o OUT",
 		Short: "Quantize a model folder",
-		Long: `Quantize a Hugging Face model folder (Llama, Mistral, Qwen2, Qwen3) block by block.
+		Long: `Quantize a Hugging Face model folder (Llama, Mistral, Qwen2, Qwen3) block by block, or a
+GGUF file: what is quantized in it is taken for the values that it stands for, and said.
 
 ` + quantizeRule + `
 

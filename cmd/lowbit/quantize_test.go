@@ -16,11 +16,13 @@ import (
 
 	"github.com/golowbit/lowbit"
 	"github.com/golowbit/lowbit/adadim"
+	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/checkpoint/formats/autoawq"
 	"github.com/golowbit/lowbit/checkpoint/formats/autogptq"
 	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/gptq"
+	"github.com/golowbit/lowbit/internal/tokenizer"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 )
@@ -503,6 +505,35 @@ func TestQuantizedTwice(t *testing.T) {
 	o := runCommand(t, "quantize", first, "-o", filepath.Join(dir, "second"), "--method", "rtn", "--axis", "oc", "-q")
 	require.Equal(t, exitError, o.code)
 	requireOneLine(t, o, "quantized already")
+}
+
+// A GGUF file of few bits is a source: its values are the model's, its tokenizer the
+// folder's, and what it is is said.
+func TestQuantizeFromGGUF(t *testing.T) {
+	dir := t.TempDir()
+	first, second := filepath.Join(dir, "first.gguf"), filepath.Join(dir, "second")
+	succeed(t, "quantize", embedded, "-o", first, "--method", "rtn", "--axis", "oc", "--group-size", "32", "--format", "gguf", "-q")
+	o := succeed(t, "quantize", first, "-o", second, "--method", "rtn", "--axis", "oc", "-q")
+	require.Contains(t, o.stdout+o.stderr, "the source is quantized itself")
+	was, err := tokenizer.Open(embedded)
+	require.NoError(t, err)
+	is, err := tokenizer.Open(second)
+	require.NoError(t, err)
+	const text = "Once upon a time <s> there was, é 🦙\n"
+	require.Equal(t, was.Encode(text), is.Encode(text))
+
+	packed, err := checkpoint.Open(first)
+	require.NoError(t, err)
+	name := packed.Quantized()[0] + ".weight"
+	want, err := packed.Matrix(name)
+	require.NoError(t, err)
+	plain, err := packed.Plain()
+	require.NoError(t, err)
+	defer plain.Close()
+	got, err := plain.Matrix(name)
+	require.NoError(t, err)
+	require.Empty(t, plain.Quantized())
+	require.Equal(t, want.Data, got.Data)
 }
 
 // TestPlan: plan says what quantize would need, and makes nothing.

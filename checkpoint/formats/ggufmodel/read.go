@@ -30,6 +30,7 @@ type modelFile struct {
 	names   []string
 	tensors map[string]fileTensor
 	layers  []layout.Layer
+	plain   bool // linears are given as floats, whatever they are stored as
 }
 
 // fileTensor is a tensor under its Hugging Face name.
@@ -57,7 +58,13 @@ type fileTensor struct {
 }
 
 // Read opens a GGUF file of a model of the Llama family.
-func (g Format) Read(path string) (*layout.Opened, error) {
+func (g Format) Read(path string) (*layout.Opened, error) { return read(path, false) }
+
+// ReadPlain is Read with all tensors as the floats that they stand for, linears as
+// float32.
+func (g Format) ReadPlain(path string) (*layout.Opened, error) { return read(path, true) }
+
+func read(path string, plain bool) (*layout.Opened, error) {
 	ok, err := isGGUF(path)
 	if err != nil || !ok {
 		return nil, err
@@ -66,7 +73,7 @@ func (g Format) Read(path string) (*layout.Opened, error) {
 	if err != nil {
 		return nil, err
 	}
-	config, src, err := openFile(f, path)
+	config, src, err := openFile(f, path, plain)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), f.Close())
 	}
@@ -96,7 +103,7 @@ func isGGUF(path string) (bool, error) {
 	return string(magic) == gguf.Magic, nil
 }
 
-func openFile(f *gguf.File, path string) (json.RawMessage, *modelFile, error) {
+func openFile(f *gguf.File, path string, plain bool) (json.RawMessage, *modelFile, error) {
 	arch, err := archOf(f)
 	if err != nil {
 		return nil, nil, err
@@ -117,7 +124,7 @@ func openFile(f *gguf.File, path string) (json.RawMessage, *modelFile, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	src := &modelFile{f: f, path: path, tensors: map[string]fileTensor{}}
+	src := &modelFile{f: f, path: path, plain: plain, tensors: map[string]fileTensor{}}
 	for _, t := range f.Tensors() {
 		if t.Name == nameRopeFreqs || t.Name == nameRopeLong || t.Name == nameRopeShort {
 			continue // part of the configuration
@@ -251,6 +258,10 @@ func (g *modelFile) addOne(k decoder.GGUFTensor, name string, e fileTensor, matr
 			if e.scale != 0 {
 				return layout.Unsupported("it has a scale, %q, as only linears may", scaleOf(t.Name))
 			}
+			e.spec.DType, e.decoded = safetensors.F32, true
+			break
+		}
+		if g.plain {
 			e.spec.DType, e.decoded = safetensors.F32, true
 			break
 		}
@@ -395,6 +406,11 @@ func (g *modelFile) readRow(e fileTensor, dst []byte, r int) error {
 	values := make([]float32, e.info.Dims[0])
 	if err := e.info.Type.Decode(values, packed); err != nil {
 		return err
+	}
+	if e.scale != 0 {
+		for i := range values {
+			values[i] *= e.scale
+		}
 	}
 	return safetensors.EncodeFloat32(dst, safetensors.F32, values)
 }
