@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel/internal/about"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/decoder"
 	"github.com/golowbit/lowbit/internal/decoder/arch/spec"
@@ -513,10 +514,14 @@ func (a *assembly) metadata(tensors []gguf.Tensor) ([]gguf.KV, error) {
 	w := &metadataWriter{prefix: g.Name + ".", kv: []gguf.KV{
 		{Key: "general.architecture", Value: g.Name},
 		{Key: "general.type", Value: "model"},
-		{Key: "general.name", Value: modelName(a.src.Path())},
 		{Key: "general.file_type", Value: a.fileType(tensors)},
 		{Key: "general.quantization_version", Value: uint32(2)},
 	}}
+	said, err := a.about(tensors)
+	if err != nil {
+		return nil, err
+	}
+	w.kv = append(w.kv, said...)
 	w.int("vocab_size", m.Vocab)
 	w.int("context_length", contextOf(m))
 	w.int("embedding_length", m.Hidden)
@@ -532,6 +537,24 @@ func (a *assembly) metadata(tensors []gguf.Tensor) ([]gguf.KV, error) {
 		err = w.err
 	}
 	return append(w.kv, numbers...), err
+}
+
+// about says what is known beside the weights. A model with experts is not named by its
+// size: a token meets a part of it.
+func (a *assembly) about(tensors []gguf.Tensor) ([]gguf.KV, error) {
+	name := modelName(a.src.Path())
+	if f, ok := a.src.Source().(*modelFile); ok {
+		return about.OfFile(f.f, name), nil
+	}
+	var n int64
+	for _, t := range tensors {
+		if len(t.Dims) > 2 {
+			n = 0
+			break
+		}
+		n += int64(t.Elements())
+	}
+	return about.OfFolder(a.src.Files(), name, n)
 }
 
 // keyValues is the width of a head's values in config.json.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"math"
 	"path"
 	"slices"
 	"strconv"
@@ -51,6 +52,27 @@ var sampling = []struct {
 }
 
 const keySampling = "general.sampling."
+
+// Sampling is how to sample, as a folder's generation_config.json has it. What llama.cpp
+// has no number for is left out.
+func Sampling(files fs.FS) ([]gguf.KV, error) {
+	var o map[string]any
+	if err := readJSON(files, generationFile, &o); err != nil {
+		return nil, err
+	}
+	var kv []gguf.KV
+	for _, s := range sampling {
+		x, ok := o[s.name].(float64)
+		switch {
+		case !ok || math.Abs(x) > math.MaxInt32:
+		case !s.count:
+			kv = append(kv, gguf.KV{Key: keySampling + s.key, Value: float32(x)})
+		case x == math.Trunc(x):
+			kv = append(kv, gguf.KV{Key: keySampling + s.key, Value: int32(x)})
+		}
+	}
+	return kv, nil
+}
 
 // generationConfig is generation_config.json: the tokens by their ids, all that end an
 // answer, and how to sample.
