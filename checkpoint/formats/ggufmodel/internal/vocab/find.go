@@ -14,8 +14,7 @@ import (
 )
 
 // preTokenizerName finds llama.cpp's pre-tokenizer that does what the tokenizer's does:
-// that splits all sample texts alike, or else (patterns that differ in what no token of
-// the vocabulary tells) gives them the same ids.
+// that splits all sample texts alike, or as the one that llama.cpp's stands for.
 func preTokenizerName(t *tokenizer.Tokenizer) (string, error) {
 	texts := sampleTexts()
 	nfc := false
@@ -28,8 +27,6 @@ func preTokenizerName(t *tokenizer.Tokenizer) (string, error) {
 	}
 	takes, matters := t.TakesWholePieces()
 	flags := func(p *preTokenizer) bool { return !p.raw() && (!matters || p.ignoreMerges == takes) }
-	var others []*tokenizer.Tokenizer
-	var names []string
 	splits := false
 	all := preTokenizers()
 	slices.SortStableFunc(all, func(a, b preTokenizer) int { return cmp.Compare(nfcRank(a.nfc != nfc), nfcRank(b.nfc != nfc)) })
@@ -37,28 +34,23 @@ func preTokenizerName(t *tokenizer.Tokenizer) (string, error) {
 		if p.raw() {
 			continue
 		}
-		raw, err := json.Marshal(p.json())
-		if err != nil {
-			return "", err
-		}
-		other, err := t.WithPreTokenizer(raw)
-		if err != nil {
-			return "", err
-		}
-		name, _, _ := strings.Cut(p.names, " ")
-		same := alike(texts, func(s string) bool { return slices.Equal(t.Pieces(s), other.Pieces(s)) })
-		if same && flags(&p) {
-			return name, nil
-		}
-		splits = splits || same
-		if flags(&p) {
-			others, names = append(others, other), append(names, name)
-		}
-	}
-	texts = append(texts, tokenTexts(t)...)
-	for i, other := range others {
-		if alike(texts, func(s string) bool { return slices.Equal(t.Encode(s), other.Encode(s)) }) {
-			return names[i], nil
+		for _, form := range p.forms() {
+			raw, err := json.Marshal(form)
+			if err != nil {
+				return "", err
+			}
+			other, err := t.WithPreTokenizer(raw)
+			if err != nil {
+				return "", err
+			}
+			if !alike(texts, func(s string) bool { return slices.Equal(t.Pieces(s), other.Pieces(s)) }) {
+				continue
+			}
+			if flags(&p) {
+				name, _, _ := strings.Cut(p.names, " ")
+				return name, nil
+			}
+			splits = true
 		}
 	}
 	if splits {

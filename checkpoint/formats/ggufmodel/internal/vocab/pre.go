@@ -92,14 +92,14 @@ func preTokenizers() []preTokenizer {
 		{names: "gpt-4o llama4 kanana2 talkie minimax-m2", steps: []string{gpt4o}},
 		{names: "granite-embed-multi-97m", steps: []string{gpt4o}, ignoreMerges: true},
 		{names: "tiny_aya cohere2moe", steps: []string{`\d{1,3}(?=(?:\d{3})*\b)`, gpt4o}},
-		{names: "deepseek-llm", steps: []string{"[\r\n]", `\s?[` + casedLetters + `]+`, `\s?[` + someMarks + `]+`, `\s+$`, asian, `\p{N}+`}},
+		{names: preDeepseekLLM, steps: []string{"[\r\n]", `\s?[` + casedLetters + `]+`, `\s?[` + someMarks + `]+`, `\s+$`, asian, `\p{N}+`}},
 		{names: "deepseek-coder", steps: []string{"[\r\n]", `\s?\p{L}+`, `\s?\p{P}+`, asian, stepDigits}},
 		{names: "deepseek-v3 hunyuan-dense joyai-llm hy_v4", steps: []string{digits3, kanaKanji, deepseek3}},
 		{names: "spark2_5", steps: []string{digits3, kanaKanji, wordMarks + `|[\r\n]|` + spaces, `\p{N}`}},
 		{names: "afmoe", steps: []string{digitGroups, asianAFMoE, deepseek3}},
 		{names: "youtu", steps: []string{asianYoutu, cased(`\p{N}`, marksSlash, contraction+"?")}, ignoreMerges: true},
 		{names: "kimi-k2", steps: []string{kimi()}},
-		{names: "falcon", steps: []string{`[\p{P}\$\+<=>\^~\|` + "`" + `]+`, pattern.GPT2, `[0-9][0-9][0-9]`}},
+		{names: preFalcon, steps: []string{`[\p{P}\$\+<=>\^~\|` + "`" + `]+`, pattern.GPT2, `[0-9][0-9][0-9]`}},
 		{names: "poro-chat bloom gpt3-finnish", steps: []string{bloomWords}},
 		{names: "viking", steps: []string{bloomWords, `\p{N}`}},
 		{names: "chameleon", steps: []string{`<sentinel:[0-9]+>`, `(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z`, `([\t\n]|    |  )`, `\p{N}`, `[\p{P}!-/:-@\[-` + "`" + `{-~]`, pattern.GPT2}, addBOS: true},
@@ -121,6 +121,9 @@ const (
 	preDefault = "default"
 	preGemma4  = "gemma4"
 	preSarvam  = "sarvam-moe"
+	// models of these have other forms of them (preTokenizer.forms)
+	preFalcon      = "falcon"
+	preDeepseekLLM = "deepseek-llm"
 )
 
 // raw tells those whose tokens are no bytes but text.
@@ -173,4 +176,25 @@ func (p *preTokenizer) json() jsonObject {
 		return parts[0]
 	}
 	return jsonObject{"type": "Sequence", "pretokenizers": parts}
+}
+
+// forms are all pre_tokenizers of tokenizer.json that llama.cpp's stands for: its own,
+// and those of models that have no token by which the two differ.
+func (p *preTokenizer) forms() []jsonObject {
+	forms := []jsonObject{p.json()}
+	sequence := func(parts ...jsonObject) {
+		forms = append(forms, jsonObject{"type": "Sequence", "pretokenizers": parts})
+	}
+	switch p.names {
+	case preFalcon:
+		sequence(jsonObject{"type": "Punctuation", "behavior": "Contiguous"}, byteLevel(true),
+			jsonObject{"type": "Digits", "individual_digits": false}, isolated(`[0-9][0-9][0-9]`))
+	case preDeepseekLLM:
+		parts := []jsonObject{}
+		for _, s := range p.steps[:len(p.steps)-1] {
+			parts = append(parts, isolated(s))
+		}
+		sequence(append(parts, jsonObject{"type": "Digits", "individual_digits": true}, byteLevel(false))...)
+	}
+	return forms
 }

@@ -129,6 +129,7 @@ func TestPreTokenizerNames(t *testing.T) {
 		{"llama 3 that always merges", seq(split(pattern.Llama3), without), "dbrx"},
 		{"qwen 2 that composes nothing", seq(split(pattern.Qwen2), without), "stablelm2"},
 		{"a pattern that does the same", seq(split(`(?:`+pattern.Qwen2+`)`), without), "stablelm2"},
+		{"Falcon", seq(`{"type": "Punctuation", "behavior": "Contiguous"}`, with, digits("false"), split("[0-9][0-9][0-9]")), "falcon"},
 		{"a space before", `{"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true}`, ""},
 		{"no pattern", without, ""},
 		{"runs of digits", seq(digits("false"), with), ""},
