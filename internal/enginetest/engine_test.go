@@ -31,6 +31,10 @@ type job struct {
 	Logits    string    `json:"logits,omitempty"`
 	Prompt    []int32   `json:"prompt,omitempty"`
 	Generate  int       `json:"generate,omitempty"`
+
+	// bare: the file has a vocabulary and no tensors. node-llama-cpp looks for some
+	// to foresee the memory, and goes on.
+	bare bool
 }
 
 type answer struct {
@@ -81,6 +85,9 @@ func run(t testing.TB, jobs ...job) []answer {
 	// MXFP4 and NVFP4, which it reads.
 	for line := range strings.Lines(string(said)) {
 		if strings.Contains(line, "setting new yarn_attn_factor") || strings.Contains(line, "unknown type mxfp4") || strings.Contains(line, "unknown type nvfp4") {
+			continue
+		}
+		if jobs[0].bare && (strings.Contains(line, "missing tensor 'token_embd.weight'") || strings.Contains(line, "failed to load model") || strings.Contains(line, "Failed simulating model resource usage")) {
 			continue
 		}
 		require.Contains(t, line, "control-looking token", "%s", said)
