@@ -17,7 +17,7 @@ import (
 
 // kindsFile is a vocabulary whose merges cross every boundary, so that its ids show
 // where a text is split, and what llama.cpp (node-llama-cpp 3.22.1) makes of texts by
-// the name of the pre-tokenizer. HF are the ids of Hugging Face's tokenizers 0.22 for
+// the name of the pre-tokenizer. HF are the ids of Hugging Face's tokenizers 0.23.3 for
 // the texts, by number, of which llama.cpp approximates the pattern that models of this
 // kind have been trained with.
 type kindsFile struct {
