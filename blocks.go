@@ -37,7 +37,7 @@ func (j *job) runBlocks(ctx context.Context) error {
 	full := j.set.inputs == InputsFull
 	o := blocks.Options{
 		Full: full, Paired: !full && j.set.correction > 0, BlockLoss: j.set.objective == adadim.ObjectiveBlock,
-		Curvature: j.set.curvature == CurvatureOn, Squares: j.saveImportance != nil, Folds: j.plan.Folds,
+		Curvature: j.set.curvature == CurvatureOn, Shrink: j.set.preset.base().shrink, Squares: j.saveImportance != nil, Folds: j.plan.Folds,
 		ScaleInput: adadim.ScaleCalibration, ScaleOutput: adadim.ScaleOutput,
 		Statistics: j.memory.Statistics, Workers: j.set.workers,
 		Begin: func(block int) { j.event(Event{Kind: EventBlock, Block: block, Blocks: j.model.Layers}) },

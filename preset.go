@@ -56,6 +56,7 @@ type base struct {
 	correction      float64
 	refine          gptq.Refine
 	countBits       bool
+	shrink          bool // statistics of few tokens
 }
 
 func (p Preset) base() base {
@@ -63,13 +64,13 @@ func (p Preset) base() base {
 	case Fast:
 		return base{
 			arms: adadim.AllArms(), clip: true, clipInput: true,
-			objective: adadim.ObjectiveRelative, search: adadim.SearchRTN, inputs: InputsFull, countBits: true,
+			objective: adadim.ObjectiveRelative, search: adadim.SearchRTN, inputs: InputsFull, countBits: true, shrink: true,
 		}
 	case Best:
 		return base{
 			arms: adadim.AllArms(), clip: true, clipInput: true,
 			objective: adadim.ObjectiveRelative, search: adadim.SearchMethod,
-			inputs: InputsQuantized, correction: 1, refine: gptq.DefaultRefine(), countBits: true,
+			inputs: InputsQuantized, correction: 1, refine: gptq.DefaultRefine(), countBits: true, shrink: true,
 		}
 	}
 	b := base{

@@ -60,8 +60,10 @@ type Options struct {
 	// Curvature passes the text through the model and back beforehand, and tells the
 	// curvature at the outputs of every layer.
 	Curvature bool
-	Squares   bool     // the sums of the squares of inputs are kept; see EachSquares
-	Folds     [][]bool // by block and stage: scales of its input are searched for and folded
+	Squares   bool // the sums of the squares of inputs are kept; see EachSquares
+	// Shrink takes out of the statistics what few tokens say by chance.
+	Shrink bool
+	Folds  [][]bool // by block and stage: scales of its input are searched for and folded
 	// ScaleInput and ScaleOutput are adadim.ScaleCalibration and adadim.ScaleOutput.
 	ScaleInput  func(cal *quant.Calibration, factor []float32) *quant.Calibration
 	ScaleOutput func(o *tensor.Matrix, factor []float32) *tensor.Matrix
@@ -203,6 +205,13 @@ func (r *run) layer(ctx context.Context, linear int, cal *quant.Calibration, tar
 	}
 	memory.Collect(4 * int64(w.Cols) * int64(w.Cols))
 	return nil
+}
+
+// shrink does it to the statistics of a stage, if that is asked for.
+func (r *run) shrink(cal *quant.Calibration) {
+	if r.Shrink && cal != nil {
+		cal.Shrink()
+	}
 }
 
 // curved is the statistics of a linear's inputs with the curvature at its outputs, as it

@@ -72,6 +72,7 @@ func (r *run) runGroup(ctx context.Context, stages []int, keep, folds bool) erro
 	}
 	for s, cal := range cals {
 		cals[s] = r.scaled(s, cal)
+		r.shrink(cals[s])
 	}
 	for i, l := range r.block.Linears {
 		if slices.Contains(stages, l.Stage) {

@@ -86,6 +86,7 @@ func (v *stagedVisit) Settle(ctx context.Context, stage int) error {
 		if cal, targets, err = r.correct(stage, c, v.paired(stage)); err != nil {
 			return err
 		}
+		r.shrink(cal)
 	}
 	for _, i := range r.block.Stages[stage].Linears {
 		if err := r.layer(ctx, i, cal, targets[i]); err != nil {
