@@ -89,6 +89,7 @@ func (a *app) quantize(ctx context.Context, o lowbit.Options, f *quantizeFlags) 
 		}
 		return unfinished(err, o.Output, kept, layers)
 	}
+	fmt.Fprint(a.stderr, fewTokens(report))
 	if f.json {
 		err = printJSON(a.stdout, report)
 	} else {
@@ -195,6 +196,21 @@ func printReport(w io.Writer, r *lowbit.Report, layers bool) error {
 	}
 	_, err := io.WriteString(w, text)
 	return err
+}
+
+// fewTokens says of a text that more of it would help: where a layer has seen fewer than six
+// tokens an input, a fifth of the divergence and more are its chance (docs/loss.md).
+func fewTokens(r *lowbit.Report) string {
+	widest := 0
+	for _, l := range r.Layers {
+		if !l.Dense {
+			widest = max(widest, l.In)
+		}
+	}
+	if r.Tokens == 0 || r.Tokens >= 6*widest {
+		return ""
+	}
+	return fmt.Sprintf("note: %d tokens of calibration text are few for layers of %d inputs: twice as many, or up to %d, would make a difference\n", r.Tokens, widest, 38*widest)
 }
 
 // allocated tells how bits were shared out, and what others would have given.

@@ -62,6 +62,7 @@ func TestQuantizeTable(t *testing.T) {
 	require.Positive(t, axes["ic"])
 	require.Regexp(t, `5\.25 MB before, 1\.\d\d MB after; 3\.297 bits per quantized weight`, lines[30])
 	require.Equal(t, "engines that load it: lowbit", lines[31])
+	require.Contains(t, o.stderr, " tokens of calibration text are few for layers of 512 inputs: ")
 	require.Regexp(t, `^perplexity \d+\.\d+ before, \d+\.\d+ after; KL divergence 0\.\d+; \d+ tokens in windows of 256$`, lines[32])
 }
 
