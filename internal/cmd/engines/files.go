@@ -112,6 +112,47 @@ func (b *bench) file(ctx context.Context, k kind) (*written, error) {
 	return w, nil
 }
 
+// options are what the file is quantized with.
+func (k kind) options(source, out string) (o lowbit.Options, err error) {
+	format, err := checkpoint.Lookup(k.format)
+	if err != nil {
+		return o, err
+	}
+	axis := lowbit.AxisOC
+	if k.inInputs {
+		axis = lowbit.AxisIC
+	}
+	o = lowbit.Options{
+		Model: source, Output: out, Format: format, Method: quant.RTN{},
+		Bits: k.bits, GroupSize: k.group, Symmetric: &k.symmetric, Axis: axis,
+	}
+	if k.grid != "" {
+		o.Bits, o.GroupSize, o.Symmetric = 0, 0, nil
+		o.Format = ggufmodel.Format{Type: pureTypes[k.grid], Pure: true, Dense: safetensors.F16}
+	}
+	if k.scales != "" {
+		t, err := quant.ParseScaleType(k.scales)
+		if err != nil {
+			return o, err
+		}
+		o.ScaleType = &t
+	}
+	if k.fit {
+		o.Fit = lowbit.FitOn
+	}
+	if k.mixed {
+		o.Skip = []*regexp.Regexp{alone}
+	}
+	if k.unlike != "" {
+		rule, err := fitting.ParseRule(k.unlike)
+		if err != nil {
+			return o, err
+		}
+		o.Rules = []lowbit.Rule{rule}
+	}
+	return o, nil
+}
+
 func write(ctx context.Context, k kind, out string) (*written, error) {
 	source := filepath.Join("testdata", k.model)
 	w := &written{}
@@ -135,42 +176,10 @@ func write(ctx context.Context, k kind, out string) (*written, error) {
 		}
 	}
 	if k.bits > 0 {
-		format, err := checkpoint.Lookup(k.format)
+		w.path = out
+		o, err := k.options(source, out)
 		if err != nil {
 			return nil, err
-		}
-		w.path = out
-		axis := lowbit.AxisOC
-		if k.inInputs {
-			axis = lowbit.AxisIC
-		}
-		o := lowbit.Options{
-			Model: source, Output: out, Format: format, Method: quant.RTN{},
-			Bits: k.bits, GroupSize: k.group, Symmetric: &k.symmetric, Axis: axis,
-		}
-		if k.grid != "" {
-			o.Bits, o.GroupSize, o.Symmetric = 0, 0, nil
-			o.Format = ggufmodel.Format{Type: pureTypes[k.grid], Pure: true, Dense: safetensors.F16}
-		}
-		if k.scales != "" {
-			t, err := quant.ParseScaleType(k.scales)
-			if err != nil {
-				return nil, err
-			}
-			o.ScaleType = &t
-		}
-		if k.fit {
-			o.Fit = lowbit.FitOn
-		}
-		if k.mixed {
-			o.Skip = []*regexp.Regexp{alone}
-		}
-		if k.unlike != "" {
-			rule, err := fitting.ParseRule(k.unlike)
-			if err != nil {
-				return nil, err
-			}
-			o.Rules = []lowbit.Rule{rule}
 		}
 		if _, err := lowbit.Quantize(ctx, o); errors.Is(err, layout.ErrUnsupported) {
 			return &written{refused: err}, nil
