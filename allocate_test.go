@@ -10,6 +10,7 @@ import (
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/checkpoint/allocation"
 	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel"
+	"github.com/golowbit/lowbit/checkpoint/formats/mlx"
 	"github.com/golowbit/lowbit/quant"
 )
 
@@ -109,7 +110,10 @@ func TestBudgetBesideRules(t *testing.T) {
 		"too few bits":              func(o *Options) { o.Budget.Bits = 3 },
 		"with the smallest schemes": func(o *Options) { o.Budget.Bits, o.Budget.Size = 0, 1000 },
 		"none of the candidates":    func(o *Options) { o.Budget.Candidates = []string{"type=Q6_K"} },
-		"rules for every layer":     func(o *Options) { o.Rules = []Rule{{Match: regexp.MustCompile("."), Bits: 3}} },
+		"suits format mlx": func(o *Options) {
+			o.Format, o.Bits, o.GroupSize, o.Rules, o.Budget.Candidates = mlx.Format{FP4: "mxfp4"}, 0, 0, nil, nil
+		},
+		"rules for every layer": func(o *Options) { o.Rules = []Rule{{Match: regexp.MustCompile("."), Bits: 3}} },
 	} {
 		o := withOutput(t, o)
 		change(&o)

@@ -12,6 +12,7 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/fitting"
 	"github.com/golowbit/lowbit/checkpoint/formats/autogptq"
 	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel"
+	"github.com/golowbit/lowbit/checkpoint/formats/mlx"
 	"github.com/golowbit/lowbit/checkpoint/formats/native"
 	"github.com/golowbit/lowbit/quant"
 )
@@ -160,6 +161,7 @@ func TestCandidates(t *testing.T) {
 	require.Contains(t, list, "bits=3,group=32")
 	require.Len(t, candidates(native.Format{}, s, true), 6+1)
 	require.Contains(t, candidates(ggufmodel.Format{}, s, false), "type=Q4_K")
+	require.Contains(t, candidates(mlx.Format{}, s, false), "bits=4,group=64")
 	for _, what := range append(list, candidates(ggufmodel.Format{}, s, false)...) {
 		r, err := everywhere(what)
 		require.NoError(t, err)

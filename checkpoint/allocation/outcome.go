@@ -9,6 +9,7 @@ import (
 
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/checkpoint/fitting"
+	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel"
 	"github.com/golowbit/lowbit/checkpoint/internal/vllm"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/blocks"
@@ -132,7 +133,7 @@ func (w *Work) Do(ctx context.Context) (*Outcome, error) {
 			m.Candidates = append(m.Candidates, Candidate{What: what, Plan: p})
 		}
 	}
-	if len(m.Candidates) == 0 {
+	if !slices.ContainsFunc(m.Candidates, func(c Candidate) bool { return c.What != dense }) {
 		return nil, fmt.Errorf("none of the candidates %v suits format %s", names, w.Format.Name())
 	}
 	if err := w.measure(ctx, &m, given); err != nil {
@@ -261,7 +262,7 @@ func thin(points []Point, n int) []Point {
 // types; and dense.
 func candidates(f layout.Format, s quant.Scheme, group bool) []string {
 	var list []string
-	if _, typed := f.(layout.Typer); typed {
+	if _, gguf := f.(ggufmodel.Format); gguf {
 		for _, t := range []string{"Q2_K", "Q3_K", "IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "Q8_0"} {
 			list = append(list, "type="+t)
 		}
