@@ -78,19 +78,11 @@ func (f Format) Check(l layout.Layer) error {
 }
 
 // Main is the grid of FP4.
-func (f Format) Main() (s quant.Scheme, ok bool) {
-	if f.FP4 == "" {
-		return s, false
-	}
-	return grids.Grid(f.FP4).Scheme(), true
-}
+func (f Format) Main() (s quant.Scheme, ok bool) { return grids.Main(f.FP4) }
 
 // Mix gives linears the grid of FP4.
 func (f Format) Mix(layout.Origin, bool) (func(l layout.Layer) (quant.Scheme, string, error), error) {
-	if f.FP4 == "" {
-		return nil, nil
-	}
-	return func(l layout.Layer) (quant.Scheme, string, error) { return f.Typed(f.FP4, l.In) }, nil
+	return grids.Mix(f.FP4), nil
 }
 
 // Typed implements layout.Typer: name is mxfp4 or nvfp4.

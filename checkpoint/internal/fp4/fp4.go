@@ -60,6 +60,22 @@ func (g Grids) Name(s quant.Scheme) (name string, ok bool) {
 	return "", false
 }
 
+// Main is layout.Mixer's for a format that is set to a grid; "" is none.
+func (g Grids) Main(name string) (s quant.Scheme, ok bool) {
+	if name == "" {
+		return s, false
+	}
+	return g.Grid(name).Scheme(), true
+}
+
+// Mix is what layout.Mixer's gives then.
+func (g Grids) Mix(name string) func(l layout.Layer) (quant.Scheme, string, error) {
+	if name == "" {
+		return nil
+	}
+	return func(l layout.Layer) (quant.Scheme, string, error) { return g.Typed(name, l.In) }
+}
+
 // Typed is layout.Typer's.
 func (g Grids) Typed(name string, in int) (s quant.Scheme, remark string, err error) {
 	if name, err = Parse(name); err != nil {
