@@ -89,7 +89,9 @@ func (a *app) quantize(ctx context.Context, o lowbit.Options, f *quantizeFlags) 
 		}
 		return unfinished(err, o.Output, kept, layers)
 	}
-	fmt.Fprint(a.stderr, fewTokens(report))
+	if !f.quiet {
+		fmt.Fprint(a.stderr, fewTokens(report))
+	}
 	if f.json {
 		err = printJSON(a.stdout, report)
 	} else {
