@@ -390,7 +390,7 @@ func TestOpenMLX(t *testing.T) {
 		}
 		err := Convert(context.Background(), WriterOptions{Out: out + "2", Source: m, Format: compressed.Format{}})
 		require.ErrorIs(t, err, layout.ErrUnsupported)
-		require.ErrorContains(t, err, "the grid affine4 bf16 is not one of scales and zero-points")
+		require.Regexp(t, `the grid affine\d b?f16 is not one of scales and zero-points`, err.Error(), "whichever is the first")
 	}
 	put(t, dir, "config.json", `{"quantization": {"group_size": 32, "bits": 4}}`)
 	_, err = Open(dir)
