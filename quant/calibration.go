@@ -232,14 +232,14 @@ func (s *sums) calibration() *Calibration {
 }
 
 // Shrink takes out of H what few tokens say by chance, in place: what is beside the diagonal
-// is multiplied by 1 - s, where s = n/(n + Tokens/2) - 0.05 for n inputs, and at least 0 (none
-// from 38 tokens an input on). Means of products of few tokens scatter about those of the
+// is multiplied by 1 - s, where s = n/(n + Tokens/2) - 0.2 for n inputs, and at least 0 (none
+// from 8 tokens an input on). Means of products of few tokens scatter about those of the
 // text, on the diagonal much less than beside it (after Ledoit and Wolf, J. Multivariate
 // Analysis 88, 2004; the strength was found by trying: docs/loss.md). It must be called
 // before anything is derived from H.
 func (c *Calibration) Shrink() {
 	n := float64(c.H.Rows)
-	s := n/(n+float64(c.Tokens)/2) - 0.05
+	s := n/(n+float64(c.Tokens)/2) - 0.2
 	if s <= 0 {
 		return
 	}

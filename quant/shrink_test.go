@@ -12,7 +12,7 @@ import (
 // Shrink keeps the diagonal, and of the rest the less the fewer tokens there are; nothing
 // changes where there are many.
 func TestShrink(t *testing.T) {
-	for tokens, keep := range map[int]float32{4: 1.05 - 4./6, 16: 1.05 - 4./12, 151: 1.05 - 4/79.5, 152: 1, 1 << 20: 1} {
+	for tokens, keep := range map[int]float32{4: 1.2 - 4./6, 16: 1.2 - 4./12, 31: 1.2 - 4/19.5, 32: 1, 1 << 20: 1} {
 		h := tensor.New(4, 4)
 		for i := range h.Data {
 			h.Data[i] = float32(i + 1)

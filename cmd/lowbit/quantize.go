@@ -212,7 +212,7 @@ func fewTokens(r *lowbit.Report) string {
 	if r.Tokens == 0 || r.Tokens >= 6*widest {
 		return ""
 	}
-	return fmt.Sprintf("note: %d tokens of calibration text are few for layers of %d inputs: twice as many, or up to %d, would make a difference\n", r.Tokens, widest, 38*widest)
+	return fmt.Sprintf("note: %d tokens of calibration text are few for layers of %d inputs: %d or more would make a difference\n", r.Tokens, widest, 8*widest)
 }
 
 // allocated tells how bits were shared out, and what others would have given.
