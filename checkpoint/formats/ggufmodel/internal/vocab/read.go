@@ -191,7 +191,22 @@ var (
 	}
 )
 
-// setControl gives tokens the types that llama.cpp gives them by their texts.
+// looksControl reports whether a text is one of controlTexts.
+func looksControl(s string) bool {
+	if slices.Contains(endTexts, s) {
+		return true
+	}
+	for _, texts := range fimTexts {
+		if slices.Contains(texts, s) {
+			return true
+		}
+	}
+	return false
+}
+
+// setControl gives tokens the types that llama.cpp gives them by their texts, but for those
+// that are said to be unused: so are written those that are text to the tokenizer of the
+// model, as "</s>" is in Qwen 2.5.
 func (v *vocabulary) setControl() {
 	ids := map[string]int{}
 	for id, s := range v.tokens {
@@ -199,7 +214,7 @@ func (v *vocabulary) setControl() {
 	}
 	_, toolResponse := ids["<|tool_response>"]
 	control := func(s string) {
-		if id, ok := ids[s]; ok && v.types[id] != typeUnknown && v.types[id] != typeUserDefined {
+		if id, ok := ids[s]; ok && v.types[id] != typeUnknown && v.types[id] != typeUserDefined && v.types[id] != typeUnused {
 			v.types[id] = typeControl
 		}
 	}

@@ -181,6 +181,11 @@ func paddedVocab(t *tokenizer.Tokenizer, vocab int) ([]string, []int32, error) {
 		}
 		types[i] = typeUnused
 	}
+	for i, s := range tokens {
+		if types[i] == typeNormal && looksControl(s) {
+			types[i] = typeUnused // see setControl
+		}
+	}
 	return tokens, types, nil
 }
 
