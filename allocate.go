@@ -33,11 +33,11 @@ func (j *job) allocate(ctx context.Context, o *Options) (err error) {
 	if !j.set.budget {
 		return nil
 	}
-	given := j.set.rules
+	rules := j.set.rules
 	w := &allocation.Work{
 		Budget: o.Budget, Format: j.set.format, Scheme: j.set.scheme, Group: o.GroupSize != 0,
-		Plan: func(rules []Rule) (*fitting.Plan, error) {
-			j.set.rules = slices.Concat(given, rules)
+		Plan: func(more []Rule, given map[string]Rule) (*fitting.Plan, error) {
+			j.set.rules, j.set.given = slices.Concat(rules, more), given
 			err := j.planLayers()
 			return j.plan, err
 		},

@@ -45,7 +45,8 @@ type settings struct {
 	skip       []*regexp.Regexp // and those to exclude
 	include    []*regexp.Regexp
 	rules      []Rule
-	budget     bool // bits are shared out
+	given      map[string]Rule // to layers that no rule is about
+	budget     bool            // bits are shared out
 	fit        Fit
 	tooLarge   map[string]error                                 // layers to leave dense, found in their weights
 	mix        func(layout.Layer) (quant.Scheme, string, error) // of a format that chooses the grids; else nil

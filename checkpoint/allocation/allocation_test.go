@@ -115,13 +115,13 @@ func TestSize(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		layers := drawn(t)
 		const rest = 1000
-		var last []fitting.Rule
-		plan := func(rules []fitting.Rule) (int64, error) {
+		var last map[string]fitting.Rule
+		plan := func(rules map[string]fitting.Rule) (int64, error) {
 			last = rules
 			var bits int64
-			for i, l := range layers {
+			for _, l := range layers {
 				for _, o := range l.Options {
-					if o.What == fmt.Sprintf("bits=%d", rules[i].Bits) {
+					if o.What == fmt.Sprintf("bits=%d", rules[l.Name].Bits) {
 						bits += o.Bits
 					}
 				}
@@ -149,7 +149,7 @@ func TestSize(t *testing.T) {
 		_, err = within(layers, &Budget{Size: rest + weights*2/8 - 1}, plan)
 		require.ErrorIs(t, err, ErrBudget)
 		failed := errors.New("no")
-		_, err = within(layers, &Budget{Size: size}, func([]fitting.Rule) (int64, error) { return 0, failed })
+		_, err = within(layers, &Budget{Size: size}, func(map[string]fitting.Rule) (int64, error) { return 0, failed })
 		require.ErrorIs(t, err, failed)
 	})
 }

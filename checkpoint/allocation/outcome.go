@@ -28,12 +28,12 @@ type Outcome struct {
 	Given  []string `json:"given"`
 }
 
-// Rules are the outcome as rules for single layers.
-func (o *Outcome) Rules() ([]fitting.Rule, error) {
-	rules := make([]fitting.Rule, len(o.Layers))
+// Rules are the outcome as rules for single layers; see fitting.Rules.Given.
+func (o *Outcome) Rules() (map[string]fitting.Rule, error) {
+	rules := map[string]fitting.Rule{}
 	for i, l := range o.Layers {
 		var err error
-		if rules[i], err = fitting.ExactRule(l.Name, o.Given[i]); err != nil {
+		if rules[l.Name], err = fitting.GivenRule(o.Given[i]); err != nil {
 			return nil, err
 		}
 	}
@@ -90,9 +90,10 @@ type Work struct {
 	Format layout.Format
 	Scheme quant.Scheme // that is asked for
 	Group  bool         // its group size was given
-	// Plan plans all layers by rules beside those that were given. What does not fit is
-	// refused in the plan; an error that Never matches makes the rules no candidate.
-	Plan  func(rules []fitting.Rule) (*fitting.Plan, error)
+	// Plan plans all layers by rules beside the user's: more of them, and for single
+	// layers. What does not fit is refused in the plan; an error that Never matches makes
+	// the rules no candidate.
+	Plan  func(more []fitting.Rule, given map[string]fitting.Rule) (*fitting.Plan, error)
 	Never func(error) bool
 	// Size is what the output takes as it is planned last.
 	Size func() (int64, error)
@@ -109,7 +110,7 @@ type Work struct {
 // mixture. All layers are planned by it at the end.
 func (w *Work) Do(ctx context.Context) (*Outcome, error) {
 	m := w.Measurer
-	given, err := w.Plan(nil)
+	given, err := w.Plan(nil, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -129,7 +130,7 @@ func (w *Work) Do(ctx context.Context) (*Outcome, error) {
 			return nil, err
 		}
 		// A layer that does not fit has no such option; the mixture is checked as a whole.
-		if p, err := w.Plan([]fitting.Rule{rule}); err == nil || !w.Never(err) {
+		if p, err := w.Plan([]fitting.Rule{rule}, nil); err == nil || !w.Never(err) {
 			m.Candidates = append(m.Candidates, Candidate{What: what, Plan: p})
 		}
 	}
@@ -162,10 +163,10 @@ func (w *Work) measure(ctx context.Context, m *Measurer, given *fitting.Plan) er
 	return err
 }
 
-// size plans by rules and tells the output's size.
-func (w *Work) size(rules []fitting.Rule) (int64, error) {
-	p, err := w.Plan(rules)
-	if err != nil {
+// size plans by rules, and tells the output's size where that matters.
+func (w *Work) size(given map[string]fitting.Rule) (int64, error) {
+	p, err := w.Plan(nil, given)
+	if err != nil || w.Budget.Size == 0 {
 		return 0, err
 	}
 	n, err := w.Size()
@@ -174,7 +175,7 @@ func (w *Work) size(rules []fitting.Rule) (int64, error) {
 
 // within takes the best mixture of the budget. plan plans with rules for all layers, and
 // tells the output's size.
-func within(layers []Layer, b *Budget, plan func([]fitting.Rule) (int64, error)) (*Outcome, error) {
+func within(layers []Layer, b *Budget, plan func(map[string]fitting.Rule) (int64, error)) (*Outcome, error) {
 	try := func(bits float64) (*Outcome, int64, error) {
 		o, err := mixed(layers, bits)
 		if err != nil {

@@ -58,10 +58,12 @@ func ParseRule(text string) (Rule, error) {
 	return NewRule(strings.TrimSpace(text[:colon]), values)
 }
 
-// ExactRule makes a rule for the layer of a name: what is the part of a rule's text behind
-// the colon.
-func ExactRule(name, what string) (Rule, error) {
-	return ParseRule("^" + regexp.QuoteMeta(name) + "$: " + what)
+// GivenRule makes a rule for Rules.Given: what is the part of a rule's text behind the
+// colon.
+func GivenRule(what string) (Rule, error) {
+	r, err := ParseRule("^: " + what)
+	r.Match = nil
+	return r, err
 }
 
 // NewRule makes a rule of an expression and the values of its keys, as ParseRule has
@@ -164,7 +166,11 @@ func (r Rule) String() string {
 		add(true, "axis=%s", *r.Axis)
 	}
 	add(r.Method != "", "method=%s", r.Method)
-	return fmt.Sprintf("%v: %s", r.Match, strings.Join(parts, ","))
+	text := strings.Join(parts, ",")
+	if r.Match == nil { // of Rules.Given
+		return text
+	}
+	return fmt.Sprintf("%v: %s", r.Match, text)
 }
 
 // MarshalText implements encoding.TextMarshaler.
@@ -172,10 +178,18 @@ func (r Rule) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
 
 // rule is the one that counts for a layer, or nil.
 func (r *Rules) rule(name string) *Rule {
-	if i := slices.IndexFunc(r.Change, func(c Rule) bool { return c.Match.MatchString(name) }); i >= 0 {
+	if i := r.matching(name); i >= 0 {
 		return &r.Change[i]
 	}
+	if c, ok := r.Given[name]; ok {
+		return &c
+	}
 	return nil
+}
+
+// matching is the first rule of Change that matches a layer's name, or -1.
+func (r *Rules) matching(name string) int {
+	return slices.IndexFunc(r.Change, func(c Rule) bool { return c.Match.MatchString(name) })
 }
 
 // scheme is a uniform one as the rule changes it.
@@ -223,19 +237,22 @@ func (c *Rule) only(arms []adadim.Arm) []adadim.Arm {
 // CheckRules is an error where a rule counts for no layer, or says what the format has no
 // place for.
 func (p *Plan) CheckRules() error {
-	for i := range p.rules.Change {
-		c := &p.rules.Change[i]
+	counts := make([]bool, len(p.rules.Change))
+	for _, name := range p.names {
+		if i := p.rules.matching(name); i >= 0 {
+			counts[i] = true
+		}
+	}
+	for k := range p.rules.Change {
+		c := &p.rules.Change[k]
 		if err := c.check(p.rules.Format, p.rules.Mix != nil); err != nil {
 			return err
 		}
-		if slices.ContainsFunc(p.names, func(name string) bool { return p.rules.rule(name) == c }) {
+		if counts[k] || len(p.names) == 0 {
 			continue
 		}
 		if i := slices.IndexFunc(p.names, c.Match.MatchString); i >= 0 {
 			return fmt.Errorf("rule %q never counts: for %s it is %q, which comes before", c.Match, p.names[i], p.rules.rule(p.names[i]).Match)
-		}
-		if len(p.names) == 0 {
-			continue
 		}
 		return fmt.Errorf("rule %q matches no layer's name (the first is %s)", c.Match, p.names[0])
 	}

@@ -96,6 +96,30 @@ func TestRulesOfLayers(t *testing.T) {
 	require.Equal(t, asked, p.Layer(layerName(5)).Scheme)
 }
 
+// Rules that are given to single layers count where none of Change matches.
+func TestRulesGiven(t *testing.T) {
+	r := rules(func(layout.Layer) string { return "" })
+	given := func(what string) fitting.Rule {
+		rule, err := fitting.GivenRule(what)
+		require.NoError(t, err)
+		require.Equal(t, what, rule.String())
+		return rule
+	}
+	r.Given = map[string]fitting.Rule{layerName(0): given("bits=8,group=32"), layerName(1): given("bits=2"), layerName(2): given("dense"), "elsewhere": given("bits=5")}
+	p := ruled(t, r, 4, `\.1\.: bits=6`)
+	require.NoError(t, p.CheckRules())
+	require.NoError(t, p.Err())
+	require.Equal(t, 8, p.Layer(layerName(0)).Scheme.Bits)
+	require.Equal(t, 32, p.Layer(layerName(0)).Scheme.GroupSize)
+	require.Equal(t, 6, p.Layer(layerName(1)).Scheme.Bits)
+	require.True(t, p.Layer(layerName(2)).Dense)
+	require.Equal(t, r.Scheme, p.Layer(layerName(3)).Scheme)
+	require.True(t, p.Ruled(layerName(0)))
+	require.False(t, p.Ruled(layerName(3)))
+	_, err := fitting.GivenRule("bits=9")
+	require.Error(t, err)
+}
+
 func TestRulesRefused(t *testing.T) {
 	any := func(layout.Layer) string { return "" }
 	require.ErrorContains(t, ruled(t, rules(any), 2, "\\.7\\.: bits=8").CheckRules(), `matches no layer's name (the first is model.layers.0.mlp.up_proj)`)

@@ -34,8 +34,10 @@ type Rules struct {
 
 	// Skip leaves layers dense whose name one of the expressions matches.
 	Skip []*regexp.Regexp
-	// Change says what is asked for of single layers.
+	// Change says what is asked for of single layers, and Given of those by name that
+	// none of Change matches.
 	Change []Rule
+	Given  map[string]Rule
 	// Mix gives the grid of a layer where the format chooses it; nil if it does not.
 	// See layout.Mixer.
 	Mix func(l layout.Layer) (s quant.Scheme, remark string, err error)
