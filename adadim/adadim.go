@@ -542,9 +542,6 @@ func (c *choice) losses(ctx context.Context, out *quant.Weight, arm Arm) (Candid
 	if err := ctx.Err(); err != nil {
 		return Candidate{}, err
 	}
-	rows := out.RowLoss
-	if rows == nil {
-		rows = quant.RowLosses(c.layer.Weight, out.Dequantize(), c.layer.Calibration.H, c.q.Workers)
-	}
+	rows := quant.RowLossesOf(out, c.layer.Weight, c.layer.Calibration.H, c.q.Workers)
 	return Candidate{Arm: arm, Measured: true, Loss: quant.Sum(rows), Relative: quant.RelativeLoss(rows, c.size)}, nil
 }

@@ -30,6 +30,15 @@ func RowLosses(w, approx, h *tensor.Matrix, workers int) []float64 {
 	return out
 }
 
+// RowLossesOf is RowLosses of q as an approximation of w: what its method has found, if it
+// has found it.
+func RowLossesOf(q *Weight, w, h *tensor.Matrix, workers int) []float64 {
+	if q.RowLoss != nil {
+		return q.RowLoss
+	}
+	return RowLosses(w, q.Dequantize(), h, workers)
+}
+
 // Loss is the reconstruction loss tr(E H Eᵀ) = ‖X Eᵀ‖² of approx against w.
 func Loss(w, approx, h *tensor.Matrix, workers int) float64 {
 	return Sum(RowLosses(w, approx, h, workers))

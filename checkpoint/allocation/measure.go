@@ -112,7 +112,7 @@ func (m *Measurer) option(ctx context.Context, p *fitting.Layer, t blocks.Task) 
 	if cal == nil {
 		return o, nil
 	}
-	o.Loss = quant.Loss(t.Weight, q.Dequantize(), cal.H, m.Workers)
+	o.Loss = quant.Sum(quant.RowLossesOf(q, t.Weight, cal.H, m.Workers))
 	off := math.Abs(float64(o.Bits)/float64(t.Weight.Rows*t.Weight.Cols) - m.Target)
 	if old, there := m.refs[t.Name]; o.Loss > 0 && (!there || off < old.off) {
 		if m.refs == nil {

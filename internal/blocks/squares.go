@@ -3,9 +3,9 @@ package blocks
 import (
 	"encoding/binary"
 	"fmt"
-	"math"
 
 	"github.com/golowbit/lowbit/internal/program"
+	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/quant"
 )
 
@@ -16,10 +16,9 @@ func (r *run) keepSquares(stage int, c *quant.Collector) error {
 		return nil
 	}
 	sums, tokens := c.Squares()
-	data := binary.LittleEndian.AppendUint64(nil, uint64(tokens))
-	for _, v := range sums {
-		data = binary.LittleEndian.AppendUint32(data, math.Float32bits(v))
-	}
+	data := make([]byte, 8+4*len(sums))
+	binary.LittleEndian.PutUint64(data, uint64(tokens))
+	wire.Encode(data[8:], wire.F32, sums)
 	return r.layers.Note(squaresNote(r.block.Program, stage), data)
 }
 
@@ -40,9 +39,7 @@ func EachSquares(programs []*program.Program, layers Layers, tell func(layer str
 				return fmt.Errorf("block %d: %d bytes of squares kept by the interrupted run, want %d", p.Index, len(data), want)
 			}
 			sums := make([]float32, p.Stages[i].Width)
-			for j := range sums {
-				sums[j] = math.Float32frombits(binary.LittleEndian.Uint32(data[8+4*j:]))
-			}
+			wire.Decode(sums, wire.F32, data[8:])
 			for _, l := range p.Stages[i].Linears {
 				tell(p.Linears[l].Name, sums, int(binary.LittleEndian.Uint64(data)))
 			}

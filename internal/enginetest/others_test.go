@@ -12,6 +12,7 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel"
 	"github.com/golowbit/lowbit/internal/decodertest"
 	"github.com/golowbit/lowbit/internal/gguf"
+	"github.com/golowbit/lowbit/internal/testkit"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 )
@@ -361,13 +362,6 @@ func edited(t testing.TB, f *gguf.File, key string, value any, without string) s
 	}
 	list := slices.DeleteFunc(slices.Clone(f.Tensors()), func(x gguf.Tensor) bool { return x.Name == without })
 	path := filepath.Join(t.TempDir(), "edited.gguf")
-	w, err := gguf.Create(path, kv, list)
-	require.NoError(t, err)
-	for _, x := range list {
-		data := make([]byte, x.Bytes())
-		require.NoError(t, f.ReadAt(x.Name, data, 0))
-		require.NoError(t, w.Append(x.Name, data))
-	}
-	require.NoError(t, w.Close())
+	testkit.CopyGGUF(t, f, path, kv, list)
 	return path
 }

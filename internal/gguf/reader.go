@@ -347,3 +347,20 @@ func short(s string) string {
 	}
 	return s
 }
+
+// Floats reads a tensor of F32.
+func (f *File) Floats(name string) ([]float32, error) {
+	t, ok := f.Tensor(name)
+	if !ok {
+		return nil, fmt.Errorf("no tensor %q", name)
+	}
+	if t.Type != F32 {
+		return nil, fmt.Errorf("tensor %q: type %v, want F32", name, t.Type)
+	}
+	data := make([]byte, t.Bytes())
+	if err := f.ReadAt(name, data, 0); err != nil {
+		return nil, err
+	}
+	v := make([]float32, t.Elements())
+	return v, t.Type.Decode(v, data)
+}

@@ -133,33 +133,15 @@ func (f *File) readGGUF(r io.ReaderAt, size int64) error {
 			continue // other statistics
 		}
 		e := Entry{Name: name}
-		if e.Sums, err = floats(g, t.Name); err != nil {
+		if e.Sums, err = g.Floats(t.Name); err != nil {
 			return err
 		}
-		if e.Counts, err = floats(g, name+countsSuffix); err != nil {
+		if e.Counts, err = g.Floats(name + countsSuffix); err != nil {
 			return err
 		}
 		f.Entries = append(f.Entries, e)
 	}
 	return nil
-}
-
-// floats reads a tensor of float32.
-func floats(g *gguf.File, name string) ([]float32, error) {
-	t, ok := g.Tensor(name)
-	if !ok {
-		return nil, fmt.Errorf("no tensor %q", name)
-	}
-	if t.Type != gguf.F32 {
-		return nil, fmt.Errorf("tensor %q: type %v, want F32", name, t.Type)
-	}
-	data := make([]byte, t.Bytes())
-	if err := g.ReadAt(name, data, 0); err != nil {
-		return nil, err
-	}
-	v := make([]float32, t.Elements())
-	wire.Decode(v, wire.F32, data)
-	return v, nil
 }
 
 // older reads the numbers of the form without a header and knows how much is left.

@@ -39,14 +39,20 @@ func SplitGGUF(t *testing.T, path, dir string, n int, bare bool, change func(i i
 		}
 		out := filepath.Join(dir, fmt.Sprintf("model-%05d-of-%05d.gguf", i+1, n))
 		paths = append(paths, out)
-		w, err := gguf.Create(out, kv, tensors)
-		require.NoError(t, err)
-		for _, tensor := range tensors {
-			data := make([]byte, tensor.Bytes())
-			require.NoError(t, f.ReadAt(tensor.Name, data, 0))
-			require.NoError(t, w.Append(tensor.Name, data))
-		}
-		require.NoError(t, w.Close())
+		CopyGGUF(t, f, out, kv, tensors)
 	}
 	return paths
+}
+
+// CopyGGUF makes a file with the metadata and these tensors of f.
+func CopyGGUF(t testing.TB, f *gguf.File, path string, kv []gguf.KV, tensors []gguf.Tensor) {
+	t.Helper()
+	w, err := gguf.Create(path, kv, tensors)
+	require.NoError(t, err)
+	for _, tensor := range tensors {
+		data := make([]byte, tensor.Bytes())
+		require.NoError(t, f.ReadAt(tensor.Name, data, 0))
+		require.NoError(t, w.Append(tensor.Name, data))
+	}
+	require.NoError(t, w.Close())
 }

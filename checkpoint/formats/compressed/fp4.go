@@ -1,13 +1,13 @@
 package compressed
 
 import (
-	"encoding/binary"
 	"fmt"
 	"math"
 
 	"github.com/golowbit/lowbit/checkpoint/internal/fp4"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/kquant"
+	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 	"github.com/golowbit/lowbit/tensor"
@@ -88,11 +88,7 @@ func encodeFloats(l layout.Layer, w *quant.Weight) ([]layout.Tensor, error) {
 	if err != nil {
 		return nil, fmt.Errorf("layer %q: %w", l.Name, err)
 	}
-	var packed []byte
-	for _, v := range words {
-		packed = binary.LittleEndian.AppendUint32(packed, v)
-	}
-	data := [][]byte{packed, scales, binary.LittleEndian.AppendUint32(nil, math.Float32bits(global))}
+	data := [][]byte{wire.Bytes(words), scales, wire.Bytes([]uint32{math.Float32bits(global)})}
 	var out []layout.Tensor
 	for i, s := range floatSpecs(name, l) {
 		out = append(out, layout.Tensor{Spec: s, Data: data[i]})
@@ -182,11 +178,7 @@ func readFloats(src layout.Source, l layout.Layer, by fp4.Grids, grid string, sp
 			return nil, err
 		}
 	}
-	words := make([]uint32, len(data[0])/4)
-	for i := range words {
-		words[i] = binary.LittleEndian.Uint32(data[0][4*i:])
-	}
-	w, err := by.Decode(grid, l.Out, l.In, words, data[1])
+	w, err := by.Decode(grid, l.Out, l.In, wire.Words(data[0]), data[1])
 	if err != nil {
 		return nil, layout.TensorError(src, specs[1].Name, "%w", err)
 	}

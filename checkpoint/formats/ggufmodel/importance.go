@@ -2,16 +2,15 @@ package ggufmodel
 
 import (
 	"crypto/sha256"
-	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"maps"
-	"math"
 	"slices"
 
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/decoder/arch"
 	"github.com/golowbit/lowbit/internal/imatrix"
+	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/quant"
 )
 
@@ -178,10 +177,10 @@ func (p *Importance) Digest() string {
 	h := sha256.New()
 	for _, name := range slices.Sorted(maps.Keys(p.layers)) {
 		s := p.layers[name]
-		data := binary.LittleEndian.AppendUint32(append([]byte(name), 0), math.Float32bits(s.count))
-		for _, v := range s.sums {
-			data = binary.LittleEndian.AppendUint32(data, math.Float32bits(v))
-		}
+		values := append([]float32{s.count}, s.sums...)
+		data := make([]byte, 4*len(values))
+		wire.Encode(data, wire.F32, values)
+		h.Write(append([]byte(name), 0))
 		h.Write(data)
 	}
 	return hex.EncodeToString(h.Sum(nil)[:16])

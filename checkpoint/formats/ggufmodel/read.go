@@ -407,11 +407,7 @@ func (g *modelFile) readRow(e fileTensor, dst []byte, r int) error {
 	if err := e.info.Type.Decode(values, packed); err != nil {
 		return err
 	}
-	if e.scale != 0 {
-		for i := range values {
-			values[i] *= e.scale
-		}
-	}
+	e.scaled(values)
 	return safetensors.EncodeFloat32(dst, safetensors.F32, values)
 }
 

@@ -121,12 +121,8 @@ func readFactors(f *gguf.File, name string, n int) ([]float32, error) {
 	if t.Type != gguf.F32 || len(t.Dims) != 1 || t.Dims[0] != n {
 		return nil, fmt.Errorf("tensor %q: %v %v, want %d F32", t.Name, t.Type, t.Dims, n)
 	}
-	data := make([]byte, t.Bytes())
-	if err := f.ReadAt(t.Name, data, 0); err != nil {
-		return nil, err
-	}
-	factors := make([]float32, n)
-	if err := t.Type.Decode(factors, data); err != nil {
+	factors, err := f.Floats(t.Name)
+	if err != nil {
 		return nil, err
 	}
 	for _, v := range factors {

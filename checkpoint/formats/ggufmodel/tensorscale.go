@@ -51,14 +51,10 @@ func tensorScales(f *gguf.File, known map[string]decoder.GGUFTensor) (map[string
 		if t.Type != gguf.F32 || len(t.Dims) != 1 {
 			return nil, fmt.Errorf("tensor %q: %v %v, want a vector of F32", t.Name, t.Type, t.Dims)
 		}
-		data, v := make([]byte, t.Bytes()), make([]float32, t.Elements())
-		if err := f.ReadAt(t.Name, data, 0); err != nil {
+		var err error
+		if scales[t.Name], err = f.Floats(t.Name); err != nil {
 			return nil, err
 		}
-		if err := gguf.F32.Decode(v, data); err != nil {
-			return nil, err
-		}
-		scales[t.Name] = v
 	}
 	return scales, nil
 }
