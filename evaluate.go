@@ -109,13 +109,13 @@ func (o *EvalOptions) windows(main *evaluated, words *checkpoint.Model, wordsDir
 	if main.Model.MaxPosition > 0 && window > main.Model.MaxPosition {
 		return nil, fmt.Errorf("%w: window of %d tokens, but the model's context is %d", ErrOptions, window, main.Model.MaxPosition)
 	}
-	ids, err := tokens(words, wordsDir, main.Model, o.Text, o.Memory)
+	shares, err := tokens(words, wordsDir, main.Model, o.Text, o.Memory)
 	if err != nil {
 		return nil, err
 	}
-	w := text.Windows(ids, window)
+	w, _ := text.Sample(shares, window, 0)
 	if len(w) == 0 {
-		return nil, fmt.Errorf("%v: %d tokens of text, want at least one window of %d", o.Text, len(ids), window)
+		return nil, fmt.Errorf("%v: %d tokens of text, want at least one window of %d", o.Text, text.Count(shares), window)
 	}
 	return w, nil
 }
@@ -164,8 +164,11 @@ type Measurement struct {
 }
 
 func (m Measurement) validate() error {
-	if m.Window != 0 && !m.given() {
+	switch {
+	case m.Window != 0 && !m.given():
 		return badOptions("windows of %d tokens, and no text to measure on", m.Window)
+	case len(m.Weights) > 0:
+		return badOptions("weights of texts are for calibration: all that is measured on counts alike")
 	}
 	if err := checkWindow(m.Window); err != nil {
 		return err

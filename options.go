@@ -418,6 +418,8 @@ func (o *EvalOptions) Validate() error {
 		return badOptions("no model given")
 	case !o.Text.given():
 		return badOptions("no text given")
+	case len(o.Text.Weights) > 0:
+		return badOptions("weights of texts are for calibration: all that is measured on counts alike")
 	}
 	if err := checkWindow(o.Window); err != nil {
 		return err
@@ -442,7 +444,7 @@ func checkWindow(n int) error {
 
 // checkSequences checks the options where each sequence of ids is a window.
 func (o *EvalOptions) checkSequences() error {
-	if len(o.Text.Files)+len(o.Text.Readers)+len(o.Text.Strings) > 0 {
+	if o.Text.Documents != nil || len(o.Text.Files)+len(o.Text.Readers)+len(o.Text.Strings) > 0 {
 		return badOptions("sequences are token ids, and other text is given too")
 	}
 	if o.Window != 0 {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
+	"math"
 	"slices"
 	"strings"
 
@@ -15,20 +17,20 @@ import (
 	"github.com/golowbit/lowbit/internal/tokenizer"
 )
 
-// Text is what a model is calibrated or measured on: files, readers, strings
-// and token ids, one after another in this order.
-//
-// Files and readers are UTF-8. A byte order mark at the beginning is dropped
-// and lines that end in CR LF end in LF. JSON is never read as text: a file
-// whose first line is a JSON object holds JSON lines, each an object with a
-// text, and a file that is one JSON value is an array of such objects or of
-// strings. Every such text is one document.
+// Text is what a model is calibrated or measured on: files, readers, strings,
+// documents and token ids, one after another in this order. docs/texts.md says what
+// files and readers may hold: UTF-8 text, JSON, conversations, tables, packed or not.
 type Text struct {
-	Files   []string
-	Readers []io.Reader // read to their end
-	Strings []string    // each is one document
-	IDs     [][]int32   // taken as they are; a model needs no tokenizer for them
-	// Field is the key of the text in JSON; "" means "text".
+	Files []string // or folders of such
+	// Weights of Files, one each, say what share of the calibration windows comes from
+	// where; all else that is given counts 1. Without them windows are spread evenly.
+	Weights   []float64
+	Readers   []io.Reader      // read to their end
+	Strings   []string         // each is one document
+	Documents iter.Seq[string] // as Strings
+	IDs       [][]int32        // taken as they are; a model needs no tokenizer for them
+	// Field is the key of the text or of a conversation's messages in JSON and tables; ""
+	// means "text", else "messages", else "conversations".
 	Field string
 	// PerDocument encodes every document by itself, after a
 	// beginning-of-sequence token (see BOS). Documents of plain text are what
@@ -36,16 +38,15 @@ type Text struct {
 	// are, without that token.
 	PerDocument bool
 	// BOS says whether, with PerDocument, documents get a beginning-of-sequence
-	// token. nil means if the model's tokenizer adds one. A document that
-	// starts with the token already gets no second one.
-	BOS *bool
-	// MaxBytes is how long each file or reader may be; 0 means 1 GiB.
-	MaxBytes int64
+	// token. nil means if the model's tokenizer adds one, and of conversations what the
+	// chat template does. A document that starts with the token gets no second one.
+	BOS      *bool
+	MaxBytes int64 // how long each file or reader may be, also unpacked; 0 means 1 GiB
 }
 
 // given reports whether there is any text.
 func (t Text) given() bool {
-	return len(t.Files)+len(t.Readers)+len(t.Strings)+len(t.IDs) > 0
+	return len(t.Files)+len(t.Readers)+len(t.Strings)+len(t.IDs) > 0 || t.Documents != nil
 }
 
 func (t Text) validate() error {
@@ -58,6 +59,10 @@ func (t Text) validate() error {
 		return badOptions("a nil reader of text")
 	case slices.Contains(t.Files, ""):
 		return badOptions("a text file without a name")
+	case len(t.Weights) > 0 && len(t.Weights) != len(t.Files):
+		return badOptions("%d weights for %d files of text", len(t.Weights), len(t.Files))
+	case slices.ContainsFunc(t.Weights, func(w float64) bool { return !(w > 0 && w <= math.MaxFloat32) }):
+		return badOptions("weights of texts %v, want positive numbers", t.Weights)
 	}
 	return nil
 }
@@ -121,30 +126,19 @@ func readCalibration(m *checkpoint.Model, cfg *decoder.Model, c Calibration, tun
 	if cfg.MaxPosition > 0 && t.seqLen > cfg.MaxPosition {
 		return nil, badOptions("calibration windows of %d tokens, but the model's context is %d", t.seqLen, cfg.MaxPosition)
 	}
-	ids, err := tokens(m, "", cfg, c.Text, limit)
+	shares, err := tokens(m, "", cfg, c.Text, limit)
 	if err != nil {
 		return nil, err
 	}
-	all := text.Windows(ids, t.seqLen)
+	all, picked := text.Sample(shares, t.seqLen, cmp.Or(c.Samples, defaultSamples))
 	if len(all) == 0 {
-		return nil, fmt.Errorf("%v: %d tokens of calibration text, want at least one window of %d", c.Text, len(ids), t.seqLen)
+		return nil, fmt.Errorf("%v: %d tokens of calibration text, want at least one window of %d", c.Text, text.Count(shares), t.seqLen)
 	}
-	n := c.Samples
-	if n == 0 {
-		n = defaultSamples
-	}
-	t.windows = text.Spread(all, n)
+	t.windows = picked
 	if t.tuning, err = tuning.windows(all, t.seqLen); err != nil {
 		return nil, err
 	}
-	if len(t.windows) < len(all) && len(t.tuning) < len(all) { // the others need not stay
-		for i, w := range t.windows {
-			t.windows[i] = slices.Clone(w)
-		}
-		for i, w := range t.tuning {
-			t.tuning[i] = slices.Clone(w)
-		}
-	}
+	text.Detach(len(all), t.windows, t.tuning)
 	return t, nil
 }
 
@@ -162,7 +156,9 @@ func openTokenizer(m *checkpoint.Model, dir string) (*tokenizer.Tokenizer, error
 
 // source is where the text that is not given as ids comes from.
 func (t Text) source() text.Source {
-	return text.Source{Files: t.Files, Readers: t.Readers, Strings: t.Strings, Field: t.Field, MaxBytes: t.MaxBytes}
+	return text.Source{
+		Files: t.Files, Weights: t.Weights, Readers: t.Readers, Strings: t.Strings, Documents: t.Documents, Field: t.Field, MaxBytes: t.MaxBytes,
+	}
 }
 
 // reading is what memory the text takes while it is read and encoded.
@@ -176,18 +172,18 @@ func (t Text) reading(limit int64) (*memory.Plan, error) {
 
 // tokens encodes text for a model, with the tokenizer in dir, or the model's
 // own if dir is "". limit is of memory, as in Options.
-func tokens(m *checkpoint.Model, dir string, cfg *decoder.Model, t Text, limit int64) ([]int32, error) {
+func tokens(m *checkpoint.Model, dir string, cfg *decoder.Model, t Text, limit int64) ([]text.Share, error) {
 	p, err := t.reading(limit)
 	if err != nil {
 		return nil, err
 	}
-	if len(t.Readers) == 0 { // their size is not known
+	if len(t.Readers) == 0 && t.Documents == nil { // their size is not known
 		defer p.Hold()()
 	}
-	ids, err := t.source().Tokens(func() (*tokenizer.Tokenizer, error) { return openTokenizer(m, dir) },
+	shares, err := t.source().Tokens(func() (*tokenizer.Tokenizer, error) { return openTokenizer(m, dir) },
 		text.Encoding{PerDocument: t.PerDocument, BOS: t.BOS}, t.IDs, m.Path(), cfg.Vocab)
 	if errors.Is(err, text.ErrNoBOS) {
 		err = badOptions("%w", err)
 	}
-	return ids, err
+	return shares, err
 }

@@ -2,14 +2,18 @@ package lowbit
 
 import (
 	"bytes"
+	"encoding/json"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/internal/tokenizer"
 	"github.com/golowbit/lowbit/quant"
 )
@@ -25,7 +29,7 @@ func TestSameTextAnyWay(t *testing.T) {
 	require.NoError(t, err)
 	var first string
 	for _, text := range []Text{
-		{Files: []string{file}}, {Readers: []io.Reader{bytes.NewReader(data)}}, {Strings: []string{string(data)}}, {IDs: [][]int32{tok.Encode(string(data))}},
+		{Files: []string{file}}, {Readers: []io.Reader{bytes.NewReader(data)}}, {Strings: []string{string(data)}}, {Documents: slices.Values([]string{string(data)})}, {IDs: [][]int32{tok.Encode(string(data))}},
 	} {
 		o := quick(t)
 		o.Calibration.Text = text
@@ -67,4 +71,64 @@ func TestTokenOutsideVocabulary(t *testing.T) {
 	require.NoError(t, os.WriteFile(story, []byte("a zebra"), 0o666))
 	_, err = Evaluate(t.Context(), EvalOptions{Model: dir, Text: Text{Files: []string{story}}})
 	require.ErrorContains(t, err, `token "zebra" has id 1024, but the model knows only 1024`)
+}
+
+// TestChatTemplateIsResumed: a conversation needs the model's template, and an interrupted
+// run notices that the template, the field or the weights are others than they were.
+func TestChatTemplateIsResumed(t *testing.T) {
+	data, err := os.ReadFile(embeddedHeldout)
+	require.NoError(t, err)
+	chats := filepath.Join(t.TempDir(), "chats.jsonl")
+	var lines bytes.Buffer
+	e := json.NewEncoder(&lines)
+	for _, s := range strings.SplitN(string(data[:6000]), "\n", 12) {
+		require.NoError(t, e.Encode(map[string]any{"messages": []map[string]string{{"role": "user", "content": s}}, "other": s}))
+	}
+	require.NoError(t, os.WriteFile(chats, lines.Bytes(), 0o666))
+	o := quick(t)
+	o.Model = copyModel(t)
+	o.Calibration.Text = Text{Files: []string{chats}}
+	_, err = Quantize(t.Context(), o)
+	require.ErrorContains(t, err, chats+": line 1: a conversation: the model has no chat template")
+	template := filepath.Join(o.Model, "chat_template.jinja")
+	require.NoError(t, os.WriteFile(template, []byte("{% for m in messages %}Q: {{ m.content }}\n{% endfor %}"), 0o666))
+	interrupt(t, o, 2)
+	o.Resume = true
+	for name, change := range map[string]func(o *Options){
+		"template": func(*Options) {
+			edit(t, template, func(b []byte) []byte { return bytes.Replace(b, []byte("Q:"), []byte("A:"), 1) })
+		},
+		"field": func(o *Options) { o.Calibration.Field = "other" },
+		"text": func(o *Options) {
+			edit(t, chats, func(b []byte) []byte { return bytes.Replace(b, []byte("the"), []byte("The"), 1) })
+		},
+	} {
+		was, err := os.ReadFile(template)
+		require.NoError(t, err)
+		other := o
+		change(&other)
+		_, err = Quantize(t.Context(), other)
+		require.ErrorIs(t, err, checkpoint.ErrResume, name)
+		require.NoError(t, os.WriteFile(template, was, 0o666))
+		require.NoError(t, os.WriteFile(chats, lines.Bytes(), 0o666))
+	}
+	_, err = Quantize(t.Context(), o)
+	require.NoError(t, err)
+}
+
+// TestWeightsAreForCalibration: what is measured on counts alike.
+func TestWeightsAreForCalibration(t *testing.T) {
+	text := Text{Files: []string{embeddedHeldout}, Weights: []float64{2}}
+	_, err := Evaluate(t.Context(), EvalOptions{Model: embedded, Text: text})
+	require.ErrorIs(t, err, ErrOptions)
+	o := quick(t)
+	o.Evaluation.Text = text
+	require.ErrorContains(t, o.Validate(), "weights of texts are for calibration")
+	o.Evaluation.Text = Text{}
+	o.Calibration.Text = text
+	require.NoError(t, o.Validate())
+	for _, w := range [][]float64{{0}, {-1}, {1, 2}, {math.NaN()}, {math.Inf(1)}} {
+		o.Calibration.Weights = w
+		require.ErrorContains(t, o.Validate(), "weights")
+	}
 }

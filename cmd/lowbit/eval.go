@@ -58,7 +58,7 @@ tokenizer is needed. --logits writes what the model predicts at every token.`,
 	}
 	s := c.Flags()
 	s.SortFlags = false
-	text.register(s, "text", "text to measure on")
+	text.register(s, "text", "text to measure on", "")
 	text.registerReading(s)
 	s.StringVar(&ids, "ids", "", "`file` with token ids instead of text: a JSON array of arrays, of any lengths; - is standard input")
 	s.StringVar(&logits, "logits", "", "`file` (safetensors) to write the logits for --ids to, float32: \"logits\" [sequences, tokens, vocabulary], or for sequences of different lengths \"logits.0\" [tokens, vocabulary] and so on; must not exist")

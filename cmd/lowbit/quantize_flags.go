@@ -138,7 +138,7 @@ func (f *quantizeFlags) registerMethod(s *pflag.FlagSet) {
 }
 
 func (f *quantizeFlags) registerText(s *pflag.FlagSet) {
-	f.calib.register(s, "calib", "text to calibrate on")
+	f.calib.register(s, "calib", "text to calibrate on", "; FILE@WEIGHT gives a text its share of the windows, 1 where others have none")
 	f.calib.registerReading(s)
 	s.StringVar(&f.calibIDs, "calib-ids", "", "`file` of token ids to calibrate on, after the text if there is any: a JSON array of arrays; the model needs no tokenizer for them")
 	s.StringVar(&f.o.Importance, "imatrix", "", "`file` with an importance matrix of llama.cpp's (llama-imatrix; GGUF or the older form) that stands in for --calib: the mean squares of every layer's inputs, which is H without what lies beside its diagonal. Every format takes it. Grids are fitted, arms chosen and codes refined by it; GPTQ is rounding to nearest then, as it has nothing to feed errors back by, and --method rtn, which only fits grids, is the fastest")
@@ -146,7 +146,7 @@ func (f *quantizeFlags) registerText(s *pflag.FlagSet) {
 	s.IntVar(&f.o.Calibration.Samples, "samples", 0, "calibration windows (default 128)")
 	s.IntVar(&f.o.Calibration.SeqLen, "seq-len", 0, "tokens a calibration window (default 2048 or the model's context)")
 	s.BoolVar(&f.o.BF16, "bf16", false, "round the activations of a bfloat16 model to bfloat16 in calibration, where the CPU is faster at it")
-	f.eval.register(s, "eval", "text to measure perplexity on, of the source and of the result, when that is complete and before it has its name")
+	f.eval.register(s, "eval", "text to measure perplexity on, of the source and of the result, when that is complete and before it has its name", "")
 	s.IntVar(&f.o.Evaluation.Window, "window", 0, "tokens a window of --eval (default 2048 or the model's context)")
 }
 
@@ -184,7 +184,7 @@ func (f *quantizeFlags) options(c *cobra.Command, model string, stdin io.Reader)
 	o.Calibration.Text = f.calib.text(stdin)
 	if f.eval.given() {
 		reading := f.calib // how both are read
-		reading.files, reading.stdin = f.eval.files, f.eval.stdin
+		reading.files, reading.weights, reading.weighted, reading.stdin = f.eval.files, f.eval.weights, f.eval.weighted, f.eval.stdin
 		o.Evaluation.Text = reading.text(stdin)
 	}
 	if f.calibIDs != "" {

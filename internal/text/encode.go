@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/golowbit/lowbit/internal/chat"
 	"github.com/golowbit/lowbit/internal/tokenizer"
 )
 
@@ -26,7 +27,9 @@ type Encoding struct {
 	BOS         *bool // whether documents get a beginning-of-sequence token; nil: if the tokenizer adds one
 }
 
-// Encode turns passages into one sequence of token ids.
+// Encode turns passages into one sequence of token ids. A conversation is what the
+// model's chat template makes of it, and gets no beginning-of-sequence token but the
+// template's, unless BOS asks for one and the template brings none.
 func (e Encoding) Encode(tok *tokenizer.Tokenizer, all []Passage) ([]int32, error) {
 	bos, hasBOS := tok.BOS()
 	add := hasBOS && tok.AddsBOS()
@@ -36,7 +39,21 @@ func (e Encoding) Encode(tok *tokenizer.Tokenizer, all []Passage) ([]int32, erro
 		}
 	}
 	var ids []int32
+	var template *chat.Template
 	for _, p := range all {
+		add := add
+		if p.Chat != nil {
+			var err error
+			if template == nil {
+				if template, err = templateOf(tok); err != nil {
+					return nil, fmt.Errorf("%s: a conversation: %w", p.From, err)
+				}
+			}
+			if p.Text, err = template.Render(p.Chat); err != nil {
+				return nil, fmt.Errorf("%s: %w", p.From, err)
+			}
+			add = add && e.BOS != nil
+		}
 		if !e.PerDocument {
 			if more := tok.Encode(p.Text); ids == nil {
 				ids = more // of a long text it is better not copied
@@ -61,36 +78,68 @@ func (e Encoding) Encode(tok *tokenizer.Tokenizer, all []Passage) ([]int32, erro
 	return ids, nil
 }
 
+// templateOf is the model's chat template with the tokens that it may write.
+func templateOf(tok *tokenizer.Tokenizer) (*chat.Template, error) {
+	tokens := map[string]string{}
+	for name, of := range map[string]func() (int32, bool){
+		"bos_token": tok.BOS, "eos_token": tok.EOS, "unk_token": tok.Unknown, "pad_token": tok.Padding,
+	} {
+		if id, ok := of(); ok {
+			if s, ok := tok.Token(id); ok {
+				tokens[name] = s
+			}
+		}
+	}
+	return chat.Compile(tok.ChatTemplate(), tokens)
+}
+
+// Share is a sequence of token ids that counts for so much beside others.
+type Share struct {
+	Weight float64
+	IDs    []int32
+}
+
 // Tokens encodes everything with a tokenizer, which is opened only if there is any text,
-// and appends ids. Those that the model at path with so many tokens does not have are an
-// error.
-func (s Source) Tokens(open func() (*tokenizer.Tokenizer, error), e Encoding, more [][]int32, path string, vocab int) ([]int32, error) {
-	all, err := s.Passages()
+// and more ids behind it: one share, or with weights one for each part. Ids that the
+// model at path with so many tokens does not have are an error.
+func (s Source) Tokens(open func() (*tokenizer.Tokenizer, error), e Encoding, more [][]int32, path string, vocab int) ([]Share, error) {
+	parts, err := s.Parts()
 	if err != nil {
 		return nil, err
 	}
-	var ids []int32
 	name := func(id int32) string { return fmt.Sprintf("token %d", id) }
-	if len(all) > 0 {
+	var shares []Share
+	if slices.ContainsFunc(parts, func(p Part) bool { return len(p.Passages) > 0 }) {
 		tok, err := open()
 		if err != nil {
 			return nil, err
 		}
-		if ids, err = e.Encode(tok, all); err != nil {
-			return nil, err
+		for _, p := range parts {
+			ids, err := e.Encode(tok, p.Passages)
+			if err != nil {
+				return nil, err
+			}
+			shares = append(shares, Share{p.Weight, ids})
 		}
 		name = func(id int32) string {
 			s, _ := tok.Token(id)
 			return fmt.Sprintf("tokenizer: token %q has id %d", s, id)
 		}
 	}
-	ids = append(ids, slices.Concat(more...)...)
-	for _, id := range ids {
-		if id < 0 || int(id) >= vocab {
-			return nil, fmt.Errorf("%s: %s, but the model knows only %d", path, name(id), vocab)
+	switch {
+	case len(shares) == 1 && len(s.Weights) == 0:
+		shares[0].IDs = append(shares[0].IDs, slices.Concat(more...)...)
+	case len(more) > 0:
+		shares = append(shares, Share{1, slices.Concat(more...)})
+	}
+	for _, share := range shares {
+		for _, id := range share.IDs {
+			if id < 0 || int(id) >= vocab {
+				return nil, fmt.Errorf("%s: %s, but the model knows only %d", path, name(id), vocab)
+			}
 		}
 	}
-	return ids, nil
+	return shares, nil
 }
 
 // documents splits a text at blank lines.
@@ -133,6 +182,66 @@ func Spread(w [][]int32, n int) [][]int32 {
 		out[i] = w[i*len(w)/n]
 	}
 	return out
+}
+
+// Sample cuts shares into windows of n tokens, all of them, and picks at most so many
+// samples: evenly spread over a share, and in several shares by their weights. What a
+// share is too short for the others give.
+func Sample(shares []Share, n, samples int) (all, picked [][]int32) {
+	windows := make([][][]int32, len(shares))
+	for i, s := range shares {
+		windows[i] = Windows(s.IDs, n)
+		all = append(all, windows[i]...)
+	}
+	if samples >= len(all) {
+		return all, all
+	}
+	for i, n := range quotas(shares, windows, samples) {
+		picked = append(picked, Spread(windows[i], n)...)
+	}
+	return all, picked
+}
+
+// Count is how many tokens shares have.
+func Count(shares []Share) int {
+	n := 0
+	for _, s := range shares {
+		n += len(s.IDs)
+	}
+	return n
+}
+
+// Detach copies windows that were picked of so many, where that lets go of the others.
+func Detach(all int, picked ...[][]int32) {
+	for _, w := range picked {
+		if len(w) == all {
+			return
+		}
+	}
+	for _, w := range picked {
+		for i := range w {
+			w[i] = slices.Clone(w[i])
+		}
+	}
+}
+
+// quotas shares samples out, one after another to the share that has least of its due.
+func quotas(shares []Share, windows [][][]int32, samples int) []int {
+	given := make([]int, len(shares))
+	for range samples {
+		next := -1
+		for i, s := range shares {
+			if given[i] == len(windows[i]) {
+				continue
+			}
+			// Of d'Hondt, by halves: Sainte-Laguë, which favours no side.
+			if next < 0 || s.Weight*(float64(given[next])+0.5) > shares[next].Weight*(float64(given[i])+0.5) {
+				next = i
+			}
+		}
+		given[next]++
+	}
+	return given
 }
 
 // Digest identifies windows.

@@ -1,64 +1,79 @@
-// Package text reads texts, cuts them into documents and windows, and turns
-// them into token ids.
+// Package text reads texts as people have them, cuts them into documents and windows,
+// and turns them into token ids.
 package text
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"os"
-	"path/filepath"
 	"slices"
-	"strings"
 	"unicode/utf8"
 
+	"github.com/golowbit/lowbit/internal/chat"
 	"github.com/golowbit/lowbit/internal/disk"
 )
 
-// Source is where text comes from: files, readers and strings, one after
-// another in this order. Files and readers may hold plain text, JSON lines or
-// one JSON value; every text in JSON, and every string, is one document.
+// Source is where text comes from: files, readers, strings and documents, one after
+// another in this order. Files and readers may hold plain text, JSON lines, one JSON
+// value or a parquet table, packed by gzip or zstd or not; every text and every
+// conversation in JSON or a table, and every string, is one document.
 type Source struct {
-	Files    []string
-	Readers  []io.Reader
-	Strings  []string
-	Field    string // key of the text in JSON; "" means "text"
-	MaxBytes int64  // of each file or reader; 0 means 1 GiB
+	Files     []string  // or folders of such
+	Weights   []float64 // of Files, one each; none: they count by their length
+	Readers   []io.Reader
+	Strings   []string
+	Documents iter.Seq[string]
+	Field     string // key of the text or the messages; "": text, else messages, else conversations
+	MaxBytes  int64  // of each file or reader, unpacked; 0 means 1 GiB
 }
 
 const defaultMaxBytes = 1 << 30
 
-// limited reads a text of at most MaxBytes.
-func (s Source) limited(read func(limit int64) ([]byte, error)) ([]byte, error) {
-	limit := s.MaxBytes
-	if limit == 0 {
-		limit = defaultMaxBytes
+func (s Source) limit() int64 {
+	if s.MaxBytes == 0 {
+		return defaultMaxBytes
 	}
-	data, err := read(limit)
+	return s.MaxBytes
+}
+
+// told adds to an error in reading what can be done.
+func told(err error) error {
 	switch {
 	case errors.Is(err, disk.ErrTooLarge):
 		err = fmt.Errorf("%w; Text.MaxBytes (--max-text) sets the limit", err)
 	case errors.Is(err, disk.ErrNotRegular):
 		err = fmt.Errorf("%w; what is no file can come through standard input (-)", err)
 	}
-	return data, err
+	return err
 }
 
 // Passage is a piece of text: one document, or several between blank lines.
 type Passage struct {
 	Text string
-	One  bool // it is one document
+	One  bool               // it is one document
+	Chat *chat.Conversation // or one that the model's chat template turns into text
+	From string             // where that stands
 }
 
-// Size is how many bytes there are, as far as that is known before they are read:
-// not of readers.
+// Part is passages that count for so much beside the other parts.
+type Part struct {
+	Weight   float64
+	Passages []Passage
+}
+
+// Size is how many bytes there are, unpacked, as far as that is known before they are
+// read: not of readers and iterators.
 func (s Source) Size() int64 {
 	var n int64
 	for _, name := range s.Files {
-		if st, err := os.Stat(name); err == nil && st.Mode().IsRegular() {
-			n += st.Size()
+		names := []string{name}
+		if st, err := os.Stat(name); err == nil && st.IsDir() {
+			names, _ = folder(name) // what is wrong with it is said where it is read
+		}
+		for _, name := range names {
+			n += unpackedSize(name, s.Field)
 		}
 	}
 	for _, str := range s.Strings {
@@ -67,152 +82,67 @@ func (s Source) Size() int64 {
 	return n
 }
 
-// Passages reads everything.
-func (s Source) Passages() ([]Passage, error) {
-	var all []Passage
-	add := func(name string, read func(limit int64) ([]byte, error)) error {
-		data, err := s.limited(read)
-		if err != nil {
-			return err
-		}
-		p, err := s.parse(name, data)
-		all = append(all, p...)
-		return err
+// Parts reads everything: one part, or with weights one for each file, each reader,
+// and what else there is.
+func (s Source) Parts() ([]Part, error) {
+	if len(s.Weights) > 0 && len(s.Weights) != len(s.Files) {
+		return nil, fmt.Errorf("%d weights for %d files of text", len(s.Weights), len(s.Files))
 	}
-	for _, name := range s.Files {
-		err := add(name, func(limit int64) ([]byte, error) {
-			if name == "/dev/stdin" { // often a pipe
-				return disk.ReadAll(os.Stdin, name, limit)
-			}
-			return disk.ReadFile(name, limit)
-		})
-		if err != nil {
-			return nil, err
+	var parts []Part
+	add := func(weight float64, p []Passage) {
+		if len(s.Weights) == 0 && len(parts) > 0 {
+			parts[0].Passages = append(parts[0].Passages, p...)
+			return
 		}
+		parts = append(parts, Part{weight, p})
+	}
+	for i, name := range s.Files {
+		p, err := s.file(name)
+		if err != nil {
+			return nil, told(err)
+		}
+		weight := 1.0
+		if len(s.Weights) > 0 {
+			weight = s.Weights[i]
+		}
+		add(weight, p)
 	}
 	for i, r := range s.Readers {
 		name := fmt.Sprintf("text %d", i+1)
 		if n, ok := r.(interface{ Name() string }); ok {
 			name = n.Name()
 		}
-		if err := add(name, func(limit int64) ([]byte, error) { return disk.ReadAll(r, name, limit) }); err != nil {
-			return nil, err
-		}
-	}
-	for i, str := range s.Strings {
-		if !utf8.ValidString(str) {
-			return nil, fmt.Errorf("string %d: not UTF-8 text", i+1)
-		}
-		all = append(all, Passage{str, true})
-	}
-	return all, nil
-}
-
-// parse finds out what a file holds: text, or JSON with texts in it.
-func (s Source) parse(name string, data []byte) ([]Passage, error) {
-	if !utf8.Valid(data) {
-		return nil, fmt.Errorf("%s: not UTF-8 text", name)
-	}
-	data = bytes.TrimPrefix(data, []byte("\ufeff"))
-	if bytes.Contains(data, []byte("\r\n")) {
-		data = bytes.ReplaceAll(data, []byte("\r\n"), []byte("\n"))
-	}
-	j := jsonText{name: name, field: s.Field}
-	if j.field == "" {
-		j.field = "text"
-	}
-	first, _, _ := bytes.Cut(bytes.TrimSpace(data), []byte("\n"))
-	ext := strings.ToLower(filepath.Ext(name))
-	switch {
-	case isObject(first) || ext == ".jsonl":
-		return j.lines(data)
-	case ext == ".json" || len(first) > 0 && (first[0] == '{' || first[0] == '[') && json.Valid(data):
-		return j.value(data)
-	}
-	return []Passage{{Text: string(data)}}, j.none(data)
-}
-
-// isObject reports whether a line is a JSON object.
-func isObject(line []byte) bool {
-	line = bytes.TrimSpace(line)
-	return len(line) > 0 && line[0] == '{' && json.Valid(line)
-}
-
-// jsonText takes texts out of JSON.
-type jsonText struct{ name, field string }
-
-// lines reads one object a line.
-func (j jsonText) lines(data []byte) ([]Passage, error) {
-	var all []Passage
-	n := 0
-	for line := range bytes.SplitSeq(data, []byte("\n")) {
-		n++
-		if len(bytes.TrimSpace(line)) == 0 {
-			continue
-		}
-		p, err := j.object(line)
+		p, err := s.reader(name, r)
 		if err != nil {
-			return nil, fmt.Errorf("%s: line %d: %w", j.name, n, err)
+			return nil, told(err)
 		}
-		all = append(all, p)
+		add(1, p)
 	}
-	return all, nil
+	p, err := s.given()
+	if err != nil {
+		return nil, err
+	}
+	if len(p) > 0 {
+		add(1, p)
+	}
+	return parts, nil
 }
 
-// value reads an array of objects or strings, or one of them.
-func (j jsonText) value(data []byte) ([]Passage, error) {
-	var list []json.RawMessage
-	if data = bytes.TrimSpace(data); len(data) == 0 || data[0] != '[' {
-		list = []json.RawMessage{data}
-	} else if err := json.Unmarshal(data, &list); err != nil {
-		return nil, fmt.Errorf("%s: %w", j.name, err)
-	}
-	all := make([]Passage, len(list))
-	for i, v := range list {
-		var err error
-		if all[i], err = j.object(v); err != nil {
-			return nil, fmt.Errorf("%s: entry %d: %w", j.name, i+1, err)
-		}
-	}
-	return all, nil
-}
-
-// object takes the text out of an object, or is the string that there is.
-func (j jsonText) object(data []byte) (Passage, error) {
-	var s string
-	if json.Unmarshal(data, &s) == nil {
-		return Passage{s, true}, nil
-	}
-	var o map[string]json.RawMessage
-	if err := json.Unmarshal(data, &o); err != nil {
-		return Passage{}, fmt.Errorf("want a JSON object with the text in %q: %w", j.field, err)
-	}
-	v, ok := o[j.field]
-	if !ok {
-		keys := make([]string, 0, len(o))
-		for k := range o {
-			keys = append(keys, k)
-		}
-		slices.Sort(keys)
-		return Passage{}, fmt.Errorf("the JSON object has no %q; it has %q (the field of the text can be set)", j.field, keys)
-	}
-	if err := json.Unmarshal(v, &s); err != nil {
-		return Passage{}, fmt.Errorf("%q is no JSON string", j.field)
-	}
-	return Passage{s, true}, nil
-}
-
-// none refuses text in which records of JSON have been left.
-func (j jsonText) none(data []byte) error {
-	n := 0
-	for line := range bytes.SplitSeq(data, []byte("\n")) {
-		n++
-		if !isObject(line) {
+// given are the documents that a program has.
+func (s Source) given() ([]Passage, error) {
+	docs := slices.Values(s.Strings)
+	all := make([]Passage, 0, len(s.Strings))
+	for _, docs := range []iter.Seq[string]{docs, s.Documents} {
+		if docs == nil {
 			continue
 		}
-		if _, err := j.object(line); err == nil {
-			return fmt.Errorf("%s: line %d is a JSON object with a %q, the lines before it are text: want one or the other", j.name, n, j.field)
+		n := 0
+		for doc := range docs {
+			if n++; !utf8.ValidString(doc) {
+				return nil, fmt.Errorf("string %d: not UTF-8 text", n)
+			}
+			all = append(all, Passage{Text: doc, One: true})
 		}
 	}
-	return nil
+	return all, nil
 }

@@ -48,7 +48,7 @@ func TestStream(t *testing.T) {
 	texts := []string{one + "\n\n" + two + "\n", two}
 
 	encode := func(e Encoding) []int32 {
-		ids, err := e.Encode(tok, []Passage{{texts[0], false}, {texts[1], false}})
+		ids, err := e.Encode(tok, []Passage{{Text: texts[0]}, {Text: texts[1]}})
 		require.NoError(t, err)
 		return ids
 	}
@@ -65,7 +65,7 @@ func TestStream(t *testing.T) {
 
 	// A document that brings its own gets no second one; one passage is one document.
 	name, _ := tok.Token(bos)
-	ids, err := Encoding{PerDocument: true, BOS: new(true)}.Encode(tok, []Passage{{name + one, true}, {"a\n\nb", true}})
+	ids, err := Encoding{PerDocument: true, BOS: new(true)}.Encode(tok, []Passage{{Text: name + one, One: true}, {Text: "a\n\nb", One: true}})
 	require.NoError(t, err)
 	require.Equal(t, slices.Concat([]int32{bos}, tok.Encode(one), []int32{bos}, tok.Encode("a\n\nb")), ids)
 }
@@ -109,6 +109,16 @@ func TestSpread(t *testing.T) {
 	require.Len(t, Spread(all, 500), 188)
 }
 
+// passages are all that a source has.
+func passages(s Source) ([]Passage, error) {
+	parts, err := s.Parts()
+	var all []Passage
+	for _, p := range parts {
+		all = append(all, p.Passages...)
+	}
+	return all, err
+}
+
 // TestPassages: what is in files, readers and strings.
 func TestPassages(t *testing.T) {
 	dir := t.TempDir()
@@ -119,11 +129,11 @@ func TestPassages(t *testing.T) {
 		require.NoError(t, os.WriteFile(name, []byte(data), 0o666))
 		return name
 	}
-	text := func(s string) []Passage { return []Passage{{s, false}} }
+	text := func(s string) []Passage { return []Passage{{Text: s}} }
 	docs := func(list ...string) []Passage {
 		var all []Passage
 		for _, s := range list {
-			all = append(all, Passage{s, true})
+			all = append(all, Passage{Text: s, One: true})
 		}
 		return all
 	}
@@ -140,11 +150,24 @@ func TestPassages(t *testing.T) {
 		{"strings.jsonl", "\"a\"\n\"b\"", "", docs("a", "b"), ""},
 		{"lines.txt", "\ufeff{\"text\": \"a\"}\r\n{\"text\": \"b\"}", "", docs("a", "b"), ""},
 		{"field.jsonl", `{"content": "a", "text": "b"}`, "content", docs("a"), ""},
-		{"missing.txt", `{"prompt": "a", "answer": "b"}`, "", nil, `line 1: the JSON object has no "text"; it has ["answer" "prompt"]`},
+		{"missing.txt", `{"prompt": "a", "answer": "b"}`, "", nil, `line 1: the JSON object has no "text", "messages", "conversations"; it has ["answer" "prompt"]`},
 		{"second.jsonl", "{\"text\": \"a\"}\nnext", "", nil, `line 2: want a JSON object`},
-		{"number.jsonl", `{"text": 1}`, "", nil, `"text" is no JSON string`},
+		{"number.jsonl", `{"text": 1}`, "", nil, `line 1: "text" is 1, want a string`},
 		{"mixed.txt", "a header\n{\"text\": \"a\"}", "", nil, "line 2 is a JSON object"},
-		{"quoted.txt", "like this:\n{\"a\": 1}\nor this: {}", "", text("like this:\n{\"a\": 1}\nor this: {}"), ""},
+		{"other.txt", "like this:\n{\"a\": 1}\n", "", nil, "line 2 is a JSON object"},
+		{"quoted.txt", "like this: {\"a\": 1}\nor this: {}\n{\nand so on", "", text("like this: {\"a\": 1}\nor this: {}\n{\nand so on"), ""},
+		{"crlf.jsonl", "{\"text\": \"a\\r\\nb\"}\r\n", "", docs("a\r\nb"), ""},
+		{"utf16.txt", "\xff\xfea\x00", "", nil, "UTF-16"},
+		{"byte.txt", "a\n\nb\xe4", "", nil, "byte 0xe4 in line 3"},
+		{"null.jsonl", `{"text": null}`, "", nil, `"text" is null`},
+		{"object.jsonl", `{"text": {"a": 1}}`, "", nil, `"text" is an object`},
+		{"field.json", `[{"text": "a"}]`, "body", nil, `entry 1: the JSON object has no "body"; it has ["text"]`},
+		{"chat.jsonl", `{"messages": [{"role": "user"}]}`, "", nil, `line 1: "messages": message 1: no "content"`},
+		{"strings.json", `{"text": ["a"]}`, "", nil, `"text": message 1: want an object`},
+		{"a.parquet", "PAR2", "", nil, "no parquet table"},
+		{"b.parquet", "PAR1 and so on PAR1", "", nil, "parquet: "},
+		{"broken.gz", "\x1f\x8b\b\x00\x00\x00\x00\x00\x00\xff\xff\xff", "", nil, "unpacking"},
+		{"broken.zst", "\x28\xb5\x2f\xfd\xff\xff\xff\xff\xff\xff\xff", "", nil, "unpacking"},
 		{"array.json", `[{"text": "a"}, "b"]`, "", docs("a", "b"), ""},
 		{"pretty.json", "{\n  \"text\": \"a\"\n}", "", docs("a"), ""},
 		{"array.txt", "[\n{\"text\": \"a\"}\n]", "", docs("a"), ""},
@@ -153,7 +176,7 @@ func TestPassages(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			name := file(c.name, c.data)
-			got, err := Source{Files: []string{name}, Field: c.field}.Passages()
+			got, err := passages(Source{Files: []string{name}, Field: c.field})
 			if c.err != "" {
 				require.ErrorContains(t, err, name)
 				require.ErrorContains(t, err, c.err)
@@ -166,15 +189,16 @@ func TestPassages(t *testing.T) {
 	f, err := os.Open(file("r.jsonl", `{"text": "reader"}`))
 	require.NoError(t, err)
 	defer f.Close()
-	got, err := Source{
+	got, err := passages(Source{
 		Strings: []string{"s", "t\n\nu"}, Readers: []io.Reader{f, strings.NewReader("r\r\n")}, Files: []string{file("a", "f")},
-	}.Passages()
+		Documents: slices.Values([]string{"d"}),
+	})
 	require.NoError(t, err)
-	require.Equal(t, slices.Concat(text("f"), docs("reader"), text("r\n"), docs("s", "t\n\nu")), got)
-	_, err = Source{Files: []string{filepath.Join(dir, "c")}}.Passages()
+	require.Equal(t, slices.Concat(text("f"), docs("reader"), text("r\n"), docs("s", "t\n\nu", "d")), got)
+	_, err = passages(Source{Files: []string{filepath.Join(dir, "c")}})
 	require.ErrorIs(t, err, os.ErrNotExist)
-	_, err = Source{Readers: []io.Reader{iotest.ErrReader(errors.New("broken pipe"))}}.Passages()
+	_, err = passages(Source{Readers: []io.Reader{iotest.ErrReader(errors.New("broken pipe"))}})
 	require.EqualError(t, err, "text 1: broken pipe")
-	_, err = Source{Strings: []string{"a", "\xff"}}.Passages()
+	_, err = passages(Source{Strings: []string{"a", "\xff"}})
 	require.ErrorContains(t, err, "string 2: not UTF-8")
 }
