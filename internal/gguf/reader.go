@@ -364,3 +364,6 @@ func (f *File) Floats(name string) ([]float32, error) {
 	v := make([]float32, t.Elements())
 	return v, t.Type.Decode(v, data)
 }
+
+// DataOffset is where the data that tensors' offsets count from begins.
+func (f *File) DataOffset() int64 { return f.data }
