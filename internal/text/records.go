@@ -145,11 +145,11 @@ func (j records) record(data []byte, where string) (Passage, error) {
 		keys = append(keys, k)
 	}
 	slices.Sort(keys)
-	quoted := make([]string, len(j.names()))
-	for i, n := range j.names() {
-		quoted[i] = fmt.Sprintf("%q", n)
+	other := ""
+	if j.field == "" {
+		other = ", and neither messages nor conversations"
 	}
-	return Passage{}, fmt.Errorf("the JSON object has no %s; it has %q (Text.Field, --field, names the text's)", strings.Join(quoted, ", "), keys)
+	return Passage{}, fmt.Errorf("the JSON object has no %q; it has %q%s (Text.Field, --field, names the text's)", j.names()[0], keys, other)
 }
 
 // names are the fields that the text may be in.

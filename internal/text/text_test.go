@@ -150,7 +150,7 @@ func TestPassages(t *testing.T) {
 		{"strings.jsonl", "\"a\"\n\"b\"", "", docs("a", "b"), ""},
 		{"lines.txt", "\ufeff{\"text\": \"a\"}\r\n{\"text\": \"b\"}", "", docs("a", "b"), ""},
 		{"field.jsonl", `{"content": "a", "text": "b"}`, "content", docs("a"), ""},
-		{"missing.txt", `{"prompt": "a", "answer": "b"}`, "", nil, `line 1: the JSON object has no "text", "messages", "conversations"; it has ["answer" "prompt"]`},
+		{"missing.txt", `{"prompt": "a", "answer": "b"}`, "", nil, `line 1: the JSON object has no "text"; it has ["answer" "prompt"], and neither messages nor conversations`},
 		{"second.jsonl", "{\"text\": \"a\"}\nnext", "", nil, `line 2: want a JSON object`},
 		{"number.jsonl", `{"text": 1}`, "", nil, `line 1: "text" is 1, want a string`},
 		{"mixed.txt", "a header\n{\"text\": \"a\"}", "", nil, "line 2 is a JSON object"},
