@@ -62,6 +62,9 @@ func convert(ctx context.Context, o WriterOptions, toDense bool) error {
 	if len(o.Layers) == 0 && toDense {
 		return convertDense(ctx, o)
 	}
+	if kinds := o.Source.Coded(); kinds != "" && len(o.Layers) == 0 {
+		return fmt.Errorf("%s: %w", o.Source.Path(), layout.Unsupported("the model is in %s, and codes of format %s would be rounded anew: format dense holds its values, and quantize rounds them", kinds, o.Format.Name()))
+	}
 	if len(o.Layers) == 0 {
 		return fmt.Errorf("%s: nothing in the model is quantized", o.Source.Path())
 	}

@@ -2,9 +2,9 @@ package checkpoint
 
 import (
 	"maps"
-	"sync"
 
 	"github.com/golowbit/lowbit/checkpoint/formats/dense"
+	"github.com/golowbit/lowbit/checkpoint/internal/kept"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/safetensors"
 )
@@ -13,6 +13,20 @@ import (
 // tensor "X.weight" of the type it had before (Layer.DType), dequantized when
 // it is read. It shares the model's files; closing either closes both.
 func (m *Model) Dequantized() (*Model, error) { return m.dequantized(nil) }
+
+// plain shows all quantized layers as F32.
+func (m *Model) plain(note string) (*Model, error) {
+	wide, outIn := map[string]bool{}, map[string]bool{}
+	for _, l := range m.layers {
+		wide[l.Name], outIn[l.Name+layout.WeightSuffix] = true, true
+	}
+	p, err := m.dequantized(wide)
+	if err != nil {
+		return m, err
+	}
+	p.outIn, p.notes = outIn, append(m.Notes(), note)
+	return p, nil
+}
 
 // dequantized shows layers of wide as F32.
 func (m *Model) dequantized(wide map[string]bool) (*Model, error) {
@@ -31,7 +45,7 @@ func (m *Model) dequantized(wide map[string]bool) (*Model, error) {
 			d.names = append(d.names, layer+layout.WeightSuffix)
 		}
 	}
-	return (&Model{path: m.path, base: m.base, config: m.config, src: d, format: dense.Format{}, files: m.files}).indexed()
+	return (&Model{path: m.path, base: m.base, config: m.config, noConfig: m.noConfig, src: d, format: dense.Format{}, files: m.files}).indexed()
 }
 
 // dequantized is a source with the weights of a model's quantized layers.
@@ -41,9 +55,7 @@ type dequantized struct {
 	names         []string
 	wide          map[string]bool // layers to show as F32
 
-	mu   sync.Mutex
-	last string // the layer that data holds, so that reading in pieces is cheap
-	data []byte
+	last kept.Last[[]byte] // layers, so that reading in pieces is cheap
 }
 
 func (d *dequantized) Names() []string { return append([]string(nil), d.names...) }
@@ -73,23 +85,27 @@ func (d *dequantized) ReadAt(name string, p []byte, off int64) error {
 	if !ok {
 		return d.Source.ReadAt(name, p, off)
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.last != l.Name || d.data == nil {
-		w, err := d.model.dequantize(l)
-		if err != nil {
-			return err
-		}
-		s, _ := d.Spec(name)
-		data := make([]byte, s.Bytes())
-		if err := safetensors.EncodeFloat32(data, s.DType, w.Data); err != nil {
-			return outOfRange(l.Name, layout.TensorError(d, name, "%w", err))
-		}
-		d.last, d.data = l.Name, data
+	data, err := d.last.Get(l.Name, func() ([]byte, error) { return d.encoded(l, name) })
+	if err != nil {
+		return err
 	}
-	if off < 0 || off > int64(len(d.data)) || int64(len(p)) > int64(len(d.data))-off {
-		return layout.TensorError(d, name, "bytes %d to %d of %d asked for", off, off+int64(len(p)), len(d.data))
+	if off < 0 || off > int64(len(data)) || int64(len(p)) > int64(len(data))-off {
+		return layout.TensorError(d, name, "bytes %d to %d of %d asked for", off, off+int64(len(p)), len(data))
 	}
-	copy(p, d.data[off:])
+	copy(p, data[off:])
 	return nil
+}
+
+// encoded are the bytes of a layer's weight.
+func (d *dequantized) encoded(l layout.Layer, name string) ([]byte, error) {
+	w, err := d.model.dequantize(l)
+	if err != nil {
+		return nil, err
+	}
+	s, _ := d.Spec(name)
+	data := make([]byte, s.Bytes())
+	if err := safetensors.EncodeFloat32(data, s.DType, w.Data); err != nil {
+		return nil, outOfRange(l.Name, layout.TensorError(d, name, "%w", err))
+	}
+	return data, nil
 }

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/golowbit/lowbit/checkpoint/internal/coded"
 	"github.com/golowbit/lowbit/checkpoint/internal/consolidated"
 	"github.com/golowbit/lowbit/checkpoint/internal/lora"
 	"github.com/golowbit/lowbit/checkpoint/layout"
@@ -105,7 +106,7 @@ func copyFiles(d disk.FS, dir string, source *Model, replaced map[string][]byte,
 	}
 	// Some files describe the source's own quantization, or another layout
 	// that it has no more: readers would look for its files.
-	own := map[string]bool{lora.ConfigName: true, consolidated.ParamsName: true}
+	own := map[string]bool{lora.ConfigName: true, coded.Sidecar{}.Sidecar(): true, consolidated.ParamsName: true}
 	for _, f := range formats {
 		if s, ok := f.(layout.Sidecar); ok {
 			own[s.Sidecar()] = true

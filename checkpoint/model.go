@@ -13,6 +13,7 @@ import (
 
 	"github.com/golowbit/lowbit/checkpoint/formats/dense"
 	"github.com/golowbit/lowbit/checkpoint/formats/mlx"
+	"github.com/golowbit/lowbit/checkpoint/internal/coded"
 	"github.com/golowbit/lowbit/checkpoint/internal/hubcache"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/disk"
@@ -44,6 +45,7 @@ type Model struct {
 	dense  []string          // tensors that belong to no layer, in file order
 	files  fs.FS
 	notes  []string
+	outIn  map[string]bool // tensors that are [out, in] whatever the architecture stores
 }
 
 const (
@@ -163,11 +165,13 @@ func quantizationConfig(dir string, config json.RawMessage, formats []layout.For
 	if v, ok := o.Get(mlxQuantKey); ok && (mlx.Format{}).Detect(v) {
 		return v, nil
 	}
+	sidecars := []layout.Sidecar{coded.Sidecar{}}
 	for _, f := range formats {
-		s, ok := f.(layout.Sidecar)
-		if !ok {
-			continue
+		if s, ok := f.(layout.Sidecar); ok {
+			sidecars = append(sidecars, s)
 		}
+	}
+	for _, s := range sidecars {
 		path := filepath.Join(dir, s.Sidecar())
 		data, err := readConfig(path)
 		if errors.Is(err, os.ErrNotExist) {
@@ -237,19 +241,12 @@ func (m *Model) indexed() (*Model, error) {
 }
 
 // Plain is the model as one without a quantized layer, with a note of what its layers
-// have been: itself if none is, and where its format allows it the file read anew, with
-// the floats that its codes stand for; then m is closed. On an error it is m, open.
+// have been: itself if none is; where its format allows it the file read anew, with
+// the floats that its codes stand for, and m is closed; else it shares the files of m,
+// and shows layers as F32. On an error it is m, open.
 func (m *Model) Plain() (*Model, error) {
 	if len(m.layers) == 0 {
 		return m, nil
-	}
-	f, ok := m.format.(layout.Plainer)
-	if !ok {
-		return m, fmt.Errorf("%s: the model is quantized already (%s); what was converted to format dense can be quantized again", m.path, m.format.Name())
-	}
-	o, err := f.ReadPlain(m.path)
-	if err != nil {
-		return m, err
 	}
 	var stored, weights int64
 	for _, l := range m.layers {
@@ -258,11 +255,20 @@ func (m *Model) Plain() (*Model, error) {
 			stored += t.Bytes()
 		}
 	}
+	note := fmt.Sprintf("requantized from %s: %d layers of %.2f bits a weight, whose values are taken for the model's", m.format.Name(), len(m.layers), 8*float64(stored)/float64(weights))
+	f, ok := m.format.(layout.Plainer)
+	if !ok {
+		return m.plain(note)
+	}
+	o, err := f.ReadPlain(m.path)
+	if err != nil {
+		return m, err
+	}
 	p, err := (&Model{path: m.path, config: o.Config, src: o.Source, format: m.format, dec: o.Decoder, files: o.Files}).indexed()
 	if err != nil {
 		return m, err
 	}
-	p.notes = []string{fmt.Sprintf("the source is quantized itself: %d layers of %.2f bits a weight, whose values are taken for the model's", len(m.layers), 8*float64(stored)/float64(weights))}
+	p.notes = []string{note}
 	return p, m.Close()
 }
 
@@ -289,6 +295,15 @@ func (m *Model) Config() json.RawMessage { return m.config }
 // Format is the format the model was found to be in; Dense if nothing in it
 // is quantized.
 func (m *Model) Format() layout.Format { return m.format }
+
+// Coded tells what tensors are shown as the floats that their codes stand for, "FP8 (7
+// tensors)"; "" if none are.
+func (m *Model) Coded() string {
+	if c, ok := m.src.(*coded.Source); ok {
+		return c.Kinds()
+	}
+	return ""
+}
 
 // Files holds the files that belong to the model and are no tensors: the
 // folder, or for a model in one file what its metadata says of the tokenizer,
@@ -342,8 +357,11 @@ func (m *Model) Dense() []layout.Spec {
 	return specs
 }
 
-// Bytes is the size of all tensors.
+// Bytes is the size of all tensors as they are stored.
 func (m *Model) Bytes() int64 {
+	if c, ok := m.src.(*coded.Source); ok {
+		return c.Stored() // less than what is shown
+	}
 	var n int64
 	for _, name := range m.src.Names() {
 		s, _ := m.src.Spec(name)
@@ -410,7 +428,7 @@ func (m *Model) quantized(name string) (layout.Layer, bool) {
 // layer, which Matrix gives as [out, in] whatever the architecture stores.
 func (m *Model) QuantizedWeight(name string) bool {
 	_, ok := m.quantized(name)
-	return ok
+	return ok || m.outIn[name]
 }
 
 // Matrix reads a two-dimensional tensor, or dequantizes the weight of a

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/golowbit/lowbit/checkpoint/formats/dense"
+	"github.com/golowbit/lowbit/checkpoint/internal/coded"
 	"github.com/golowbit/lowbit/checkpoint/internal/consolidated"
 	"github.com/golowbit/lowbit/checkpoint/internal/hubcache"
 	"github.com/golowbit/lowbit/checkpoint/internal/leftover"
@@ -200,6 +201,9 @@ func (m *Model) decode(formats []layout.Format) error {
 	if quantization, err = leftover.Plain(quantization); err != nil {
 		return err
 	}
+	if done, err := m.showCoded(quantization); done || err != nil {
+		return err
+	}
 	reader, err := detect(quantization, formats)
 	if err != nil {
 		return fmt.Errorf("%s: %w", filepath.Join(m.path, layout.ConfigFile), err)
@@ -214,6 +218,30 @@ func (m *Model) decode(formats []layout.Format) error {
 	}
 	m.dec, err = reader.Open(quantization, m.src)
 	return err
+}
+
+// showCoded shows tensors of codes and scales as floats. done says that nothing is left
+// that is quantized.
+func (m *Model) showCoded(quantization json.RawMessage) (done bool, err error) {
+	src, err := coded.Show(quantization, m.src)
+	if src == nil || err != nil {
+		return false, err
+	}
+	m.src = src
+	if kinds := src.Kinds(); kinds != "" {
+		m.notes = append(m.notes, "requantized from "+kinds+", whose values are taken for the model's")
+	}
+	if slices.ContainsFunc(src.Names(), func(name string) bool { return strings.HasSuffix(name, "_packed") }) {
+		return false, nil
+	}
+	o, err := layout.ParseObject(m.config)
+	if err != nil {
+		return false, err
+	}
+	o.Remove(layout.QuantizationKey)
+	o.Remove(olderQuantKey)
+	m.config = o.Bytes()
+	return true, nil
 }
 
 // singleConfig says float32 where a config.json says float64: its tensors are

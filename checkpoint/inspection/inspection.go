@@ -56,6 +56,9 @@ type Layer struct {
 // is stored, if that is so. It reads headers, not weights.
 func Of(m *checkpoint.Model, path string, unknown error) (*Info, error) {
 	info := &Info{Path: path, Format: m.Format().Name(), Bytes: m.Bytes()}
+	if kinds := m.Coded(); kinds != "" {
+		info.Format += ", read from " + kinds
+	}
 	if unknown != nil {
 		info.Format, info.Unsupported = "unknown", unknown.Error()
 	} else if c, err := arch.Open(m); err != nil {

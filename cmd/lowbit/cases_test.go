@@ -60,8 +60,8 @@ var cases = map[string]caseWant{
 	"llama3-rope-v5":       {perplexities: []float64{1159.7475}, evals: 1, left: []string{"out", "out.gguf"}, not: []string{`no llama3 scaling`}, has: []string{`"rope_type": "llama3"`}},
 
 	"lora-adapter-folder":        {failed: true, left: []string{}, has: []string{`LoRA adapter for "someorg/some-base"`, `--base`}},
-	"mlx-4bit-input":             {failed: true, left: []string{}, has: []string{`quantized already \(mlx\)`}},
-	"mlx-4bit-input-new":         {failed: true, left: []string{}, has: []string{`quantized already \(mlx\)`}},
+	"mlx-4bit-input":             {left: []string{"out.gguf"}, has: []string{`requantized from mlx: 15 layers of 4\.50 bits`}},
+	"mlx-4bit-input-new":         {left: []string{"out.gguf"}, has: []string{`requantized from mlx: 15 layers of 4\.50 bits`}},
 	"mistral-consolidated-only":  {has: []string{`architecture  mistral`, `model\.layers\.1\.mlp\.down_proj\.weight`}},
 	"pytorch-bin-only":           {failed: true, left: []string{}, has: []string{`pytorch_model\.bin\.index\.json: weight_map is missing or empty`}},
 	"awq-quant-config-file-only": {left: []string{"out"}, has: []string{`format +awq`, `out \(compressed-tensors\): 14 layers`}},
@@ -77,7 +77,7 @@ var cases = map[string]caseWant{
 
 	"yarn-qwen2":                 {left: []string{"out"}, has: []string{`out \(gptq\)`}},
 	"phi3-fused":                 {left: []string{"out"}, has: []string{`8 layers to quantize`}},
-	"fp8-block-scaled":           {failed: true, early: true, left: []string{}, has: []string{`quant_method "fp8" cannot be read`}},
+	"fp8-block-scaled":           {early: true, left: []string{"out"}, has: []string{`requantized from FP8 \(E4M3\)`}},
 	"fp8-block-scaled-no-config": {failed: true, early: true, left: []string{}, has: []string{`q_proj\.weight": dtype F8_E4M3`, `weight_scale_inv`}, not: []string{`layers to quantize`}},
 	"float64-weights":            {evals: 1, left: []string{"out", "out.gguf"}, has: []string{`"torch_dtype": "float16"`}},
 	"untied-head-missing":        {failed: true, early: true, left: []string{}, has: []string{`"lm_head\.weight": missing, and "tie_word_embeddings" is false`}},

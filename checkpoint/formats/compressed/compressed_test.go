@@ -213,7 +213,6 @@ func TestCompressedTensorsDamage(t *testing.T) {
 		{Name: "format", Config: `{"quant_method":"compressed-tensors","format":"float-quantized"}`, Want: `"float-quantized" cannot be read: want one of`},
 		{Name: "no groups", Config: `{"quant_method":"compressed-tensors","format":"pack-quantized"}`, Want: "config_groups"},
 		{Name: "group format", Config: config("", `,"format":"nvfp4-pack-quantized"`), Want: "config_groups.a: format"},
-		{Name: "activations", Config: config("", `,"input_activations":{"num_bits":8}`), Want: "activations are quantized"},
 		{Name: "no weights", Config: `{"quant_method":"compressed-tensors","format":"pack-quantized","config_groups":{"a":{}}}`, Want: "config_groups.a: no weights"},
 		{Name: "float", Config: config(`,"type":"float"`, ""), Want: `weights of type "float"`},
 		{Name: "bits", Config: config(`,"num_bits":1`, ""), Want: "num_bits 1"},

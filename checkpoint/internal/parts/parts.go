@@ -7,8 +7,8 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"sync"
 
+	"github.com/golowbit/lowbit/checkpoint/internal/kept"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/places"
 	"github.com/golowbit/lowbit/safetensors"
@@ -107,20 +107,8 @@ type split struct {
 	*Inside
 	scattered map[string]Piece // those that are no run of bytes
 
-	mu   sync.Mutex
-	kept []*gathered // the last used, so that reading in pieces is cheap
+	gathered kept.Last[[]byte]
 }
-
-// gathered is a piece that is no run of bytes, put together.
-type gathered struct {
-	name string
-	once sync.Once
-	data []byte
-	err  error
-}
-
-// mostGathered is how many are kept: one for each layer that is worked on at a time.
-const mostGathered = 4
 
 func (s *split) ReadAt(name string, b []byte, off int64) error {
 	p, ok := s.scattered[name]
@@ -131,29 +119,12 @@ func (s *split) ReadAt(name string, b []byte, off int64) error {
 	if err := s.check(place, len(b), off); err != nil {
 		return err
 	}
-	g := s.gathered(name)
-	g.once.Do(func() { g.data, g.err = s.gather(p, place.DType) })
-	if g.err != nil {
-		return g.err
+	data, err := s.gathered.Get(name, func() ([]byte, error) { return s.gather(p, place.DType) })
+	if err != nil {
+		return err
 	}
-	copy(b, g.data[off:])
+	copy(b, data[off:])
 	return nil
-}
-
-// gathered returns the place for a piece.
-func (s *split) gathered(name string) *gathered {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	i := slices.IndexFunc(s.kept, func(g *gathered) bool { return g.name == name })
-	g := &gathered{name: name}
-	if i >= 0 {
-		g = s.kept[i]
-		s.kept = slices.Delete(s.kept, i, i+1)
-	} else if len(s.kept) == mostGathered {
-		s.kept = slices.Delete(s.kept, 0, 1)
-	}
-	s.kept = append(s.kept, g)
-	return g
 }
 
 // gather puts a piece together, from a megabyte or so of the stored matrix at a
