@@ -19,6 +19,7 @@ import (
 	"github.com/golowbit/lowbit/internal/streams"
 	"github.com/golowbit/lowbit/internal/walk"
 	"github.com/golowbit/lowbit/internal/wire"
+	"github.com/golowbit/lowbit/measure"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/tensor"
 )
@@ -54,7 +55,7 @@ func (j *job) runBlocks(ctx context.Context) error {
 // walk is the way of the calibration text through the unquantized model, within a plan;
 // open makes the file of what does not fit.
 func (j *job) walk(p *MemoryPlan, open func() (streams.File, error)) *walk.Walk {
-	runner := newRunner(j.model, j.src, j.set.bf16, j.set.workers)
+	runner := measure.Runner(j.model, j.src, j.set.bf16, j.set.workers)
 	runner.Spare = p.Batch
 	return &walk.Walk{
 		Model: j.model, Weights: j.src, Runner: runner, SeqLen: j.text.seqLen, Alone: p.Alone, Store: streams.New(runner, p.Share, open),

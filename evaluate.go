@@ -1,17 +1,14 @@
 package lowbit
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"time"
 
 	"github.com/golowbit/lowbit/checkpoint"
-	"github.com/golowbit/lowbit/internal/decoder"
-	"github.com/golowbit/lowbit/internal/decoder/arch"
 	"github.com/golowbit/lowbit/internal/memory"
 	"github.com/golowbit/lowbit/internal/text"
-	"github.com/golowbit/lowbit/internal/walk"
+	"github.com/golowbit/lowbit/measure"
 	"github.com/golowbit/lowbit/tensor"
 )
 
@@ -40,19 +37,7 @@ type EvalOptions struct {
 }
 
 // Evaluation is the outcome of Evaluate.
-type Evaluation struct {
-	// Perplexity is exp of the mean negative log-likelihood over the
-	// predictions inside each window: all its tokens but the first.
-	Perplexity float64 `json:"perplexity"`
-	// KL is the mean Kullback-Leibler divergence of the model's predictions
-	// from those of the model it is compared with, in nats a token.
-	KL *float64 `json:"kl,omitempty"`
-	// Against is the perplexity of the model it is compared with.
-	Against *float64 `json:"against_perplexity,omitempty"`
-	Tokens  int      `json:"tokens"` // predictions scored
-	Window  int      `json:"window"` // tokens a window, the longest if they differ
-	Windows int      `json:"windows"`
-}
+type Evaluation = measure.Evaluation
 
 // Evaluate measures a model's perplexity on text. The text is cut into
 // consecutive windows that do not overlap; the ragged last one is dropped.
@@ -67,19 +52,19 @@ func Evaluate(ctx context.Context, o EvalOptions) (*Evaluation, error) {
 			base = ""
 		}
 	}
-	main, err := openEvaluated(o.Model, base, o.BF16, o.Workers)
+	main, err := o.open(o.Model, base)
 	if err != nil {
 		return nil, err
 	}
-	defer main.close()
-	all := []*evaluated{main}
-	words, wordsDir := main.src, o.Tokenizer
+	defer main.Close()
+	all := []*measure.Model{main}
+	words, wordsDir := main.Source(), o.Tokenizer
 	if o.Against != "" {
-		other, err := openEvaluated(o.Against, againstBase, o.BF16, o.Workers)
+		other, err := o.open(o.Against, againstBase)
 		if err != nil {
 			return nil, err
 		}
-		defer other.close()
+		defer other.Close()
 		if other.Model.Vocab != main.Model.Vocab {
 			return nil, fmt.Errorf("%s has %d tokens, %s %d: they cannot be compared", o.Model, main.Model.Vocab, o.Against, other.Model.Vocab)
 		}
@@ -87,18 +72,31 @@ func Evaluate(ctx context.Context, o EvalOptions) (*Evaluation, error) {
 		// The other model's own, wherever its path leads: an adapter's lies with
 		// its base.
 		if o.Tokenizer == o.Against {
-			words, wordsDir = other.src, ""
+			words, wordsDir = other.Source(), ""
 		}
 	}
 	w, err := o.windows(main, words, wordsDir)
 	if err != nil {
 		return nil, err
 	}
-	return o.measure(ctx, all, w)
+	e, err := o.job(all, w).Run(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return e[0], nil
+}
+
+// open opens a model to run it.
+func (o *EvalOptions) open(path, base string) (*measure.Model, error) {
+	src, err := openModel(path, base)
+	if err != nil {
+		return nil, err
+	}
+	return measure.Open(src, o.BF16, o.Workers)
 }
 
 // windows are what the model is run on.
-func (o *EvalOptions) windows(main *evaluated, words *checkpoint.Model, wordsDir string) ([][]int32, error) {
+func (o *EvalOptions) windows(main *measure.Model, words *checkpoint.Model, wordsDir string) ([][]int32, error) {
 	if o.Sequences {
 		if _, err := tokens(words, wordsDir, main.Model, o.Text, o.Memory); err != nil {
 			return nil, err
@@ -120,40 +118,15 @@ func (o *EvalOptions) windows(main *evaluated, words *checkpoint.Model, wordsDir
 	return w, nil
 }
 
-// scoring is what runs models on windows, within the memory that there is.
-func (o *EvalOptions) scoring(all []*evaluated, w [][]int32) (*walk.Scoring, *memory.Plan, error) {
-	s := &walk.Scoring{Logits: o.Logits}
-	for _, m := range all {
-		s.Models = append(s.Models, &m.Scored)
-	}
+// job is to run models on windows.
+func (o *EvalOptions) job(all []*measure.Model, w [][]int32) *measure.Job {
+	j := &measure.Job{Models: all, Windows: w, Logits: o.Logits, Memory: o.Memory}
 	if o.Events != nil {
-		s.Step = func(done, total int, model string) {
+		j.Step = func(done, total int, model string) {
 			o.Events(Event{Kind: EventProgress, Done: done, Total: total, Message: model})
 		}
 	}
-	p, err := s.Within(cmp.Or(o.Memory, memory.Default()), w)
-	return s, p, err
-}
-
-// measure runs models on windows and scores them.
-func (o *EvalOptions) measure(ctx context.Context, all []*evaluated, w [][]int32) (*Evaluation, error) {
-	s, plan, err := o.scoring(all, w)
-	if err != nil {
-		return nil, err
-	}
-	defer plan.Hold()()
-	sum, err := s.Run(ctx, w)
-	if err != nil {
-		return nil, err
-	}
-	r := &Evaluation{Perplexity: sum.Perplexity[0], Tokens: sum.Tokens, Windows: len(w)}
-	for _, ids := range w {
-		r.Window = max(r.Window, len(ids))
-	}
-	if len(all) == 2 {
-		r.Against, r.KL = &sum.Perplexity[1], &sum.KL
-	}
-	return r, nil
+	return j
 }
 
 // Measurement is text that Quantize measures its result on. If that fails the
@@ -187,14 +160,13 @@ func (j *job) readMeasured(o *Options) (*memory.Plan, error) {
 		return nil, fmt.Errorf("%w: text to measure on is given, and there is no decoder: %w", ErrOptions, j.refuse)
 	}
 	j.eval = &EvalOptions{Text: o.Evaluation.Text, Window: o.Evaluation.Window, Workers: o.Workers, Memory: o.Memory, Events: o.Events}
-	source := newEvaluated(j.src, j.model, false, o.Workers)
+	source := measure.Of(j.src, j.model, false, o.Workers)
 	var err error
 	if j.windows, err = j.eval.windows(source, j.src, ""); err != nil {
 		return nil, err
 	}
 	o.Evaluation.Text = Text{IDs: j.windows}
-	_, p, err := j.eval.scoring([]*evaluated{source, source}, j.windows)
-	return p, err
+	return j.eval.job([]*measure.Model{source, source}, j.windows).Plan()
 }
 
 // measure runs the result, which lies at path, and the source on the text that
@@ -207,39 +179,16 @@ func (j *job) measure(ctx context.Context, path string) error {
 		return fmt.Errorf("%w: %w", ErrMeasuring, err)
 	}
 	defer src.Close()
-	m, err := arch.Open(src)
+	result, err := measure.Open(src, false, j.set.workers)
 	if err == nil {
-		result, source := newEvaluated(src, m, false, j.set.workers), newEvaluated(j.src, j.model, false, j.set.workers)
 		result.Name = j.output
-		j.evaluation, err = j.eval.measure(ctx, []*evaluated{result, source}, j.windows)
+		var e []*Evaluation
+		if e, err = j.eval.job([]*measure.Model{result, measure.Of(j.src, j.model, false, j.set.workers)}, j.windows).Run(ctx); err == nil {
+			j.evaluation = e[0]
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrMeasuring, err)
 	}
 	return nil
 }
-
-// evaluated is a model at work on windows of text.
-type evaluated struct {
-	walk.Scored
-	src *checkpoint.Model
-}
-
-func openEvaluated(path, base string, bf16 bool, workers int) (*evaluated, error) {
-	src, err := openModel(path, base)
-	if err != nil {
-		return nil, err
-	}
-	m, err := arch.Open(src)
-	if err != nil {
-		_ = src.Close()
-		return nil, err
-	}
-	return newEvaluated(src, m, bf16, workers), nil
-}
-
-func newEvaluated(src *checkpoint.Model, m *decoder.Model, bf16 bool, workers int) *evaluated {
-	return &evaluated{walk.Scored{Name: src.Path(), Model: m, Weights: src, Runner: newRunner(m, src, bf16, workers)}, src}
-}
-
-func (e *evaluated) close() { _ = e.src.Close() }

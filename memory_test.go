@@ -40,16 +40,16 @@ func TestEvaluateBatches(t *testing.T) {
 	for _, tokens := range []int{0, 1, 4096, 1 << 20} {
 		s := walk.Scoring{Tokens: tokens, Alone: tokens == 1}
 		for _, path := range []string{embedded, o.Output} {
-			m, err := openEvaluated(path, "", false, 0)
+			m, err := (&EvalOptions{}).open(path, "")
 			require.NoError(t, err)
-			defer m.close()
+			defer m.Close()
 			s.Models = append(s.Models, &m.Scored)
 		}
 		score, err := s.Run(t.Context(), windows)
 		require.NoError(t, err)
 		if first == nil {
 			first = score
-			require.Positive(t, score.KL)
+			require.Positive(t, score.Divergence[0].Mean)
 		}
 		require.Equal(t, first, score)
 	}

@@ -24,6 +24,7 @@ import (
 	"github.com/golowbit/lowbit/internal/text"
 	"github.com/golowbit/lowbit/internal/told"
 	"github.com/golowbit/lowbit/internal/version"
+	"github.com/golowbit/lowbit/measure"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/tensor"
 )
@@ -409,7 +410,7 @@ func (j *job) describe(maxShardBytes int64) (fingerprint, method json.RawMessage
 			// Not how the codes of a layer are found.
 		case "bf16":
 			if j.text != nil {
-				info[s.Name] = j.set.bf16 && bfloat16Weights(j.model, j.src)
+				info[s.Name] = j.set.bf16 && measure.BFloat16(j.model, j.src)
 			}
 		default:
 			info[s.Name] = s.Value

@@ -31,10 +31,10 @@ func (v *stageInputs) observe(stage int, f *program.Frame) error {
 // TestBehindLastStage: where nobody wants what a block makes of the text, nothing
 // behind its last stage is computed: a linear without a weight there is not missed.
 func TestBehindLastStage(t *testing.T) {
-	m, err := openEvaluated(embedded, "", false, 0)
+	m, err := (&EvalOptions{}).open(embedded, "")
 	require.NoError(t, err)
-	defer m.close()
-	b, err := m.Model.Blocks[0].Load(m.src)
+	defer m.Close()
+	b, err := m.Model.Blocks[0].Load(m.Source())
 	require.NoError(t, err)
 	last := b.Stages[len(b.Stages)-1].Linears
 	require.Len(t, last, 1)
@@ -42,7 +42,7 @@ func TestBehindLastStage(t *testing.T) {
 	without.Linear(last[0]).Weight = nil
 	require.NotNil(t, b.Linear(last[0]).Weight)
 
-	w := &walk.Walk{Model: m.Model, Weights: m.src, Runner: m.Runner, SeqLen: 4, Store: streams.New(m.Runner, streams.Unlimited, nil)}
+	w := &walk.Walk{Model: m.Model, Weights: m.Source(), Runner: m.Runner, SeqLen: 4, Store: streams.New(m.Runner, streams.Unlimited, nil)}
 	start := func() *walk.Residual {
 		x, err := w.Start(t.Context(), [][]int32{{1, 5, 9, 20}, {1, 7, 7, 30}}, 1)
 		require.NoError(t, err)

@@ -21,9 +21,11 @@ func (a *app) evalCommand() *cobra.Command {
 		Long: `Measure the perplexity of a model, dense or quantized, on text.
 
 The text is cut into windows that do not overlap; the ragged last one is dropped.
-All tokens of a window but the first are scored. With --against, the mean
+All tokens of a window but the first are scored. With --against, the
 Kullback-Leibler divergence (nats a token) of the model's predictions from those
-of the other model is measured too.
+of the other model is measured too: its mean and percentiles, how often both have the same
+likeliest token, and the ratio of the perplexities. Errors are standard errors over tokens
+that are taken for independent. lowbit compare does it for several models.
 
 --ids takes token ids instead of text, each array as a window of its own, for which no
 tokenizer is needed. --logits writes what the model predicts at every token.`,
@@ -89,9 +91,19 @@ func (a *app) eval(ctx context.Context, o lowbit.EvalOptions, asJSON, quiet bool
 }
 
 func printEvaluation(w io.Writer, e *lowbit.Evaluation, against string) error {
-	text := fmt.Sprintf("perplexity     %.4f\n", e.Perplexity)
+	text := fmt.Sprintf("perplexity     %.4f ± %.4f\n", e.Perplexity, e.PerplexityError)
 	if e.KL != nil {
 		text += fmt.Sprintf("KL divergence  %.6f nats a token from %s, whose perplexity is %.4f\n", *e.KL, against, *e.Against)
+		d := e.Divergence
+		for _, line := range []struct {
+			name  string
+			value float64
+		}{{"median", d.Median}, {"95 %", d.P95}, {"99 %", d.P99}, {"99.9 %", d.P999}, {"maximum", d.Maximum}} {
+			text += fmt.Sprintf("  %-13s%.6f\n", line.name, line.value)
+		}
+		text += fmt.Sprintf("  %-13s%.6f ± %.6f\n", "mean", d.Mean, d.Error)
+		text += fmt.Sprintf("same top       %.2f ± %.2f %% of the tokens\n", 100*d.SameTop, 100*d.SameTopError)
+		text += fmt.Sprintf("ratio          %.5f ± %.5f of the perplexities\n", d.Ratio, d.RatioError)
 	}
 	text += fmt.Sprintf("tokens         %d scored, in %d windows of %d\n", e.Tokens, e.Windows, e.Window)
 	_, err := io.WriteString(w, text)

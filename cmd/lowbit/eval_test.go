@@ -29,7 +29,7 @@ func TestEval(t *testing.T) {
 	require.Equal(t, plain, r["perplexity"])
 
 	o = succeed(t, "eval", embedded, "--text", text, "--window", "128", "--per-document")
-	require.Regexp(t, `^perplexity +\d+\.\d{4}\ntokens +\d+ scored, in \d+ windows of 128\n$`, o.stdout)
+	require.Regexp(t, `^perplexity +\d+\.\d{4} ± \d\.\d{4}\ntokens +\d+ scored, in \d+ windows of 128\n$`, o.stdout)
 }
 
 // TestEvalOfQuantized compares a quantized folder with its source.
@@ -39,6 +39,7 @@ func TestEvalOfQuantized(t *testing.T) {
 	o := succeed(t, "eval", out, "--text", shortText(t), "--against", embedded, "-q")
 	require.Contains(t, o.stdout, "nats a token from "+embedded)
 	require.Regexp(t, `KL divergence +0\.00\d+ `, o.stdout)
+	require.Regexp(t, `\n  median +0\.\d{6}\n  95 % +0\.\d{6}\n  99 % +0\.\d{6}\n  99\.9 % +0\.\d{6}\n  maximum +0\.\d{6}\n  mean +0\.\d{6} ± 0\.\d{6}\nsame top +\d\d\.\d\d ± \d\.\d\d % of the tokens\nratio +[01]\.\d{5} ± 0\.\d{5} of the perplexities\n`, o.stdout)
 }
 
 func TestEvalBadInput(t *testing.T) {

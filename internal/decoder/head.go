@@ -2,7 +2,9 @@ package decoder
 
 import (
 	"math"
+	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/golowbit/lowbit/internal/kernel"
 	"github.com/golowbit/lowbit/internal/program"
@@ -178,4 +180,29 @@ func KLs(r *program.Runner, dst []float64, p, q *tensor.Matrix) {
 			dst[i] = KL(p.Row(i), q.Row(i))
 		}
 	})
+}
+
+// SameTop is in how many rows the largest of p and of q are at the same place, the first of
+// equals.
+func SameTop(r *program.Runner, p, q *tensor.Matrix) int {
+	if p.Rows != q.Rows || p.Cols != q.Cols {
+		panic("decoder: logits of mismatched shapes")
+	}
+	var same atomic.Int64
+	r.Bands(p.Rows, func(i0, i1 int) {
+		n := int64(0)
+		for i := i0; i < i1; i++ {
+			if top(p.Row(i)) == top(q.Row(i)) {
+				n++
+			}
+		}
+		same.Add(n)
+	})
+	return int(same.Load())
+}
+
+// top is where the largest of v is.
+func top(v []float32) int {
+	_, most := kernel.MinMax(v)
+	return slices.Index(v, most)
 }

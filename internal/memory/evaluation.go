@@ -23,11 +23,12 @@ func (e Evaluation) Plan(limit int64) (p *Plan, tokens int, err error) {
 	p = &Plan{Limit: limit, Passes: 1}
 	rest := int64(8*e.Tokens) + base
 	rows := int64(min(e.Tokens, program.Batch(e.SeqLen)))
-	var perToken, largest, heads int64
+	var perToken, largest, second int64
 	for _, m := range e.Models {
 		perToken += 4 * int64(m.Hidden)
 		head := 4 * int64(m.Vocab) * int64(m.Hidden)
-		heads, largest = heads+head, max(largest, head)
+		// Of several models one at a time is scored, beside the one it is compared with.
+		second, largest = max(second, min(head, largest)), max(largest, head)
 	}
 	blocks := func(alone bool) need {
 		var most need
@@ -45,7 +46,7 @@ func (e Evaluation) Plan(limit int64) (p *Plan, tokens int, err error) {
 		}
 		return most
 	}
-	scored := need{weights: heads, batch: int64(len(e.Models)) * (e.Logits + e.Logits/4)}
+	scored := need{weights: largest + second, batch: int64(min(2, len(e.Models))) * (e.Logits + e.Logits/4)}
 	room := usable(limit, largest/8) - rest - rows*perToken
 	most := worst(blocks(false), scored)
 	if most.sum() > room {

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/golowbit/lowbit/internal/decoder"
+	"github.com/golowbit/lowbit/internal/divergence"
 	"github.com/golowbit/lowbit/internal/memory"
 	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/internal/wire"
@@ -31,8 +32,8 @@ type Scored struct {
 	x         *tensor.Matrix // residual stream [tokens, hidden] of a batch
 }
 
-// Scoring measures the predictions of one model, or of two that have the same
-// vocabulary.
+// Scoring measures the predictions of one model, or of several that have the same
+// vocabulary: the last is then the one that the others are compared with.
 type Scoring struct {
 	Models []*Scored
 	// Logits, if not nil, is given the logits of the first model, float32
@@ -45,9 +46,8 @@ type Scoring struct {
 	Tokens int
 	Alone  bool // see Walk
 
-	nll    [2]float64
-	kl     float64
-	tokens int
+	nll []divergence.Likelihood // by model
+	kl  []divergence.Tally      // by model but the last
 }
 
 // logitsBytes is about how much is taken of the logits at a time: they are wide.
@@ -59,20 +59,24 @@ func LogitsChunk(vocab, matrices, rows int) int {
 	return min(max(16, logitsBytes/(4*matrices)/vocab), rows)
 }
 
-// Score is the outcome of a Scoring.
+// Score is the outcome of a Scoring, by model.
 type Score struct {
-	// Perplexity, by model, is exp of the mean negative log-likelihood over the
-	// predictions inside each window: all its tokens but the first.
-	Perplexity [2]float64
-	// KL is the mean Kullback-Leibler divergence of the first model's predictions
-	// from the second's, in nats a token.
-	KL     float64
-	Tokens int // predictions scored
+	// Perplexity is exp of the mean negative log-likelihood over the
+	// predictions inside each window: all its tokens but the first. Error is its standard
+	// error.
+	Perplexity, Error []float64
+	// Divergence is that of the predictions of each model but the last from the last one's.
+	Divergence []divergence.Summary
+	Tokens     int // predictions scored
 }
 
 // Run runs the models on windows, those of a length together, and scores them.
 func (s *Scoring) Run(ctx context.Context, windows [][]int32) (*Score, error) {
 	batches := s.batches(windows)
+	s.nll, s.kl = make([]divergence.Likelihood, len(s.Models)), make([]divergence.Tally, len(s.Models)-1)
+	for k := range s.kl {
+		s.kl[k].Reserve(predictions(windows))
+	}
 	done, total := 0, 0
 	for _, m := range s.Models {
 		total += m.Model.Layers * len(batches)
@@ -175,27 +179,59 @@ func (m *Scored) finite(where string, numbers []int) error {
 	return nil
 }
 
+// predictions is how many tokens of windows follow on another.
+func predictions(windows [][]int32) int {
+	n := 0
+	for _, ids := range windows {
+		n += len(ids) - 1
+	}
+	return n
+}
+
 // add scores windows of equal length through which the models have run; numbers
 // are theirs among all.
 func (s *Scoring) add(ctx context.Context, w [][]int32, numbers []int) error {
-	for _, m := range s.Models {
-		// Not beside blocks: it is about as large as one.
-		var err error
-		if m.head, err = m.Model.LoadHead(m.Weights, m.embedding); err != nil {
+	defer func() {
+		for _, m := range s.Models {
+			m.head, m.x = nil, nil
+		}
+	}()
+	last := len(s.Models) - 1
+	for k, m := range s.Models[:max(1, last)] {
+		pair := []*Scored{m}
+		if last > 0 {
+			pair = append(pair, s.Models[last])
+		}
+		for _, m := range pair {
+			if m.head != nil {
+				continue // the last one's, for the model before
+			}
+			// Not beside blocks: it is about as large as one.
+			var err error
+			if m.head, err = m.Model.LoadHead(m.Weights, m.embedding); err != nil {
+				return err
+			}
+		}
+		if err := s.pair(ctx, k, pair, w, numbers); err != nil {
 			return err
 		}
-		defer func() { m.head, m.x = nil, nil }()
+		m.head, m.x = nil, nil
 	}
-	seq, vocab := len(w[0]), s.Models[0].Model.Vocab
-	s.tokens += len(w) * (seq - 1)
+	return nil
+}
+
+// pair scores model k, and compares it with the last one, if that is another.
+func (s *Scoring) pair(ctx context.Context, k int, pair []*Scored, w [][]int32, numbers []int) error {
+	seq, vocab := len(w[0]), pair[0].Model.Vocab
 	rows := seq - 1
 	if s.Logits != nil {
 		rows = seq
 	}
 	chunk := LogitsChunk(vocab, 1, rows)
-	logits := make([]*tensor.Matrix, len(s.Models))
+	logits := make([]*tensor.Matrix, len(pair))
+	nll := make([][]float64, len(pair))
 	for k := range logits {
-		logits[k] = tensor.New(chunk, vocab)
+		logits[k], nll[k] = tensor.New(chunk, vocab), make([]float64, chunk)
 	}
 	values := make([]float64, chunk)
 	for i, ids := range w {
@@ -205,20 +241,24 @@ func (s *Scoring) add(ctx context.Context, w [][]int32, numbers []int) error {
 		for t0 := 0; t0 < rows; t0 += chunk {
 			n := min(chunk, rows-t0)
 			next := ids[t0+1 : t0+1+min(n, seq-1-t0)]
-			for k, m := range s.Models {
-				l := Rows(logits[k], 0, n)
+			for p, m := range pair {
+				l := Rows(logits[p], 0, n)
 				m.head.Logits(m.Runner, l, Rows(m.x, i*seq+t0, i*seq+t0+n))
-				if err := s.likelihoods(k, l, next, values, numbers[i], t0); err != nil {
+				if err := likelihoods(m, l, next, nll[p], numbers[i], t0); err != nil {
 					return err
 				}
 			}
-			if len(s.Models) == 2 {
-				decoder.KLs(s.Models[0].Runner, values[:len(next)], Rows(logits[1], 0, len(next)), Rows(logits[0], 0, len(next)))
-				for _, v := range values[:len(next)] {
-					s.kl += v
+			scored := len(next)
+			s.nll[k].Add(nll[0][:scored])
+			if len(pair) == 2 {
+				if k == 0 {
+					s.nll[len(s.nll)-1].Add(nll[1][:scored])
 				}
+				ours, theirs := Rows(logits[0], 0, scored), Rows(logits[1], 0, scored)
+				decoder.KLs(pair[0].Runner, values[:scored], theirs, ours)
+				s.kl[k].Add(values[:scored], nll[0], nll[1], decoder.SameTop(pair[0].Runner, theirs, ours))
 			}
-			if s.Logits != nil {
+			if s.Logits != nil && k == 0 {
 				if err := s.Logits(numbers[i], t0, Rows(logits[0], 0, n)); err != nil {
 					return err
 				}
@@ -228,27 +268,33 @@ func (s *Scoring) add(ctx context.Context, w [][]int32, numbers []int) error {
 	return nil
 }
 
-// likelihoods adds up those of the next tokens under the logits of a model, from
-// token t0 of a window on.
-func (s *Scoring) likelihoods(k int, logits *tensor.Matrix, next []int32, values []float64, window, t0 int) error {
-	decoder.NLLs(s.Models[k].Runner, values[:len(next)], Rows(logits, 0, len(next)), next)
+// likelihoods are those of the next tokens under the logits of a model, from token t0 of
+// a window on.
+func likelihoods(m *Scored, logits *tensor.Matrix, next []int32, values []float64, window, t0 int) error {
+	decoder.NLLs(m.Runner, values[:len(next)], Rows(logits, 0, len(next)), next)
 	for t, v := range values[:len(next)] {
 		if math.IsNaN(v) || math.IsInf(v, 0) {
-			return fmt.Errorf("%s: %w: the head gives a negative log-likelihood of %g at token %d of window %d", s.Models[k].Name, ErrNotFinite, v, t0+t+1, window)
+			return fmt.Errorf("%s: %w: the head gives a negative log-likelihood of %g at token %d of window %d", m.Name, ErrNotFinite, v, t0+t+1, window)
 		}
-		s.nll[k] += v
 	}
 	return nil
 }
 
 // score is what the sums come to.
 func (s *Scoring) score() (*Score, error) {
-	count := float64(s.tokens)
-	r := &Score{Tokens: s.tokens, KL: s.kl / count}
-	for k := range s.Models {
-		r.Perplexity[k] = math.Exp(s.nll[k] / count)
+	r := &Score{Tokens: s.nll[0].Tokens()}
+	var all []float64
+	for k := range s.nll {
+		p, err := s.nll[k].Perplexity()
+		r.Perplexity, r.Error = append(r.Perplexity, p), append(r.Error, err)
 	}
-	for _, v := range []float64{r.Perplexity[0], r.Perplexity[1], r.KL} {
+	all = append(all, r.Perplexity...)
+	for k := range s.kl {
+		d := s.kl[k].Summary()
+		r.Divergence = append(r.Divergence, d)
+		all = append(all, d.Mean)
+	}
+	for _, v := range all {
 		if math.IsNaN(v) || math.IsInf(v, 0) {
 			return nil, fmt.Errorf("%s: %w: perplexity %g", s.Models[0].Name, ErrNotFinite, v)
 		}
