@@ -62,6 +62,8 @@ var allPeers = []peer{
 		dense: []string{"four-bits", "three-bits", "two-bits-inside-inputs"}},
 	{name: "from-mlx", env: "mlx", script: "engines/peer_mlx.py"},
 	{name: "from-llmcompressor", env: "llmcompressor", script: "engines/peer_llmcompressor.py"},
+	{name: "from-sources", env: "sources", script: "engines/peer_sources.py",
+		dense: []string{"fp8-e4m3", "fp8-e5m2", "int8", "ct-fp8-channel", "ct-fp8-tensor", "ct-int8", "nf4", "nf4-nested", "fp4", "fp4-nested", "gpt-oss-mxfp4"}},
 	{name: "from-autoround", env: "autoround", script: "engines/peer_autoround.py"},
 	{name: "from-llama.cpp", script: "engines/peer_llamacpp.py", within: bounds{0.3, 0.01}, dense: []string{"Q4_1", "Q5_1"}},
 }
@@ -279,11 +281,17 @@ func sameWeights(f made) (dtype safetensors.DType, err error) {
 		return "", err
 	}
 	defer theirs.Close()
-	if len(m.Quantized()) == 0 {
+	var names []string
+	for _, name := range m.Quantized() {
+		names = append(names, name+layout.WeightSuffix)
+	}
+	if m.Coded() != "" {
+		names = theirs.Names()
+	}
+	if len(names) == 0 {
 		return "", errors.New("nothing in it is quantized")
 	}
-	for _, name := range m.Quantized() {
-		name += layout.WeightSuffix
+	for _, name := range names {
 		dtype, _ = theirs.DType(name)
 		got, err := m.Matrix(name)
 		if err != nil {
