@@ -33,10 +33,15 @@ type Moments struct {
 // to second order the KL divergence that an error of the output causes. The draw depends
 // on window and token alone.
 //
+// The mean is weighted: each token by its leverage xᵀ H⁻¹ x, x the layer's input and H the
+// second moments of all. Given H, O is then what is likeliest of a curvature O ⊗ H of the
+// weight (the maximum of likelihood for a Kronecker product; Dutilleul 1999), tokens taken
+// as independent. Tokens of experts count the same.
+//
 // In real models single tokens, attention sinks above all, have gradients so large that
-// they alone would be g gᵀ. So a token counts at most as if |g|² were Most times the
-// median of its window. And what lies beside the diagonal is shrunk as far as the even
-// and the odd windows disagree about it.
+// they alone would be g gᵀ. So a token counts at most as if its weighted |g|² were Most
+// times the median of its window. And what lies beside the diagonal is shrunk as far as
+// the even and the odd windows disagree about it.
 //
 // Only layers that wants names are collected. The model must be walk.Reversible.
 func Collect(ctx context.Context, w *walk.Walk, windows [][]int32, wants func(name string) bool, step func(done, total int)) (*Moments, error) {
@@ -46,7 +51,9 @@ func Collect(ctx context.Context, w *walk.Walk, windows [][]int32, wants func(na
 		return m, nil
 	}
 	c := &collector{w: w, m: m, wants: wants}
-	err := w.Back(ctx, windows, &walk.Backward{First: first, Loss: c.loss, Gradient: c.gradient, Settle: c.settle, Step: step})
+	err := w.Back(ctx, windows, &walk.Backward{
+		First: first, Inputs: true, Loss: c.loss, Begin: c.begin, Gradient: c.gradient, Settle: c.settle, Step: step,
+	})
 	if err != nil {
 		m.Drop()
 		return nil, err
@@ -83,6 +90,15 @@ type collector struct {
 	wants func(name string) bool
 	sums  map[int]*[2]*tensor.Matrix // by linear, of even and of odd windows
 	seen  map[int]int                // tokens, by linear
+	shown map[int]int                // batches, by linear
+	lever *leverages
+}
+
+// begin is walk.Backward.Begin.
+func (c *collector) begin(ctx context.Context, b *program.Block, x *walk.Residual) (err error) {
+	c.sums, c.seen, c.shown = map[int]*[2]*tensor.Matrix{}, map[int]int{}, map[int]int{}
+	c.lever, err = newLeverages(ctx, c.w, b, x, c.wants)
+	return err
 }
 
 // loss is walk.Backward.Loss.
@@ -91,13 +107,10 @@ func (c *collector) loss(window, first int, logits, g *tensor.Matrix) {
 }
 
 // gradient is walk.Backward.Gradient.
-func (c *collector) gradient(b *program.Block, linear int, _, g *tensor.Matrix) error {
+func (c *collector) gradient(b *program.Block, linear int, x, g *tensor.Matrix) error {
 	l := &b.Linears[linear]
 	if !c.wants(l.Name) || g.Rows == 0 {
 		return nil
-	}
-	if c.sums == nil {
-		c.sums, c.seen = map[int]*[2]*tensor.Matrix{}, map[int]int{}
 	}
 	s := c.sums[linear]
 	if s == nil {
@@ -108,27 +121,37 @@ func (c *collector) gradient(b *program.Block, linear int, _, g *tensor.Matrix) 
 	if l.Expert >= 0 { // some tokens of all windows of the batch
 		window = (g.Rows + 1) / 2
 	}
+	weights := c.lever.of(c.w, l.Stage, c.shown[linear], x)
 	half := 0
 	for r0 := 0; r0 < g.Rows; r0 += window {
-		x := c.w.Runner.Matrix(min(window, g.Rows-r0), g.Cols)
-		x.CopyFrom(walk.Rows(g, r0, r0+x.Rows))
-		level(x)
-		tensor.SyrkT(x, s[half], c.w.Runner.Workers())
+		part := c.w.Runner.Matrix(min(window, g.Rows-r0), g.Cols)
+		part.CopyFrom(walk.Rows(g, r0, r0+part.Rows))
+		if weights == nil {
+			level(part, nil)
+		} else {
+			level(part, weights[r0:r0+part.Rows])
+		}
+		tensor.SyrkT(part, s[half], c.w.Runner.Workers())
 		half = 1 - half
-		c.w.Runner.Release(x)
+		c.w.Runner.Release(part)
 	}
 	c.seen[linear] += g.Rows
+	c.shown[linear]++
 	return nil
 }
 
-// level scales rows of a window down whose squared length is more than Most times
-// the median of those that have any.
-func level(x *tensor.Matrix) {
+// level multiplies the rows of a window by the roots of their weights, if there are any,
+// and scales those down whose squared length is then more than Most times the median of
+// those that have any.
+func level(x *tensor.Matrix, weights []float64) {
 	size := make([]float64, x.Rows)
 	var some []float64
 	for i := range size {
 		for _, v := range x.Row(i) {
 			size[i] += float64(v) * float64(v)
+		}
+		if weights != nil {
+			size[i] *= weights[i]
 		}
 		if size[i] > 0 {
 			some = append(some, size[i])
@@ -140,8 +163,15 @@ func level(x *tensor.Matrix) {
 	slices.Sort(some)
 	most := Most * some[len(some)/2]
 	for i, n := range size {
+		f := 1.0
+		if weights != nil {
+			f = weights[i]
+		}
 		if n > most {
-			kernel.Scale(x.Row(i), float32(math.Sqrt(most/n)))
+			f *= most / n
+		}
+		if f != 1 {
+			kernel.Scale(x.Row(i), float32(math.Sqrt(f)))
 		}
 	}
 }
@@ -162,7 +192,7 @@ func (c *collector) settle(b *program.Block) error {
 		}
 		c.m.pieces[name] = p
 	}
-	c.sums, c.seen = nil, nil
+	c.sums, c.lever = nil, nil
 	return nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"gonum.org/v1/gonum/mat"
 
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/internal/decoder"
@@ -62,6 +63,7 @@ func TestCollect(t *testing.T) {
 
 	want := tensor.New(o.Rows, o.Cols)
 	w = way(t, seqLen, 2)
+	weights, seen := leveragesOf(t, w, windows(n, seqLen), name), 0
 	require.NoError(t, w.Back(context.Background(), windows(n, seqLen), &walk.Backward{
 		Loss: func(window, first int, logits, g *tensor.Matrix) {
 			for i := range logits.Rows {
@@ -74,7 +76,8 @@ func TestCollect(t *testing.T) {
 		Gradient: func(b *program.Block, linear int, _, g *tensor.Matrix) error {
 			for r := 0; b.Linears[linear].Name == name && r < g.Rows; r += seqLen {
 				x := walk.Rows(g, r, r+seqLen).Clone()
-				level(x)
+				level(x, weights[seen:seen+seqLen])
+				seen += seqLen
 				for t := range x.Rows {
 					for i, a := range x.Row(t) {
 						for j, b := range x.Row(t) {
@@ -101,12 +104,51 @@ func TestCollect(t *testing.T) {
 	}
 }
 
+// leveragesOf are those of the tokens at a layer, by the inverse of their second moments.
+func leveragesOf(t *testing.T, w *walk.Walk, windows [][]int32, name string) (all []float64) {
+	var rows [][]float64
+	require.NoError(t, w.Back(context.Background(), windows, &walk.Backward{
+		Inputs: true,
+		Loss:   func(_, _ int, _, g *tensor.Matrix) { g.Zero() },
+		Gradient: func(b *program.Block, linear int, x, _ *tensor.Matrix) error {
+			for r := 0; b.Linears[linear].Name == name && r < x.Rows; r++ {
+				var row []float64
+				for _, v := range x.Row(r) {
+					row = append(row, float64(v))
+				}
+				rows = append(rows, row)
+			}
+			return nil
+		},
+		Settle: func(*program.Block) error { return nil },
+	}))
+	in := len(rows[0])
+	h := mat.NewSymDense(in, nil)
+	for _, x := range rows {
+		h.SymRankOne(h, 1, mat.NewVecDense(in, x))
+	}
+	mean := mat.Trace(h) / float64(in)
+	for j := range in {
+		h.SetSym(j, j, h.At(j, j)+0.01*mean)
+	}
+	var inverse mat.Dense
+	require.NoError(t, inverse.Inverse(h))
+	for _, x := range rows {
+		v := mat.NewVecDense(in, x)
+		all = append(all, mat.Inner(v, &inverse, v))
+	}
+	return all
+}
+
 // TestLevel: a token that is much larger than the others counts as one of four times
 // their median, the others stay.
 func TestLevel(t *testing.T) {
 	x := tensor.FromSlice(5, 2, []float32{3, 4, 0, 0, 30, 40, 0, 5, 5, 0})
-	level(x)
+	level(x, nil)
 	require.Equal(t, []float32{3, 4, 0, 0, 6, 8, 0, 5, 5, 0}, x.Data)
+	x = tensor.FromSlice(4, 1, []float32{1, 1, 1, 4})
+	level(x, []float64{1, 4, 9, 4}) // 1, 4, 9, 64: at most 36
+	require.Equal(t, []float32{1, 2, 3, 6}, x.Data)
 }
 
 // TestCombined: what the halves agree on is kept, what they do not agree on is not.

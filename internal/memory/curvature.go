@@ -1,6 +1,10 @@
 package memory
 
-import "github.com/golowbit/lowbit/internal/program"
+import (
+	"slices"
+
+	"github.com/golowbit/lowbit/internal/program"
+)
 
 // The curvature at the outputs of layers: see internal/curvature.
 
@@ -25,7 +29,10 @@ func (c *Calibration) back(alone bool) (most need, streams int64) {
 		if !alone && i > 0 {
 			n.weights += c.Model.Blocks[i-1].Bytes()
 		}
-		n.batch = 4*rows*int64(b.BackwardWidth(false)+2*c.Model.Hidden) + c.copied(b)
+		n.batch = 4*rows*int64(b.BackwardWidth(true)+2*c.Model.Hidden) + c.copied(b)
+		for _, s := range c.levered(b) {
+			n.stats += square(s.Width)
+		}
 		for _, l := range b.Linears {
 			if c.Curved(l.Name) {
 				n.stats += 2 * square(l.Out) // of both halves of the text
@@ -39,8 +46,21 @@ func (c *Calibration) back(alone bool) (most need, streams int64) {
 	return most, int64(len(c.Model.Blocks)+1)*stream + c.outputs()
 }
 
-// copied is the widest output of a window.
+// levered are the stages of a block whose tokens have leverages.
+func (c *Calibration) levered(b *program.Program) (stages []program.Stage) {
+	for _, s := range b.Stages {
+		if s.Expert < 0 && slices.ContainsFunc(s.Linears, func(l int) bool { return c.Curved(b.Linears[l].Name) }) {
+			stages = append(stages, s)
+		}
+	}
+	return stages
+}
+
+// copied is the widest output of a window, or an input that is turned.
 func (c *Calibration) copied(b *program.Program) (n int64) {
+	for _, s := range c.levered(b) {
+		n = max(n, 4*int64(s.Width)*int64(c.SeqLen))
+	}
 	for _, l := range b.Linears {
 		if c.Curved(l.Name) {
 			n = max(n, 4*int64(l.Out)*int64(c.SeqLen))
@@ -52,9 +72,12 @@ func (c *Calibration) copied(b *program.Program) (n int64) {
 // backProducts is about how many multiplications and additions the pass takes.
 func (c *Calibration) backProducts() (n float64) {
 	for _, b := range c.Model.Blocks {
+		for _, s := range c.levered(b) {
+			n += float64(c.Tokens) * float64(s.Width) * float64(s.Width)
+		}
 		for _, l := range b.Linears {
 			tokens := share(c.Model, l.Expert) * float64(c.Tokens)
-			n += 3 * tokens * float64(l.Out) * float64(l.In)
+			n += 4 * tokens * float64(l.Out) * float64(l.In)
 			if c.Curved(l.Name) {
 				n += tokens * float64(l.Out) * float64(l.Out) / 2
 			}

@@ -19,6 +19,8 @@ type Backward struct {
 	// Loss writes to g the gradient of the loss at logits, float32 [tokens, vocab],
 	// those of a window that begin at token first. Windows come in order.
 	Loss func(window, first int, logits, g *tensor.Matrix)
+	// Begin is shown what enters a block, before it is gone back through, if not nil.
+	Begin func(ctx context.Context, b *program.Block, x *Residual) error
 	// Gradient is shown the gradients at the outputs of the linears of a block,
 	// batch by batch, and with Inputs their inputs (see program.Gradient).
 	Gradient func(b *program.Block, linear int, x, g *tensor.Matrix) error
@@ -78,6 +80,11 @@ func (w *Walk) Back(ctx context.Context, windows [][]int32, v *Backward) error {
 		return err
 	}
 	return w.inOrder(ctx, reversed(w.Model.Blocks[v.First:]), func(b *program.Block) error {
+		if v.Begin != nil {
+			if err := v.Begin(ctx, b, entering[b.Index]); err != nil {
+				return err
+			}
+		}
 		err := w.blockBack(ctx, b, entering[b.Index], x, v)
 		if err == nil {
 			err = v.Settle(b)
