@@ -190,12 +190,12 @@ func (c *Calibration) plan(limit int64, alone bool) (*Plan, error) {
 		return nil, tooLittle(most, rest, largest, limit)
 	}
 	p.Share = room - most.sum()
-	if limit > 0 { // what is allocated while it is collected comes on top
-		p.held = limit - limit/32 - largest/2
-	}
 	p.InFile = max(0, p.Streams-p.Share)
 	p.Parts = []Part{
 		{"weights", most.weights}, {"streams", p.Streams - p.InFile}, {"batch", most.batch}, {"statistics", most.stats}, {"solver", most.solve}, {"rest", rest},
+	}
+	if limit > 0 { // what is allocated while it is collected comes on top
+		p.held = min(limit-limit/32-largest/2, p.Work())
 	}
 	return p, nil
 }
