@@ -13,10 +13,10 @@ import (
 func (a *app) evalCommand() *cobra.Command {
 	var o lowbit.EvalOptions
 	var text textFlags
-	var ids, logits string
+	var ids, logits, task string
 	var asJSON, quiet bool
 	c := &cobra.Command{
-		Use:   "eval MODEL (--text FILE | --ids FILE)",
+		Use:   "eval MODEL (--text FILE | --ids FILE | --task FILE)",
 		Short: "Measure perplexity, and the divergence from another model",
 		Long: `Measure the perplexity of a model, dense or quantized, on text.
 
@@ -26,6 +26,9 @@ Kullback-Leibler divergence (nats a token) of the model's predictions from those
 of the other model is measured too: its mean and percentiles, how often both have the same
 likeliest token, and the ratio of the perplexities. Errors are standard errors over tokens
 that are taken for independent. lowbit compare does it for several models.
+
+--task takes multiple-choice questions instead: the choice counts that the model finds likeliest behind
+the question, in all (acc) or by character (acc_norm), as in lm-evaluation-harness.
 
 --ids takes token ids instead of text, each array as a window of its own, for which no
 tokenizer is needed. --logits writes what the model predicts at every token.`,
@@ -37,8 +40,12 @@ tokenizer is needed. --logits writes what the model predicts at every token.`,
 		RunE: func(c *cobra.Command, args []string) error {
 			o.Model = args[0]
 			switch {
+			case task != "" && (text.given() || ids != "" || logits != "" || o.Against != "" || o.Window != 0):
+				return usageError{fmt.Errorf("--task takes no --text, --ids, --logits, --against and --window")}
+			case task != "":
+				return a.evalTask(c.Context(), o, task, asJSON, quiet)
 			case !text.given() && ids == "":
-				return usageError{fmt.Errorf("no text given: use --text FILE or --ids FILE")}
+				return usageError{fmt.Errorf("no text given: use --text FILE, --ids FILE or --task FILE")}
 			case text.given() && ids != "":
 				return usageError{fmt.Errorf("--text and --ids: want one of them")}
 			case logits != "" && ids == "":
@@ -64,6 +71,7 @@ tokenizer is needed. --logits writes what the model predicts at every token.`,
 	text.registerReading(s)
 	s.StringVar(&ids, "ids", "", "`file` with token ids instead of text: a JSON array of arrays, of any lengths; - is standard input")
 	s.StringVar(&logits, "logits", "", "`file` (safetensors) to write the logits for --ids to, float32: \"logits\" [sequences, tokens, vocabulary], or for sequences of different lengths \"logits.0\" [tokens, vocabulary] and so on; must not exist")
+	s.StringVar(&task, "task", "", "`file` of questions (JSON lines) instead of text: each with a context or question, choices, and as answer the index of the right one")
 	s.IntVar(&o.Window, "window", 0, "tokens a window (default 2048 or the model's context)")
 	s.StringVar(&o.Against, "against", "", "another model with the same vocabulary, to compare with")
 	s.StringVar(&o.Base, "base", "", "`model` that a LoRA adapter is merged into (default: what its configuration names)")

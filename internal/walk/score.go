@@ -283,6 +283,10 @@ func likelihoods(m *Scored, logits *tensor.Matrix, next []int32, values []float6
 // score is what the sums come to.
 func (s *Scoring) score() (*Score, error) {
 	r := &Score{Tokens: s.nll[0].Tokens()}
+	if r.Tokens == 0 && s.Logits != nil { // inputs of one token: who wants logits has them
+		r.Perplexity, r.Error, r.Divergence = make([]float64, len(s.nll)), make([]float64, len(s.nll)), make([]divergence.Summary, len(s.kl))
+		return r, nil
+	}
 	var all []float64
 	for k := range s.nll {
 		p, err := s.nll[k].Perplexity()

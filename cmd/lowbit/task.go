@@ -1,0 +1,44 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/golowbit/lowbit"
+	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/measure"
+)
+
+// evalTask has a model answer questions.
+func (a *app) evalTask(ctx context.Context, o lowbit.EvalOptions, task string, asJSON, quiet bool) error {
+	questions, err := measure.ReadQuestions(task)
+	if err != nil {
+		return err
+	}
+	open := func() (*checkpoint.Model, error) { return checkpoint.Open(o.Model) }
+	if o.Base != "" {
+		open = func() (*checkpoint.Model, error) { return checkpoint.OpenAdapter(o.Model, o.Base) }
+	}
+	src, err := open()
+	if err != nil {
+		return err
+	}
+	m, err := measure.Open(src, o.BF16, o.Workers)
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	p := a.progress(quiet)
+	r, err := measure.Task(ctx, m, o.Tokenizer, questions, o.Memory, func(done, total int, model string) {
+		p.event(lowbit.Event{Kind: lowbit.EventProgress, Done: done, Total: total, Message: model})
+	})
+	p.close()
+	switch {
+	case err != nil:
+		return fmt.Errorf("%s: %w", task, err)
+	case asJSON:
+		return printJSON(a.stdout, r)
+	}
+	_, err = fmt.Fprintf(a.stdout, "acc            %.4f ± %.4f\nacc_norm       %.4f ± %.4f\nquestions      %d\n", r.Acc, r.AccError, r.AccNorm, r.AccNormError, r.Questions)
+	return err
+}
