@@ -73,6 +73,9 @@ func Parse(messages json.RawMessage, system string, tools json.RawMessage) (*Con
 	return c, nil
 }
 
+// Tools reports whether there are functions to call.
+func (c *Conversation) Tools() bool { return c.tools.IsTruthy() }
+
 // message checks one, and gives ShareGPT's the keys of the others.
 func message(m jinja.Value) (jinja.Value, error) {
 	if !m.IsDict() {

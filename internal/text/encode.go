@@ -39,17 +39,18 @@ func (e Encoding) Encode(tok *tokenizer.Tokenizer, all []Passage) ([]int32, erro
 		}
 	}
 	var ids []int32
-	var template *chat.Template
+	templates := map[bool]*chat.Template{} // by whether there are tools
 	for _, p := range all {
 		add := add
 		if p.Chat != nil {
 			var err error
-			if template == nil {
-				if template, err = templateOf(tok); err != nil {
+			tools := p.Chat.Tools()
+			if templates[tools] == nil {
+				if templates[tools], err = templateOf(tok, tools); err != nil {
 					return nil, fmt.Errorf("%s: a conversation: %w", p.From, err)
 				}
 			}
-			if p.Text, err = template.Render(p.Chat); err != nil {
+			if p.Text, err = templates[tools].Render(p.Chat); err != nil {
 				return nil, fmt.Errorf("%s: %w", p.From, err)
 			}
 			add = add && e.BOS != nil
@@ -79,7 +80,7 @@ func (e Encoding) Encode(tok *tokenizer.Tokenizer, all []Passage) ([]int32, erro
 }
 
 // templateOf is the model's chat template with the tokens that it may write.
-func templateOf(tok *tokenizer.Tokenizer) (*chat.Template, error) {
+func templateOf(tok *tokenizer.Tokenizer, tools bool) (*chat.Template, error) {
 	tokens := map[string]string{}
 	for name, of := range map[string]func() (int32, bool){
 		"bos_token": tok.BOS, "eos_token": tok.EOS, "unk_token": tok.Unknown, "pad_token": tok.Padding,
@@ -90,7 +91,11 @@ func templateOf(tok *tokenizer.Tokenizer) (*chat.Template, error) {
 			}
 		}
 	}
-	return chat.Compile(tok.ChatTemplate(), tokens)
+	source := tok.ChatTemplate()
+	if tools {
+		source = tok.ToolTemplate()
+	}
+	return chat.Compile(source, tokens)
 }
 
 // Share is a sequence of token ids that counts for so much beside others.

@@ -102,7 +102,7 @@ func TestFolder(t *testing.T) {
 func TestTable(t *testing.T) {
 	render := func(p []Passage) (all []string) {
 		tok := withTemplate(t, "{% for m in messages %}[{{ m | tojson }}]{% endfor %}{{ tools | tojson }}")
-		tm, err := templateOf(tok)
+		tm, err := templateOf(tok, false)
 		require.NoError(t, err)
 		for _, p := range p {
 			text := p.Text

@@ -121,8 +121,7 @@ func passages(s Source) ([]Passage, error) {
 
 // TestPassages: what is in files, readers and strings.
 func TestPassages(t *testing.T) {
-	dir := t.TempDir()
-	n := 0
+	dir, n := t.TempDir(), 0
 	file := func(name, data string) string {
 		n++
 		name = filepath.Join(dir, fmt.Sprintf("%d-%s", n, name))

@@ -1,6 +1,7 @@
 package tokenizer
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ type specialTokens struct {
 	addBOS, addEOS     *bool
 	config             map[string]int32 // by role, what config.json says
 	chatTemplate       string
+	toolTemplate       string // for conversations with tools, if that is another
 }
 
 func noSpecialTokens() specialTokens {
@@ -259,12 +261,18 @@ func classDefault(class, role string) string {
 }
 
 // loadChatTemplate takes chat_template.jinja, else chat_template.json, else the
-// entry of tokenizer_config.json; of several named ones that named "default".
+// entry of tokenizer_config.json; of several named ones that named "default", and for
+// conversations with tools that named "tool_use", which may also be a file beside the first.
 func (t *Tokenizer) loadChatTemplate(dir folder, side *sideFiles) error {
 	data, err := dir.read("chat_template.jinja")
 	if err == nil {
 		t.special.chatTemplate = string(data)
-		return nil
+		if data, err = dir.read("additional_chat_templates/tool_use.jinja"); err == nil {
+			t.special.toolTemplate = string(data)
+		} else if errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+		return err
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -289,10 +297,15 @@ func (t *Tokenizer) loadChatTemplate(dir folder, side *sideFiles) error {
 		}
 		if json.Unmarshal(raw, &named) == nil {
 			for _, n := range named {
-				if n.Name == "default" {
+				switch n.Name {
+				case "default":
 					t.special.chatTemplate = n.Template
-					return nil
+				case "tool_use":
+					t.special.toolTemplate = n.Template
 				}
+			}
+			if t.special.chatTemplate != "" || t.special.toolTemplate != "" {
+				return nil
 			}
 		}
 	}
@@ -328,6 +341,12 @@ func (t *Tokenizer) ConfigID(role string) (int32, bool) {
 
 // ChatTemplate is the Jinja source of the chat template, "" if there is none.
 func (t *Tokenizer) ChatTemplate() string { return t.special.chatTemplate }
+
+// ToolTemplate is the source of the template for conversations with tools: ChatTemplate,
+// if there is no other.
+func (t *Tokenizer) ToolTemplate() string {
+	return cmp.Or(t.special.toolTemplate, t.special.chatTemplate)
+}
 
 // AddsBOS reports whether a text is to begin with BOS: add_bos_token of
 // tokenizer_config.json where it is given, else what the post-processor does.

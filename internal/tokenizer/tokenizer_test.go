@@ -272,6 +272,22 @@ func TestSpecialTokens(t *testing.T) {
 		tk, err := Open(dir)
 		require.NoError(t, err)
 		require.Equal(t, "jinja", tk.ChatTemplate())
+		require.Equal(t, "jinja", tk.ToolTemplate())
+		require.NoError(t, os.Mkdir(filepath.Join(dir, "additional_chat_templates"), 0o755))
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "additional_chat_templates", "tool_use.jinja"), []byte("tools"), 0o644))
+		tk, err = Open(dir)
+		require.NoError(t, err)
+		require.Equal(t, "jinja", tk.ChatTemplate())
+		require.Equal(t, "tools", tk.ToolTemplate())
+	})
+	t.Run("template for tools", func(t *testing.T) {
+		dir := t.TempDir()
+		require.NoError(t, os.WriteFile(filepath.Join(dir, fileName), []byte(tok), 0o644))
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "tokenizer_config.json"), []byte(`{"chat_template":[{"name":"default","template":"d"},{"name":"tool_use","template":"t"}]}`), 0o644))
+		tk, err := Open(dir)
+		require.NoError(t, err)
+		require.Equal(t, "d", tk.ChatTemplate())
+		require.Equal(t, "t", tk.ToolTemplate())
 	})
 }
 
