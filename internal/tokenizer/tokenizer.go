@@ -287,21 +287,30 @@ func (t *Tokenizer) Encode(text string) []int32 {
 	if text == "" {
 		return nil
 	}
-	return t.encode(make([]int32, 0, len(text)/3+8), text)
+	return t.encode(make([]int32, 0, least(text)), text)
 }
 
 // EncodeSpecial returns Prefix, the ids of text and Suffix.
 func (t *Tokenizer) EncodeSpecial(text string) []int32 {
-	dst := append(make([]int32, 0, len(text)/3+8), t.around.prefix...)
+	dst := append(make([]int32, 0, least(text)), t.around.prefix...)
 	return append(t.encode(dst, text), t.around.suffix...)
 }
+
+// least is about how many ids there is room for before model.Room sees how many a text
+// gives.
+func least(text string) int { return min(len(text)/3, 1<<16) + 8 }
 
 func (t *Tokenizer) encode(dst []int32, text string) []int32 {
 	text = chars.ValidUTF8(text)
 	e := t.encoders.Get().(model.Encoder)
 	defer t.encoders.Put(e)
 	token := func(id int32) { dst = append(dst, id) }
-	piece := func(s string, _ bool) { dst = e.Encode(dst, s, t.pre.bytes) }
+	var before, done, all int
+	piece := func(s string, _ bool) {
+		dst = e.Encode(dst, s, t.pre.bytes)
+		done += len(s)
+		dst = model.Room(dst, before, done, all)
+	}
 	t.splitAdded(t.raw, text, func(start, end int) {
 		s, first := text[start:end], start == 0
 		normalize := t.normalize
@@ -312,6 +321,8 @@ func (t *Tokenizer) encode(dst []int32, text string) []int32 {
 			out, atStart := normalize(s)
 			s, first = out, first && atStart
 		}
+		// What is behind the stretch counts as long as it is now.
+		before, done, all = len(dst), 0, len(s)+len(text)-end
 		t.splitAdded(t.normalized, s, func(start, end int) {
 			t.pre.run(s[start:end], first && start == 0, piece)
 		}, token)

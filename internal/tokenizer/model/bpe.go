@@ -51,6 +51,7 @@ type BPE struct {
 	symbol       [256]int32 // byte-level symbols, -1 where absent
 	allSymbols   bool       // symbol has no -1 and no prefix or suffix interferes
 	wordStart    bool       // no merge crosses from another character into "▁"
+	joined       joints     // nil: a piece must be merged as a whole
 }
 
 // NewBPE checks that every merge is of tokens and makes a token.
@@ -90,6 +91,7 @@ func NewBPE(c BPEConfig) (*BPE, error) {
 	}
 	m.whole = prefix.Build(c.Whole, whole)
 	m.wordStart = m.findWordStart()
+	m.joined = m.findJoints()
 	return m, nil
 }
 
@@ -263,7 +265,9 @@ func (e *bpeEncoder) piece(dst []int32, s string, bytes bool) []int32 {
 		}
 	}
 	const meta = string(Metaspace)
+	before := len(dst)
 	for from := 0; ; {
+		dst = Room(dst, before, from, len(s))
 		// Skip the leading run of ▁, then look for the next one.
 		at := from
 		for strings.HasPrefix(s[at:], meta) {
@@ -281,6 +285,9 @@ func (e *bpeEncoder) piece(dst []int32, s string, bytes bool) []int32 {
 func (e *bpeEncoder) word(dst []int32, s string, bytes, whole bool) []int32 {
 	if s == "" {
 		return dst
+	}
+	if len(s) > longWord && e.m.joined != nil { // longer than any token
+		return e.long(dst, s, bytes)
 	}
 	if len(s) > maxCachedWord {
 		return append(dst, e.segment(s, bytes, whole)...)

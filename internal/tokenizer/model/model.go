@@ -4,6 +4,7 @@ package model
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -27,6 +28,19 @@ type Encoder interface {
 	// Encode appends the ids of one pre-tokenized piece. With bytes set, s is
 	// plain text whose byte-level symbols are what the model sees.
 	Encode(dst []int32, s string, bytes bool) []int32
+}
+
+// Room returns ids with room for some more, where the first done of all bytes of a text
+// have given them but for the first before. It foresees how many there will be: growing
+// step by step would hold a long text's ids several times.
+func Room(ids []int32, before, done, all int) []int32 {
+	const some = 1 << 12
+	n := len(ids) - before
+	if n < some || cap(ids)-len(ids) >= some || done >= all {
+		return ids
+	}
+	rest := float64(all-done) * float64(n) / float64(done)
+	return slices.Grow(ids, int(rest*1.02)+2*some)
 }
 
 // Metaspace is how SentencePiece spells a space.
