@@ -79,7 +79,7 @@ func (b *bench) run(ctx context.Context, c check) (wrong []string, err error) {
 		}
 		results[i] = result(c, k, r)
 		results[i].Type = files[i].modelType
-		if results[i].Grid == "" {
+		if files[i].grid != "" {
 			results[i].Grid = files[i].grid
 		}
 		if err := measure(&results[i], files[i], jobs[i].Logits); err != nil {
@@ -248,7 +248,7 @@ func two(v float64) float64 {
 }
 
 // save writes results, one a line, and keeps those in the file from checks of
-// other engines and versions.
+// other engines and versions, or of other formats.
 func save(path string, results []verified.Result) error {
 	data, err := os.ReadFile(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -261,7 +261,7 @@ func save(path string, results []verified.Result) error {
 	type tried struct{ engine, check, major, models string }
 	key := func(r verified.Result) tried {
 		major, _, _ := strings.Cut(r.Version, ".")
-		return tried{r.Engine, r.Check + r.DType, major, filepath.Dir(r.Model)}
+		return tried{r.Engine, r.Check + r.DType + r.Format, major, filepath.Dir(r.Model)}
 	}
 	for _, r := range results {
 		kept = slices.DeleteFunc(kept, func(old verified.Result) bool { return key(old) == key(r) })

@@ -91,6 +91,7 @@ func mlxFiles() []kind {
 	groups := []int{32, 64, 128}
 	all := schemes("mlx", []int{2, 3, 4, 5, 6, 8}, groups, true, false)
 	all = append(all, mixed(all[0]), unlike(all[4], "bits=8,group=32"))
+	all = append(all, floats("mlx")...)
 	for _, scales := range []string{"bf16", "f32"} {
 		for _, k := range schemes("mlx", []int{4}, groups, false) {
 			k.scales = scales
@@ -166,6 +167,8 @@ func allChecks() ([]check, error) {
 	return []check{
 		{name: "transformers5", engine: layout.EngineTransformers, env: "transformers5", script: transformers, about: "transformers", dtype: "float32",
 			kinds: slices.Concat(compressed(2, 3, 4, 5, 6, 7, 8), []kind{hqq[2], dense})},
+		{name: "floats", engine: layout.EngineTransformers, env: "transformers5", script: transformers, about: "transformers", dtype: "bfloat16", // what it makes of them
+			kinds: floats("compressed-tensors")},
 		{name: "architectures", engine: layout.EngineTransformers, env: "transformers5", script: transformers, about: "transformers", dtype: "float32", within: 0.01, kinds: archs},
 		{name: "transformers4", engine: layout.EngineTransformers, env: "transformers4", script: transformers, about: "transformers", dtype: "float32",
 			kinds: slices.Concat(compressed(2, 3, 4, 5, 6, 7, 8), hqq, []kind{dense})},

@@ -15,7 +15,9 @@ import (
 	"github.com/golowbit/lowbit"
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/checkpoint/fitting"
+	compressedtensors "github.com/golowbit/lowbit/checkpoint/formats/compressed"
 	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel"
+	"github.com/golowbit/lowbit/checkpoint/formats/mlx"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/kquant"
 	"github.com/golowbit/lowbit/internal/tokenizer"
@@ -37,7 +39,7 @@ type kind struct {
 	inInputs  bool   // groups inside input channels
 	mixed     bool   // one linear of one block stays dense
 	unlike    string // a rule for some of the layers
-	grid      string // of a block type, alone, in format gguf
+	grid      string // of a block type, alone, in format gguf, or floats of 4 bits
 	scales    string // their type, "" for what is chosen
 	fit       bool   // layers that the format does not hold stay dense
 	older     bool   // with the rotation's base where configurations had it before transformers 5
@@ -96,6 +98,11 @@ func gridFiles() []kind {
 	return all
 }
 
+// floats are files of floats of 4 bits, in MXFP4 and in NVFP4.
+func floats(format string) []kind {
+	return []kind{{model: embedded, format: format, bits: 4, group: 32, grid: "mxfp4"}, {model: embedded, format: format, bits: 4, group: 16, grid: "nvfp4"}}
+}
+
 // alone is the linear that stays dense.
 var alone = regexp.MustCompile(`layers\.1\.self_attn\.o_proj$`)
 
@@ -128,7 +135,14 @@ func (k kind) options(source, out string) (o lowbit.Options, err error) {
 	}
 	if k.grid != "" {
 		o.Bits, o.GroupSize, o.Symmetric = 0, 0, nil
-		o.Format = ggufmodel.Format{Type: pureTypes[k.grid], Pure: true, Dense: safetensors.F16}
+		switch k.format {
+		case "gguf":
+			o.Format = ggufmodel.Format{Type: pureTypes[k.grid], Pure: true, Dense: safetensors.F16}
+		case "mlx":
+			o.Format = mlx.Format{FP4: k.grid}
+		case "compressed-tensors":
+			o.Format = compressedtensors.Format{FP4: k.grid}
+		}
 	}
 	if k.scales != "" {
 		t, err := quant.ParseScaleType(k.scales)
@@ -192,7 +206,7 @@ func write(ctx context.Context, k kind, out string) (*written, error) {
 		return nil, err
 	}
 	w.notes = m.Engines()
-	if layers := m.Layers(); len(layers) > 0 && k.format == "mlx" && layers[0].Scheme.Grid != nil {
+	if layers := m.Layers(); len(layers) > 0 && k.format != "gguf" && layers[0].Scheme.Grid != nil {
 		text, err := layers[0].Scheme.Grid.MarshalText()
 		if err != nil {
 			return nil, errors.Join(err, m.Close())
