@@ -38,7 +38,7 @@ func (j *job) runBlocks(ctx context.Context) error {
 	full := j.set.inputs == InputsFull
 	o := blocks.Options{
 		Full: full, Paired: !full && j.set.correction > 0, BlockLoss: j.set.objective == adadim.ObjectiveBlock,
-		Curvature: j.set.curvature == CurvatureOn, Shrink: j.set.preset.base().shrink, Squares: j.saveImportance != nil, Folds: j.plan.Folds,
+		Curvature: j.set.curvature == CurvatureOn, Shrink: j.set.preset.base().shrink, Pool: j.set.preset.base().shrink, RouteAll: j.text.routeAll, Squares: j.saveImportance != nil, Folds: j.plan.Folds,
 		ScaleInput: adadim.ScaleCalibration, ScaleOutput: adadim.ScaleOutput,
 		Statistics: j.memory.Statistics, Workers: j.set.workers,
 		Begin: func(block int) { j.event(Event{Kind: EventBlock, Block: block, Blocks: j.model.Layers}) },
@@ -101,7 +101,7 @@ func (b blockLayers) Quantize(ctx context.Context, t blocks.Task) (*quant.Weight
 	if !p.Dense && b.job.out.Done(t.Name) {
 		return b.job.resumed(p)
 	}
-	return b.job.quantizeLayer(ctx, p, t.Weight, adadim.Layer{Weight: t.Target, Calibration: t.Calibration, BlockLoss: t.BlockLoss})
+	return b.job.quantizeLayer(ctx, p, t)
 }
 
 // Settle implements blocks.Layers.

@@ -83,7 +83,7 @@ func (s *settings) fitting() *fitting.Rules {
 	return &fitting.Rules{
 		Format: s.format, Scheme: s.scheme, Arms: s.arms, Drop: s.fit != FitOff, Shrink: s.fit == FitOn,
 		Fold: map[Fold]fitting.Folding{FoldAuto: fitting.FoldUnstored, FoldOn: fitting.FoldAll}[s.fold],
-		Skip: s.skip, Change: s.rules, Given: s.given, TooLarge: s.tooLarge, Mix: s.mix,
+		Skip: s.skip, Include: s.include, Change: s.rules, Given: s.given, TooLarge: s.tooLarge, Mix: s.mix,
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/fitting"
 	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel"
 	"github.com/golowbit/lowbit/checkpoint/layout"
+	"github.com/golowbit/lowbit/internal/blocks"
 	"github.com/golowbit/lowbit/internal/decoder"
 	"github.com/golowbit/lowbit/internal/decoder/arch"
 	"github.com/golowbit/lowbit/internal/kernel"
@@ -440,6 +441,7 @@ func (j *job) describe(maxShardBytes int64) (fingerprint, method json.RawMessage
 	info["version"], info["kernels"] = version.Module(), kernel.Active().String()
 	if j.text != nil {
 		info["text"] = text.Digest(j.text.windows)
+		info["route_all"] = j.text.routeAll
 	}
 	if j.allocated != nil {
 		info["given"] = j.allocated.Given
@@ -510,7 +512,7 @@ func (j *job) runUncalibrated(ctx context.Context) error {
 				return err
 			}
 		}
-		if _, err := j.quantizeLayer(ctx, p, w, adadim.Layer{Weight: w, Calibration: j.importance.Calibration(p.Name)}); err != nil {
+		if _, err := j.quantizeLayer(ctx, p, blocks.Task{Weight: w, Target: w, Calibration: j.importance.Calibration(p.Name), Routed: -1}); err != nil {
 			return err
 		}
 	}
@@ -531,22 +533,24 @@ func (j *job) reportOf(p *fitting.Layer) *LayerReport {
 	return r
 }
 
-// quantizeLayer puts one layer on its grid and hands it to the writer: l, whose
-// weight makes up for the layers before, in place of w. It returns the weight the
-// quantized model will have, or nil if the layer stays dense.
-func (j *job) quantizeLayer(ctx context.Context, p *fitting.Layer, w *tensor.Matrix, l adadim.Layer) (*quant.Weight, error) {
+// quantizeLayer puts one layer on its grid and hands it to the writer. It returns the
+// weight the quantized model will have, or nil if the layer stays dense.
+func (j *job) quantizeLayer(ctx context.Context, p *fitting.Layer, t blocks.Task) (*quant.Weight, error) {
 	start := time.Now()
 	r := j.reportOf(p)
 	if p.Dense {
 		j.finish(r, false)
 		return nil, nil
 	}
-	method := j.set.of(p)
-	if unknown := l.Calibration == nil || l.Calibration.Tokens == 0; unknown && (j.text != nil || j.importance != nil) {
-		// An expert that no token was routed to.
-		method.Method, method.Arms, l.Calibration = quant.RTN{Workers: j.set.workers}, p.Arms[:1], nil
+	method, l := j.set.of(p), adadim.Layer{Weight: t.Target, Calibration: t.Calibration, BlockLoss: t.BlockLoss}
+	r.Tokens = t.Tokens()
+	if unknown := l.Calibration == nil || l.Calibration.Tokens == 0; (unknown || t.Pooled) && (j.text != nil || j.importance != nil) {
+		method.Method, method.Arms = quant.RTN{Workers: j.set.workers}, p.Arms[:1]
+		if unknown {
+			l.Calibration = nil
+		}
 		if j.text != nil {
-			r.Notes = append(r.Notes, "no token of the text reached it: rounded to nearest")
+			r.Notes = append(r.Notes, t.Rounded())
 		}
 	}
 	q, d, err := method.Choose(ctx, l, p.Scheme)
@@ -555,7 +559,7 @@ func (j *job) quantizeLayer(ctx context.Context, p *fitting.Layer, w *tensor.Mat
 		// themselves: see checkRanges.
 		r.Notes = append(r.Notes, fmt.Sprintf("rounded to nearest: %v", err))
 		method = adadim.Quantizer{Method: quant.RTN{Workers: j.set.workers}, Arms: p.Arms[:1]}
-		q, d, err = method.Choose(ctx, adadim.Layer{Weight: w}, p.Scheme)
+		q, d, err = method.Choose(ctx, adadim.Layer{Weight: t.Weight}, p.Scheme)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", p.Name, err)

@@ -47,6 +47,7 @@ type LayerReport struct {
 	Loss     *float64         `json:"loss,omitempty"`     // tr(E H Eᵀ) / tr(W H Wᵀ)
 	Relative *float64         `json:"relative,omitempty"` // mean over rows of the same
 	Margin   *float64         `json:"margin,omitempty"`   // ln(L_ic/L_oc) by the objective, where both axes were tried
+	Tokens   *int             `json:"tokens,omitempty"`   // of the text that were routed to the expert that it is of
 	Seconds  float64          `json:"seconds,omitzero"`   // time to quantize it
 	Bits     float64          `json:"bits,omitzero"`      // bits per weight, all scales included
 	Folded   string           `json:"folded,omitempty"`   // the scale of its input that was folded, and where

@@ -87,6 +87,8 @@ type Calibration struct {
 	Text
 	Samples int // 0 means 128; fewer are used if the text has fewer
 	SeqLen  int // tokens; 0 means 2048 or the model's context, if shorter
+	// RouteAll has every expert of a mixture see all tokens; for statistics only.
+	RouteAll bool
 }
 
 func (c Calibration) validate() error {
@@ -103,9 +105,10 @@ const (
 
 // calibrationText is the windows of text that layers are observed on.
 type calibrationText struct {
-	seqLen  int
-	windows [][]int32
-	tuning  [][]int32 // those that the model is tuned on
+	seqLen   int
+	routeAll bool
+	windows  [][]int32
+	tuning   [][]int32 // those that the model is tuned on
 }
 
 func (c *calibrationText) tokens() int { return len(c.windows) * c.seqLen }
@@ -122,7 +125,7 @@ func contextLength(cfg *decoder.Model, n int) int {
 }
 
 func readCalibration(m *checkpoint.Model, cfg *decoder.Model, c Calibration, tuning Tuning, limit int64) (*calibrationText, error) {
-	t := &calibrationText{seqLen: contextLength(cfg, c.SeqLen)}
+	t := &calibrationText{seqLen: contextLength(cfg, c.SeqLen), routeAll: c.RouteAll}
 	if cfg.MaxPosition > 0 && t.seqLen > cfg.MaxPosition {
 		return nil, badOptions("calibration windows of %d tokens, but the model's context is %d", t.seqLen, cfg.MaxPosition)
 	}

@@ -34,6 +34,8 @@ type Rules struct {
 
 	// Skip leaves layers dense whose name one of the expressions matches.
 	Skip []*regexp.Regexp
+	// Include names layers that are quantized though they would stay dense by their role.
+	Include []*regexp.Regexp
 	// Change says what is asked for of single layers, and Given of those by name that
 	// none of Change matches.
 	Change []Rule
@@ -98,6 +100,11 @@ func (r *Rules) layer(l layout.Layer, arms []adadim.Arm) (*Layer, error) {
 	}
 	if rule != nil && rule.Dense {
 		p.leaveDense(fmt.Sprintf("rule %q", rule))
+		p.Silent = true
+		return p, nil
+	}
+	if why := r.staysDense(l.Name); why != "" && rule == nil {
+		p.leaveDense(why)
 		p.Silent = true
 		return p, nil
 	}

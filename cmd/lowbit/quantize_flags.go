@@ -145,6 +145,7 @@ func (f *quantizeFlags) registerText(s *pflag.FlagSet) {
 	s.StringVar(&f.o.SaveImportance, "save-imatrix", "", "`file` to write an importance matrix to, for llama-quantize or --imatrix: of the inputs that --calib gives the layers, which --inputs full makes those of the unquantized model")
 	s.IntVar(&f.o.Calibration.Samples, "samples", 0, "calibration windows (default 128)")
 	s.IntVar(&f.o.Calibration.SeqLen, "seq-len", 0, "tokens a calibration window (default 2048 or the model's context)")
+	s.BoolVar(&f.o.Calibration.RouteAll, "route-all", false, "have every expert of a mixture see all calibration tokens, for statistics only; what is computed stays as it is")
 	s.BoolVar(&f.o.BF16, "bf16", false, "round the activations of a bfloat16 model to bfloat16 in calibration, where the CPU is faster at it")
 	f.eval.register(s, "eval", "text to measure perplexity on, of the source and of the result, when that is complete and before it has its name", "")
 	s.IntVar(&f.o.Evaluation.Window, "window", 0, "tokens a window of --eval (default 2048 or the model's context)")

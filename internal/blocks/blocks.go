@@ -45,8 +45,29 @@ type Task struct {
 	Weight      *tensor.Matrix     // [out, in], with the scales that are folded
 	Target      *tensor.Matrix     // what to quantize in its place: it makes up for the layers before
 	Calibration *quant.Calibration // nil if the layer is not Pending
+	// Routed is how many tokens of the text were routed to the expert that the layer is of;
+	// -1 for other layers and those that are not Pending.
+	Routed int
+	// Pooled says that the statistics are those of other tokens of the text alone.
+	Pooled bool
 	// BlockLoss is that of adadim.Layer; nil unless Options ask for it.
 	BlockLoss func(ctx context.Context, approx *tensor.Matrix) (float64, error)
+}
+
+// Tokens is Routed for a report, nil if that says nothing.
+func (t *Task) Tokens() *int {
+	if t.Routed < 0 {
+		return nil
+	}
+	return &t.Routed
+}
+
+// Rounded says why a layer is rounded to nearest.
+func (t *Task) Rounded() string {
+	if t.Pooled {
+		return "no token of the text was routed to it: rounded to nearest, as other tokens of its layer weigh errors"
+	}
+	return "no token of the text reached it: rounded to nearest"
 }
 
 // Options are what decides how the text is taken through the model.
@@ -63,7 +84,11 @@ type Options struct {
 	Squares   bool // the sums of the squares of inputs are kept; see EachSquares
 	// Shrink takes out of the statistics what few tokens say by chance.
 	Shrink bool
-	Folds  [][]bool // by block and stage: scales of its input are searched for and folded
+	// Pool lets other tokens count among those of an expert that few reach; see experts.
+	Pool bool
+	// RouteAll has every expert see all tokens; what is computed stays as it is.
+	RouteAll bool
+	Folds    [][]bool // by block and stage: scales of its input are searched for and folded
 	// ScaleInput and ScaleOutput are adadim.ScaleCalibration and adadim.ScaleOutput.
 	ScaleInput  func(cal *quant.Calibration, factor []float32) *quant.Calibration
 	ScaleOutput func(o *tensor.Matrix, factor []float32) *tensor.Matrix
@@ -94,6 +119,7 @@ type run struct {
 	scales *fold.Scales
 	refs   []*walk.Reference // by stage, with BlockLoss
 
+	few     experts
 	last    bool               // no block behind this one needs the text
 	moments *curvature.Moments // at outputs of layers, nil without Curvature
 }
@@ -108,6 +134,7 @@ func Run(ctx context.Context, w *walk.Walk, windows [][]int32, layers Layers, o 
 			return err
 		}
 	}
+	r.few.begin(r, windows)
 	n := 1
 	if o.Paired {
 		n = 2
@@ -132,6 +159,7 @@ func (r *run) all(ctx context.Context) error {
 		r.Begin(b.Index)
 		r.block, r.qb, r.scales, r.last = b, b.Clone(), nil, b.Index+1 == n
 		r.refs = make([]*walk.Reference, len(b.Stages))
+		r.few.block(len(b.Stages))
 		memory.Collect(b.Bytes()) // the block before
 		if r.Full {
 			return r.runFull(ctx)
@@ -188,7 +216,11 @@ func (r *run) layer(ctx context.Context, linear int, cal *quant.Calibration, tar
 	if target == nil {
 		target = w
 	}
-	t := Task{Name: l.Name, Weight: w, Target: target}
+	t := Task{Name: l.Name, Weight: w, Target: target, Routed: -1}
+	if r.layers.Pending(l.Name) && r.block.Stages[l.Stage].Expert >= 0 {
+		t.Routed = r.few.routed[l.Stage]
+		t.Pooled = t.Routed == 0 && r.Pool && !r.RouteAll && cal != nil
+	}
 	if r.layers.Pending(l.Name) {
 		var err error
 		if t.Calibration, err = r.curved(linear, cal); err != nil {
@@ -208,8 +240,12 @@ func (r *run) layer(ctx context.Context, linear int, cal *quant.Calibration, tar
 }
 
 // shrink does it to the statistics of a stage, if that is asked for.
-func (r *run) shrink(cal *quant.Calibration) {
-	if r.Shrink && cal != nil {
+func (r *run) shrink(stage int, cal *quant.Calibration) {
+	if cal == nil {
+		return
+	}
+	r.few.count(r, stage, cal)
+	if r.Shrink {
 		cal.Shrink()
 	}
 }

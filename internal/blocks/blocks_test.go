@@ -5,6 +5,8 @@ import (
 	"errors"
 	"math"
 	"math/rand/v2"
+	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -28,6 +30,7 @@ type rounded struct {
 	order     []string
 	h         map[string]*tensor.Matrix
 	weights   map[string]*tensor.Matrix
+	routed    map[string]int
 	corrected int
 	settled   []string
 	stop      string // fails at this layer
@@ -43,7 +46,7 @@ func (r *rounded) Quantize(ctx context.Context, l blocks.Task) (*quant.Weight, e
 	}
 	require.Equal(r.t, r.done[l.Name], l.Calibration == nil, l.Name)
 	if l.Calibration != nil {
-		r.h[l.Name] = l.Calibration.H
+		r.h[l.Name], r.routed[l.Name] = l.Calibration.H, l.Routed
 	}
 	r.order, r.done[l.Name], r.weights[l.Name] = append(r.order, l.Name), true, l.Weight
 	return quant.RTN{}.Quantize(ctx, l.Target, r.scheme, nil)
@@ -66,7 +69,11 @@ func (r *rounded) Noted(string) ([]byte, bool)                        { panic("n
 
 // run takes eight windows through the embedded model.
 func run(t *testing.T, layers *rounded, o blocks.Options) (*walk.Walk, error) {
-	src, err := checkpoint.Open("../../testdata/tinyllama-2m")
+	return runOn(t, "../../testdata/tinyllama-2m", layers, o)
+}
+
+func runOn(t *testing.T, model string, layers *rounded, o blocks.Options) (*walk.Walk, error) {
+	src, err := checkpoint.Open(model)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, src.Close()) })
 	m, err := arch.Open(src)
@@ -82,6 +89,7 @@ func run(t *testing.T, layers *rounded, o blocks.Options) (*walk.Walk, error) {
 	runner := program.NewRunner(2)
 	w := &walk.Walk{Model: m, Weights: src, Runner: runner, SeqLen: seqLen, Store: streams.New(runner, 1<<40, nil)}
 	layers.t, layers.scheme = t, quant.Scheme{Bits: 3, GroupSize: 64}
+	layers.routed = map[string]int{}
 	layers.h, layers.weights = map[string]*tensor.Matrix{}, map[string]*tensor.Matrix{}
 	if layers.done == nil {
 		layers.done = map[string]bool{}
@@ -159,4 +167,51 @@ func TestTakenUp(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, again.order)
 	require.Len(t, again.settled, len(w.Model.Linears()))
+}
+
+// TestExperts: with RouteAll every expert sees all tokens, with Pool others count a little
+// among its own; what the text is behind them stays the same, and how many were routed to
+// each is told.
+func TestExperts(t *testing.T) {
+	const model, tokens = "../../testdata/architectures/qwen3-moe", 8 * 64
+	var runs []*rounded
+	var w *walk.Walk
+	for _, o := range []blocks.Options{{Full: true}, {Full: true, RouteAll: true}, {Full: true, Pool: true}, {}, {Pool: true}} {
+		r := &rounded{}
+		var err error
+		w, err = runOn(t, model, r, o)
+		require.NoError(t, err)
+		runs = append(runs, r)
+	}
+	own, all, pooled := runs[0], runs[1], runs[2]
+	require.Equal(t, own.routed, all.routed)
+	require.Equal(t, own.routed, pooled.routed)
+	require.Equal(t, own.order, pooled.order)
+	routed, first := 0, ""
+	for _, b := range w.Model.Blocks {
+		for _, l := range b.Linears {
+			if b.Stages[l.Stage].Expert < 0 {
+				require.Equal(t, -1, own.routed[l.Name], l.Name)
+				require.Equal(t, own.h[l.Name].Data, all.h[l.Name].Data, "%s sees another text", l.Name)
+				require.Equal(t, own.h[l.Name].Data, pooled.h[l.Name].Data, "%s sees another text", l.Name)
+				continue
+			}
+			if strings.HasSuffix(l.Name, ".gate_proj") {
+				routed += own.routed[l.Name]
+				first = regexp.MustCompile(`\.\d+\.gate_proj$`).ReplaceAllString(l.Name, ".0.gate_proj")
+				require.Less(t, apart(all.h[first], all.h[l.Name]), 1e-5, "all tokens are the same to all")
+			}
+			// The others are a sample.
+			weight := float32(blocks.Prior) * float32(l.In) / tokens
+			want := own.h[l.Name].Clone()
+			for i, v := range all.h[l.Name].Data {
+				want.Data[i] += weight * (v - want.Data[i])
+			}
+			require.Less(t, apart(want, pooled.h[l.Name]), 0.1, l.Name)
+		}
+	}
+	require.Zero(t, routed%tokens)
+	require.Positive(t, routed)
+	// Experts of the last block, on quantized inputs.
+	require.Greater(t, apart(runs[3].h[first], runs[4].h[first]), 1e-3)
 }

@@ -122,7 +122,9 @@ func (r *run) observeForFolding(ctx context.Context) ([]*quant.Calibration, erro
 	}
 	err := r.walk.Pass(ctx, r.block, r.quantized.Sample(tokens), false, func(stage int, f *program.Frame) error {
 		if c := collectors[stage]; c != nil {
-			r.observe(c, f.Input(&stages[stage]))
+			if own, _ := f.Routed(&stages[stage]); own.Rows > 0 {
+				c.Add(own, r.Workers)
+			}
 		}
 		return nil
 	})

@@ -48,7 +48,7 @@ func (r *run) runGroup(ctx context.Context, stages []int, keep, folds bool) erro
 	err := r.walk.Pass(ctx, r.block, r.full, keep, func(stage int, f *program.Frame) error {
 		if c := collectors[stage]; c != nil {
 			r.watch(stage, f)
-			r.observe(c, f.Input(&r.block.Stages[stage]))
+			r.observe(c, stage, f)
 			return r.refer(stage, f)
 		}
 		return nil
@@ -72,7 +72,7 @@ func (r *run) runGroup(ctx context.Context, stages []int, keep, folds bool) erro
 	}
 	for s, cal := range cals {
 		cals[s] = r.scaled(s, cal)
-		r.shrink(cals[s])
+		r.shrink(s, cals[s])
 	}
 	for i, l := range r.block.Linears {
 		if slices.Contains(stages, l.Stage) {

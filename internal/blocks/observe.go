@@ -18,11 +18,13 @@ func (r *run) collector(stage int, paired bool) *quant.Collector {
 	return c
 }
 
-// observe adds inputs to the statistics; an expert may have none in a batch.
-func (r *run) observe(c *quant.Collector, x *tensor.Matrix) {
-	if x.Rows > 0 {
-		c.Add(x, r.Workers)
+// observe adds the inputs of a stage to its statistics; an expert may have none in a batch.
+func (r *run) observe(c *quant.Collector, stage int, f *program.Frame) {
+	own, filled := f.Routed(&r.block.Stages[stage])
+	if own.Rows > 0 {
+		c.Add(own, r.Workers)
 	}
+	r.few.add(r, c, stage, own, filled)
 }
 
 // watch tells, once, of a stage whose inputs half floats do not hold.

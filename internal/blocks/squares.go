@@ -16,6 +16,9 @@ func (r *run) keepSquares(stage int, c *quant.Collector) error {
 		return nil
 	}
 	sums, tokens := c.Squares()
+	if own := r.few.squares[stage]; own != nil {
+		sums, tokens = own, r.few.routed[stage]
+	}
 	data := make([]byte, 8+4*len(sums))
 	binary.LittleEndian.PutUint64(data, uint64(tokens))
 	wire.Encode(data[8:], wire.F32, sums)

@@ -61,11 +61,11 @@ func (v *stagedVisit) Observe(stage int, frames []*program.Frame) error {
 		return err
 	}
 	r.watch(stage, frames[0])
-	x := frames[0].Input(s)
 	if !v.paired(stage) {
-		r.observe(v.collector, x)
+		r.observe(v.collector, stage, frames[0])
 		return nil
 	}
+	x := frames[0].Input(s)
 	var lack *tensor.Matrix
 	if s.Residual {
 		lack = walk.Difference(frames[1].X, frames[0].X)
@@ -86,7 +86,7 @@ func (v *stagedVisit) Settle(ctx context.Context, stage int) error {
 		if cal, targets, err = r.correct(stage, c, v.paired(stage)); err != nil {
 			return err
 		}
-		r.shrink(cal)
+		r.shrink(stage, cal)
 	}
 	for _, i := range r.block.Stages[stage].Linears {
 		if err := r.layer(ctx, i, cal, targets[i]); err != nil {

@@ -10,7 +10,7 @@ import (
 
 // routing is which tokens of a frame go to which expert.
 type routing struct {
-	rows    [][]int32   // by expert, ascending
+	rows    [][]int32   // by expert, ascending; after those that have weights others, see Runner.Fill
 	weights [][]float32 // of what the expert gives, by expert
 }
 
@@ -90,10 +90,32 @@ func (x *exec) route(id, experts, top int, chosen []int32, weights *tensor.Matri
 			r.weights[e] = append(r.weights[e], weights.At(i, int(e)))
 		}
 	}
+	r.fill(weights.Rows, x.r.Fill)
 	for len(x.f.routes) <= id {
 		x.f.routes = append(x.f.routes, nil)
 	}
 	x.f.routes[id] = r
+}
+
+// fill adds a part of the n rows that an expert does not get to what it computes.
+func (r *routing) fill(n int, part float64) {
+	if part <= 0 {
+		return
+	}
+	for e, own := range r.rows {
+		rest := make([]int32, 0, n)
+		for i := range int32(n) {
+			if len(own) > 0 && own[0] == i {
+				own = own[1:]
+			} else {
+				rest = append(rest, i)
+			}
+		}
+		want := min(len(rest), int(part*float64(n)+0.5))
+		for i := range want {
+			r.rows[e] = append(r.rows[e], rest[i*len(rest)/want])
+		}
+	}
 }
 
 // gatherOp takes the rows of an expert.
@@ -129,8 +151,8 @@ func (o *scatterOp) writes() []Reg { return []Reg{o.dst} }
 func (o *scatterOp) run(x *exec) {
 	src, dst, d := x.reg(o.src), x.reg(o.dst), x.f.p.regs[o.src]
 	r := x.f.routes[d.router]
-	for i, row := range r.rows[d.expert] {
-		kernel.Axpy(r.weights[d.expert][i], src.Row(i), dst.Row(int(row)))
+	for i, w := range r.weights[d.expert] {
+		kernel.Axpy(w, src.Row(i), dst.Row(int(r.rows[d.expert][i])))
 	}
 }
 

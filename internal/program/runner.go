@@ -31,6 +31,11 @@ type Runner struct {
 	// weights are.
 	Inputs func(x *tensor.Matrix) *tensor.Matrix
 
+	// Fill is a part of each batch's tokens that go through every expert beside those that
+	// are routed to it, evenly spread: only what is seen of its inputs changes, see
+	// Frame.Routed. Nothing may go back through such frames.
+	Fill float64
+
 	// Spare is how many bytes of memory it keeps for reuse; 0 means any number.
 	Spare int64
 
@@ -146,6 +151,18 @@ func (f *Frame) Input(s *Stage) *tensor.Matrix {
 		return f.X
 	}
 	return f.regs[s.reg]
+}
+
+// Routed returns the rows of Input that are there without Runner.Fill, and the others.
+func (f *Frame) Routed(s *Stage) (own, filled *tensor.Matrix) {
+	x := f.Input(s)
+	n := x.Rows
+	if s.reg != Stream {
+		if d := f.p.regs[s.reg]; d.router >= 0 {
+			n = len(f.routes[d.router].weights[d.expert])
+		}
+	}
+	return x.View(0, n, 0, x.Cols), x.View(n, x.Rows, 0, x.Cols)
 }
 
 // fork returns a frame that goes on from f without changing it in the

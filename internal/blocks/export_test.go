@@ -1,0 +1,4 @@
+package blocks
+
+// Prior is prior, for tests.
+const Prior = prior
