@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -165,7 +166,11 @@ func quantizeAndCompare(t *testing.T, dir, name string, preset Preset, ids [][]i
 	require.Less(t, largestDifference(t, want, got), 1e-5, name)
 	n := 0
 	for _, l := range r.Layers {
-		if !l.Dense {
+		state := strings.Contains(strings.Join(l.Notes, " "), "steers the state")
+		if state {
+			require.Regexp(t, `\.(x_proj|dt_proj|in_proj_(ba|a|b))$`, l.Name)
+		}
+		if !l.Dense || state {
 			n++
 		}
 	}
