@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/golowbit/lowbit/checkpoint/internal/inputs"
+	"github.com/golowbit/lowbit/internal/disk"
 )
 
 // inputsOf lists the files of a model: those of weights by what the system
@@ -35,8 +36,11 @@ func inputsOf(m *Model) ([]inputs.File, error) {
 		if err != nil {
 			return nil, err
 		}
-		if !st.Mode().IsRegular() {
+		if st.IsDir() {
 			continue
+		}
+		if err := disk.Regular(filepath.Join(m.path, name)); err != nil {
+			return nil, err // would be missing from the result
 		}
 		in, err := inputs.Other(m.files, name, maxConfig)
 		if err != nil {

@@ -90,6 +90,9 @@ func parseHeader(text []byte, file string) (*header, error) {
 	return nil, fileErrorf(ErrInvalid, file, "header: %v", err)
 }
 
+// maxDims is the largest number of dimensions that NumPy and PyTorch have.
+const maxDims = 64
+
 // parseTensor decodes {"dtype":…,"shape":…,"data_offsets":…}. Further keys are
 // skipped, as the reference does.
 func parseTensor(dec *json.Decoder) (TensorInfo, error) {
@@ -107,6 +110,9 @@ func parseTensor(dec *json.Decoder) (TensorInfo, error) {
 			hasShape = true
 			var dims []int64
 			dims, err = readNumbers(dec, strconv.IntSize-1)
+			if len(dims) > maxDims {
+				return fmt.Errorf("shape: %d dimensions, at most %d are allowed", len(dims), maxDims)
+			}
 			t.Shape = make([]int, len(dims))
 			for i, d := range dims {
 				t.Shape[i] = int(d)

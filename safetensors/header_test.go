@@ -74,6 +74,7 @@ var badFiles = []struct {
 	{"shape nested", fileOf("{"+entry("a", "U8", "[[1]]", 0, 1)+"}", 1), `tensor "a": shape: holds '[', want integers`},
 	{"shape negative", fileOf("{"+entry("a", "U8", "[-1]", 0, 1)+"}", 1), `tensor "a": shape: holds -1, want integers from 0 to`},
 	{"shape minus zero", fileOf("{"+entry("a", "U8", "[-0]", 0, 0)+"}", 0), `tensor "a": shape: holds -0, want integers`},
+	{"too many dimensions", fileOf("{"+entry("a", "U8", "["+strings.Repeat("1,", 99_999)+"1]", 0, 1)+"}", 1), `tensor "a": shape: 100000 dimensions, at most 64 are allowed`},
 	{"shape fraction", fileOf("{"+entry("a", "U8", "[1.0]", 0, 1)+"}", 1), `tensor "a": shape: holds 1.0, want integers`},
 	{"shape exponent", fileOf("{"+entry("a", "U8", "[1e0]", 0, 1)+"}", 1), `tensor "a": shape: holds 1e0, want integers`},
 	{"dimension overflows", fileOf("{"+entry("a", "U8", "[18446744073709551617]", 0, 1)+"}", 1), `tensor "a": shape: holds 18446744073709551617, want integers from 0 to`},

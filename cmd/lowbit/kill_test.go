@@ -137,6 +137,19 @@ func TestNoRegularFile(t *testing.T) {
 		require.Equal(t, exitError, o.code)
 		requireOneLine(t, o, "not a regular file")
 	}
+	// What nothing reads would be missing from the result.
+	for _, name := range []string{"tokenizer.json", "generation_config.json", "LICENSE"} {
+		model, out := filepath.Join(t.TempDir(), "model"), filepath.Join(t.TempDir(), "out")
+		require.NoError(t, os.CopyFS(model, os.DirFS(embedded)))
+		require.NoError(t, os.RemoveAll(filepath.Join(model, name)))
+		require.NoError(t, os.Symlink("/dev/zero", filepath.Join(model, name)))
+		o := runCommand(t, "quantize", model, "-o", out, "--method", "rtn", "--axis", "oc", "-q")
+		require.Equal(t, exitError, o.code)
+		requireOneLine(t, o, name+": not a regular file (a device)")
+		names, err := filepath.Glob(out + "*")
+		require.NoError(t, err)
+		require.Empty(t, names)
+	}
 	o := runCommand(t, "quantize", embedded, "-o", filepath.Join(dir, "out"), "--calib", calibration, "--max-text", "1000", "-q")
 	require.Equal(t, exitError, o.code)
 	requireOneLine(t, o, "more than 1000 bytes; Text.MaxBytes (--max-text) sets the limit")

@@ -23,7 +23,7 @@ func NotFinite(t safetensors.DType, data []byte) (int, float64) {
 	case safetensors.F64:
 		exponent, low = 0x7ff0_0000_0000_0000, math.MaxInt64
 	default:
-		return -1, 0
+		return notFinite8(t, data)
 	}
 	i := 0
 	for ; i+8 <= len(data); i += 8 {
@@ -37,6 +37,34 @@ func NotFinite(t safetensors.DType, data []byte) (int, float64) {
 	for ; i+size <= len(data); i += size {
 		if v := element(t, data[i:]); math.IsNaN(v) || math.IsInf(v, 0) {
 			return i / size, v
+		}
+	}
+	return -1, 0
+}
+
+// notFinite8 is NotFinite of floats of 8 bits. Their kinds differ in what is NaN, and
+// only one has infinities (Micikevicius et al., "FP8 Formats for Deep Learning", 2022,
+// table 1; the OCP's microscaling formats 1.0 for exponents).
+func notFinite8(t safetensors.DType, data []byte) (int, float64) {
+	for i, b := range data {
+		var nan, inf bool
+		switch t {
+		case safetensors.F8E4M3:
+			nan = b&0x7f == 0x7f
+		case safetensors.F8E5M2:
+			nan, inf = b&0x7f > 0x7c, b&0x7f == 0x7c
+		case safetensors.F8E8M0:
+			nan = b == 0xff
+		case safetensors.F8E4M3FNUZ, safetensors.F8E5M2FNUZ:
+			nan = b == 0x80
+		default:
+			return -1, 0
+		}
+		switch {
+		case nan:
+			return i, math.NaN()
+		case inf:
+			return i, math.Inf(1 - int(b>>7)*2)
 		}
 	}
 	return -1, 0
