@@ -194,9 +194,12 @@ func (c *Calibration) plan(limit int64, alone bool) (*Plan, error) {
 	p.Parts = []Part{
 		{"weights", most.weights}, {"streams", p.Streams - p.InFile}, {"batch", most.batch}, {"statistics", most.stats}, {"solver", most.solve}, {"rest", rest},
 	}
-	if limit > 0 { // what is allocated while it is collected comes on top
-		p.held = min(limit-limit/32-largest/2, p.Work())
+	if limit > 0 {
+		p.held = p.Work()
 	}
+	// What is allocated while the collector runs comes on top; it is counted as usable
+	// has left room for it.
+	p.Parts = append(p.Parts, Part{"garbage", largest / 2})
 	return p, nil
 }
 
