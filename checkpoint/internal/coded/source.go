@@ -33,6 +33,7 @@ import (
 
 	"github.com/golowbit/lowbit/checkpoint/internal/kept"
 	"github.com/golowbit/lowbit/checkpoint/layout"
+	"github.com/golowbit/lowbit/internal/kernel"
 	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/safetensors"
 	"github.com/golowbit/lowbit/tensor"
@@ -183,7 +184,9 @@ func (s *Source) values(c *codes, g grid, first int64, dst []float32, raw []byte
 	if err := s.Source.ReadAt(c.stored, raw, from); err != nil {
 		return err
 	}
-	if per == 1 {
+	if per == 1 && floats8(c, dst, raw) {
+		// done
+	} else if per == 1 {
 		table := (*[256]float32)(c.table) // no bounds to check
 		for i, b := range raw {
 			dst[i] = table[b]
@@ -200,6 +203,22 @@ func (s *Source) values(c *codes, g grid, first int64, dst []float32, raw []byte
 		dst, first = dst[n:], first+int64(n)
 	}
 	return nil
+}
+
+// floats8 decodes floats of 8 bits without the table, which is slower. It is false for
+// others, and where a byte is no number.
+func floats8(c *codes, dst []float32, raw []byte) bool {
+	switch &c.table[0] {
+	case &e4m3[0]:
+		if !wire.Floats8(dst, raw, 3) {
+			return false
+		}
+		kernel.Scale(dst, 256)
+		return true
+	case &e5m2[0]:
+		return wire.Floats8(dst, raw, 2)
+	}
+	return false
 }
 
 // halves looks up two values a byte, from value at of the first byte on.
@@ -231,9 +250,7 @@ func (g *grid) scale(dst []float32, line, col int, factor float32) {
 				dst[i] -= z
 			}
 		}
-		for i := range dst[:n] {
-			dst[i] *= s
-		}
+		kernel.Scale(dst[:n], s)
 		if factor != 0 {
 			for i := range dst[:n] {
 				dst[i] *= factor
