@@ -25,21 +25,20 @@ func Floats8(dst []float32, src []byte, fraction int) bool {
 	for len(dst) > 0 {
 		n := min(len(buf), len(dst))
 		part := src[:n]
-		for i := 0; i < n; i += 8 {
-			var x uint64
-			if i+8 <= n {
-				x = binary.LittleEndian.Uint64(part[i:])
-			} else {
-				var end [8]byte
-				copy(end[:], part[i:])
-				x = binary.LittleEndian.Uint64(end[:])
+		to := raw
+		for len(part) > 0 {
+			if len(part) < 8 {
+				part = append(make([]byte, 0, 8), part...)[:8]
 			}
+			x := binary.LittleEndian.Uint64(part)
 			bad |= x&(127*ones) + last*ones
-			for k, a := range [2]uint64{x & 0xFFFFFFFF, x >> 32} {
-				a = (a | a<<16) & 0x0000FFFF0000FFFF
-				a = (a | a<<8) & lanes
-				binary.LittleEndian.PutUint64(raw[2*i+8*k:], a&value<<up|(a&^value)<<8)
-			}
+			a, b := x&0xFFFFFFFF, x>>32
+			a, b = (a|a<<16)&0x0000FFFF0000FFFF, (b|b<<16)&0x0000FFFF0000FFFF
+			a, b = (a|a<<8)&lanes, (b|b<<8)&lanes
+			pair := to[:16]
+			binary.LittleEndian.PutUint64(pair, a&value<<(up&15)|(a&^value)<<8)
+			binary.LittleEndian.PutUint64(pair[8:], b&value<<(up&15)|(b&^value)<<8)
+			part, to = part[8:], to[16:]
 		}
 		swap(raw, 2)
 		kernel.F16ToF32(dst[:n], buf[:n])
