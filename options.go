@@ -49,7 +49,7 @@ type Options struct {
 	// say again what it is; and ggufmodel.Format without one is one of Q2_K or Q3_K
 	// where Bits is 2 or 3 and none of the others is given.
 	Bits      int   // bits a weight, 2 … 8; 0 means 4, or the target's or format's
-	GroupSize int   // weights that share a scale, or quant.WholeLine; 0 means 128, or the target's
+	GroupSize int   // weights that share a scale, or quant.WholeLine; 0 means 128, or the target's or the format's (32 in gguf)
 	Symmetric *bool // the zero-point is fixed; nil means false, or the target's
 	Range     quant.Range
 	// ScaleType is F16 if nil, or BF16 where a format would make a bfloat16 model

@@ -113,7 +113,7 @@ func (o *Options) resolveScheme(s *settings) error {
 	}
 	mixed := main.Grid != nil
 	g.Bits = told.Pick(&s.told, "bits", told.Given(o.Bits), told.If(mixed, main.Bits, from), told.If(targeted, t.Scheme.Bits, target), told.Otherwise(defaultBits, "default"))
-	g.GroupSize = told.Pick(&s.told, "group_size", told.If(mixed, main.GroupSize, from), told.Given(o.GroupSize), told.If(targeted, t.Scheme.GroupSize, target), told.Otherwise(defaultGroupSize, "default"))
+	g.GroupSize = told.Pick(&s.told, "group_size", told.If(mixed, main.GroupSize, from), told.Given(o.GroupSize), told.If(targeted, t.Scheme.GroupSize, target), told.Otherwise(layout.GroupSize(s.format, defaultGroupSize), "default"))
 	g.Symmetric = told.Pick(&s.told, "symmetric", told.If(mixed, false, from), told.Pointed(o.Symmetric), told.If(targeted, t.Scheme.Symmetric, target), told.Otherwise(false, "default"))
 	g.Grid = main.Grid
 	g.Range = told.Pick(&s.told, "range", told.Given(o.Range), told.Otherwise(quant.RangeZero, "default"))

@@ -5,6 +5,7 @@ import (
 	"math"
 
 	"github.com/golowbit/lowbit/internal/kernel"
+	"github.com/golowbit/lowbit/internal/lattice"
 )
 
 // ErrNotFinite is wrapped where a weight is NaN or infinite.
@@ -56,20 +57,50 @@ func (u *uniform) fit(x, importance []float32, clip Clip) (GroupParams, error) {
 	}
 	lo, hi = u.extend(lo, hi)
 	g, err := u.cover(lo, hi)
-	if err != nil || clip == ClipNone {
+	if err != nil {
 		return g, err
 	}
-	try := u.powerError(x)
-	if clip == ClipInputs {
-		if importance == nil {
-			importance = ones(len(x))
+	if clip != ClipNone {
+		if best, ok := SearchClip(clip, lo, hi, u.error(x, importance, clip)); ok {
+			g = best
 		}
-		try = u.inputError(x, importance)
 	}
-	if best, ok := SearchClip(clip, lo, hi, try); ok {
-		g = best
+	if u.s.Bits == 8 && u.s.Symmetric && len(x) <= coarse && lattice.Few(x) {
+		g = u.coarser(g, x, importance, clip)
 	}
 	return g, nil
+}
+
+// error is what SearchClip asks.
+func (u *uniform) error(x, importance []float32, clip Clip) func(lo, hi float32) (GroupParams, float64) {
+	if clip == ClipPower {
+		return u.powerError(x)
+	}
+	if importance == nil {
+		importance = ones(len(x))
+	}
+	return u.inputError(x, importance)
+}
+
+// coarse is how many weights share a scale and minimum in other formats, at most.
+const coarse = 256
+
+// coarser is g, or a grid on which weights lie that are from a coarser one, with a minimum
+// of its own: it reaches as far as they do, too.
+func (u *uniform) coarser(g GroupParams, x, importance []float32, clip Clip) GroupParams {
+	var work [coarse]float32
+	scales, n := lattice.Scales(x, work[:len(x)], 127)
+	if n == 0 {
+		return g
+	}
+	try, half := u.error(x, importance, clip), u.top()/2
+	_, least := try(-half*g.Scale, half*g.Scale)
+	for _, s := range scales[:n] {
+		if c, e := try(-half*s, half*s); e < least {
+			g, least = c, e
+		}
+	}
+	return g
 }
 
 // powerError is what SearchClip asks by ClipPower.

@@ -318,3 +318,17 @@ type DenseDecoder interface {
 func Unsupported(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrUnsupported, fmt.Sprintf(format, args...))
 }
+
+// Blocker is a Format whose groups are blocks of a size of its own.
+type Blocker interface {
+	// BlockSize is how many inputs share stored parameters: larger groups save nothing.
+	BlockSize() int
+}
+
+// GroupSize is the block size of a format, or otherwise if it has none.
+func GroupSize(f Format, otherwise int) int {
+	if b, ok := f.(Blocker); ok {
+		return b.BlockSize()
+	}
+	return otherwise
+}

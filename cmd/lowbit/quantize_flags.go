@@ -94,7 +94,7 @@ func (f *quantizeFlags) registerFormat(s *pflag.FlagSet) {
 
 func (f *quantizeFlags) registerGrid(s *pflag.FlagSet) {
 	option(s, "bits", "`bits` a weight, 2 to 8 (default 4, or the target's)", nonZero("bits 0, want 2 to 8"), func(n int) { f.o.Bits = n })
-	option(s, "group-size", "`weights` that share a scale; -1 for whole channels (default 128, or the target's)", nonZero("group size 0, want a positive number or -1 for whole channels"), func(n int) { f.o.GroupSize = n })
+	option(s, "group-size", "`weights` that share a scale; -1 for whole channels (default 128, or the target's, or 32 in gguf, whose types have a scale for 32)", nonZero("group size 0, want a positive number or -1 for whole channels"), func(n int) { f.o.GroupSize = n })
 	boolOption(s, "sym", "symmetric grid: the zero-point is fixed (default off, or the target's)", func(v bool) { f.o.Symmetric = &v })
 	boolOption(s, "clip", "clip each group's range where that lowers its error (default: the preset's)", func(v bool) { f.o.Clip = &v })
 	boolOption(s, "clip-input", "clip, with errors weighed by the inputs, and try neighbouring zero-points (default: the preset's)", func(v bool) { f.o.ClipInput = &v })

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/golowbit/lowbit/internal/lattice"
 	"github.com/golowbit/lowbit/internal/wire"
 )
 
@@ -167,7 +168,8 @@ func (t Type) Writable() bool { return t == F32 || t == F16 || t == BF16 || t ==
 var ErrRange = errors.New("does not fit")
 
 // Encode rounds values to F32, F16 or BF16 (to nearest even), or quantizes
-// them to Q8_0: scale max|v|/127 rounded to a half float, codes to nearest.
+// them to Q8_0: scale max|v|/127 rounded to a half float, codes to nearest, or where values
+// are those of a coarser type the scale on which they lie best.
 // A finite value too large for the type is an error, and so are NaN and
 // infinities in Q8_0.
 func (t Type) Encode(dst []byte, src []float32) error {
@@ -184,8 +186,25 @@ func (t Type) Encode(dst []byte, src []float32) error {
 	return fmt.Errorf("values cannot be rounded to %v here", t)
 }
 
+// roundQ8 rounds the first values of src to a block with that scale, and returns the sum
+// of squares of what they change by.
+func roundQ8(codes *[BlockLen]uint8, src []float32, half uint16) (sum float64) {
+	d := float64(wire.Half(half))
+	for j, v := range src[:BlockLen] {
+		q := 0.0
+		if d != 0 {
+			q = max(-127, min(127, math.RoundToEven(float64(v)/d)))
+		}
+		codes[j] = uint8(int(q) + 128)
+		e := float64(v) - d*q
+		sum += e * e
+	}
+	return sum
+}
+
 func encodeQ8(dst []byte, src []float32) error {
 	var codes [BlockLen]uint8
+	var work [BlockLen]float32
 	for len(src) > 0 {
 		var most float32
 		for _, v := range src[:BlockLen] {
@@ -195,16 +214,21 @@ func encodeQ8(dst []byte, src []float32) error {
 			most = max(most, float32(math.Abs(float64(v))))
 		}
 		half, _ := wire.ToHalf(most / 127)
-		d := wire.Half(half)
-		if d-d != 0 {
+		if d := wire.Half(half); d-d != 0 {
 			return fmt.Errorf("value %g %w Q8_0", most, ErrRange)
 		}
-		for j, v := range src[:BlockLen] {
-			q := 0.0
-			if d != 0 {
-				q = math.RoundToEven(float64(v) / float64(d))
+		least := roundQ8(&codes, src, half)
+		var scales [lattice.Most]float32
+		n := 0
+		if lattice.Few(src[:BlockLen]) {
+			scales, n = lattice.Scales(src[:BlockLen], work[:], 127)
+		}
+		for _, s := range scales[:n] {
+			var other [BlockLen]uint8
+			h, _ := wire.ToHalf(s)
+			if e := roundQ8(&other, src, h); e < least {
+				least, half, codes = e, h, other
 			}
-			codes[j] = uint8(int(max(-127, min(127, q))) + 128)
 		}
 		Q8_0.PackBlock(dst, half, 0, &codes)
 		dst, src = dst[Q8_0.BlockBytes():], src[BlockLen:]

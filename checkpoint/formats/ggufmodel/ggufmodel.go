@@ -63,6 +63,9 @@ const ggufName = "gguf"
 // Name returns "gguf".
 func (Format) Name() string { return ggufName }
 
+// BlockSize implements layout.Blocker: every type has a scale for 32 weights.
+func (Format) BlockSize() int { return gguf.BlockLen }
+
 // Check accepts linears of the Llama family with groups along the input
 // dimension that are whole blocks of 32, and half-float scales.
 func (g Format) Check(l layout.Layer) error {
