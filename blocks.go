@@ -12,6 +12,7 @@ import (
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/checkpoint/fitting"
 	"github.com/golowbit/lowbit/checkpoint/layout"
+	"github.com/golowbit/lowbit/checkpoint/measure"
 	"github.com/golowbit/lowbit/gptq"
 	"github.com/golowbit/lowbit/internal/blocks"
 	"github.com/golowbit/lowbit/internal/fold"
@@ -19,7 +20,6 @@ import (
 	"github.com/golowbit/lowbit/internal/streams"
 	"github.com/golowbit/lowbit/internal/walk"
 	"github.com/golowbit/lowbit/internal/wire"
-	"github.com/golowbit/lowbit/measure"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/tensor"
 )

@@ -6,7 +6,7 @@ import (
 
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/checkpoint/inspection"
-	"github.com/golowbit/lowbit/measure"
+	"github.com/golowbit/lowbit/checkpoint/measure"
 )
 
 // CompareOptions describe a comparison of models that were made of one. Its text, and how

@@ -6,9 +6,9 @@ import (
 	"time"
 
 	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/measure"
 	"github.com/golowbit/lowbit/internal/memory"
 	"github.com/golowbit/lowbit/internal/text"
-	"github.com/golowbit/lowbit/measure"
 	"github.com/golowbit/lowbit/tensor"
 )
 

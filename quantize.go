@@ -14,6 +14,7 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/fitting"
 	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel"
 	"github.com/golowbit/lowbit/checkpoint/layout"
+	"github.com/golowbit/lowbit/checkpoint/measure"
 	"github.com/golowbit/lowbit/internal/blocks"
 	"github.com/golowbit/lowbit/internal/decoder"
 	"github.com/golowbit/lowbit/internal/decoder/arch"
@@ -25,7 +26,6 @@ import (
 	"github.com/golowbit/lowbit/internal/text"
 	"github.com/golowbit/lowbit/internal/told"
 	"github.com/golowbit/lowbit/internal/version"
-	"github.com/golowbit/lowbit/measure"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/tensor"
 )

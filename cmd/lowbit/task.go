@@ -6,7 +6,7 @@ import (
 
 	"github.com/golowbit/lowbit"
 	"github.com/golowbit/lowbit/checkpoint"
-	"github.com/golowbit/lowbit/measure"
+	"github.com/golowbit/lowbit/checkpoint/measure"
 )
 
 // evalTask has a model answer questions.

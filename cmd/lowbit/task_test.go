@@ -6,7 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/golowbit/lowbit/measure"
+	"github.com/golowbit/lowbit/checkpoint/measure"
 )
 
 // TestEvalTask: questions in place of a text.

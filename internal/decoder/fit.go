@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/golowbit/lowbit/internal/program"
+	"github.com/golowbit/lowbit/internal/program/near"
 )
 
 // ErrNoHead is wrapped by Fit where everything fits but the head is not there.
@@ -39,7 +40,7 @@ func (m *Model) Fit(w program.Weights) error {
 			}
 		}
 	}
-	return fmt.Errorf("tensor %q: missing, also under other prefixes%s", m.Names.Embedding, program.There(w))
+	return fmt.Errorf("tensor %q: missing, also under other prefixes%s", m.Names.Embedding, near.There(w))
 }
 
 // body is what all names but that of the head begin with.
@@ -95,7 +96,7 @@ func (m *Model) rename(w program.Weights, body, prefix string) error {
 	case head != "":
 		m.Names.Head = head
 	case !m.Tied:
-		return fmt.Errorf(`tensor %q: %w, and "tie_word_embeddings" is false%s`, m.Names.Head, ErrNoHead, program.There(w))
+		return fmt.Errorf(`tensor %q: %w, and "tie_word_embeddings" is false%s`, m.Names.Head, ErrNoHead, near.There(w))
 	}
 	if m.Tied && head != "" && w.Has(m.Names.Embedding) {
 		same, err := sameMatrix(w, m.Names.Embedding, head)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/golowbit/lowbit/internal/program/near"
 	"github.com/golowbit/lowbit/tensor"
 )
 
@@ -130,7 +131,7 @@ func (p *Program) CheckShapes(w Weights) error {
 func CheckShape(w Weights, name string, want ...int) error {
 	got, ok := w.Shape(name)
 	if !ok {
-		return fmt.Errorf("tensor %q: missing, want shape %v%s", name, want, beside(w, name))
+		return fmt.Errorf("tensor %q: missing, want shape %v%s", name, want, near.Beside(w, name))
 	}
 	same := len(got) == len(want)
 	for i := 0; same && i < len(want); i++ {

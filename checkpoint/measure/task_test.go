@@ -11,7 +11,7 @@ import (
 	"github.com/golowbit/lowbit/checkpoint"
 )
 
-const model = "../testdata/tinyllama-2m"
+const model = "../../testdata/tinyllama-2m"
 
 func open(t *testing.T) *Model {
 	src, err := checkpoint.Open(model)

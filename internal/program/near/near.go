@@ -1,4 +1,5 @@
-package program
+// Package near says what tensors there are where one is missing.
+package near
 
 import (
 	"fmt"
@@ -6,10 +7,10 @@ import (
 	"strings"
 )
 
-// beside says what tensors lie where one is missing, the nearest only; "" if
-// there are none or that is not known. Fused linears are told apart: they are
+// Beside says what tensors of w lie where one is missing, the nearest only; "" if
+// there are none or that is not known: w has no Names. Fused linears are told apart: they are
 // another architecture's.
-func beside(w Weights, name string) string {
+func Beside(w any, name string) string {
 	l, ok := w.(interface{ Names() []string })
 	if !ok {
 		return ""
@@ -44,7 +45,7 @@ func beside(w Weights, name string) string {
 }
 
 // There says what tensors there are, for errors; "" if that is not known.
-func There(w Weights) string {
+func There(w any) string {
 	l, ok := w.(interface{ Names() []string })
 	if !ok {
 		return ""

@@ -1,5 +1,5 @@
 # Writes lm_eval.json: log-likelihoods of questions.jsonl by lm-evaluation-harness.
-#   pip install lm-eval transformers torch accelerate peft; python lm_eval.py ../../testdata/tinyllama-2m
+#   pip install lm-eval transformers torch accelerate peft; python lm_eval.py ../../../testdata/tinyllama-2m
 import json
 import os
 import sys
