@@ -11,7 +11,7 @@ import (
 
 // TestEvalTask: questions in place of a text.
 func TestEvalTask(t *testing.T) {
-	const task = "../../measure/testdata/questions.jsonl"
+	const task = "../../checkpoint/measure/testdata/questions.jsonl"
 	o := succeed(t, "eval", embedded, "--task", task, "-q")
 	require.Regexp(t, `^acc +0\.3750 ± 0\.\d{4}\nacc_norm +0\.7083 ± 0\.\d{4}\nquestions +24\n$`, o.stdout)
 	var a measure.Answers

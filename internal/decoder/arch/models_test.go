@@ -55,10 +55,11 @@ func TestModelsPage(t *testing.T) {
 	var page strings.Builder
 	page.WriteString(modelsHead)
 	for _, family := range []struct {
-		name string
-		list []*spec.Architecture
-	}{{"Dense", dense.Architectures()}, {"Mixtures of experts", mixture.Architectures()}, {"With recurrent mixers", recurrent.Architectures()}} {
-		fmt.Fprintf(&page, "\n## %s\n\n| architecture | model_type | logits | GGUF |\n|---|---|---|---|\n", family.name)
+		name, before string
+		list         []*spec.Architecture
+		behind       string
+	}{{"Dense", "", dense.Architectures(), ""}, {"Mixtures of experts", "", mixture.Architectures(), aboutExperts}, {"With recurrent mixers", aboutStates, recurrent.Architectures(), ""}} {
+		fmt.Fprintf(&page, "\n## %s\n%s\n| architecture | model_type | logits | GGUF |\n|---|---|---|---|\n", family.name, family.before)
 		for _, a := range family.list {
 			var names []string
 			for _, class := range a.Classes {
@@ -78,6 +79,7 @@ func TestModelsPage(t *testing.T) {
 			types := strings.Join(append([]string{a.Type}, a.OtherTypes...), ", ")
 			fmt.Fprintf(&page, "| %s | %s | %s | %s |\n", strings.Join(a.Classes, ", "), types, strings.Join(names, ", "), gguf)
 		}
+		page.WriteString(family.behind)
 	}
 	const path = "../../../docs/models.md"
 	if *update {
@@ -87,3 +89,21 @@ func TestModelsPage(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, page.String(), string(have), "write it anew: go test ./internal/decoder/arch -run TestModelsPage -update")
 }
+
+// What the page says of families, before and behind their tables.
+const (
+	aboutExperts = `
+Experts see the tokens that are routed to them. In presets ` + "`" + `fast` + "`" + ` and ` + "`" + `best` + "`" + ` other tokens of the text (a sample of up to four
+times the width, the same for all) go through every expert too, and count among its own as if they were a tenth of a token for each
+input: H is shrunk towards that of its layer by n/10 / (n/10 + tokens), n inputs. An expert that no token reaches is rounded to
+nearest, clipped by their H. The report says of each expert's layers how many tokens were routed to it (` + "`" + `tokens` + "`" + ` in ` + "`" + `--json` + "`" + `), and
+of which fell back (` + "`" + `notes` + "`" + `, and on the terminal). ` + "`" + `--route-all` + "`" + ` has every expert see all tokens, for statistics alone
+([figures](accuracy.md#experts-with-few-tokens)).
+
+Routers stay dense, and so do convolutions, embeddings and the head, which are no layers here.
+`
+	aboutStates = `
+The linears that steer a state stay dense by default: ` + "`" + `x_proj` + "`" + ` and ` + "`" + `dt_proj` + "`" + ` of Mamba, ` + "`" + `in_proj_ba` + "`" + `, ` + "`" + `in_proj_a` + "`" + ` and ` + "`" + `in_proj_b` + "`" + ` of
+gated delta nets (Qwen3-Next, Qwen3.5). ` + "`" + `--include 'x_proj|dt_proj'` + "`" + ` or a ` + "`" + `--rule` + "`" + ` that matches their names quantizes them.
+`
+)
