@@ -107,6 +107,7 @@ func (j *job) planMoments(limit int64, texts []Text) error {
 		reading = max(reading, p.Peak())
 	}
 	j.memory.Besides("reading text", reading)
+	j.memory.Besides("embedding and head", j.plan.OuterBytes())
 	var largest int64
 	direct := j.direct()
 	for _, l := range j.plan.Layers {

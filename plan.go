@@ -95,6 +95,7 @@ func (j *job) planLayers() error {
 		for _, b := range j.model.Blocks {
 			j.planBlock(b)
 		}
+		j.plan.AddOuter(j.src, j.model.EmbeddingName(), j.model.HeadName(), j.model.Tied)
 	}
 	if j.model == nil || len(j.set.include) > 0 {
 		j.planByShape()

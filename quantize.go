@@ -371,10 +371,8 @@ func (j *job) mustHaveText() bool {
 	if j.set.curvature == CurvatureOn || j.set.tuning.What != TuneOff || j.set.budget || j.saveImportance != nil {
 		return true
 	}
-	for _, folds := range j.plan.Folds {
-		if slices.Contains(folds, true) {
-			return true
-		}
+	if slices.ContainsFunc(j.plan.Folds, func(folds []bool) bool { return slices.Contains(folds, true) }) {
+		return true
 	}
 	if j.importance != nil {
 		return j.set.correction > 0 || j.set.inputs == InputsQuantized || j.set.objective == adadim.ObjectiveBlock
@@ -384,12 +382,9 @@ func (j *job) mustHaveText() bool {
 
 // chooses reports whether any layer has arms to choose from, or scales.
 func (j *job) chooses() bool {
-	for _, p := range j.plan.Layers {
-		if !p.Dense && (p.Method == "gptq" || len(p.Arms) > 1 || p.Arms[0].InputScale || p.Arms[0].RowScale) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(j.plan.Layers, func(p *fitting.Layer) bool {
+		return !p.Dense && (p.Method == "gptq" || len(p.Arms) > 1 || p.Arms[0].InputScale || p.Arms[0].RowScale)
+	})
 }
 
 // direct reports whether layers are rounded piece by piece on their way to
@@ -479,13 +474,16 @@ func (j *job) run(ctx context.Context) error {
 		if err = j.runBlocks(ctx); err == nil {
 			err = j.tune(ctx)
 		}
+		if err == nil {
+			err = j.runUncalibrated(ctx, j.plan.Outer())
+		}
 		if err == nil && j.saveImportance != nil {
 			err = j.saveImportance()
 		}
 	case j.direct():
 		err = j.runDirect(ctx)
 	default:
-		err = j.runUncalibrated(ctx)
+		err = j.runUncalibrated(ctx, j.plan.Layers)
 	}
 	if err != nil {
 		return err
@@ -493,9 +491,9 @@ func (j *job) run(ctx context.Context) error {
 	return j.out.Finish(ctx)
 }
 
-// runUncalibrated quantizes layer by layer with a method that needs no data.
-func (j *job) runUncalibrated(ctx context.Context) error {
-	for _, p := range j.plan.Layers {
+// runUncalibrated quantizes layers one by one with a method that needs no data.
+func (j *job) runUncalibrated(ctx context.Context, layers []*fitting.Layer) error {
+	for _, p := range layers {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -549,7 +547,7 @@ func (j *job) quantizeLayer(ctx context.Context, p *fitting.Layer, t blocks.Task
 		if unknown {
 			l.Calibration = nil
 		}
-		if j.text != nil {
+		if j.text != nil && !p.Outer {
 			r.Notes = append(r.Notes, t.Rounded())
 		}
 	}

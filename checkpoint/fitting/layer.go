@@ -25,6 +25,8 @@ type Layer struct {
 	Silent bool
 	// Other says that it is no linear, by its name.
 	Other bool
+	// Outer says that it is the embedding or the head; see Plan.AddOuter.
+	Outer bool
 
 	remark string // of Rules.Mix,
 	unfit  error  // and that there is no grid

@@ -24,6 +24,9 @@ type Plan struct {
 	names   []string // of all layers, those that were refused too
 	byName  map[string]*Layer
 	refused faults.ByReason
+
+	outerRules []int // that count for the embedding or the head
+	outerErr   error
 }
 
 // NewPlan returns a plan by the rules, without layers.

@@ -224,7 +224,9 @@ func (c *Rule) check(f layout.Format, mixed bool) error {
 }
 
 // Ruled reports whether a rule counts for the layer.
-func (p *Plan) Ruled(name string) bool { return p.rules.rule(name) != nil }
+func (p *Plan) Ruled(name string) bool {
+	return p.rules.rule(name) != nil || p.byName[name] != nil && p.byName[name].Outer
+}
 
 // only leaves the arms that the rule allows.
 func (c *Rule) only(arms []adadim.Arm) []adadim.Arm {
@@ -237,8 +239,19 @@ func (c *Rule) only(arms []adadim.Arm) []adadim.Arm {
 // CheckRules is an error where a rule counts for no layer, or says what the format has no
 // place for.
 func (p *Plan) CheckRules() error {
+	if p.outerErr != nil {
+		return p.outerErr
+	}
 	counts := make([]bool, len(p.rules.Change))
+	for _, i := range p.outerRules {
+		if i >= 0 {
+			counts[i] = true
+		}
+	}
 	for _, name := range p.names {
+		if l := p.byName[name]; l != nil && l.Outer {
+			continue // its rule is counted
+		}
 		if i := p.rules.matching(name); i >= 0 {
 			counts[i] = true
 		}
