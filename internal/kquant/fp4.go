@@ -5,6 +5,7 @@ import (
 	"math"
 	"sort"
 
+	"github.com/golowbit/lowbit/internal/minifloat"
 	"github.com/golowbit/lowbit/quant"
 )
 
@@ -37,8 +38,8 @@ func FP4Code(stored uint8) uint8 {
 // powers are the scales of MXFP4: E8M0.
 func powers() []float64 {
 	var s []float64
-	for e := -127; e <= 127; e++ {
-		s = append(s, math.Ldexp(1, e))
+	for _, v := range minifloat.E8M0[:255] { // the last is no number
+		s = append(s, float64(v))
 	}
 	return s
 }
@@ -51,12 +52,8 @@ const TensorScale = 0x1p-8
 // eighths are the scales of NVFP4 times a factor: E4M3 without 0, which byte 0 is.
 func eighths(factor float64) []float64 {
 	var s []float64
-	for b := 1; b < 0x7f; b++ {
-		mantissa, exponent := 8+b&7, b>>3
-		if exponent == 0 {
-			mantissa, exponent = b, 1
-		}
-		s = append(s, math.Ldexp(float64(mantissa), exponent-10)*factor)
+	for _, v := range minifloat.E4M3[1:0x7f] { // what follows is no number, or negative
+		s = append(s, float64(v)*factor)
 	}
 	return s
 }

@@ -18,8 +18,9 @@ package mlx
 
 import (
 	"fmt"
-	"math"
 	"slices"
+
+	"github.com/golowbit/lowbit/internal/minifloat"
 )
 
 // Scheme is how a module is quantized.
@@ -89,12 +90,12 @@ func affineRow(dst []float32, codes []uint8, scales, biases []float32, group int
 
 // floatRow multiplies levels and scales.
 func floatRow(dst []float32, codes, scales []uint8, levels []float32, s Scheme) {
-	scale := e8m0
+	scale := &minifloat.E8M0
 	if s.Mode == "nvfp4" {
-		scale = e4m3
+		scale = &minifloat.E4M3
 	}
 	for g, b := range scales {
-		v := scale(b)
+		v := scale[b]
 		part := dst[g*s.Group : (g+1)*s.Group]
 		for i, c := range codes[g*s.Group : (g+1)*s.Group] {
 			part[i] = levels[c] * v
@@ -104,36 +105,8 @@ func floatRow(dst []float32, codes, scales []uint8, levels []float32, s Scheme) 
 
 // levels are the values of the codes in the modes other than affine.
 func levels(s Scheme) []float32 {
-	if s.Bits == 4 { // E2M1
-		return []float32{0, 0.5, 1, 1.5, 2, 3, 4, 6, float32(math.Copysign(0, -1)), -0.5, -1, -1.5, -2, -3, -4, -6}
+	if s.Bits == 4 {
+		return minifloat.E2M1[:]
 	}
-	v := make([]float32, 256)
-	for i := range v {
-		v[i] = e4m3(uint8(i))
-	}
-	return v
-}
-
-// e4m3 is the value of an eight-bit float without infinities (E4M3FN).
-func e4m3(b uint8) float32 {
-	exp, frac := int(b>>3&15), float64(b&7)
-	v := math.Ldexp(8+frac, exp-10)
-	switch {
-	case b&127 == 127:
-		v = math.NaN()
-	case exp == 0:
-		v = math.Ldexp(frac, -9)
-	}
-	if b&128 != 0 {
-		v = -v
-	}
-	return float32(v)
-}
-
-// e8m0 is a power of two; 255 is no number.
-func e8m0(b uint8) float32 {
-	if b == 255 {
-		return float32(math.NaN())
-	}
-	return float32(math.Ldexp(1, int(b)-127))
+	return minifloat.E4M3[:]
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/golowbit/lowbit/checkpoint/layout"
+	"github.com/golowbit/lowbit/internal/minifloat"
 	"github.com/golowbit/lowbit/safetensors"
 )
 
@@ -76,9 +77,9 @@ func (s *Source) find(spec layout.Spec, block []int) (*codes, error) {
 		if slices.ContainsFunc([]string{"_scale", "_scale_inv"}, func(end string) bool { return strings.HasSuffix(name, end) }) {
 			return nil, nil
 		}
-		return s.scaled(spec, "FP8 (E4M3)", e4m3, 4, block)
+		return s.scaled(spec, "FP8 (E4M3)", minifloat.E4M3[:], 4, block)
 	case safetensors.F8E5M2:
-		return s.scaled(spec, "FP8 (E5M2)", e5m2, 3, block)
+		return s.scaled(spec, "FP8 (E5M2)", minifloat.E5M2[:], 3, block)
 	case safetensors.I8:
 		if base, ok := strings.CutSuffix(name, layout.WeightSuffix); ok && s.has(base+".SCB") {
 			return s.scb(spec, base+".SCB")
@@ -190,6 +191,30 @@ func (s *Source) scaled(spec layout.Spec, kind string, table []float32, bits int
 	return c, nil
 }
 
+// fits says whether BF16 holds all products of these scales with numbers of so many
+// significant bits, which are neither very small nor very large.
+func fits(scales []float32, bits int) bool {
+	for _, s := range scales {
+		a := math.Abs(float64(s))
+		if a != 0 && !(a > 0x1p-90 && a < 0x1p90) {
+			return false
+		}
+		if math.Float32bits(s)&(1<<(24-8+bits)-1)&(1<<23-1) != 0 { // BF16 has 8 of 24
+			return false
+		}
+	}
+	return true
+}
+
+// i8 are the values of INT8.
+var i8 = func() []float32 {
+	v := make([]float32, 256)
+	for i := range v {
+		v[i] = float32(int8(i))
+	}
+	return v
+}()
+
 func typeFor(bf16 bool) safetensors.DType {
 	if bf16 {
 		return safetensors.BF16
@@ -233,7 +258,7 @@ func (s *Source) numbers(spec layout.Spec) ([]float32, error) {
 	if err != nil {
 		return nil, err
 	}
-	table := map[safetensors.DType][]float32{safetensors.I8: i8, safetensors.U8: e8m0, safetensors.F8E8M0: e8m0, safetensors.F8E4M3: e4m3}[spec.DType]
+	table := map[safetensors.DType][]float32{safetensors.I8: i8, safetensors.U8: minifloat.E8M0[:], safetensors.F8E8M0: minifloat.E8M0[:], safetensors.F8E4M3: minifloat.E4M3[:]}[spec.DType]
 	v := make([]float32, len(data))
 	for i, b := range data {
 		v[i] = table[b]
@@ -270,7 +295,7 @@ func (s *Source) nvfp4(spec layout.Spec) (*codes, error) {
 	}
 	s.part(scale.Name)
 	s.part(whole.Name)
-	c := &codes{Spec: spec, stored: spec.Name, table: e2m1, rows: rows, cols: cols}
+	c := &codes{Spec: spec, stored: spec.Name, table: minifloat.E2M1[:], rows: rows, cols: cols}
 	c.Shape = append(slices.Clone(spec.Shape[:len(spec.Shape)-1]), cols)
 	c.DType = typeFor(fits(of, 6))
 	c.read = func() (grid, error) {
@@ -300,7 +325,7 @@ func (s *Source) blocks(spec layout.Spec, name string) (*codes, error) {
 		return nil, layout.TensorError(s.Source, name, "the tensor is there in packed form too, %q", spec.Name)
 	}
 	rows, cols := d[1], d[2]*group
-	c := &codes{Spec: layout.Spec{Name: name, DType: safetensors.BF16, Shape: []int{d[0], cols, rows}}, stored: spec.Name, table: e2m1, rows: rows, cols: cols, transposed: true}
+	c := &codes{Spec: layout.Spec{Name: name, DType: safetensors.BF16, Shape: []int{d[0], cols, rows}}, stored: spec.Name, table: minifloat.E2M1[:], rows: rows, cols: cols, transposed: true}
 	c.read = func() (grid, error) {
 		v, err := s.numbers(scale)
 		return grid{scales: v, down: rows, across: d[2], height: 1, width: group}, err

@@ -34,6 +34,7 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/internal/kept"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/kernel"
+	"github.com/golowbit/lowbit/internal/minifloat"
 	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/safetensors"
 	"github.com/golowbit/lowbit/tensor"
@@ -131,7 +132,7 @@ func (s *Source) ReadAt(name string, p []byte, off int64) error {
 	size := int64(c.rows) * int64(c.cols) * int64(c.DType.Bits()/8)
 	for len(p) > 0 {
 		k := off / size
-		m, err := s.matrices.Get(fmt.Sprintf("%s %d", name, k), func() ([]byte, error) { return s.transposed(c, k*size, size) })
+		m, err := s.matrices.Get(fmt.Sprintf("%s %d", name, k), func() ([]byte, error) { return s.transposed(c, k) })
 		if err != nil {
 			return err
 		}
@@ -147,11 +148,7 @@ func (s *Source) decoded(c *codes, p []byte, off int64) error {
 	if err != nil {
 		return err
 	}
-	size := int64(c.DType.Bits() / 8)
-	t := wire.F32
-	if c.DType == safetensors.BF16 {
-		t = wire.BF16
-	}
+	size, t := int64(c.DType.Bits()/8), c.wire()
 	values, raw := make([]float32, min(piece, int64(len(p))/size+2)), make([]byte, piece+1)
 	var edge []byte
 	for len(p) > 0 {
@@ -209,13 +206,13 @@ func (s *Source) values(c *codes, g grid, first int64, dst []float32, raw []byte
 // others, and where a byte is no number.
 func floats8(c *codes, dst []float32, raw []byte) bool {
 	switch &c.table[0] {
-	case &e4m3[0]:
+	case &minifloat.E4M3[0]:
 		if !wire.Floats8(dst, raw, 3) {
 			return false
 		}
 		kernel.Scale(dst, 256)
 		return true
-	case &e5m2[0]:
+	case &minifloat.E5M2[0]:
 		return wire.Floats8(dst, raw, 2)
 	}
 	return false
@@ -260,18 +257,28 @@ func (g *grid) scale(dst []float32, line, col int, factor float32) {
 	}
 }
 
-// transposed are the bytes of one matrix as it is shown.
-func (s *Source) transposed(c *codes, off, size int64) ([]byte, error) {
-	data := make([]byte, size)
-	if err := s.decoded(c, data, off); err != nil {
+// transposed are the bytes of matrix k as it is shown.
+func (s *Source) transposed(c *codes, k int64) ([]byte, error) {
+	g, err := s.scales.Get(c.Name, c.read)
+	if err != nil {
 		return nil, err
 	}
-	v := make([]float32, c.rows*c.cols)
-	t := wire.F32
-	if c.DType == safetensors.BF16 {
-		t = wire.BF16
+	v, raw := make([]float32, c.rows*c.cols), make([]byte, piece+1)
+	for at := 0; at < len(v); at += piece {
+		part := v[at:min(at+piece, len(v))]
+		if err := s.values(c, g, k*int64(len(v))+int64(at), part, raw); err != nil {
+			return nil, err
+		}
 	}
-	wire.Decode(v, t, data)
-	wire.Encode(data, t, tensor.FromSlice(c.rows, c.cols, v).T().Data)
+	data := make([]byte, len(v)*c.DType.Bits()/8)
+	wire.Encode(data, c.wire(), tensor.FromSlice(c.rows, c.cols, v).T().Data)
 	return data, nil
+}
+
+// wire is the type as which values are shown.
+func (c *codes) wire() wire.Type {
+	if c.DType == safetensors.BF16 {
+		return wire.BF16
+	}
+	return wire.F32
 }
