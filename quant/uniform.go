@@ -65,7 +65,7 @@ func (u *uniform) fit(x, importance []float32, clip Clip) (GroupParams, error) {
 			g = best
 		}
 	}
-	if u.s.Bits == 8 && u.s.Symmetric && len(x) <= coarse && lattice.Few(x) {
+	if u.s.Bits == 8 && u.s.Symmetric {
 		g = u.coarser(g, x, importance, clip)
 	}
 	return g, nil
@@ -82,14 +82,10 @@ func (u *uniform) error(x, importance []float32, clip Clip) func(lo, hi float32)
 	return u.inputError(x, importance)
 }
 
-// coarse is how many weights share a scale and minimum in other formats, at most.
-const coarse = 256
-
 // coarser is g, or a grid on which weights lie that are from a coarser one, with a minimum
 // of its own: it reaches as far as they do, too.
 func (u *uniform) coarser(g GroupParams, x, importance []float32, clip Clip) GroupParams {
-	var work [coarse]float32
-	scales, n := lattice.Scales(x, work[:len(x)], 127)
+	scales, n := lattice.Scales(x, 127)
 	if n == 0 {
 		return g
 	}

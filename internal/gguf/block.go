@@ -204,7 +204,6 @@ func roundQ8(codes *[BlockLen]uint8, src []float32, half uint16) (sum float64) {
 
 func encodeQ8(dst []byte, src []float32) error {
 	var codes [BlockLen]uint8
-	var work [BlockLen]float32
 	for len(src) > 0 {
 		var most float32
 		for _, v := range src[:BlockLen] {
@@ -218,11 +217,7 @@ func encodeQ8(dst []byte, src []float32) error {
 			return fmt.Errorf("value %g %w Q8_0", most, ErrRange)
 		}
 		least := roundQ8(&codes, src, half)
-		var scales [lattice.Most]float32
-		n := 0
-		if lattice.Few(src[:BlockLen]) {
-			scales, n = lattice.Scales(src[:BlockLen], work[:], 127)
-		}
+		scales, n := lattice.Scales(src[:BlockLen], 127)
 		for _, s := range scales[:n] {
 			var other [BlockLen]uint8
 			h, _ := wire.ToHalf(s)

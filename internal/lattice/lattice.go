@@ -9,12 +9,18 @@ import (
 // Most is how many scales Scales returns at most.
 const Most = 3
 
+// Longest is how many values share a scale and minimum in other formats, at most.
+const Longest = 256
+
 // Scales returns scales under which x lies close to integers of at most top in magnitude
 // although the values are m + d·q, not d·q alone: d over integers, each brought to what fits
 // its integers best. There are none unless x has at most half as many values as
-// elements, evenly spaced. work is memory for them; len(work) must be len(x).
-func Scales(x, work []float32, top float32) (scales [Most]float32, n int) {
-	d, low, high := spacing(x, work)
+// elements, evenly spaced, and x is no longer than Longest.
+func Scales(x []float32, top float32) (scales [Most]float32, n int) {
+	if len(x) > Longest || !few(x) {
+		return scales, 0
+	}
+	d, low, high := spacing(x)
 	if d == 0 {
 		return scales, 0
 	}
@@ -46,7 +52,8 @@ func Scales(x, work []float32, top float32) (scales [Most]float32, n int) {
 }
 
 // spacing is the distance of the values of x, or 0, and the least and the largest.
-func spacing(x, work []float32) (d, low, high float32) {
+func spacing(x []float32) (d, low, high float32) {
+	var work [Longest]float32
 	n := 0 // values so far, in order
 	for _, v := range x {
 		at := n
@@ -85,9 +92,9 @@ func spacing(x, work []float32) (d, low, high float32) {
 	return float32(float64(high-low) / steps), low, high
 }
 
-// Few is false if x has more than half as many values as elements for certain: that many
-// places are taken where their bits put them. It is the quick test for Scales.
-func Few(x []float32) bool {
+// few is false if x has more than half as many values as elements for certain: that many
+// places are taken where their bits put them. It is quick.
+func few(x []float32) bool {
 	var places [4]uint64
 	taken := 0
 	for _, v := range x {

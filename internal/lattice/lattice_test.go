@@ -12,7 +12,6 @@ import (
 // to integers than most do, and reach as far; of others there are none.
 func TestScales(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 1))
-	var work [64]float32
 	var missed, all float64
 	for range 200 {
 		d, m := 1+rng.Float32(), rng.Float32()-8
@@ -22,8 +21,8 @@ func TestScales(t *testing.T) {
 			x[i] = d*float32(rng.IntN(16)) + m
 			most = max(most, math.Abs(float64(x[i])))
 		}
-		require.True(t, Few(x))
-		scales, n := Scales(x, work[:], 127)
+		require.True(t, few(x))
+		scales, n := Scales(x, 127)
 		require.NotZero(t, n)
 		least := math.Inf(1)
 		for _, s := range scales[:n] {
@@ -38,12 +37,12 @@ func TestScales(t *testing.T) {
 	for i := range x {
 		x[i] = rng.Float32()
 	}
-	require.False(t, Few(x))
+	require.False(t, few(x))
 	copy(x[32:], x[:32]) // half as many, but without a spacing
-	require.True(t, Few(x))
-	_, n := Scales(x, work[:], 127)
+	require.True(t, few(x))
+	_, n := Scales(x, 127)
 	require.Zero(t, n)
-	_, n = Scales(make([]float32, 64), work[:], 127)
+	_, n = Scales(make([]float32, 64), 127)
 	require.Zero(t, n)
 }
 
