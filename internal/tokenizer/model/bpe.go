@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"github.com/golowbit/lowbit/internal/tokenizer/chars"
@@ -46,12 +47,12 @@ type BPE struct {
 	suffix       string
 	fuseUnk      bool
 	ignoreMerges bool
-	fallback     bool       // byte_fallback with all that follows
-	byteToken    [256]int32 // "<0x00>" … "<0xFF>", -1 where absent
-	symbol       [256]int32 // byte-level symbols, -1 where absent
-	allSymbols   bool       // symbol has no -1 and no prefix or suffix interferes
-	wordStart    bool       // no merge crosses from another character into "▁"
-	joined       joints     // nil: a piece must be merged as a whole
+	fallback     bool          // byte_fallback with all that follows
+	byteToken    [256]int32    // "<0x00>" … "<0xFF>", -1 where absent
+	symbol       [256]int32    // byte-level symbols, -1 where absent
+	allSymbols   bool          // symbol has no -1 and no prefix or suffix interferes
+	wordStart    bool          // no merge crosses from another character into "▁"
+	joined       func() joints // nil: a piece must be merged as a whole
 }
 
 // NewBPE checks that every merge is of tokens and makes a token.
@@ -91,7 +92,7 @@ func NewBPE(c BPEConfig) (*BPE, error) {
 	}
 	m.whole = prefix.Build(c.Whole, whole)
 	m.wordStart = m.findWordStart()
-	m.joined = m.findJoints()
+	m.joined = sync.OnceValue(m.findJoints) // few texts ask
 	return m, nil
 }
 
@@ -286,7 +287,7 @@ func (e *bpeEncoder) word(dst []int32, s string, bytes, whole bool) []int32 {
 	if s == "" {
 		return dst
 	}
-	if len(s) > longWord && e.m.joined != nil { // longer than any token
+	if len(s) > longWord && e.m.joined() != nil { // longer than any token
 		return e.long(dst, s, bytes)
 	}
 	if len(s) > maxCachedWord {

@@ -46,7 +46,7 @@ func (m *BPE) findJoints() joints {
 // merges as it would beside the others. A run of unknown characters is not cut, as it
 // may be one token.
 func (e *bpeEncoder) long(dst []int32, s string, bytes bool) []int32 {
-	before, from := len(dst), 0
+	before, from, joined := len(dst), 0, e.m.joined()
 	last, known := rune(-1), false
 	for i := 0; i < len(s); {
 		r, n, k := rune(0), 1, false
@@ -58,7 +58,7 @@ func (e *bpeEncoder) long(dst []int32, s string, bytes bool) []int32 {
 		}
 		// One that is left out brings its neighbours together.
 		if known && (k || e.m.unk >= 0) && i-from >= longWord/4 {
-			if _, ok := e.m.joined[[2]rune{last, r}]; !ok {
+			if _, ok := joined[[2]rune{last, r}]; !ok {
 				dst = Room(append(dst, e.segment(s[from:i], bytes, false)...), before, i, len(s))
 				from = i
 			}

@@ -44,7 +44,7 @@ func TestLong(t *testing.T) {
 	}
 	rng := rand.New(rand.NewPCG(1, 1))
 	for name, m := range models {
-		require.NotNil(t, m.joined, name)
+		require.NotNil(t, m.joined(), name)
 		for _, alphabet := range []string{"abc", "abc中文", "abcxyz中文語ё", "xy", "a", "aбb", "thequickbrown. ,"} {
 			letters := []rune(alphabet)
 			var b strings.Builder
