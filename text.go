@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/measure"
 	"github.com/golowbit/lowbit/internal/decoder"
 	"github.com/golowbit/lowbit/internal/memory"
 	"github.com/golowbit/lowbit/internal/text"
@@ -145,18 +146,6 @@ func readCalibration(m *checkpoint.Model, cfg *decoder.Model, c Calibration, tun
 	return t, nil
 }
 
-// openTokenizer opens the tokenizer in dir, or the model's own if dir is "".
-func openTokenizer(m *checkpoint.Model, dir string) (*tokenizer.Tokenizer, error) {
-	if dir != "" {
-		return tokenizer.Open(dir)
-	}
-	t, err := tokenizer.OpenFS(m.Files())
-	if err != nil {
-		return nil, fmt.Errorf("%s: tokenizer: %w", m.Path(), err)
-	}
-	return t, nil
-}
-
 // source is where the text that is not given as ids comes from.
 func (t Text) source() text.Source {
 	return text.Source{
@@ -183,7 +172,7 @@ func tokens(m *checkpoint.Model, dir string, cfg *decoder.Model, t Text, limit i
 	if len(t.Readers) == 0 && t.Documents == nil { // their size is not known
 		defer p.Hold()()
 	}
-	shares, err := t.source().Tokens(func() (*tokenizer.Tokenizer, error) { return openTokenizer(m, dir) },
+	shares, err := t.source().Tokens(func() (*tokenizer.Tokenizer, error) { return measure.Tokenizer(m, dir) },
 		text.Encoding{PerDocument: t.PerDocument, BOS: t.BOS}, t.IDs, m.Path(), cfg.Vocab)
 	if errors.Is(err, text.ErrNoBOS) {
 		err = badOptions("%w", err)

@@ -13,6 +13,7 @@ import (
 	"github.com/golowbit/lowbit/internal/divergence"
 	"github.com/golowbit/lowbit/internal/memory"
 	"github.com/golowbit/lowbit/internal/program"
+	"github.com/golowbit/lowbit/internal/tokenizer"
 	"github.com/golowbit/lowbit/internal/walk"
 	"github.com/golowbit/lowbit/safetensors"
 	"github.com/golowbit/lowbit/tensor"
@@ -66,6 +67,18 @@ func BFloat16(m *decoder.Model, src *checkpoint.Model) bool {
 		}
 	}
 	return true
+}
+
+// Tokenizer opens the tokenizer in dir, or the model's own if dir is "".
+func Tokenizer(m *checkpoint.Model, dir string) (*tokenizer.Tokenizer, error) {
+	if dir != "" {
+		return tokenizer.Open(dir)
+	}
+	t, err := tokenizer.OpenFS(m.Files())
+	if err != nil {
+		return nil, fmt.Errorf("%s: tokenizer: %w", m.Path(), err)
+	}
+	return t, nil
 }
 
 // Divergence says how far a model's predictions are from another's: the divergence of

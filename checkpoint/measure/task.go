@@ -140,13 +140,9 @@ type asked struct {
 // Task has a model score the choices of questions. The tokenizer is the model's own, or that in a
 // folder. Step, if not nil, is called as blocks are done.
 func Task(ctx context.Context, m *Model, tokenizerDir string, questions []Question, memory int64, step func(done, total int, model string)) (*Answers, error) {
-	open := func() (*tokenizer.Tokenizer, error) { return tokenizer.OpenFS(m.src.Files()) }
-	if tokenizerDir != "" {
-		open = func() (*tokenizer.Tokenizer, error) { return tokenizer.Open(tokenizerDir) }
-	}
-	tok, err := open()
+	tok, err := Tokenizer(m.src, tokenizerDir)
 	if err != nil {
-		return nil, fmt.Errorf("%s: tokenizer: %w", m.Name, err)
+		return nil, err
 	}
 	var all []asked
 	j := &Job{Models: []*Model{m}, Memory: memory, Step: step}
@@ -156,7 +152,7 @@ func Task(ctx context.Context, m *Model, tokenizerDir string, questions []Questi
 		for c, text := range q.Choices {
 			x, err := ask(tok, q.Context, " "+text, m.Model.MaxPosition)
 			if err == nil {
-				err = known(append(slices.Clone(x.input), x.targets...), m.Model.Vocab)
+				err = known(slices.Concat(x.input, x.targets), m.Model.Vocab)
 			}
 			if err != nil {
 				return nil, fmt.Errorf("question %d, choice %d: %w", i+1, c+1, err)

@@ -132,10 +132,7 @@ func (f *sweepCommandFlags) variants() []*sweepVariant {
 		var next []*sweepVariant
 		for _, v := range all {
 			for _, value := range values {
-				w := &sweepVariant{Name: v.Name, Settings: map[string]string{}, Flags: append(slices.Clone(v.Flags), "--"+name+"="+value)}
-				for k, s := range v.Settings {
-					w.Settings[k] = s
-				}
+				w := &sweepVariant{Name: v.Name, Settings: maps.Clone(v.Settings), Flags: append(slices.Clone(v.Flags), "--"+name+"="+value)}
 				if len(values) > 1 {
 					w.Settings[name] = value
 					w.Name = strings.TrimPrefix(w.Name+"_"+name+"-"+strings.ReplaceAll(value, string(filepath.Separator), "-"), "_")

@@ -3,6 +3,7 @@ package blocks
 import (
 	"math"
 
+	"github.com/golowbit/lowbit/internal/kernel"
 	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/tensor"
@@ -88,9 +89,7 @@ func (e *experts) add(r *run, c *quant.Collector, stage int, own, filled *tensor
 	x := filled.Clone()
 	f := float32(math.Sqrt(e.weight(s)))
 	for i := range x.Rows {
-		for j := range x.Row(i) {
-			x.Row(i)[j] *= f
-		}
+		kernel.Scale(x.Row(i), f)
 	}
 	c.Add(x, r.Workers)
 }

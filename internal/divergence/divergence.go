@@ -10,11 +10,10 @@ import (
 // Tally collects predictions. Divergences are kept, four bytes a token, as percentiles are
 // of all of them.
 type Tally struct {
-	each    []float32
-	kl, kl2 float64 // sums of divergences and of their squares
-	diff    moments // of the log-likelihoods' differences
-	same    int
-	tokens  int
+	each []float32
+	kl   moments
+	diff moments // of the log-likelihoods' differences
+	same int
 }
 
 // Reserve makes room for n more tokens.
@@ -25,12 +24,10 @@ func (t *Tally) Reserve(n int) { t.each = slices.Grow(t.each, n) }
 func (t *Tally) Add(kl, nll, other []float64, same int) {
 	for i, v := range kl {
 		t.each = append(t.each, float32(v))
-		t.kl += v
-		t.kl2 += v * v
+		t.kl.add(v)
 		t.diff.add(nll[i] - other[i])
 	}
 	t.same += same
-	t.tokens += len(kl)
 }
 
 // Summary says how far a model is from another. Divergences are in nats a token.
@@ -53,9 +50,9 @@ type Summary struct {
 // Summary sorts what was collected.
 func (t *Tally) Summary() Summary {
 	slices.Sort(t.each)
-	n := float64(t.tokens)
+	n := float64(t.kl.n)
 	s := Summary{
-		Mean: t.kl / n, Error: moments{t.tokens, t.kl, t.kl2}.err(),
+		Mean: t.kl.mean(), Error: t.kl.err(),
 		Median: percentile(t.each, 0.5), P95: percentile(t.each, 0.95), P99: percentile(t.each, 0.99), P999: percentile(t.each, 0.999),
 		SameTop: float64(t.same) / n, Ratio: math.Exp(t.diff.mean()),
 	}
@@ -63,7 +60,7 @@ func (t *Tally) Summary() Summary {
 		s.Maximum = float64(t.each[len(t.each)-1])
 	}
 	s.RatioError = s.Ratio * t.diff.err()
-	if t.tokens > 1 {
+	if t.kl.n > 1 {
 		s.SameTopError = math.Sqrt(s.SameTop * (1 - s.SameTop) / (n - 1))
 	}
 	return s

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -142,16 +143,11 @@ func (j records) record(data []byte, where string) (Passage, error) {
 		}
 		return Passage{One: true, Chat: c, From: where}, nil
 	}
-	keys := make([]string, 0, len(o))
-	for k := range o {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
 	other := ""
 	if j.field == "" {
 		other = ", and neither messages nor conversations"
 	}
-	return Passage{}, fmt.Errorf("the JSON object has no %q; it has %q%s (Text.Field, --field, names the text's)", j.names()[0], keys, other)
+	return Passage{}, fmt.Errorf("the JSON object has no %q; it has %q%s (Text.Field, --field, names the text's)", j.names()[0], slices.Sorted(maps.Keys(o)), other)
 }
 
 // names are the fields that the text may be in.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"unicode/utf8"
 
 	"github.com/parquet-go/parquet-go"
@@ -24,22 +25,20 @@ func (s Source) table(name string, r io.ReaderAt, size int64) (all []Passage, er
 			err = fmt.Errorf("%s: parquet: %v", name, p)
 		}
 	}()
-	f, err := parquet.OpenFile(r, size, parquet.SkipPageIndex(true), parquet.SkipBloomFilters(true))
+	f, err := openTable(r, size)
 	if err != nil {
 		return nil, fmt.Errorf("%s: parquet: %w", name, err)
 	}
 	j := records{name: name, field: s.Field}
 	want := parquet.Group{}
+	var names []string
 	for _, c := range f.Schema().Fields() {
+		names = append(names, c.Name())
 		if j.reads(c.Name()) {
 			want[c.Name()] = c
 		}
 	}
-	if tableColumn(f, j) == "" {
-		var names []string
-		for _, c := range f.Schema().Fields() {
-			names = append(names, c.Name())
-		}
+	if !slices.ContainsFunc(j.names(), func(n string) bool { return slices.Contains(names, n) }) {
 		return nil, fmt.Errorf("%s: the table has no column %q; it has %q (Text.Field, --field, names the text's)", name, j.names(), names)
 	}
 	rows := parquet.NewGenericReader[any](f, parquet.NewSchema(f.Schema().Name(), want))
@@ -74,26 +73,12 @@ func (s Source) table(name string, r io.ReaderAt, size int64) (all []Passage, er
 
 // reads reports whether a column is needed.
 func (j records) reads(column string) bool {
-	for _, names := range [][]string{j.names(), beside} {
-		for _, n := range names {
-			if n == column {
-				return true
-			}
-		}
-	}
-	return false
+	return slices.Contains(j.names(), column) || slices.Contains(beside, column)
 }
 
-// tableColumn is the column with the text, "" if there is none.
-func tableColumn(f *parquet.File, j records) string {
-	for _, n := range j.names() {
-		for _, c := range f.Schema().Fields() {
-			if c.Name() == n {
-				return n
-			}
-		}
-	}
-	return ""
+// openTable reads what a table says of itself.
+func openTable(r io.ReaderAt, size int64) (*parquet.File, error) {
+	return parquet.OpenFile(r, size, parquet.SkipPageIndex(true), parquet.SkipBloomFilters(true))
 }
 
 // tableSize is how large the columns that are read are, before they were packed.
@@ -103,7 +88,7 @@ func tableSize(r io.ReaderAt, size int64, field string) (n int64) {
 			n = size
 		}
 	}()
-	f, err := parquet.OpenFile(r, size, parquet.SkipPageIndex(true), parquet.SkipBloomFilters(true))
+	f, err := openTable(r, size)
 	if err != nil {
 		return size
 	}

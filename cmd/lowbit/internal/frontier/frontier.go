@@ -4,6 +4,7 @@ package frontier
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"image/color"
 	"math"
@@ -65,12 +66,7 @@ func SVG(title string, points []Point) ([]byte, error) {
 		}
 		labels.XYs, labels.Labels = append(labels.XYs, xy), append(labels.Labels, pt.Name)
 	}
-	slices.SortFunc(line, func(a, b plotter.XY) int {
-		if a.X < b.X {
-			return -1
-		}
-		return 1
-	})
+	slices.SortFunc(line, func(a, b plotter.XY) int { return cmp.Compare(a.X, b.X) })
 	blue, grey := color.RGBA{0x1f, 0x6f, 0xb4, 0xff}, color.RGBA{0x99, 0x99, 0x99, 0xff}
 	l, dots, err := plotter.NewLinePoints(line)
 	if err != nil {
