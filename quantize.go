@@ -652,7 +652,9 @@ func (j *job) report() *Report {
 		if !l.Dense {
 			bits += l.Bits * float64(l.Out*l.In)
 			weights += float64(l.Out * l.In)
-			layers[i] = j.made[p.Name]
+			if made, ok := j.made[p.Name]; ok { // a dense output does not tell
+				layers[i] = made
+			}
 		}
 	}
 	if weights > 0 {
