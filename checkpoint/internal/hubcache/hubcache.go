@@ -5,7 +5,7 @@
 //	  refs/main                       a file that holds a commit
 //	  snapshots/COMMIT/config.json    links into blobs
 //
-// It reads only what is there; nothing is downloaded. The layout is that of
+// It reads only what is there; package hub loads models into it. The layout is that of
 // huggingface_hub (file_download.py, constants.py).
 package hubcache
 
@@ -93,7 +93,7 @@ func Find(cache, name, revision string) (string, error) {
 	if !IsName(name) {
 		return "", fmt.Errorf("%s is not the name of a model on the hub: %w", quote(name), ErrNotCached)
 	}
-	model := filepath.Join(cache, modelPrefix+strings.ReplaceAll(name, "/", "--"))
+	model := Repo(cache, name)
 	if cache == "" || !isDir(model) {
 		return "", fmt.Errorf("%s: no %s: %w", quote(name), model, ErrNotCached)
 	}
@@ -111,6 +111,29 @@ func Find(cache, name, revision string) (string, error) {
 		return "", fmt.Errorf("%s: revision %s: %w", quote(name), quote(revision), ErrNotCached)
 	}
 	return dir, err
+}
+
+// Repo is the folder of a model in the cache.
+func Repo(cache, name string) string {
+	return filepath.Join(cache, modelPrefix+strings.ReplaceAll(name, "/", "--"))
+}
+
+// Of is the name and the commit of the model that a snapshot, or a file in one, is of. ok
+// is false for other paths.
+func Of(path string) (name, commit string, ok bool) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return "", "", false
+	}
+	for _, dir := range []string{path, filepath.Dir(path)} {
+		parent := filepath.Dir(dir)
+		name, ok := strings.CutPrefix(filepath.Base(filepath.Dir(parent)), modelPrefix)
+		name = strings.Replace(name, "--", "/", 1)
+		if ok && filepath.Base(parent) == snapshots && IsName(name) {
+			return name, filepath.Base(dir), true
+		}
+	}
+	return "", "", false
 }
 
 // Resolve finds the snapshot that a path inside the cache means: the model's
