@@ -44,6 +44,9 @@ end the command with exit code 1; warnings, of what may be meant, do not.`,
 			if len(args) == 2 {
 				o.Source = args[1]
 			}
+			if err := a.models(c.Context(), quiet, &o.Path, &o.Source); err != nil {
+				return err
+			}
 			return a.check(c.Context(), o, asJSON, quiet)
 		},
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -38,8 +39,16 @@ tokenizer is used. Bits are those of the files, over all parameters, embeddings 
 			case asJSON && asCSV:
 				return usageError{errors.New("--json and --csv: want one of them")}
 			}
-			o.Source, o.Variants, o.Text = args[0], args[1:], text.text(a.stdin)
-			return a.compare(c.Context(), o, asJSON, asCSV, quiet)
+			o.Source, o.Variants, o.Text = args[0], slices.Clone(args[1:]), text.text(a.stdin)
+			if err := a.model(c.Context(), quiet, &o.Source, &o.Base); err != nil {
+				return err
+			}
+			for i := range o.Variants {
+				if err := a.models(c.Context(), quiet, &o.Variants[i]); err != nil {
+					return err
+				}
+			}
+			return a.compare(c.Context(), o, args, asJSON, asCSV, quiet)
 		},
 	}
 	s := c.Flags()
@@ -58,11 +67,15 @@ tokenizer is used. Bits are those of the files, over all parameters, embeddings 
 	return c
 }
 
-func (a *app) compare(ctx context.Context, o lowbit.CompareOptions, asJSON, asCSV, quiet bool) error {
+// compare calls the models what they were called.
+func (a *app) compare(ctx context.Context, o lowbit.CompareOptions, names []string, asJSON, asCSV, quiet bool) error {
 	p := a.progress(quiet)
 	o.Events = p.event
 	all, err := lowbit.Compare(ctx, o)
 	p.close()
+	for i := range all {
+		all[i].Path = names[i]
+	}
 	switch {
 	case err != nil:
 		return err

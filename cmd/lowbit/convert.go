@@ -40,6 +40,9 @@ files any part, or the folder, stands for the whole, as for every verb.`,
 			case o.Format == nil:
 				return usageError{fmt.Errorf("no format given: use --format, one of %s", strings.Join(formatNames(), ", "))}
 			}
+			if err := a.model(c.Context(), quiet, &o.Model, &o.Base); err != nil {
+				return err
+			}
 			before, err := lowbit.InspectAdapter(o.Model, o.Base)
 			if err != nil {
 				return err

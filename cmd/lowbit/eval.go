@@ -43,6 +43,9 @@ tokenizer is needed. --logits writes what the model predicts at every token.`,
 			case task != "" && (text.given() || ids != "" || logits != "" || o.Against != "" || o.Window != 0):
 				return usageError{fmt.Errorf("--task takes no --text, --ids, --logits, --against and --window")}
 			case task != "":
+				if err := a.model(c.Context(), quiet, &o.Model, &o.Base); err != nil {
+					return err
+				}
 				return a.evalTask(c.Context(), o, task, asJSON, quiet)
 			case !text.given() && ids == "":
 				return usageError{fmt.Errorf("no text given: use --text FILE, --ids FILE or --task FILE")}
@@ -59,10 +62,18 @@ tokenizer is needed. --logits writes what the model predicts at every token.`,
 					return err
 				}
 			}
+			against := o.Against // as it was named
+			err := a.model(c.Context(), quiet, &o.Model, &o.Base)
+			if err == nil {
+				err = a.models(c.Context(), quiet, &o.Against)
+			}
+			if err != nil {
+				return err
+			}
 			if logits != "" {
 				return a.evalLogits(c.Context(), o, logits, asJSON, quiet)
 			}
-			return a.eval(c.Context(), o, asJSON, quiet)
+			return a.eval(c.Context(), o, against, asJSON, quiet)
 		},
 	}
 	s := c.Flags()
@@ -84,7 +95,7 @@ tokenizer is needed. --logits writes what the model predicts at every token.`,
 	return c
 }
 
-func (a *app) eval(ctx context.Context, o lowbit.EvalOptions, asJSON, quiet bool) error {
+func (a *app) eval(ctx context.Context, o lowbit.EvalOptions, against string, asJSON, quiet bool) error {
 	p := a.progress(quiet)
 	o.Events = p.event
 	e, err := lowbit.Evaluate(ctx, o)
@@ -95,7 +106,7 @@ func (a *app) eval(ctx context.Context, o lowbit.EvalOptions, asJSON, quiet bool
 	if asJSON {
 		return printJSON(a.stdout, e)
 	}
-	return printEvaluation(a.stdout, e, o.Against)
+	return printEvaluation(a.stdout, e, against)
 }
 
 func printEvaluation(w io.Writer, e *lowbit.Evaluation, against string) error {

@@ -19,7 +19,10 @@ func (a *app) inspectCommand() *cobra.Command {
 		Short:   "Describe a model: architecture, tensors, and the scheme of every quantized layer",
 		Example: `  lowbit inspect Llama-3.2-1B`,
 		Args:    oneArg("model", ""),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(c *cobra.Command, args []string) error {
+			if err := a.model(c.Context(), false, &args[0], &base); err != nil {
+				return err
+			}
 			info, err := lowbit.InspectAdapter(args[0], base)
 			if err != nil {
 				return err

@@ -65,7 +65,7 @@ func (a *app) evalLogits(ctx context.Context, o lowbit.EvalOptions, path string,
 	l := &logitsFile{dir: dir, ids: o.Text.IDs}
 	defer l.close()
 	o.Logits = l.add
-	if err := a.eval(ctx, o, asJSON, quiet); err != nil {
+	if err := a.eval(ctx, o, o.Against, asJSON, quiet); err != nil {
 		return err
 	}
 	return l.publish(path)

@@ -30,6 +30,9 @@ which the disk of -o surely has no room, before any work.`,
 			if err != nil {
 				return usageError{err}
 			}
+			if err := a.model(c.Context(), f.quiet, &o.Model, &o.Base); err != nil {
+				return err
+			}
 			return a.plan(c.Context(), o, f.json)
 		},
 	}

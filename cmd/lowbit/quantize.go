@@ -24,6 +24,8 @@ func (a *app) quantizeCommand() *cobra.Command {
 		Short: "Quantize a model folder",
 		Long: `Quantize a Hugging Face model folder (Llama, Mistral, Qwen2, Qwen3) block by block, or a
 GGUF file: what is quantized in it is taken for the values that it stands for, and said.
+MODEL may be ORG/NAME or ORG/NAME@REVISION on the hub too, for every verb: it is taken
+from the hub's cache or loaded into it.
 
 ` + quantizeRule + `
 
@@ -41,6 +43,9 @@ those of the files of weights.`,
   # 3 bits, and perplexity before and after
   lowbit quantize Llama-3.2-1B -o out --bits 3 --group-size 64 --calib wiki.txt --eval heldout.txt
 
+  # a model on the hub
+  lowbit quantize Qwen/Qwen3-0.6B -o Qwen3-0.6B-4bit --calib wiki.txt
+
   # what a target means for this model
   lowbit quantize Llama-3.2-1B --target vllm --print-config
 
@@ -51,6 +56,9 @@ those of the files of weights.`,
 			o, err := f.options(c, args[0], a.stdin)
 			if err != nil {
 				return usageError{err}
+			}
+			if err := a.model(c.Context(), f.quiet, &o.Model, &o.Base); err != nil {
+				return err
 			}
 			if f.printConfig {
 				return a.printConfig(o, f.json)

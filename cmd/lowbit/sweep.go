@@ -40,6 +40,8 @@ type sweepResult struct {
 	Model    string           `json:"model"`
 	Source   *lowbit.Compared `json:"source,omitempty"`
 	Variants []*sweepVariant  `json:"variants"`
+
+	path string // of the model
 }
 
 // sweepVariant is one setting of the grid.
@@ -174,7 +176,15 @@ func (v *sweepVariant) options(model, dir string) (lowbit.Options, error) {
 }
 
 func (a *app) sweep(ctx context.Context, model string, f *sweepCommandFlags) error {
-	r := &sweepResult{Model: model, Variants: f.variants()}
+	r := &sweepResult{Model: model, path: model}
+	base := new(string)
+	if given := f.given["base"]; len(given) > 0 {
+		base = &given[len(given)-1]
+	}
+	if err := a.model(ctx, f.quiet, &r.path, base); err != nil {
+		return err
+	}
+	r.Variants = f.variants()
 	if err := os.MkdirAll(f.dir, 0o777); err != nil {
 		return err
 	}
@@ -185,7 +195,7 @@ func (a *app) sweep(ctx context.Context, model string, f *sweepCommandFlags) err
 	options := make([]lowbit.Options, len(r.Variants))
 	for i, v := range r.Variants {
 		var usage usageError
-		switch options[i], err = v.options(model, f.dir); {
+		switch options[i], err = v.options(r.path, f.dir); {
 		case errors.As(err, &usage):
 			return err
 		case err != nil:
@@ -265,7 +275,7 @@ func (a *app) sweepOne(ctx context.Context, o lowbit.Options, v *sweepVariant, q
 
 // sweepCompare runs what was made.
 func (a *app) sweepCompare(ctx context.Context, r *sweepResult, f *sweepCommandFlags) error {
-	o := lowbit.CompareOptions{Source: r.Model}
+	o := lowbit.CompareOptions{Source: r.path}
 	reading := f.eval
 	if len(f.given["field"]) > 0 {
 		reading.field = f.given["field"][len(f.given["field"])-1]
@@ -289,6 +299,7 @@ func (a *app) sweepCompare(ctx context.Context, r *sweepResult, f *sweepCommandF
 		return err
 	}
 	r.Source = &all[0]
+	r.Source.Path = r.Model
 	points := make([]frontier.Point, len(made))
 	var drawn []frontier.Point
 	for i, v := range made {

@@ -185,7 +185,10 @@ func (h *Hub) cdn(w http.ResponseWriter, r *http.Request) {
 	h.loading++
 	h.atOnce = max(h.atOnce, h.loading)
 	h.mu.Unlock()
-	time.Sleep(h.Slow)
+	select {
+	case <-time.After(h.Slow):
+	case <-r.Context().Done(): // the client has gone
+	}
 	h.send(w, r, name, h.Commits[commit][name])
 	h.mu.Lock()
 	h.loading--
