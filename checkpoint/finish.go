@@ -57,8 +57,13 @@ func (w *Writer) planFile(layers []layout.Layer) (*plannedFile, error) {
 	return p, nil
 }
 
+// shards says how the files are laid out, and what they say of where the model is from.
 func (w *Writer) shards() safetensors.Options {
-	return safetensors.Options{MaxShardBytes: w.o.MaxShardBytes}
+	o := safetensors.Options{MaxShardBytes: w.o.MaxShardBytes}
+	if name, commit := w.o.Source.Hub(); name != "" {
+		o.Metadata = map[string]string{"format": "pt", "base_model": name, "base_model_commit": commit}
+	}
+	return o
 }
 
 // layOut lists the tensors of the result for layers in source order.

@@ -285,6 +285,16 @@ func (m *Model) Path() string { return m.path }
 // other models.
 func (m *Model) Base() string { return m.base }
 
+// Hub is the model's name on Hugging Face's hub and its commit, "" where it does not lie in
+// a cache of the hub. Of an adapter that does not it is its base's.
+func (m *Model) Hub() (name, commit string) {
+	name, commit, ok := hubcache.Of(m.path)
+	if !ok && m.base != "" {
+		name, commit, _ = hubcache.Of(m.base)
+	}
+	return name, commit
+}
+
 // HasConfig reports whether there is a config.json, or metadata for one.
 func (m *Model) HasConfig() bool { return !m.noConfig }
 

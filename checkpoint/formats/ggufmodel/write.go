@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"path/filepath"
 	"slices"
 
 	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel/internal/about"
@@ -542,9 +541,8 @@ func (a *assembly) metadata(tensors []gguf.Tensor) ([]gguf.KV, error) {
 // about says what is known beside the weights. A model with experts is not named by its
 // size: a token meets a part of it.
 func (a *assembly) about(tensors []gguf.Tensor) ([]gguf.KV, error) {
-	name := modelName(a.src.Path())
 	if f, ok := a.src.Source().(*modelFile); ok {
-		return about.OfFile(f.f, name), nil
+		return about.OfFile(f.f, a.src.Path()), nil
 	}
 	var n int64
 	for _, t := range tensors {
@@ -554,7 +552,7 @@ func (a *assembly) about(tensors []gguf.Tensor) ([]gguf.KV, error) {
 		}
 		n += int64(t.Elements())
 	}
-	return about.OfFolder(a.src.Files(), name, n)
+	return about.OfFolder(a.src.Files(), a.src.Path(), n)
 }
 
 // keyValues is the width of a head's values in config.json.
@@ -568,13 +566,6 @@ func epsilonKey(g *decoder.GGUF) string {
 		return "attention.layer_norm_epsilon"
 	}
 	return "attention.layer_norm_rms_epsilon"
-}
-
-func modelName(path string) string {
-	if abs, err := filepath.Abs(path); err == nil {
-		path = abs
-	}
-	return filepath.Base(path)
 }
 
 // fileType is llama.cpp's llama_ftype: that of the type asked for, or of the one

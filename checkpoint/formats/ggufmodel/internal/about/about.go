@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io/fs"
 	"math"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel/internal/vocab"
+	"github.com/golowbit/lowbit/checkpoint/internal/hubcache"
 	"github.com/golowbit/lowbit/internal/gguf"
 )
 
@@ -22,8 +24,27 @@ const keyGeneral = "general."
 // ownKeys of "general." are this file's own, whatever its source says.
 var ownKeys = []string{"architecture", "type", "file_type", "quantization_version", "alignment"}
 
-// OfFile is what a file says, for one that is made of it.
-func OfFile(f *gguf.File, name string) []gguf.KV {
+// hubURL is where models on the hub are.
+const hubURL = "https://huggingface.co/"
+
+// named is the name of the model at path: on the hub, or that of its folder or file. from
+// says, of one on the hub, where it is.
+func named(path string) (name string, from []gguf.KV) {
+	if name, commit, ok := hubcache.Of(path); ok {
+		url := hubURL + name
+		return name[strings.LastIndex(name, "/")+1:], []gguf.KV{
+			{Key: keyGeneral + "source.url", Value: url + "/tree/" + commit}, {Key: keyGeneral + "source.repo_url", Value: url},
+		}
+	}
+	if abs, err := filepath.Abs(path); err == nil {
+		path = abs
+	}
+	return filepath.Base(path), nil
+}
+
+// OfFile is what a file says, for one that is made of it; path is where it lies.
+func OfFile(f *gguf.File, path string) []gguf.KV {
+	name, _ := named(path)
 	kv := []gguf.KV{{Key: keyGeneral + "name", Value: name}}
 	for _, e := range f.KV() {
 		key, ok := strings.CutPrefix(e.Key, keyGeneral)
@@ -39,9 +60,10 @@ func OfFile(f *gguf.File, name string) []gguf.KV {
 }
 
 // OfFolder is what llama.cpp's converter takes from the model card and from
-// generation_config.json; name is that of the folder. weights are how many the model has,
+// generation_config.json; path is the folder's. weights are how many the model has,
 // 0 if that is no size to name it by.
-func OfFolder(files fs.FS, name string, weights int64) ([]gguf.KV, error) {
+func OfFolder(files fs.FS, path string, weights int64) ([]gguf.KV, error) {
+	name, from := named(path)
 	card, err := modelCard(files)
 	if err != nil {
 		return nil, err
@@ -64,6 +86,7 @@ func OfFolder(files fs.FS, name string, weights int64) ([]gguf.KV, error) {
 			kv = append(kv, gguf.KV{Key: keyGeneral + key, Value: texts[key]})
 		}
 	}
+	kv = append(kv, from...)
 	for _, e := range []struct {
 		key  string
 		from []string

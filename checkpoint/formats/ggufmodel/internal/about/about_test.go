@@ -50,6 +50,16 @@ func TestGeneral(t *testing.T) {
 	require.ErrorContains(t, err, "generation_config.json")
 }
 
+// TestFromHub: a snapshot is called what the model is, and says where it is from.
+func TestFromHub(t *testing.T) {
+	kv, err := OfFolder(fstest.MapFS{}, "cache/models--org--Tiny-1/snapshots/0123abc", 0)
+	require.NoError(t, err)
+	require.Equal(t, []gguf.KV{
+		{Key: "general.name", Value: "Tiny-1"}, {Key: "general.source.url", Value: "https://huggingface.co/org/Tiny-1/tree/0123abc"},
+		{Key: "general.source.repo_url", Value: "https://huggingface.co/org/Tiny-1"},
+	}, kv)
+}
+
 // What a file says of itself stays when it is rewritten, but for what is new.
 func TestGeneralOfFile(t *testing.T) {
 	kv := []gguf.KV{
