@@ -32,7 +32,8 @@ type Result struct {
 	// Difference is the largest of the logits from those of the dequantized
 	// weights, Floor the same of the unquantized model in this engine and
 	// DType, both in standard deviations of the logits. KL is the mean
-	// divergence in nats a token.
+	// divergence in nats a token. Of an engine that shows no logits, Difference is
+	// how far the tokens it goes on with are behind the likeliest, and there is no KL.
 	Difference float64 `json:"difference"`
 	KL         float64 `json:"kl"`
 	Floor      float64 `json:"floor"`

@@ -148,7 +148,7 @@ func (e evidence) words(r Row) string {
 		if v.Axis == "ic" {
 			grid += " inside inputs"
 		}
-		if _, ok := kquant.Named(v.Grid); ok {
+		if _, ok := kquant.Named(v.Grid); ok || v.Format == "gguf" && v.Grid != "" {
 			add(&what, v.Grid)
 			continue
 		}

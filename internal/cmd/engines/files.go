@@ -42,6 +42,7 @@ type kind struct {
 	grid      string // of a block type, alone, in format gguf, or floats of 4 bits
 	scales    string // their type, "" for what is chosen
 	fit       bool   // layers that the format does not hold stay dense
+	chat      bool   // with a chat template
 	older     bool   // with the rotation's base where configurations had it before transformers 5
 }
 
@@ -73,6 +74,7 @@ func (k kind) String() string {
 
 // written is a file, and what lowbit makes of it.
 type written struct {
+	source  string // the model that it is made of
 	path    string
 	refused error // why there is none
 	ids     [][]int32
@@ -137,7 +139,10 @@ func (k kind) options(source, out string) (o lowbit.Options, err error) {
 		o.Bits, o.GroupSize, o.Symmetric = 0, 0, nil
 		switch k.format {
 		case "gguf":
-			o.Format = ggufmodel.Format{Type: pureTypes[k.grid], Pure: true, Dense: safetensors.F16}
+			o.Format = ggufmodel.Format{Type: k.grid, Dense: safetensors.F16} // a mixture
+			if pure, ok := pureTypes[k.grid]; ok {
+				o.Format = ggufmodel.Format{Type: pure, Pure: true, Dense: safetensors.F16}
+			}
 		case "mlx":
 			o.Format = mlx.Format{FP4: k.grid}
 		case "compressed-tensors":
@@ -179,7 +184,12 @@ func write(ctx context.Context, k kind, out string) (*written, error) {
 			return nil, err
 		}
 	}
-	w.path = source
+	if k.chat {
+		if source, err = withTemplate(source, out+"-source"); err != nil {
+			return nil, err
+		}
+	}
+	w.path, w.source = source, source
 	if k.format == "gguf" {
 		out += ".gguf"
 	}

@@ -5,7 +5,7 @@
 //
 // It makes virtual environments from the pins in engines/, quantizes the
 // models in testdata in every format that an engine reads, and compares the
-// engine's logits with lowbit's. It also has other tools quantize the embedded model,
+// engine's logits with lowbit's, or its answers where it shows none. It also has other tools quantize the embedded model,
 // and reads that. Run it in the root of the repository. It ends
 // with 1 where an engine does anything else than the table says.
 package main

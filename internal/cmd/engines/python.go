@@ -100,6 +100,8 @@ type reply struct {
 	Unexpected int               `json:"unexpected"`
 	Names      []string          `json:"names"`
 	Error      string            `json:"error"`
+
+	answers []answered // of what shows no logits
 }
 
 // ask runs a script on jobs. There are fewer replies than jobs if it crashed,
