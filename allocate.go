@@ -13,6 +13,7 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/fitting"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/memory"
+	"github.com/golowbit/lowbit/internal/phases"
 	"github.com/golowbit/lowbit/internal/streams"
 	"github.com/golowbit/lowbit/internal/walk"
 	"github.com/golowbit/lowbit/quant"
@@ -33,6 +34,7 @@ func (j *job) allocate(ctx context.Context, o *Options) (err error) {
 	if !j.set.budget {
 		return nil
 	}
+	defer phases.Of(ctx).Whole(phases.Allocation)()
 	rules := j.set.rules
 	w := &allocation.Work{
 		Budget: o.Budget, Format: j.set.format, Scheme: j.set.scheme, Group: o.GroupSize != 0,

@@ -3,11 +3,11 @@ package lowbit
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/checkpoint/measure"
 	"github.com/golowbit/lowbit/internal/memory"
+	"github.com/golowbit/lowbit/internal/phases"
 	"github.com/golowbit/lowbit/internal/text"
 	"github.com/golowbit/lowbit/tensor"
 )
@@ -172,8 +172,7 @@ func (j *job) readMeasured(o *Options) (*memory.Plan, error) {
 // measure runs the result, which lies at path, and the source on the text that
 // was read for it.
 func (j *job) measure(ctx context.Context, path string) error {
-	start := time.Now()
-	defer func() { j.measuring += time.Since(start) }()
+	defer phases.Of(ctx).Whole(phases.Evaluation)()
 	src, err := checkpoint.Open(path, j.set.format)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrMeasuring, err)

@@ -21,6 +21,7 @@ import (
 	"github.com/golowbit/lowbit/internal/kernel"
 	"github.com/golowbit/lowbit/internal/linears"
 	"github.com/golowbit/lowbit/internal/memory"
+	"github.com/golowbit/lowbit/internal/phases"
 	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/internal/ranges"
 	"github.com/golowbit/lowbit/internal/text"
@@ -39,7 +40,7 @@ import (
 // in the folder Output+".partial", and a later call with Resume goes on from
 // there. The output appears under its name only when it is complete.
 func Quantize(ctx context.Context, o Options) (*Report, error) {
-	start := time.Now()
+	ctx, clock := phases.With(ctx)
 	tooLarge := map[string]error{}
 	for {
 		r, err := quantizeOnce(ctx, &o, tooLarge)
@@ -51,7 +52,8 @@ func Quantize(ctx context.Context, o Options) (*Report, error) {
 		if err != nil {
 			return nil, err
 		}
-		r.Seconds += time.Since(start).Seconds()
+		r.Phases, r.PeakMemory = clock.Phases(), memory.Peak()
+		r.Seconds = phases.Sum(r.Phases) - clock.Seconds(phases.Evaluation)
 		return r, nil
 	}
 }
@@ -122,7 +124,6 @@ type job struct {
 	eval       *EvalOptions // what the result is measured with, nil if it is not
 	windows    [][]int32    // on which text
 	evaluation *Evaluation
-	measuring  time.Duration
 	tuned      *Tuned
 	allocated  *Allocation
 }
@@ -273,7 +274,7 @@ func (j *job) prepare(ctx context.Context, o *Options) error {
 	if j.before, err = checkpoint.WeightBytes(j.path); err != nil {
 		return err
 	}
-	if err := j.readText(o); err != nil {
+	if err := phases.In(ctx, phases.Text, func() error { return j.readText(o) }); err != nil {
 		return err
 	}
 	if err := j.allocate(ctx, o); err != nil {
@@ -481,14 +482,14 @@ func (j *job) run(ctx context.Context) error {
 			err = j.saveImportance()
 		}
 	case j.direct():
-		err = j.runDirect(ctx)
+		err = phases.In(ctx, phases.Rounding, func() error { return j.runDirect(ctx) })
 	default:
 		err = j.runUncalibrated(ctx, j.plan.Layers)
 	}
 	if err != nil {
 		return err
 	}
-	return j.out.Finish(ctx)
+	return phases.In(ctx, phases.Writing, func() error { return j.out.Finish(ctx) })
 }
 
 // runUncalibrated quantizes layers one by one with a method that needs no data.
@@ -505,8 +506,10 @@ func (j *job) runUncalibrated(ctx context.Context, layers []*fitting.Layer) erro
 		}
 		var w *tensor.Matrix
 		if !p.Dense {
+			reading := phases.Of(ctx).Enter(phases.Reading)
 			var err error
-			if w, err = j.layers.Matrix(p.Name + ".weight"); err != nil {
+			w, err = j.layers.Matrix(p.Name + ".weight")
+			if reading(); err != nil {
 				return err
 			}
 		}
@@ -534,6 +537,7 @@ func (j *job) reportOf(p *fitting.Layer) *LayerReport {
 // quantizeLayer puts one layer on its grid and hands it to the writer. It returns the
 // weight the quantized model will have, or nil if the layer stays dense.
 func (j *job) quantizeLayer(ctx context.Context, p *fitting.Layer, t blocks.Task) (*quant.Weight, error) {
+	defer phases.Of(ctx).Enter(phases.Solving)()
 	start := time.Now()
 	r := j.reportOf(p)
 	if p.Dense {
@@ -571,7 +575,7 @@ func (j *job) quantizeLayer(ctx context.Context, p *fitting.Layer, t blocks.Task
 	if err != nil {
 		return nil, fmt.Errorf("%s: report: %w", p.Name, err)
 	}
-	if err := j.out.Put(p.Name, q, text); err != nil {
+	if err := phases.In(ctx, phases.Writing, func() error { return j.out.Put(p.Name, q, text) }); err != nil {
 		return nil, err
 	}
 	j.made[p.Name] = p.As(q)
@@ -640,7 +644,6 @@ func (j *job) readBack() error {
 // report sums up. The output is there by now: nothing here is an error.
 func (j *job) report() *Report {
 	r := &Report{Output: j.output, Format: j.set.format.Name(), Settings: j.settings(), Notes: j.notes(), Tokens: j.tokens, BytesBefore: j.before, Evaluation: j.evaluation, Tuned: j.tuned, Allocation: j.allocated}
-	r.Seconds = -j.measuring.Seconds()
 	if n, err := checkpoint.WeightBytes(j.output); err == nil {
 		r.BytesAfter = n
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/golowbit/lowbit/checkpoint/formats/dense"
 	"github.com/golowbit/lowbit/checkpoint/layout"
+	"github.com/golowbit/lowbit/internal/phases"
 	"github.com/golowbit/lowbit/internal/ranges"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
@@ -15,6 +16,7 @@ import (
 // checkRanges looks for layers that are too large for their grids, and for NaN
 // and infinities, before the work of hours.
 func (j *job) checkRanges(ctx context.Context) (map[string]error, error) {
+	defer phases.Of(ctx).Enter(phases.Checks)()
 	var layers []ranges.Layer
 	_, written := j.set.format.(dense.Format)
 	for _, p := range j.plan.Layers {

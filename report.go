@@ -3,6 +3,7 @@ package lowbit
 import (
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/checkpoint/layout"
+	"github.com/golowbit/lowbit/internal/phases"
 	"github.com/golowbit/lowbit/quant"
 )
 
@@ -72,6 +73,9 @@ func (r *LayerReport) measured(d *adadim.Decision) {
 	}
 }
 
+// Phase is a part of a run; docs/progress.md has their names.
+type Phase = phases.Phase
+
 // Report is the outcome of Quantize.
 type Report struct {
 	Output        string        `json:"output"`
@@ -84,7 +88,9 @@ type Report struct {
 	BytesAfter    int64         `json:"bytes_after"`     // the output's
 	BitsPerWeight float64       `json:"bits_per_weight"` // over the quantized layers
 	Tokens        int           `json:"calibration_tokens,omitzero"`
-	Seconds       float64       `json:"seconds"` // without those of Evaluation
+	Seconds       float64       `json:"seconds"`              // without those of Evaluation
+	Phases        []Phase       `json:"phases"`               // what the time went to
+	PeakMemory    int64         `json:"peak_memory,omitzero"` // the most bytes that the process has had so far, where that is known
 	Tuned         *Tuned        `json:"tuned,omitempty"`
 	// Allocation is what Options.Budget led to.
 	Allocation *Allocation `json:"allocation,omitempty"`

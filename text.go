@@ -8,7 +8,6 @@ import (
 	"iter"
 	"math"
 	"slices"
-	"strings"
 
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/checkpoint/measure"
@@ -69,18 +68,7 @@ func (t Text) validate() error {
 }
 
 // String names the text in errors.
-func (t Text) String() string {
-	names := slices.Clone(t.Files)
-	for _, p := range []struct {
-		n    int
-		what string
-	}{{len(t.Readers), "readers"}, {len(t.Strings), "strings"}, {len(t.IDs), "sequences of token ids"}} {
-		if p.n > 0 {
-			names = append(names, fmt.Sprintf("%d %s", p.n, p.what))
-		}
-	}
-	return strings.Join(names, ", ")
-}
+func (t Text) String() string { return t.source().Name(len(t.IDs)) }
 
 // Calibration is the text that layers are observed on. It is cut into
 // windows of SeqLen tokens, of which Samples are used, evenly spread.

@@ -8,6 +8,7 @@ import (
 	"github.com/golowbit/lowbit/internal/distill"
 	"github.com/golowbit/lowbit/internal/enum"
 	"github.com/golowbit/lowbit/internal/memory"
+	"github.com/golowbit/lowbit/internal/phases"
 	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/internal/streams"
 	"github.com/golowbit/lowbit/internal/text"
@@ -117,6 +118,7 @@ func (j *job) tune(ctx context.Context) error {
 	if j.set.tuning.What == TuneOff {
 		return nil
 	}
+	defer phases.Of(ctx).Whole(phases.Tuning)()
 	runner := program.NewRunner(j.set.workers)
 	w := &walk.Walk{Model: j.model, Weights: j.src, Runner: runner, SeqLen: j.text.seqLen, Store: streams.New(runner, 1<<62, nil)}
 	s := distill.NewStudent(j.src, j.set.workers)

@@ -9,6 +9,7 @@ import (
 	"github.com/golowbit/lowbit"
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/checkpoint/layout"
+	"github.com/golowbit/lowbit/internal/phases"
 )
 
 func (a *app) convertCommand() *cobra.Command {
@@ -49,7 +50,7 @@ files any part, or the folder, stands for the whole, as for every verb.`,
 			}
 			p := a.progress(quiet)
 			o.Events = p.event
-			err = lowbit.Convert(c.Context(), o)
+			err = phases.In(c.Context(), phases.Writing, func() error { return lowbit.Convert(c.Context(), o) })
 			p.close()
 			if err != nil {
 				return err
@@ -85,7 +86,7 @@ func (a *app) converted(o lowbit.ConvertOptions, before *lowbit.Info, asJSON boo
 		}
 	}
 	if err != nil {
-		fmt.Fprintf(a.stderr, "note: the result is complete, and cannot be read back: %v\n", err)
+		a.note(fmt.Sprintf("note: the result is complete, and cannot be read back: %v", err))
 	}
 	if asJSON {
 		return unprinted(o.Output, printJSON(a.stdout, struct {

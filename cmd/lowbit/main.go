@@ -17,6 +17,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/golowbit/lowbit"
+	"github.com/golowbit/lowbit/internal/phases"
 )
 
 // Exit codes.
@@ -56,6 +57,11 @@ type app struct {
 	stdout   io.Writer // results only
 	stderr   io.Writer // progress, warnings and errors
 	terminal bool      // stderr is one
+
+	mode    progressMode
+	verbose bool
+	stream  *stream // nil without --progress json
+	clock   *phases.Clock
 }
 
 // usageError is an error about the command line rather than about files.
@@ -69,33 +75,56 @@ type interrupted struct{ text string }
 func (e interrupted) Error() string { return e.text }
 
 func (a *app) run(ctx context.Context) (code int) {
+	ctx, a.clock = phases.With(ctx)
 	defer func() {
 		if p := recover(); p != nil {
-			fmt.Fprintf(a.stderr, "lowbit: internal error: %v\n%s", p, debug.Stack())
-			code = exitError
+			code = a.end(exitError, fmt.Sprintf("internal error: %v\n%s", p, debug.Stack()))
 		}
 	}()
 	root := a.command()
 	root.SetArgs(a.args)
-	err := root.ExecuteContext(ctx)
-	if err == nil {
-		return exitOK
+	if wantsStream(a.args) {
+		a.stream = newStream(a.stderr)
+		a.stream.write(streamLine{Kind: eventStart, Version: streamVersion, Verb: verb(a.args), Args: a.args})
 	}
+	return a.end(outcomeOf(ctx, root.ExecuteContext(ctx)))
+}
+
+// outcomeOf is an exit code, and what there is to say of an error.
+func outcomeOf(ctx context.Context, err error) (code int, message string) {
 	var stopped interrupted
 	var usage usageError
 	switch {
+	case err == nil:
+		return exitOK, ""
 	case errors.As(err, &stopped):
-		fmt.Fprintf(a.stderr, "lowbit: %s\n", stopped)
-		return exitInterrupted
+		return exitInterrupted, stopped.Error()
 	case ctx.Err() != nil && errors.Is(err, context.Canceled):
-		fmt.Fprintln(a.stderr, "lowbit: interrupted")
-		return exitInterrupted
+		return exitInterrupted, "interrupted"
+	case errors.As(err, &usage) || errors.Is(err, lowbit.ErrOptions):
+		return exitUsage, oneLine(err)
 	}
-	fmt.Fprintf(a.stderr, "lowbit: %s\n", oneLine(err))
-	if errors.As(err, &usage) || errors.Is(err, lowbit.ErrOptions) {
-		return exitUsage
+	return exitError, oneLine(err)
+}
+
+// end says the last that there is to say.
+func (a *app) end(code int, message string) int {
+	switch {
+	case a.stream != nil:
+		a.stream.end(code, message, a.clock)
+	case message != "":
+		fmt.Fprintf(a.stderr, "lowbit: %s\n", strings.TrimSuffix(message, "\n"))
 	}
-	return exitError
+	return code
+}
+
+// note says what is worth knowing and no warning.
+func (a *app) note(text string) {
+	if a.stream != nil {
+		a.stream.write(streamLine{Kind: eventNote, Message: text})
+		return
+	}
+	fmt.Fprintln(a.stderr, text)
 }
 
 // oneLine is the text of an error without line breaks.
@@ -123,6 +152,9 @@ layer whether groups of weights lie inside output or input channels.`,
 		Args:          noArgs,
 		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
+	s := root.PersistentFlags()
+	option(s, "progress", "how to show progress on standard error: auto (bar on a terminal, else plain), bar, plain, json (events, one object a line: docs/progress.md) or none", parseProgress, func(m progressMode) { a.mode = m })
+	s.BoolVarP(&a.verbose, "verbose", "v", false, "also log what is measured: of layers the arms that were tried, of blocks what their time went to")
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {

@@ -2,53 +2,125 @@ package main
 
 import (
 	"fmt"
-	"io"
+	"log/slog"
 	"maps"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/schollz/progressbar/v3"
 
 	"github.com/golowbit/lowbit"
+	"github.com/golowbit/lowbit/internal/phases"
 )
 
-// progress shows events: a bar on a terminal, plain lines elsewhere.
-type progress struct {
-	out      io.Writer
-	terminal bool
-	quiet    bool // warnings only
+// progressMode is how progress is shown.
+type progressMode string
 
-	bar    *progressbar.ProgressBar
-	phase  string
-	layers bool                       // layers are being quantized
-	warned map[string]map[string]bool // layers, by what is said of them
-	last   time.Time                  // when the last plain line of a phase was written
-	now    func() time.Time
+// The modes of --progress.
+const (
+	progressAuto  progressMode = "auto"  // bar on a terminal, else plain
+	progressBar   progressMode = "bar"   // one bar
+	progressPlain progressMode = "plain" // lines
+	progressJSON  progressMode = "json"  // events, one object a line; see stream
+	progressNone  progressMode = "none"  // warnings only
+)
 
-	started time.Time // when the work began
-	before  int       // layers that an earlier run has finished
+func parseProgress(text string) (progressMode, error) {
+	all := []progressMode{progressAuto, progressBar, progressPlain, progressJSON, progressNone}
+	if m := progressMode(text); slices.Contains(all, m) {
+		return m, nil
+	}
+	return "", fmt.Errorf("unknown progress %q, want auto, bar, plain, json or none", text)
 }
 
+// progress shows events.
+type progress struct {
+	app  *app
+	mode progressMode
+	now  func() time.Time
+
+	bar    *progressbar.ProgressBar
+	phase  string // of the last plain line
+	turn   int    // phase of the bar
+	layers bool   // layers are being quantized
+	block  string
+	warned map[string]map[string]bool // layers, by what is said of them
+	last   time.Time                  // when the last plain line of a phase was written
+	log    *slog.Logger               // nil without -v
+	work   work
+	timed  map[string]float64 // seconds by phase when the last block began
+}
+
+// progress is for one piece of work; quiet is what it is if --progress does not say.
 func (a *app) progress(quiet bool) *progress {
-	return &progress{out: a.stderr, terminal: a.terminal, quiet: quiet, warned: map[string]map[string]bool{}, now: time.Now}
+	p := &progress{app: a, mode: a.mode, warned: map[string]map[string]bool{}, now: time.Now}
+	switch {
+	case a.stream != nil:
+		p.mode = progressJSON
+	case quiet && (a.mode == progressAuto || a.mode == ""):
+		p.mode = progressNone
+	case a.mode == progressAuto || a.mode == "":
+		p.mode = progressPlain
+		if a.terminal {
+			p.mode = progressBar
+		}
+	}
+	if a.verbose && a.stream == nil {
+		p.log = slog.New(slog.NewTextHandler(lineWriter{p}, &slog.HandlerOptions{Level: slog.LevelDebug, ReplaceAttr: short}))
+	}
+	return p
+}
+
+// short writes numbers with four digits, which is what they are good for.
+func short(_ []string, a slog.Attr) slog.Attr {
+	if a.Value.Kind() == slog.KindFloat64 {
+		a.Value = slog.StringValue(strconv.FormatFloat(a.Value.Float64(), 'g', 4, 64))
+	}
+	return a
+}
+
+// lineWriter writes lines with the bar out of the way.
+type lineWriter struct{ p *progress }
+
+func (w lineWriter) Write(line []byte) (int, error) {
+	w.p.line(strings.TrimSuffix(string(line), "\n"))
+	return len(line), nil
 }
 
 // event is an Options.Events function.
 func (p *progress) event(e lowbit.Event) {
+	p.work.event(e, p.now())
+	if e.Kind == lowbit.EventWrite && p.layers {
+		return // while layers are quantized, what has been written is no news
+	}
+	if e.Kind == lowbit.EventPlan || e.Kind == lowbit.EventLayer {
+		p.layers = e.Kind == lowbit.EventPlan || e.Done < e.Total
+	}
+	p.debug(e)
+	if p.mode == progressJSON {
+		p.app.stream.event(e, &p.work)
+		return
+	}
 	if e.Kind == lowbit.EventWarning {
 		p.warning(e.Name, e.Message)
 		return
 	}
-	if p.quiet {
+	if p.mode == progressNone {
 		return
 	}
+	p.show(e)
+}
+
+// show shows what is no warning to people.
+func (p *progress) show(e lowbit.Event) {
 	switch e.Kind {
 	case lowbit.EventPlan:
-		p.layers, p.started, p.before = true, p.now(), e.Kept
 		if e.Plan != nil {
 			p.line(settingsLine(e.Plan))
 		}
-		if !p.terminal {
+		if p.mode == progressPlain {
 			text := fmt.Sprintf("%d layers to quantize in %d blocks", e.Total, e.Blocks)
 			if e.Kept > 0 {
 				text += fmt.Sprintf(", %d of them finished by an earlier run", e.Kept)
@@ -56,21 +128,18 @@ func (p *progress) event(e lowbit.Event) {
 			p.line(text)
 		}
 	case lowbit.EventBlock:
-		if p.terminal && p.bar != nil {
-			p.bar.Describe(fmt.Sprintf("block %d of %d", e.Block+1, e.Blocks))
+		p.block = fmt.Sprintf("block %d of %d", e.Block+1, e.Blocks)
+		if p.mode == progressBar {
+			p.step(p.block)
 		}
 	case lowbit.EventLayer:
 		p.layer(e)
 	case lowbit.EventProgress:
-		p.started = p.now() // the pace of layers is not that of what comes before them
-		p.step(e.Message, e.Done, e.Total)
+		p.step(e.Message)
 	case lowbit.EventTune:
 		p.line(fmt.Sprintf("tuning: after %d of %d steps a divergence of %.4f on the text held out", e.Done, e.Total, e.KL))
 	case lowbit.EventWrite:
-		// While layers are quantized, what has been written is no news.
-		if !p.layers {
-			p.step("writing", e.Done, e.Total)
-		}
+		p.step("writing")
 	}
 }
 
@@ -100,12 +169,19 @@ func (p *progress) close() {
 }
 
 func (p *progress) layer(e lowbit.Event) {
-	p.layers = e.Done < e.Total
-	if p.terminal {
-		p.step("quantizing", e.Done, e.Total)
+	l := e.Layer
+	if p.mode == progressBar {
+		_, name, _ := strings.Cut(l.Name, "layers.")
+		if name == "" {
+			name = l.Name
+		}
+		if p.block != "" {
+			_, name, _ = strings.Cut(name, ".")
+			name = p.block + ", " + name
+		}
+		p.step(name)
 		return
 	}
-	l := e.Layer
 	what := "left dense"
 	if !l.Dense {
 		what = l.Arm
@@ -113,48 +189,46 @@ func (p *progress) layer(e lowbit.Event) {
 			what += fmt.Sprintf("  loss %.3g  %.2f s", *l.Loss, l.Seconds)
 		}
 	}
-	p.line(fmt.Sprintf("%d/%d  %s  %s%s", e.Done, e.Total, l.Name, what, p.left(e)))
+	p.line(fmt.Sprintf("%d/%d  %s  %s%s", e.Done, e.Total, l.Name, what, p.left("  ")))
 }
 
-// left says how long the layers still to do will take, at the pace of those
-// that this run has done.
-func (p *progress) left(e lowbit.Event) string {
-	fresh := e.Done - p.before
-	spent := p.now().Sub(p.started)
-	if fresh <= 0 || e.Done == e.Total || spent < 10*time.Second {
+// left says how long the phase at hand will take yet.
+func (p *progress) left(before string) string {
+	left, ok := p.work.left()
+	if !ok {
 		return ""
 	}
-	left := time.Duration(float64(spent) / float64(fresh) * float64(e.Total-e.Done))
-	return fmt.Sprintf("  about %v left", left.Round(time.Second))
+	return fmt.Sprintf("%sabout %v left", before, left.Round(time.Second))
 }
 
-// step moves the bar of a phase; a new phase gets a new bar.
-func (p *progress) step(phase string, done, total int) {
-	if total <= 0 {
+// step moves the bar of the phase at hand; a new phase gets a new bar.
+func (p *progress) step(what string) {
+	w := &p.work
+	if w.total <= 0 {
 		return
 	}
-	if !p.terminal {
+	if p.mode == progressPlain {
 		// One line every few seconds is enough in a log.
-		if phase != p.phase || p.now().Sub(p.last) > 5*time.Second {
-			p.line(fmt.Sprintf("%s: %d %%", phase, 100*done/total))
+		if w.phase != p.phase || p.now().Sub(p.last) > 5*time.Second {
+			p.line(fmt.Sprintf("%s: %d %%%s", what, int(100*w.share()), p.left("  ")))
 			p.last = p.now()
 		}
-		p.phase = phase
+		p.phase = w.phase
 		return
 	}
-	if phase != p.phase || p.bar == nil {
+	if w.turns != p.turn || p.bar == nil {
 		p.clear()
-		p.phase = phase
-		p.bar = progressbar.NewOptions(total,
-			progressbar.OptionSetWriter(p.out),
-			progressbar.OptionSetDescription(phase),
+		p.turn = w.turns
+		p.bar = progressbar.NewOptions(1000,
+			progressbar.OptionSetWriter(p.app.stderr),
 			progressbar.OptionThrottle(100*time.Millisecond),
-			progressbar.OptionSetPredictTime(true),
+			progressbar.OptionSetPredictTime(false),
 			progressbar.OptionFullWidth(),
 			progressbar.OptionClearOnFinish(),
 		)
 	}
-	_ = p.bar.Set(done) // a bar that cannot be drawn is no reason to stop
+	p.bar.Describe(what + p.left(", "))
+	_ = p.bar.Set(int(1000 * w.share())) // a bar that cannot be drawn is no reason to stop
 }
 
 // line writes a line of its own, with the bar out of the way.
@@ -162,7 +236,7 @@ func (p *progress) line(text string) {
 	if p.bar != nil {
 		_ = p.bar.Clear()
 	}
-	fmt.Fprintln(p.out, text)
+	fmt.Fprintln(p.app.stderr, text)
 }
 
 // clear ends the bar, if there is one.
@@ -170,5 +244,60 @@ func (p *progress) clear() {
 	if p.bar != nil {
 		_ = p.bar.Clear()
 		p.bar = nil
+	}
+}
+
+// debug logs what -v asks for: layers with all that was tried, and of blocks what their time
+// went to.
+func (p *progress) debug(e lowbit.Event) {
+	if p.log == nil {
+		return
+	}
+	switch e.Kind {
+	case lowbit.EventPlan:
+		p.log.Debug("plan", "layers", e.Total, "blocks", e.Blocks, "kept", e.Kept)
+	case lowbit.EventBlock:
+		p.spent()
+		p.log.Debug("block", "number", e.Block+1, "of", e.Blocks)
+	case lowbit.EventLayer:
+		p.log.Debug("layer", layerAttributes(e.Layer)...)
+		if e.Done == e.Total {
+			p.spent()
+		}
+	}
+}
+
+func layerAttributes(l *lowbit.LayerReport) []any {
+	list := []any{"name", l.Name, "out", l.Out, "in", l.In}
+	if l.Dense {
+		return append(list, "dense", true)
+	}
+	list = append(list, "arm", l.Arm, "bits", l.Bits, "seconds", l.Seconds)
+	if l.Loss != nil {
+		list = append(list, "loss", *l.Loss)
+	}
+	if d := l.Decision; d != nil {
+		for _, c := range d.Candidates {
+			if c.Measured {
+				list = append(list, "objective."+c.Arm.String(), c.Objective)
+			}
+		}
+	}
+	return list
+}
+
+// spent logs the time by phase since it was last called.
+func (p *progress) spent() {
+	now := map[string]float64{}
+	var list []any
+	for _, f := range p.app.clock.Phases() {
+		now[f.Name] = f.Seconds
+		if d := f.Seconds - p.timed[f.Name]; d > 0 && f.Name != phases.Preparation {
+			list = append(list, f.Name, d)
+		}
+	}
+	p.timed = now
+	if len(list) > 0 {
+		p.log.Debug("seconds", list...)
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"github.com/golowbit/lowbit"
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/checkpoint/layout"
+	"github.com/golowbit/lowbit/internal/phases"
 )
 
 func (a *app) quantizeCommand() *cobra.Command {
@@ -78,7 +80,7 @@ func (a *app) quantize(ctx context.Context, o lowbit.Options, f *quantizeFlags) 
 		case lowbit.EventPlan:
 			kept, layers = e.Kept, e.Total
 			if e.Plan.Memory != nil && !f.quiet {
-				fmt.Fprintln(a.stderr, e.Plan.Memory)
+				a.note(e.Plan.Memory.String())
 			}
 			a.noteTarget(e.Plan, o.Target)
 		case lowbit.EventLayer:
@@ -97,8 +99,8 @@ func (a *app) quantize(ctx context.Context, o lowbit.Options, f *quantizeFlags) 
 		}
 		return unfinished(err, o.Output, kept, layers)
 	}
-	if !f.quiet {
-		fmt.Fprint(a.stderr, fewTokens(report))
+	if few := fewTokens(report); few != "" && !f.quiet {
+		a.note(few)
 	}
 	if f.json {
 		err = printJSON(a.stdout, report)
@@ -137,7 +139,7 @@ func unfinished(err error, output string, kept, layers int) error {
 func (a *app) noteTarget(p *lowbit.Plan, engine string) {
 	for _, n := range p.Engines {
 		if n.Engine == engine && n.Reason != "" {
-			fmt.Fprintf(a.stderr, "note: %v\n", n)
+			a.note(fmt.Sprintf("note: %v", n))
 		}
 	}
 }
@@ -193,8 +195,8 @@ func printReport(w io.Writer, r *lowbit.Report, layers bool) error {
 	for _, n := range r.Notes {
 		text += n + "\n"
 	}
-	text += fmt.Sprintf("%s (%s): %s before, %s after; %.3f bits per quantized weight; %.1f s\n",
-		r.Output, r.Format, size(r.BytesBefore), size(r.BytesAfter), r.BitsPerWeight, r.Seconds)
+	text += fmt.Sprintf("%s (%s): %s before, %s after; %.3f bits per quantized weight; %.1f s%s\n",
+		r.Output, r.Format, size(r.BytesBefore), size(r.BytesAfter), r.BitsPerWeight, r.Seconds, spent(r))
 	text += allocated(r.Allocation)
 	if t := r.Tuned; t != nil {
 		text += fmt.Sprintf("tuned %v: divergence %.4f before, %.4f after on the text held out (step %d of %d)\n", t.What, t.Before, t.After, t.Best, t.Steps)
@@ -206,6 +208,25 @@ func printReport(w io.Writer, r *lowbit.Report, layers bool) error {
 	}
 	_, err := io.WriteString(w, text)
 	return err
+}
+
+// spent says what the time without evaluation went to, the longest first, and how much memory
+// it took.
+func spent(r *lowbit.Report) string {
+	var parts []string
+	for _, p := range slices.SortedStableFunc(slices.Values(r.Phases), func(a, b lowbit.Phase) int { return cmp.Compare(b.Seconds, a.Seconds) }) {
+		if p.Seconds >= 0.05 && p.Seconds >= r.Seconds/100 && p.Name != phases.Evaluation {
+			parts = append(parts, fmt.Sprintf("%s %.1f", p.Name, p.Seconds))
+		}
+	}
+	text := ""
+	if len(parts) > 0 {
+		text = " (" + strings.Join(parts, ", ") + ")"
+	}
+	if r.PeakMemory > 0 {
+		text += ", at most " + size(r.PeakMemory) + " of memory"
+	}
+	return text
 }
 
 // fewTokens says of a text that more of it would help: where a layer has seen fewer than six
@@ -220,7 +241,7 @@ func fewTokens(r *lowbit.Report) string {
 	if r.Tokens == 0 || r.Tokens >= 6*widest {
 		return ""
 	}
-	return fmt.Sprintf("note: %d tokens of calibration text are few for layers of %d inputs: %d or more would make a difference\n", r.Tokens, widest, 8*widest)
+	return fmt.Sprintf("note: %d tokens of calibration text are few for layers of %d inputs: %d or more would make a difference", r.Tokens, widest, 8*widest)
 }
 
 // allocated tells how bits were shared out, and what others would have given.

@@ -252,7 +252,7 @@ func (a *app) sweepOne(ctx context.Context, o lowbit.Options, v *sweepVariant, q
 		return nil
 	}
 	if !quiet {
-		fmt.Fprintf(a.stderr, "%s\n", v.Name)
+		a.note(v.Name)
 	}
 	_, partial := os.Stat(v.path + checkpoint.PartialSuffix)
 	o.Resume = partial == nil

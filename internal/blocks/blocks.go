@@ -10,6 +10,7 @@ import (
 	"github.com/golowbit/lowbit/internal/curvature"
 	"github.com/golowbit/lowbit/internal/fold"
 	"github.com/golowbit/lowbit/internal/memory"
+	"github.com/golowbit/lowbit/internal/phases"
 	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/internal/walk"
 	"github.com/golowbit/lowbit/quant"
@@ -122,15 +123,19 @@ type run struct {
 	few     experts
 	last    bool               // no block behind this one needs the text
 	moments *curvature.Moments // at outputs of layers, nil without Curvature
+	clock   *phases.Clock
 }
 
 // Run takes windows of text through the model of w and has all its linear layers
 // quantized.
 func Run(ctx context.Context, w *walk.Walk, windows [][]int32, layers Layers, o Options) error {
-	r := &run{Options: o, layers: layers, walk: w}
+	r := &run{Options: o, layers: layers, walk: w, clock: phases.Of(ctx)}
 	if o.Curvature {
+		leave := r.clock.Whole(phases.Curvature)
 		var err error
-		if r.moments, err = curvature.Collect(ctx, w, windows, layers.Pending, o.Curving); err != nil {
+		r.moments, err = curvature.Collect(ctx, w, windows, layers.Pending, o.Curving)
+		leave()
+		if err != nil {
 			return err
 		}
 	}

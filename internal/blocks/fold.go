@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/golowbit/lowbit/internal/fold"
+	"github.com/golowbit/lowbit/internal/phases"
 	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/quant"
 )
@@ -22,6 +23,7 @@ import (
 // What was chosen is kept for a resume, which has no use for cals then: see
 // refoldScales.
 func (r *run) foldScales(ctx context.Context, cals []*quant.Calibration) error {
+	defer r.clock.Enter(phases.Folding)()
 	r.scales = fold.New(r.block)
 	search := r.layers.Folding(r.block)
 	search.Scales = r.scales
@@ -122,6 +124,7 @@ func (r *run) observeForFolding(ctx context.Context) ([]*quant.Calibration, erro
 	}
 	err := r.walk.Pass(ctx, r.block, r.quantized.Sample(tokens), false, func(stage int, f *program.Frame) error {
 		if c := collectors[stage]; c != nil {
+			defer r.clock.Enter(phases.Statistics)()
 			if own, _ := f.Routed(&stages[stage]); own.Rows > 0 {
 				c.Add(own, r.Workers)
 			}

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/golowbit/lowbit/internal/memory"
+	"github.com/golowbit/lowbit/internal/phases"
 	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/quant"
 )
@@ -47,6 +48,7 @@ func (r *run) runGroup(ctx context.Context, stages []int, keep, folds bool) erro
 	}
 	err := r.walk.Pass(ctx, r.block, r.full, keep, func(stage int, f *program.Frame) error {
 		if c := collectors[stage]; c != nil {
+			defer r.clock.Enter(phases.Statistics)()
 			r.watch(stage, f)
 			r.observe(c, stage, f)
 			return r.refer(stage, f)
@@ -64,7 +66,9 @@ func (r *run) runGroup(ctx context.Context, stages []int, keep, folds bool) erro
 			}
 		}
 	}
+	leave := r.clock.Enter(phases.Statistics)
 	cals := calibrations(collectors)
+	leave()
 	if folds {
 		if err := r.foldScales(ctx, cals); err != nil {
 			return err

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/golowbit/lowbit/internal/memory"
+	"github.com/golowbit/lowbit/internal/phases"
 	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/internal/walk"
 	"github.com/golowbit/lowbit/quant"
@@ -54,6 +55,7 @@ func (v *stagedVisit) paired(stage int) bool {
 // Observe implements walk.Visitor.
 func (v *stagedVisit) Observe(stage int, frames []*program.Frame) error {
 	r, s := v.run, &v.run.block.Stages[stage]
+	defer r.clock.Enter(phases.Statistics)()
 	if v.collector == nil {
 		v.collector = r.collector(stage, v.paired(stage))
 	}
@@ -100,6 +102,7 @@ func (v *stagedVisit) Settle(ctx context.Context, stage int) error {
 // correct returns the statistics of a stage, and where two streams are compared
 // the corrected weights of the linears that read it.
 func (r *run) correct(stage int, c *quant.Collector, paired bool) (*quant.Calibration, map[int]*tensor.Matrix, error) {
+	defer r.clock.Enter(phases.Statistics)()
 	s := &r.block.Stages[stage]
 	memory.Collect(4 * int64(s.Width) * int64(s.Width))
 	if err := r.keepSquares(stage, c); err != nil {

@@ -31,15 +31,29 @@ func available(root fs.FS, machine int64) int64 {
 // total is what /proc/meminfo says the machine has, or 0.
 func total(root fs.FS) int64 {
 	data, _ := fs.ReadFile(root, "proc/meminfo")
+	return kilobytes(data, "MemTotal:")
+}
+
+// kilobytes is a line of such a file in bytes, or 0.
+func kilobytes(data []byte, name string) int64 {
 	for line := range bytes.Lines(data) {
 		f := strings.Fields(string(line))
-		if len(f) == 3 && f[0] == "MemTotal:" && f[2] == "kB" {
+		if len(f) == 3 && f[0] == name && f[2] == "kB" {
 			if n, err := strconv.ParseInt(f[1], 10, 64); err == nil && n < math.MaxInt64>>10 {
 				return n << 10
 			}
 		}
 	}
 	return 0
+}
+
+// Peak is the most memory that this process has had so far, or 0 if that is unknown.
+func Peak() int64 { return max(highWater(os.DirFS("/")), used()) }
+
+// highWater is what /proc/self/status says of it.
+func highWater(root fs.FS) int64 {
+	data, _ := fs.ReadFile(root, "proc/self/status")
+	return kilobytes(data, "VmHWM:")
 }
 
 // groupLimit is the least limit of the groups that the process is in, or 0.

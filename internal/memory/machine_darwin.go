@@ -14,3 +14,12 @@ func machine() int64 {
 	}
 	return int64(n)
 }
+
+// used is the most memory that the process has had, or 0.
+func used() int64 {
+	var u unix.Rusage
+	if unix.Getrusage(unix.RUSAGE_SELF, &u) != nil {
+		return 0
+	}
+	return u.Maxrss
+}

@@ -9,6 +9,7 @@ import (
 	"iter"
 	"os"
 	"slices"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/golowbit/lowbit/internal/chat"
@@ -36,6 +37,20 @@ func (s Source) limit() int64 {
 		return defaultMaxBytes
 	}
 	return s.MaxBytes
+}
+
+// Name names the text, and so many sequences of token ids beside it, in errors.
+func (s Source) Name(ids int) string {
+	names := slices.Clone(s.Files)
+	for _, p := range []struct {
+		n    int
+		what string
+	}{{len(s.Readers), "readers"}, {len(s.Strings), "strings"}, {ids, "sequences of token ids"}} {
+		if p.n > 0 {
+			names = append(names, fmt.Sprintf("%d %s", p.n, p.what))
+		}
+	}
+	return strings.Join(names, ", ")
 }
 
 // told adds to an error in reading what can be done.

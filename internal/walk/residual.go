@@ -3,6 +3,7 @@ package walk
 import (
 	"context"
 
+	"github.com/golowbit/lowbit/internal/phases"
 	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/internal/streams"
 	"github.com/golowbit/lowbit/tensor"
@@ -15,6 +16,7 @@ type Residual struct{ batches []*streams.Piece }
 // Start returns n residual streams of windows, SeqLen ids each, before the first
 // block.
 func (w *Walk) Start(ctx context.Context, windows [][]int32, n int) ([]*Residual, error) {
+	defer phases.Of(ctx).Enter(phases.Forward)()
 	e, err := w.Model.OpenEmbedding(w.Weights)
 	if err != nil {
 		return nil, err
@@ -72,6 +74,7 @@ func (r *Residual) Sample(tokens int) *Residual {
 // batch by batch. Without keep the stream stays as it is, and goes only as far as
 // there is something to observe.
 func (w *Walk) Pass(ctx context.Context, b *program.Block, r *Residual, keep bool, observe program.Observer) error {
+	defer phases.Of(ctx).Enter(phases.Forward)()
 	for _, p := range r.batches {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -167,6 +170,7 @@ func (w *Walk) Stages(ctx context.Context, all []Stream, v Visitor, last bool) e
 	}
 	// each goes to a stage, or behind the last, with all streams of a batch.
 	each := func(fn func(frames []*program.Frame) error) error {
+		defer phases.Of(ctx).Enter(phases.Forward)()
 		for _, b := range batches {
 			if err := ctx.Err(); err != nil {
 				return err

@@ -12,6 +12,7 @@ import (
 	"github.com/golowbit/lowbit/internal/decoder"
 	"github.com/golowbit/lowbit/internal/divergence"
 	"github.com/golowbit/lowbit/internal/memory"
+	"github.com/golowbit/lowbit/internal/phases"
 	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/tensor"
@@ -191,6 +192,7 @@ func predictions(windows [][]int32) int {
 // add scores windows of equal length through which the models have run; numbers
 // are theirs among all.
 func (s *Scoring) add(ctx context.Context, w [][]int32, numbers []int) error {
+	defer phases.Of(ctx).Enter(phases.Scoring)()
 	defer func() {
 		for _, m := range s.Models {
 			m.head, m.x = nil, nil

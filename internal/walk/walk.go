@@ -7,6 +7,7 @@ import (
 	"context"
 
 	"github.com/golowbit/lowbit/internal/decoder"
+	"github.com/golowbit/lowbit/internal/phases"
 	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/internal/streams"
 	"github.com/golowbit/lowbit/tensor"
@@ -57,7 +58,11 @@ func (w *Walk) inOrder(ctx context.Context, blocks []*program.Program, fn func(b
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			b, err := p.Load(w.Weights)
+			var b *program.Block
+			err := phases.In(ctx, phases.Reading, func() (err error) {
+				b, err = p.Load(w.Weights)
+				return err
+			})
 			if err != nil {
 				return err
 			}
@@ -99,7 +104,9 @@ func (w *Walk) inOrder(ctx context.Context, blocks []*program.Program, fn func(b
 		if err := ctx.Err(); err != nil {
 			return err
 		}
+		waiting := phases.Of(ctx).Enter(phases.Reading)
 		l, ok := <-next
+		waiting()
 		if !ok {
 			return ctx.Err()
 		}
@@ -115,6 +122,7 @@ func (w *Walk) inOrder(ctx context.Context, blocks []*program.Program, fn func(b
 
 // Forward takes a stream [tokens, hidden] through a block, in place.
 func (w *Walk) Forward(ctx context.Context, b *program.Block, x *tensor.Matrix) error {
+	defer phases.Of(ctx).Enter(phases.Forward)()
 	step := program.Batch(w.SeqLen)
 	for r0 := 0; r0 < x.Rows; r0 += step {
 		if err := ctx.Err(); err != nil {
