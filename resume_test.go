@@ -295,3 +295,59 @@ func TestResumeFolded(t *testing.T) {
 		})
 	}
 }
+
+// TestResumeKeepsText: a resumed run takes the text up where it was before the block that
+// was interrupted; where that is damaged, or a layer before it, from the beginning.
+func TestResumeKeepsText(t *testing.T) {
+	for _, inputs := range []Inputs{InputsFull, InputsQuantized} {
+		t.Run(inputs.String(), func(t *testing.T) {
+			options := func() Options {
+				o := quick(t)
+				o.Inputs, o.Axis, o.Arms = inputs, AxisOC, []adadim.Arm{{}}
+				if inputs == InputsQuantized {
+					o.Correction = new(1.0)
+				}
+				return o
+			}
+			whole := options()
+			_, err := Quantize(t.Context(), whole)
+			require.NoError(t, err)
+			for name, damage := range map[string]func(t *testing.T, partial string){
+				"": func(*testing.T, string) {},
+				"text": func(t *testing.T, dir string) {
+					edit(t, filepath.Join(dir, "kept-streams"), func(b []byte) []byte { b[len(b)/2] ^= 1; return b })
+				},
+				"layer": func(t *testing.T, dir string) {
+					edit(t, filepath.Join(dir, "layers", "layer-model.layers.0.mlp.up_proj", "model.safetensors"), func(b []byte) []byte { return b[1:] })
+				},
+				"no text": func(t *testing.T, dir string) { require.NoError(t, os.Remove(filepath.Join(dir, "kept-streams"))) },
+			} {
+				o := options()
+				interrupt(t, o, 17) // in the third of four blocks
+				damage(t, o.Output+checkpoint.PartialSuffix)
+				var blocks []int
+				var warnings []string
+				o.Resume, o.Events = true, func(e Event) {
+					switch e.Kind {
+					case EventBlock:
+						blocks = append(blocks, e.Block)
+					case EventWarning:
+						warnings = append(warnings, e.Message)
+					}
+				}
+				_, err := Quantize(t.Context(), o)
+				require.NoError(t, err, name)
+				requireSameFolder(t, whole.Output, o.Output)
+				want, told := []int{0, 1, 2, 3}, 1
+				switch name {
+				case "":
+					want, told = []int{2, 3}, 0
+				case "no text":
+					told = 0
+				}
+				require.Equal(t, want, blocks, name)
+				require.Len(t, warnings, told, "%s: %q", name, warnings)
+			}
+		})
+	}
+}

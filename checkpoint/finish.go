@@ -251,7 +251,7 @@ func (w *Writer) complete() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed {
-		return errors.New("the writer is closed")
+		return errClosed
 	}
 	var missing []string
 	for name, s := range w.state {

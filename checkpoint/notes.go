@@ -1,7 +1,6 @@
 package checkpoint
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 )
@@ -13,7 +12,7 @@ func (w *Writer) Note(name string, data []byte) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed {
-		return errors.New("the writer is closed")
+		return errClosed
 	}
 	if !w.o.Direct {
 		if err := w.hashInputs(); err != nil {

@@ -140,7 +140,7 @@ func (w *Writer) giveUp() error {
 			return err
 		}
 	}
-	return nil
+	return w.partial.RemoveStreams()
 }
 
 // published looks whether the output that exists is the result of the

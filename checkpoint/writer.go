@@ -34,6 +34,8 @@ var ErrResume = partial.ErrResume
 // folder, which is gone now.
 var ErrComplete = errors.New("is complete already")
 
+var errClosed = errors.New("the writer is closed")
+
 // PartialSuffix is appended to the output's name for the folder in which it
 // is made.
 const PartialSuffix = partial.Suffix
@@ -346,7 +348,7 @@ func (w *Writer) Put(name string, q *quant.Weight, report json.RawMessage) error
 	state := w.state[name]
 	if w.closed {
 		w.mu.Unlock()
-		return errors.New("the writer is closed")
+		return errClosed
 	}
 	if state == pending {
 		w.state[name] = busy

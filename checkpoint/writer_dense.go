@@ -1,7 +1,6 @@
 package checkpoint
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -22,7 +21,7 @@ func (w *Writer) PutDense(name string, values []float32) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed {
-		return errors.New("the writer is closed")
+		return errClosed
 	}
 	if old, ok := w.changed[name]; ok {
 		if !slices.Equal(old, values) {

@@ -131,7 +131,10 @@ func TestMemoryLimit(t *testing.T) {
 					"--calib-ids", ids, "--memory", "2GiB", "--skip", skip[blocks]}
 				p := planned(t, args...)
 				peaks[blocks] = math.MaxInt64
-				for range 2 { // the collector runs when it likes
+				held := func() bool {
+					return peaks[blocks] <= p.Peak && float64(peaks[blocks]) <= 1.05*float64(peaks[4])
+				}
+				for tries := 0; tries < 2 && !held(); tries++ { // the collector runs when it likes
 					require.NoError(t, os.RemoveAll(args[2]))
 					peaks[blocks] = min(peaks[blocks], peakMemory(t, append([]string{"quantize"}, args...)...))
 				}

@@ -6,6 +6,7 @@ package blocks
 import (
 	"context"
 	"slices"
+	"time"
 
 	"github.com/golowbit/lowbit/internal/curvature"
 	"github.com/golowbit/lowbit/internal/fold"
@@ -95,6 +96,7 @@ type Options struct {
 	ScaleOutput func(o *tensor.Matrix, factor []float32) *tensor.Matrix
 	Statistics  int64 // see memory.Plan
 	Workers     int
+	Streams     Streams // nil: a resumed run begins with the first block again
 
 	Begin    func(block int)                     // called before a block
 	Curving  func(done, total int)               // called while curvature is collected
@@ -112,6 +114,7 @@ type run struct {
 	// With Full the latter is nil; otherwise the former, unless Paired.
 	full, quantized *walk.Residual
 
+	kept  time.Time      // when the streams were last kept
 	block *program.Block // unquantized
 	qb    *program.Block // the same, quantized as far as it goes
 
@@ -140,47 +143,42 @@ func Run(ctx context.Context, w *walk.Walk, windows [][]int32, layers Layers, o 
 		}
 	}
 	r.few.begin(r, windows)
-	n := 1
-	if o.Paired {
-		n = 2
-	}
-	x, err := w.Start(ctx, windows, n)
+	first, err := r.start(ctx, windows)
 	if err != nil {
 		return err
 	}
-	if o.Paired || o.Full {
-		r.full = x[0]
-	}
-	if !o.Full {
-		r.quantized = x[n-1]
-	}
-	return r.all(ctx)
+	return r.all(ctx, first)
 }
 
-// all works on the blocks that need the text, and ends what lies behind.
-func (r *run) all(ctx context.Context) error {
-	n := r.needed()
-	err := r.walk.Blocks(ctx, n, func(b *program.Block) error {
+// all works on the blocks from the first on that need the text, and ends what lies behind.
+func (r *run) all(ctx context.Context, first int) error {
+	n := max(first, r.needed())
+	err := r.walk.Between(ctx, first, n, func(b *program.Block) error {
 		r.Begin(b.Index)
 		r.block, r.qb, r.scales, r.last = b, b.Clone(), nil, b.Index+1 == n
 		r.refs = make([]*walk.Reference, len(b.Stages))
 		r.few.block(len(b.Stages))
 		memory.Collect(b.Bytes()) // the block before
+		quantize := r.runStaged
 		if r.Full {
-			return r.runFull(ctx)
+			quantize = r.runFull
 		}
-		return r.runStaged(ctx)
+		if err := quantize(ctx); err != nil || r.last {
+			return err
+		}
+		return r.keep(ctx, b.Index+1)
 	})
+	if err == nil && r.Streams != nil {
+		err = r.Streams.DropStreams(nil)
+	}
 	if err != nil {
 		return err
 	}
 	// The rest stays dense or was quantized by an earlier run: nothing there
 	// needs the text.
 	for _, b := range r.walk.Model.Blocks[n:] {
-		for _, l := range b.Linears {
-			if err := r.layers.Settle(l.Name); err != nil {
-				return err
-			}
+		if err := r.settle(b); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -44,13 +44,13 @@ func (r *run) foldScales(ctx context.Context, cals []*quant.Calibration) error {
 	if err != nil {
 		return err
 	}
-	if err := r.layers.Note(foldNote(r.block), data); err != nil {
+	if err := r.layers.Note(foldNote(r.block.Program), data); err != nil {
 		return err
 	}
 	return r.putScales(choices)
 }
 
-func foldNote(b *program.Block) string { return fmt.Sprintf("fold-%d", b.Index) }
+func foldNote(b *program.Program) string { return fmt.Sprintf("fold-%d", b.Index) }
 
 // refoldScales takes the scales that the run that is resumed has chosen; done is
 // false if it had not got that far.
@@ -71,7 +71,7 @@ func Folded(b *program.Block, layers Layers) (*fold.Scales, error) {
 }
 
 func folded(b *program.Block, layers Layers) (*fold.Scales, []fold.Choice, error) {
-	data, ok := layers.Noted(foldNote(b))
+	data, ok := layers.Noted(foldNote(b.Program))
 	if !ok {
 		return nil, nil, nil
 	}
@@ -82,20 +82,29 @@ func folded(b *program.Block, layers Layers) (*fold.Scales, []fold.Choice, error
 		err = scales.Apply(choices, layers.Folding(b).Round)
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("block %d: scales kept by the interrupted run: %w", b.Index, err)
+		return nil, nil, foldError(b.Program, err)
 	}
 	return scales, choices, nil
 }
 
+func foldError(b *program.Program, err error) error {
+	return fmt.Errorf("block %d: scales kept by the interrupted run: %w", b.Index, err)
+}
+
 // putScales gives the keeper of layers what the scales change.
 func (r *run) putScales(choices []fold.Choice) error {
+	return r.layers.Fold(r.scales.Stored(), foldedInputs(r.block.Program, choices))
+}
+
+// foldedInputs says of every layer which scale of its input is folded.
+func foldedInputs(b *program.Program, choices []fold.Choice) map[string]string {
 	notes := map[string]string{}
 	for _, c := range choices {
-		for _, i := range r.block.Stages[c.Stage].Linears {
-			notes[r.block.Linears[i].Name] = c.Note
+		for _, i := range b.Stages[c.Stage].Linears {
+			notes[b.Linears[i].Name] = c.Note
 		}
 	}
-	return r.layers.Fold(r.scales.Stored(), notes)
+	return notes
 }
 
 // observeForFolding returns what the unquantized linears of the block see

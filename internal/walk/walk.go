@@ -48,7 +48,12 @@ func Rows(m *tensor.Matrix, r0, r1 int) *tensor.Matrix { return m.View(r0, r1, 0
 // next is read, so that the weights of two blocks are in memory, unless w.Alone.
 // When it returns nothing is read any more.
 func (w *Walk) Blocks(ctx context.Context, n int, fn func(b *program.Block) error) error {
-	return w.inOrder(ctx, w.Model.Blocks[:n], fn)
+	return w.Between(ctx, 0, n, fn)
+}
+
+// Between is Blocks for the blocks [first, n).
+func (w *Walk) Between(ctx context.Context, first, n int, fn func(b *program.Block) error) error {
+	return w.inOrder(ctx, w.Model.Blocks[first:n], fn)
 }
 
 // inOrder is Blocks in any order.

@@ -33,6 +33,7 @@ const (
 	StateFile   = "state.json"
 	LockFile    = "lock"
 	ScratchFile = "streams"
+	StreamsFile = "kept-streams"
 	LayerFolder = "layers"
 	ResultName  = "result"
 	AsideFolder = "damaged"

@@ -1,0 +1,144 @@
+package blocks
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"os"
+	"time"
+
+	"github.com/golowbit/lowbit/internal/fold"
+	"github.com/golowbit/lowbit/internal/phases"
+	"github.com/golowbit/lowbit/internal/program"
+	"github.com/golowbit/lowbit/internal/walk"
+)
+
+// Streams keeps what the text is between two blocks, so that a resumed run need not
+// take it there again.
+type Streams interface {
+	// KeepStreams keeps what write writes, size bytes, in place of what was kept before.
+	KeepStreams(size int64, write func(io.Writer) error) error
+	// KeptStreams opens what was kept; nil if there is nothing.
+	KeptStreams() (*os.File, error)
+	// DropStreams removes it; why is not nil if it could not be used.
+	DropStreams(why error) error
+}
+
+// Keeping is not to take more than a part of the time: what is more than always bytes is
+// kept when the work since the last time was this many times what a slow disk takes.
+const (
+	always   = 16 << 20
+	slowDisk = 200 << 20 // bytes a second
+	rarely   = 20
+)
+
+// streams are those that the blocks take on.
+func (r *run) streams() (all []*walk.Residual) {
+	for _, x := range []*walk.Residual{r.full, r.quantized} {
+		if x != nil {
+			all = append(all, x)
+		}
+	}
+	return all
+}
+
+// start begins the streams of windows, where the run that is resumed has left them if
+// it did; block is the first that they are to go through.
+func (r *run) start(ctx context.Context, windows [][]int32) (block int, err error) {
+	n := 1
+	if r.Paired {
+		n = 2
+	}
+	x, block, err := r.restore(ctx, windows, n)
+	if err == nil && x == nil {
+		x, err = r.walk.Start(ctx, windows, n)
+	}
+	if err != nil {
+		return 0, err
+	}
+	if r.Paired || r.Full {
+		r.full = x[0]
+	}
+	if !r.Full {
+		r.quantized = x[n-1]
+	}
+	r.kept = time.Now()
+	return block, nil
+}
+
+// restore returns what the run that is resumed has kept, nil if there is nothing of use.
+func (r *run) restore(ctx context.Context, windows [][]int32, n int) ([]*walk.Residual, int, error) {
+	done := r.done()
+	if r.Streams == nil || done == 0 {
+		return nil, 0, nil
+	}
+	file, err := r.Streams.KeptStreams()
+	if err != nil || file == nil {
+		return nil, 0, err
+	}
+	defer file.Close()
+	defer r.clock.Enter(phases.Reading)()
+	x, block, err := r.walk.Restore(ctx, file, n, len(windows)*r.walk.SeqLen)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, 0, err
+		}
+		return nil, 0, r.Streams.DropStreams(err)
+	}
+	if block > done { // a layer on the way there has to be made again
+		return nil, 0, nil
+	}
+	for _, b := range r.walk.Model.Blocks[:block] {
+		if err := r.settle(b); err != nil {
+			return nil, 0, err
+		}
+	}
+	return x, block, nil
+}
+
+// done is how many blocks from the first on have no layer that is still to be quantized.
+func (r *run) done() int {
+	for i, b := range r.walk.Model.Blocks {
+		for _, l := range b.Linears {
+			if r.layers.Pending(l.Name) {
+				return i
+			}
+		}
+	}
+	return r.walk.Model.Layers
+}
+
+// settle ends the layers of a block that the text need not go through.
+func (r *run) settle(b *program.Program) error {
+	if data, ok := r.layers.Noted(foldNote(b)); ok {
+		var choices []fold.Choice
+		if err := json.Unmarshal(data, &choices); err != nil {
+			return foldError(b, err)
+		}
+		if err := r.layers.Fold(nil, foldedInputs(b, choices)); err != nil {
+			return err
+		}
+	}
+	for _, l := range b.Linears {
+		if err := r.layers.Settle(l.Name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// keep keeps the streams as they are before a block.
+func (r *run) keep(ctx context.Context, block int) error {
+	if r.Streams == nil {
+		return nil
+	}
+	all := r.streams()
+	size := walk.Kept(all)
+	if size > always && time.Since(r.kept).Seconds() < rarely*float64(size)/slowDisk {
+		return nil
+	}
+	defer r.clock.Enter(phases.Writing)()
+	err := r.Streams.KeepStreams(size, func(out io.Writer) error { return r.walk.Keep(ctx, out, block, all) })
+	r.kept = time.Now()
+	return err
+}
