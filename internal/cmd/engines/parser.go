@@ -36,7 +36,7 @@ var errNoParser = errors.New("the parser of a later Ollama cannot be built")
 // parse has the files of jobs read.
 func (b *bench) parse(ctx context.Context, jobs []job) ([]parsed, error) {
 	program := filepath.Join(b.work, "ollama-parser")
-	build := exec.CommandContext(ctx, "go", "build", "-o", program, ".")
+	build := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-o", program, ".")
 	build.Dir = parserDir
 	if out, err := build.CombinedOutput(); err != nil {
 		return nil, errors.Join(ctx.Err(), fmt.Errorf("%w: %w\n%s", errNoParser, err, tail(out)))
