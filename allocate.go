@@ -68,8 +68,7 @@ func (j *job) allocate(ctx context.Context, o *Options) (err error) {
 	if j.allocated, err = w.Do(ctx); err != nil {
 		return fmt.Errorf("%s: %w", j.path, err)
 	}
-	j.layers, err = j.splitLayers()
-	return err
+	return j.splitLayers()
 }
 
 // planMeasuring divides memory for measuring what layers cost.

@@ -137,7 +137,7 @@ func place(src *checkpoint.Model, l program.LinearInfo) (p checkpoint.Part, ok b
 
 // splitLayers shows the source with layers as tensors of their own: all of a
 // stored tensor of which one is quantized.
-func (j *job) splitLayers() (*checkpoint.Model, error) {
+func (j *job) splitLayers() (err error) {
 	touched := map[string]bool{}
 	for _, l := range j.plan.Layers {
 		if !l.Dense {
@@ -150,7 +150,8 @@ func (j *job) splitLayers() (*checkpoint.Model, error) {
 			j.parts = append(j.parts, part)
 		}
 	}
-	return j.src.Split(j.parts)
+	j.layers, err = j.src.Split(j.parts)
+	return err
 }
 
 // convertedParts are the places of layers that a model holds under their own

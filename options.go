@@ -142,6 +142,7 @@ type Options struct {
 	// work; the result is measured when it is complete and before it has its name.
 	Evaluation Measurement
 
+	Channels bool // every layer's LayerReport.Channels, where layers are not rounded in pieces
 	// Events, if not nil, is told of progress, from one goroutine at a time.
 	Events func(Event)
 }

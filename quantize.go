@@ -22,6 +22,7 @@ import (
 	"github.com/golowbit/lowbit/internal/linears"
 	"github.com/golowbit/lowbit/internal/memory"
 	"github.com/golowbit/lowbit/internal/phases"
+	"github.com/golowbit/lowbit/internal/picture"
 	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/internal/ranges"
 	"github.com/golowbit/lowbit/internal/text"
@@ -156,15 +157,13 @@ func newJob(o Options) (*job, error) {
 	if j.src, err = openModel(o.Model, o.Base); err != nil {
 		return nil, err
 	}
-	if err := j.openModel(o); err != nil {
-		j.close()
-		return nil, err
+	if err = j.openModel(o); err == nil {
+		err = cmp.Or(j.openImportance(o), j.checkReversible(), j.planModel(o))
 	}
-	if err := cmp.Or(j.openImportance(o), j.checkReversible(), j.planModel(o)); err != nil {
-		j.close()
-		return nil, err
+	if err == nil {
+		err = j.splitLayers()
 	}
-	if j.layers, err = j.splitLayers(); err != nil {
+	if err != nil {
 		j.close()
 		return nil, err
 	}
@@ -569,6 +568,7 @@ func (j *job) quantizeLayer(ctx context.Context, p *fitting.Layer, t blocks.Task
 	r.Scheme = q.Scheme
 	r.measured(d)
 	r.Bits = float64(q.StorageBits()) / float64(p.Out*p.In)
+	r.Channels = picture.Of(j.set.channels, t.Weight, t.Target, l.Calibration, q, j.set.workers)
 	r.Notes = append(r.Notes, q.Notes...)
 	r.Seconds = time.Since(start).Seconds()
 	text, err := json.Marshal(r)

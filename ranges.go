@@ -52,7 +52,5 @@ func (j *job) leaveDense(o Options, layers map[string]error) error {
 	if err := j.planModel(o); err != nil {
 		return err
 	}
-	var err error
-	j.layers, err = j.splitLayers()
-	return err
+	return j.splitLayers()
 }

@@ -4,6 +4,7 @@ import (
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/phases"
+	"github.com/golowbit/lowbit/internal/picture"
 	"github.com/golowbit/lowbit/quant"
 )
 
@@ -54,6 +55,7 @@ type LayerReport struct {
 	Folded   string           `json:"folded,omitempty"`   // the scale of its input that was folded, and where
 	Notes    []string         `json:"notes,omitempty"`
 	Decision *adadim.Decision `json:"decision,omitempty"`
+	Channels *Channels        `json:"channels,omitempty"` // with Options.Channels
 }
 
 // measured sets what AdaDim's decision says.
@@ -73,8 +75,12 @@ func (r *LayerReport) measured(d *adadim.Decision) {
 	}
 }
 
-// Phase is a part of a run; docs/progress.md has their names.
-type Phase = phases.Phase
+type (
+	// Phase is a part of a run; docs/progress.md has their names.
+	Phase = phases.Phase
+	// Channels is what the channels of a layer are like; see docs/report.md.
+	Channels = picture.Channels
+)
 
 // Report is the outcome of Quantize.
 type Report struct {

@@ -51,6 +51,7 @@ type settings struct {
 	tooLarge   map[string]error                                 // layers to leave dense, found in their weights
 	mix        func(layout.Layer) (quant.Scheme, string, error) // of a format that chooses the grids; else nil
 	bf16       bool
+	channels   bool
 	workers    int
 
 	told told.List
@@ -59,7 +60,7 @@ type settings struct {
 // resolve decides everything that does not depend on the model. It looks at
 // no file. Values are not checked; see Options.Validate.
 func (o *Options) resolve() (*settings, error) {
-	s := &settings{target: o.Target, skip: slices.Concat(o.Skip, o.Exclude), include: o.Include, rules: o.Rules, budget: o.Budget.Asked(), bf16: o.BF16, workers: o.Workers}
+	s := &settings{target: o.Target, skip: slices.Concat(o.Skip, o.Exclude), include: o.Include, rules: o.Rules, budget: o.Budget.Asked(), bf16: o.BF16, channels: o.Channels, workers: o.Workers}
 	preset := Best
 	from := "default"
 	if o.Method != nil {

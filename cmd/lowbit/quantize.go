@@ -75,6 +75,8 @@ those of the files of weights.`,
 func (a *app) quantize(ctx context.Context, o lowbit.Options, f *quantizeFlags) error {
 	p := a.progress(f.quiet)
 	kept, layers := 0, 0
+	told := &quantizeReport{wanted: f.report}
+	o.Channels = f.report
 	o.Events = func(e lowbit.Event) {
 		switch e.Kind {
 		case lowbit.EventPlan:
@@ -86,7 +88,7 @@ func (a *app) quantize(ctx context.Context, o lowbit.Options, f *quantizeFlags) 
 		case lowbit.EventLayer:
 			kept = e.Kept
 		}
-		p.event(e)
+		p.event(told.event(e))
 	}
 	report, err := lowbit.Quantize(ctx, o)
 	p.close()
@@ -101,6 +103,9 @@ func (a *app) quantize(ctx context.Context, o lowbit.Options, f *quantizeFlags) 
 	}
 	if few := fewTokens(report); few != "" && !f.quiet {
 		a.note(few)
+	}
+	if err := a.writeReport(ctx, o, report, told); err != nil {
+		return fmt.Errorf("%s is complete, but %w", o.Output, err)
 	}
 	if f.json {
 		err = printJSON(a.stdout, report)

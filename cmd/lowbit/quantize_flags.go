@@ -34,6 +34,7 @@ type quantizeFlags struct {
 	rules       []lowbit.Rule
 	printConfig bool
 	json, quiet bool
+	report      bool
 }
 
 // quantizeRule is how flags combine, for the help.
@@ -79,6 +80,7 @@ func (f *quantizeFlags) register(s *pflag.FlagSet) {
 	s.BoolVar(&f.o.Resume, "resume", false, "go on with an interrupted run")
 	s.IntVar(&f.o.Workers, "workers", 0, "goroutines (default: all cores)")
 	memoryOption(s, &f.o.Memory, ": what does not fit is kept in a file beside the output, or refused before the work")
+	s.BoolVar(&f.report, "report", false, "also write what was done and why to OUT.report.json, and to OUT.report.html for a browser")
 	s.BoolVar(&f.json, "json", false, "print one JSON object")
 	s.BoolVarP(&f.quiet, "quiet", "q", false, "no progress, no settings and no table of layers")
 }
