@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 
@@ -39,20 +40,14 @@ tokenizer is needed. --logits writes what the model predicts at every token.`,
 		Args: oneArg("model", " (repeat --text for every file)"),
 		RunE: func(c *cobra.Command, args []string) error {
 			o.Model = args[0]
-			switch {
-			case task != "" && (text.given() || ids != "" || logits != "" || o.Against != "" || o.Window != 0):
-				return usageError{fmt.Errorf("--task takes no --text, --ids, --logits, --against and --window")}
-			case task != "":
+			if err := checkEval(&o, text.given(), ids, logits, task); err != nil {
+				return usageError{err}
+			}
+			if task != "" {
 				if err := a.model(c.Context(), quiet, &o.Model, &o.Base); err != nil {
 					return err
 				}
 				return a.evalTask(c.Context(), o, task, asJSON, quiet)
-			case !text.given() && ids == "":
-				return usageError{fmt.Errorf("no text given: use --text FILE, --ids FILE or --task FILE")}
-			case text.given() && ids != "":
-				return usageError{fmt.Errorf("--text and --ids: want one of them")}
-			case logits != "" && ids == "":
-				return usageError{fmt.Errorf("--logits is for --ids")}
 			}
 			o.Text = text.text(a.stdin)
 			if ids != "" {
@@ -93,6 +88,23 @@ tokenizer is needed. --logits writes what the model predicts at every token.`,
 	s.BoolVar(&asJSON, "json", false, "print one JSON object")
 	s.BoolVarP(&quiet, "quiet", "q", false, "no progress")
 	return c
+}
+
+// checkEval refuses flags of eval that do not go together.
+func checkEval(o *lowbit.EvalOptions, text bool, ids, logits, task string) error {
+	switch {
+	case task != "" && (text || ids != "" || logits != "" || o.Against != "" || o.Window != 0):
+		return errors.New("--task takes no --text, --ids, --logits, --against and --window")
+	case task != "":
+		return nil
+	case !text && ids == "":
+		return errors.New("no text given: use --text FILE, --ids FILE or --task FILE")
+	case text && ids != "":
+		return errors.New("--text and --ids: want one of them")
+	case logits != "" && ids == "":
+		return errors.New("--logits is for --ids")
+	}
+	return nil
 }
 
 func (a *app) eval(ctx context.Context, o lowbit.EvalOptions, against string, asJSON, quiet bool) error {
