@@ -10,6 +10,7 @@ import (
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/checkpoint/formats/dense"
 	"github.com/golowbit/lowbit/checkpoint/layout"
+	"github.com/golowbit/lowbit/checkpoint/modelcard"
 	"github.com/golowbit/lowbit/internal/memory"
 	"github.com/golowbit/lowbit/internal/parallel"
 	"github.com/golowbit/lowbit/internal/version"
@@ -64,6 +65,9 @@ func Convert(ctx context.Context, o ConvertOptions) error {
 	defer plan.Hold()()
 	err = checkpoint.Convert(ctx, checkpoint.WriterOptions{
 		Out: o.Output, Resume: o.Resume, Warn: warn, Fingerprint: fingerprint, Source: src, Parts: stored, Format: o.Format, MaxShardBytes: o.MaxShardBytes, Workers: workers,
+		Ready: func(_ context.Context, path string) error {
+			return modelcard.Write(path, src, modelcard.Made{Format: o.Format})
+		},
 		Progress: func(done, total int64) {
 			if o.Events != nil {
 				o.Events(Event{Kind: EventWrite, Done: int(done), Total: int(total)})

@@ -6,6 +6,7 @@ import (
 
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/checkpoint/measure"
+	"github.com/golowbit/lowbit/checkpoint/modelcard"
 	"github.com/golowbit/lowbit/internal/memory"
 	"github.com/golowbit/lowbit/internal/phases"
 	"github.com/golowbit/lowbit/internal/text"
@@ -169,9 +170,21 @@ func (j *job) readMeasured(o *Options) (*memory.Plan, error) {
 	return j.eval.job([]*measure.Model{source, source}, j.windows).Plan()
 }
 
+// ready measures the complete result, which lies at path, and writes its model card.
+func (j *job) ready(ctx context.Context, path string) error {
+	if err := j.measure(ctx, path); err != nil {
+		return err
+	}
+	r := j.report()
+	return modelcard.Write(path, j.src, modelcard.Made{Format: j.set.format, Settings: r.Settings, Bits: r.BitsPerWeight, Before: r.BytesBefore, Tokens: r.Tokens, Engines: r.Engines, Evaluation: r.Evaluation})
+}
+
 // measure runs the result, which lies at path, and the source on the text that
-// was read for it.
+// was read for it, if there is any.
 func (j *job) measure(ctx context.Context, path string) error {
+	if j.eval == nil {
+		return nil
+	}
 	defer phases.Of(ctx).Whole(phases.Evaluation)()
 	src, err := checkpoint.Open(path, j.set.format)
 	if err != nil {

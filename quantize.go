@@ -73,7 +73,7 @@ func quantizeOnce(ctx context.Context, o *Options, tooLarge map[string]error) (*
 	}
 	switch {
 	case errors.Is(err, checkpoint.ErrComplete):
-		if err = j.readBack(); err == nil && j.eval != nil {
+		if err = j.readBack(); err == nil {
 			err = j.measure(ctx, j.output)
 		}
 	case err == nil:
@@ -292,9 +292,7 @@ func (j *job) prepare(ctx context.Context, o *Options) error {
 	if err != nil {
 		return err
 	}
-	if j.eval != nil {
-		w.Ready = j.measure
-	}
+	w.Ready = j.ready
 	j.out, err = checkpoint.Create(w)
 	return err
 }

@@ -313,18 +313,10 @@ func (o *Options) runSettings(cfg *decoder.Model) []Setting {
 		told.Pick(&run, "seq_len", told.Given(c.SeqLen), told.Otherwise(contextLength(cfg, 0), "default: up to the model's context"))
 	}
 	told.Pick(&run, "per_document", told.Given(c.PerDocument), told.Otherwise(false, "default"))
-	if c.BOS != nil {
-		told.Pick(&run, "bos", told.Pointed(c.BOS))
-	}
-	if o.Importance != "" {
-		told.Pick(&run, "importance_matrix", told.Given(o.Importance))
-	}
-	if o.MaxShardBytes > 0 {
-		told.Pick(&run, "max_shard_bytes", told.Given(o.MaxShardBytes))
-	}
-	if o.Workers > 0 {
-		told.Pick(&run, "workers", told.Given(o.Workers))
-	}
+	told.Tell(&run, "bos", told.Pointed(c.BOS))
+	told.Tell(&run, "importance_matrix", told.Given(o.Importance))
+	told.Tell(&run, "max_shard_bytes", told.Given(o.MaxShardBytes))
+	told.Tell(&run, "workers", told.Given(o.Workers))
 	return run
 }
 

@@ -89,7 +89,7 @@ func (c *client) redirect(r *http.Request, via []*http.Request) error {
 		return errors.New("redirected 10 times")
 	}
 	same := r.URL.Host == c.endpoint.Host && r.URL.Scheme == c.endpoint.Scheme
-	if r.Method == http.MethodHead && (!same || r.Response != nil && r.Response.Header.Get("X-Linked-Etag") != "") {
+	if r.Method == http.MethodHead && !same {
 		return http.ErrUseLastResponse
 	}
 	if !same {
@@ -263,7 +263,9 @@ func (c *client) head(ctx context.Context, commit, name string) (*file, error) {
 		}
 		_ = answer.Body.Close()
 		f.etag = strings.Trim(strings.TrimPrefix(cmp.Or(answer.Header.Get("X-Linked-Etag"), answer.Header.Get("ETag")), "W/"), `"`)
-		f.size = answer.ContentLength
+		if f.size = answer.ContentLength; answer.StatusCode >= http.StatusMultipleChoices {
+			f.size = -1 // it is that of the answer
+		}
 		if linked := answer.Header.Get("X-Linked-Size"); linked != "" {
 			if f.size, err = strconv.ParseInt(linked, 10, 64); err != nil {
 				f.size = -1

@@ -304,7 +304,7 @@ func TestFetchToken(t *testing.T) {
 	files := model()
 	for _, file := range []bool{false, true} {
 		h := hubtest.New(t, "org/m", files)
-		h.Token = "secret"
+		h.Token, h.Moved = "secret", file
 		env := map[string]string{"HF_TOKEN": "secret"}
 		if file {
 			env = map[string]string{"HF_TOKEN_PATH": filepath.Join(t.TempDir(), "token")}

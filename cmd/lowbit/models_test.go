@@ -39,6 +39,10 @@ func TestHubNames(t *testing.T) {
 	succeed(t, "quantize", embedded, "-o", local, "--method", "rtn", "--axis", "oc", "-q")
 	require.Equal(t, tensorSum(t, local), tensorSum(t, named))
 
+	card, err := os.ReadFile(filepath.Join(named, "README.md"))
+	require.NoError(t, err)
+	require.Regexp(t, `^---\nbase_model: tiny/llama-2m\nbase_model_relation: quantized\nlibrary_name: lowbit\npipeline_tag: text-generation\ntags:\n    - lowbit\n    - 4-bit\n---\n\n# llama-2m, quantized\n`, string(card))
+	require.Contains(t, string(card), "\n## The model card of tiny/llama-2m\n\n# tinyllama-2m\n")
 	f, err := safetensors.Open(filepath.Join(named, "model.safetensors"))
 	require.NoError(t, err)
 	require.Equal(t, map[string]string{"format": "pt", "base_model": "tiny/llama-2m", "base_model_commit": slices.Collect(maps.Keys(h.Commits))[0]}, f.Metadata())

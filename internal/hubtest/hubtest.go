@@ -35,6 +35,7 @@ type Hub struct {
 	Token     string // what must be given, if not ""
 	Gated     bool
 	NoRanges  bool           // files come from their beginning
+	Moved     bool           // small files lie elsewhere on the same host
 	Cut       map[string]int // by file: how many bytes come of a request,
 	Cuts      map[string]int // and how often
 	Corrupt   map[string]int // by file: how often the last byte is another one
@@ -127,7 +128,11 @@ func (h *Hub) serve(w http.ResponseWriter, r *http.Request, cdn string) {
 		h.list(w, revision, fail)
 		return
 	}
-	rest, ok := strings.CutPrefix(r.URL.Path, "/"+h.Name+"/resolve/")
+	rest, elsewhere := strings.CutPrefix(r.URL.Path, "/elsewhere/")
+	ok := elsewhere
+	if !ok {
+		rest, ok = strings.CutPrefix(r.URL.Path, "/"+h.Name+"/resolve/")
+	}
 	commit, name, _ := strings.Cut(rest, "/")
 	if c, branch := h.Revisions[commit]; branch {
 		commit = c
@@ -142,6 +147,10 @@ func (h *Hub) serve(w http.ResponseWriter, r *http.Request, cdn string) {
 		return
 	}
 	w.Header().Set("X-Repo-Commit", commit)
+	if len(data) < Large && h.Moved && !elsewhere {
+		http.Redirect(w, r, "/elsewhere/"+commit+"/"+url.PathEscape(name), http.StatusTemporaryRedirect)
+		return
+	}
 	if len(data) < Large {
 		blob := sha1.Sum(append(fmt.Appendf(nil, "blob %d\x00", len(data)), data...))
 		w.Header().Set("ETag", strconv.Quote(hex.EncodeToString(blob[:])))

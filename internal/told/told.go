@@ -73,12 +73,19 @@ type List []Setting
 // Pick takes the first candidate that is there and remembers why.
 func Pick[T any](l *List, name string, candidates ...Candidate[T]) T {
 	for _, c := range candidates {
-		if c.there {
-			*l = append(*l, Setting{name, c.value, c.from})
+		if Tell(l, name, c) {
 			return c.value
 		}
 	}
 	panic("told: setting " + name + " has no default")
+}
+
+// Tell remembers a value that was decided, if it is there.
+func Tell[T any](l *List, name string, c Candidate[T]) bool {
+	if c.there {
+		*l = append(*l, Setting{name, c.value, c.from})
+	}
+	return c.there
 }
 
 // Again replaces what is told of a setting.
