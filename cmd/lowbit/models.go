@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/golowbit/lowbit"
 	"github.com/golowbit/lowbit/checkpoint/hub"
@@ -36,9 +37,15 @@ func (a *app) model(ctx context.Context, quiet bool, model, base *string) error 
 	return stoppedLoading(ctx, hub.Base(ctx, *model, hub.Options{Progress: p.loading("the base")}))
 }
 
-// loading shows what is loaded of a model.
+// loading shows what is loaded of a model, ten times a second at most.
 func (p *progress) loading(name string) func(done, total int64) {
+	var last time.Time
 	return func(done, total int64) {
+		if now := p.now(); done == total || now.Sub(last) >= time.Second/10 {
+			last = now
+		} else {
+			return
+		}
 		p.event(lowbit.Event{Kind: lowbit.EventProgress, Message: "loading " + name, Done: int(done), Total: int(total)})
 	}
 }
