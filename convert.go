@@ -65,9 +65,7 @@ func Convert(ctx context.Context, o ConvertOptions) error {
 	defer plan.Hold()()
 	err = checkpoint.Convert(ctx, checkpoint.WriterOptions{
 		Out: o.Output, Resume: o.Resume, Warn: warn, Fingerprint: fingerprint, Source: src, Parts: stored, Format: o.Format, MaxShardBytes: o.MaxShardBytes, Workers: workers,
-		Ready: func(_ context.Context, path string) error {
-			return modelcard.Write(path, src, modelcard.Made{Format: o.Format})
-		},
+		Ready: modelcard.Made{Format: o.Format}.Ready(src),
 		Progress: func(done, total int64) {
 			if o.Events != nil {
 				o.Events(Event{Kind: EventWrite, Done: int(done), Total: int(total)})

@@ -642,9 +642,7 @@ func (j *job) readBack() error {
 // report sums up. The output is there by now: nothing here is an error.
 func (j *job) report() *Report {
 	r := &Report{Output: j.output, Format: j.set.format.Name(), Settings: j.settings(), Notes: j.notes(), Tokens: j.tokens, BytesBefore: j.before, Evaluation: j.evaluation, Tuned: j.tuned, Allocation: j.allocated}
-	if n, err := checkpoint.WeightBytes(j.output); err == nil {
-		r.BytesAfter = n
-	}
+	r.BytesAfter, _ = checkpoint.WeightBytes(j.output) // 0 where it cannot be known
 	var bits, weights float64
 	layers := j.plan.Engines()
 	for i, p := range j.plan.Layers {
@@ -658,9 +656,7 @@ func (j *job) report() *Report {
 			}
 		}
 	}
-	if weights > 0 {
-		r.BitsPerWeight = bits / weights
-	}
+	r.BitsPerWeight = bits / max(weights, 1)
 	r.Engines = j.engines(layers)
 	return r
 }

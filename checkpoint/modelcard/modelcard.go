@@ -4,6 +4,7 @@ package modelcard
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -68,6 +69,11 @@ func Write(dir string, src *checkpoint.Model, m Made) error {
 		}
 	}
 	return disk.FS{}.WriteFile(filepath.Join(dir, fileName), m.card(old, src, m.tags(dir), after))
+}
+
+// Ready is Write as checkpoint.WriterOptions has it.
+func (m Made) Ready(src *checkpoint.Model) func(context.Context, string) error {
+	return func(_ context.Context, dir string) error { return Write(dir, src, m) }
 }
 
 // card is the whole text.
