@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -8,24 +10,38 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/golowbit/lowbit"
+	"github.com/golowbit/lowbit/cmd/lowbit/internal/report"
+	"github.com/golowbit/lowbit/internal/disk"
 	"github.com/golowbit/lowbit/quant"
 )
 
 func (a *app) inspectCommand() *cobra.Command {
 	var asJSON bool
-	var base string
+	var base, html string
+	var text textFlags
+	look := report.Options{}
 	c := &cobra.Command{
-		Use:     "inspect MODEL",
-		Short:   "Describe a model: architecture, tensors, and the scheme of every quantized layer",
-		Example: `  lowbit inspect Llama-3.2-1B`,
-		Args:    oneArg("model", ""),
+		Use:   "inspect MODEL",
+		Short: "Describe a model: architecture, tensors, and the scheme of every quantized layer",
+		Example: `  lowbit inspect Llama-3.2-1B
+
+  # where weights and activations have outliers, for a browser
+  lowbit inspect Llama-3.2-1B --html outliers.html --text wiki.txt`,
+		Args: oneArg("model", ""),
 		RunE: func(c *cobra.Command, args []string) error {
+			if html == "" && (text.given() || look.Samples != 0 || look.Window != 0) {
+				return usageError{errors.New("--text, --samples and --window are for --html")}
+			}
 			if err := a.model(c.Context(), false, &args[0], &base); err != nil {
 				return err
 			}
 			info, err := lowbit.InspectAdapter(args[0], base)
 			if err != nil {
 				return err
+			}
+			if html != "" {
+				look.Path, look.Base, look.Text = args[0], base, text.text(a.stdin)
+				return a.inspectHTML(c.Context(), info, look, html)
 			}
 			if asJSON {
 				return printJSON(a.stdout, info)
@@ -34,8 +50,33 @@ func (a *app) inspectCommand() *cobra.Command {
 		},
 	}
 	c.Flags().StringVar(&base, "base", "", "`model` that a LoRA adapter is merged into (default: what its configuration names)")
-	c.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
+	s := c.Flags()
+	s.BoolVar(&asJSON, "json", false, "print one JSON object")
+	s.StringVar(&html, "html", "", "`file` to write a page to, for a browser, instead: magnitudes of the weights of every layer by input and output channel, outliers marked; replaced if it is there")
+	text.register(s, "text", "text to run the model on for --html, which then has activations too", "")
+	text.registerReading(s)
+	s.IntVar(&look.Samples, "samples", 0, "windows of --text to run, evenly spread (default 8)")
+	s.IntVar(&look.Window, "window", 0, "tokens a window of --text (default 2048 or the model's context)")
+	s.IntVar(&look.Workers, "workers", 0, "goroutines for --html (default: all cores)")
 	return c
+}
+
+// inspectHTML writes a page about a model as it is.
+func (a *app) inspectHTML(ctx context.Context, info *lowbit.Info, o report.Options, file string) error {
+	p := a.progress(false)
+	o.Step = func(done, total int) {
+		p.event(lowbit.Event{Kind: lowbit.EventProgress, Done: done, Total: total, Message: o.Path})
+	}
+	layers, err := report.Look(ctx, o)
+	p.close()
+	if err != nil {
+		return err
+	}
+	page, err := report.ModelHTML(strings.TrimSpace(version()), info, layers)
+	if err != nil {
+		return err
+	}
+	return disk.FS{}.WriteFile(file, page)
 }
 
 func printInfo(w io.Writer, i *lowbit.Info) error {

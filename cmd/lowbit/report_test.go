@@ -155,3 +155,73 @@ func TestReportUnwritten(t *testing.T) {
 	requireOneLine(t, o, out+" is complete, but the report could not be written: ")
 	succeed(t, "inspect", out)
 }
+
+// TestInspectHTML: a page with every layer of a model, with activations where there is text,
+// also of a quantized model and of one that no decoder knows.
+func TestInspectHTML(t *testing.T) {
+	dir := t.TempDir()
+	quantized := filepath.Join(dir, "quantized")
+	succeed(t, "quantize", embedded, "-o", quantized, "--method", "rtn", "--axis", "oc", "--bits", "8", "--rule", "down_proj: dense", "-q")
+	unknown := badModel(t, func(dir string) {
+		replaceIn(t, filepath.Join(dir, "config.json"), "LlamaForCausalLM", "UnknownForCausalLM")
+		replaceIn(t, filepath.Join(dir, "config.json"), `"llama"`, `"unknown"`)
+	})
+	file := filepath.Join(dir, "page.html")
+	for _, c := range []struct {
+		model  string
+		active bool
+	}{{embedded, false}, {embedded, true}, {quantized, true}, {unknown, false}} {
+		args := []string{"inspect", c.model, "--html", file}
+		if c.active {
+			args = append(args, "--text", heldout, "--samples", "2", "--window", "64")
+		}
+		o := succeed(t, args...)
+		require.Empty(t, o.stdout)
+		require.Contains(t, o.stderr, c.model+": ")
+		data, err := os.ReadFile(file)
+		require.NoError(t, err)
+		page := string(data)
+		for _, name := range []string{"model.layers.0.self_attn.q_proj", "model.layers.3.mlp.down_proj", "block 3", "Outliers among inputs", filepath.Base(c.model)} {
+			require.Contains(t, page, name)
+		}
+		require.Equal(t, 28, strings.Count(page, ">weights by output<")-strings.Count(page, "<h3>model.embed_tokens</h3>"))
+		require.Equal(t, c.active, strings.Contains(page, ">activations by input<"))
+		require.Equal(t, c.model == quantized, strings.Contains(page, "in quantized layers"))
+		require.NotContains(t, page, "Loss by depth")
+		require.NotContains(t, page, "ZgotmplZ")
+		succeed(t, args...)
+		again, err := os.ReadFile(file)
+		require.NoError(t, err)
+		require.Equal(t, data, again)
+	}
+	for _, c := range []struct {
+		args []string
+		code int
+		want string
+	}{
+		{[]string{embedded, "--text", heldout}, exitUsage, "--text, --samples and --window are for --html"},
+		{[]string{embedded, "--html", file, "--text", heldout, "--window", "512"}, exitUsage, "context is 256"},
+		{[]string{unknown, "--html", file, "--text", heldout}, exitError, "there is text, and the model cannot be run on it"},
+		{[]string{embedded, "--html", filepath.Join(dir, "no", "page")}, exitError, "no such file"},
+	} {
+		o := runCommand(t, append([]string{"inspect"}, c.args...)...)
+		require.Equal(t, c.code, o.code, o.stderr)
+		require.Contains(t, o.stderr, c.want)
+	}
+}
+
+// TestInspectActivations: activations are the root mean squares that quantize sees too.
+func TestInspectActivations(t *testing.T) {
+	out := filepath.Join(t.TempDir(), "out")
+	succeed(t, quick(out, "--report", "-q", "--samples", "8", "--inputs", "full", "--arms", "oc")...)
+	r, _ := readReport(t, out)
+	layers, err := report.Look(t.Context(), report.Options{Path: embedded, Text: lowbit.Text{Files: []string{calibration}, PerDocument: true}})
+	require.NoError(t, err)
+	require.Len(t, layers, 28)
+	for i, l := range layers {
+		want := r.Layers[i]
+		require.Equal(t, want.Name, l.Name)
+		require.Equal(t, want.Channels.Inputs.Weight, l.Channels.Inputs.Weight)
+		require.InDeltaSlice(t, want.Channels.Inputs.Activation.Max, l.Channels.Inputs.Activation.Max, 0.02*want.Channels.Inputs.Activation.Median)
+	}
+}

@@ -28,6 +28,7 @@ type Options struct {
 	Samples    int         // windows of it; 0 means 8
 	Window     int         // tokens; 0 means 2048 or the model's context, if shorter
 	Workers    int
+	Step       func(done, total int) // called after every block, or matrix; may be nil
 }
 
 // Layer is a linear layer as it is looked at.
@@ -58,7 +59,7 @@ func Look(ctx context.Context, o Options) ([]Layer, error) {
 	case err != nil && given:
 		return nil, fmt.Errorf("there is text, and the model cannot be run on it: %w", err)
 	case err != nil:
-		return matrices(ctx, src, o.Workers)
+		return matrices(ctx, src, &o)
 	}
 	m := measure.Of(src, d, false, o.Workers)
 	l := &looker{workers: o.Workers, walk: &walk.Walk{Model: d, Weights: src, Runner: m.Runner, Alone: true, Store: streams.New(m.Runner, streams.Unlimited, nil)}}
@@ -74,8 +75,17 @@ func Look(ctx context.Context, o Options) ([]Layer, error) {
 		}
 		l.x = all[0]
 	}
-	err = l.walk.Blocks(ctx, d.Layers, func(b *program.Block) error { return l.block(ctx, b) })
+	err = l.walk.Blocks(ctx, d.Layers, func(b *program.Block) error {
+		defer o.step(b.Index+1, d.Layers)
+		return l.block(ctx, b)
+	})
 	return l.layers, err
+}
+
+func (o *Options) step(done, total int) {
+	if o.Step != nil {
+		o.Step(done, total)
+	}
 }
 
 // windows cuts the text.
@@ -148,9 +158,11 @@ func (l *looker) block(ctx context.Context, b *program.Block) error {
 }
 
 // matrices are the layers of a model that no decoder knows.
-func matrices(ctx context.Context, src *checkpoint.Model, workers int) ([]Layer, error) {
+func matrices(ctx context.Context, src *checkpoint.Model, o *Options) ([]Layer, error) {
 	var all []Layer
-	for _, t := range src.Dense() {
+	tensors := src.Dense()
+	for i, t := range tensors {
+		o.step(i, len(tensors))
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
@@ -161,8 +173,9 @@ func matrices(ctx context.Context, src *checkpoint.Model, workers int) ([]Layer,
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, Layer{strings.TrimSuffix(t.Name, layout.WeightSuffix), w.Rows, w.Cols, picture.Of(true, w, nil, nil, nil, workers)})
+		all = append(all, Layer{strings.TrimSuffix(t.Name, layout.WeightSuffix), w.Rows, w.Cols, picture.Of(true, w, nil, nil, nil, o.Workers)})
 	}
+	o.step(len(tensors), len(tensors))
 	if len(all) == 0 {
 		return nil, errors.New("no matrix found")
 	}

@@ -149,7 +149,7 @@ func TestPage(t *testing.T) {
 			if len(r.Layers) > 7 {
 				require.Contains(t, string(page), `class="curve a-icrow"`)
 			}
-			require.Contains(t, text, "is beyond 8 times the median")
+			require.Contains(t, text, "is beyond 8 × the median")
 			require.NotContains(t, text, "ZgotmplZ")
 			require.NotContains(t, string(page), "ZgotmplZ")
 			require.NotContains(t, string(page), "NaN")
@@ -291,5 +291,6 @@ func TestTicks(t *testing.T) {
 			require.True(t, math.Log10(v) >= c[0]-1e-9 && math.Log10(v) <= c[1]+1e-9, "%v %v", c, v)
 		}
 	}
+	require.Equal(t, []string{"0.00123", "12.3", "1297", "1.3e+06"}, []string{sig(0.0012345), sig(12.345), sig(1297.1), sig(1.3e6)})
 	require.Empty(t, depthChart("nothing", []curve{{"a", "b", []float64{math.NaN(), 0}}}))
 }

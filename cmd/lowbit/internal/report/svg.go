@@ -47,7 +47,12 @@ func (s *svg) path(d, class string) { fmt.Fprintf(&s.b, `<path d="%s" class="%s"
 func num(v float64) string { return strconv.FormatFloat(math.Round(v*10)/10, 'f', -1, 64) }
 
 // sig writes a number for people, with three digits.
-func sig(v float64) string { return strconv.FormatFloat(v, 'g', 3, 64) }
+func sig(v float64) string {
+	if v >= 1000 && v < 1e6 {
+		return strconv.FormatFloat(v, 'f', 0, 64)
+	}
+	return strconv.FormatFloat(v, 'g', 3, 64)
+}
 
 // curve is a line in a chart: a value for each block, NaN where there is none.
 type curve struct {
@@ -175,9 +180,9 @@ func channelChart(label, class string, series *picture.Series, channels int) tem
 	s.text(left, height-6, "tick", "0")
 	s.text(right, height-6, "tick end", strconv.Itoa(channels-1))
 	if series.Far > 0 {
-		what := fmt.Sprintf("%d channels beyond %d times the median, channel %d the most", series.Far, picture.Far, series.Outliers[0].Channel)
+		what := fmt.Sprintf("%d beyond %d × the median, most: %d", series.Far, picture.Far, series.Outliers[0].Channel)
 		if series.Far == 1 {
-			what = fmt.Sprintf("channel %d is beyond %d times the median", series.Outliers[0].Channel, picture.Far)
+			what = fmt.Sprintf("channel %d is beyond %d × the median", series.Outliers[0].Channel, picture.Far)
 		}
 		s.text((left+right)/2, height-6, "tick mid marked", what)
 	}
