@@ -101,7 +101,11 @@ func Path(ctx context.Context, model string, o Options) (string, error) {
 	if !ok {
 		return model, nil
 	}
-	return Fetch(ctx, name, revision, o)
+	dir, err := Fetch(ctx, name, revision, o)
+	if err != nil && ctx.Err() == nil && !errors.Is(err, ErrOffline) {
+		err = fmt.Errorf("no file or folder %s here, and on the hub: %w", model, err)
+	}
+	return dir, err
 }
 
 // Fetch returns the snapshot folder of the model called name (ORG/NAME) at a revision, a
