@@ -102,7 +102,7 @@ func Path(ctx context.Context, model string, o Options) (string, error) {
 		return model, nil
 	}
 	dir, err := Fetch(ctx, name, revision, o)
-	if err != nil && ctx.Err() == nil && !errors.Is(err, ErrOffline) {
+	if errors.Is(err, errUnreachable) {
 		err = fmt.Errorf("no file or folder %s here, and on the hub: %w", model, err)
 	}
 	return dir, err
