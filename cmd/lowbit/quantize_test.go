@@ -297,12 +297,12 @@ func TestTimeLeft(t *testing.T) {
 	p := (&app{stderr: &out}).progress(false)
 	var now time.Time
 	p.now = func() time.Time { return now }
-	p.event(lowbit.Event{Kind: lowbit.EventPlan, Blocks: 1, Total: 10, Kept: 4})
+	p.event(lowbit.Event{Kind: lowbit.EventPlan, Blocks: 1, Total: 10, Kept: 4, Plan: &lowbit.Plan{Layers: slices.Repeat([]lowbit.LayerPlan{{Out: 4, In: 8}}, 10)}})
 	for i := range 10 {
 		if i >= 4 {
 			now = now.Add(12 * time.Second)
 		}
-		p.event(lowbit.Event{Kind: lowbit.EventLayer, Done: i + 1, Total: 10, Layer: &lowbit.LayerReport{Name: "x", Arm: "oc"}})
+		p.event(lowbit.Event{Kind: lowbit.EventLayer, Done: i + 1, Total: 10, Layer: &lowbit.LayerReport{Name: "x", Out: 4, In: 8, Arm: "oc"}})
 	}
 	require.Contains(t, out.String(), "10 layers to quantize in 1 blocks, 4 of them finished by an earlier run\n")
 	require.Contains(t, out.String(), "4/10  x  oc\n5/10  x  oc  about 1m0s left\n")
