@@ -274,10 +274,10 @@ func TestFormatRefused(t *testing.T) {
 func TestTerminalBar(t *testing.T) {
 	var out bytes.Buffer
 	p := (&app{stderr: &out, terminal: true}).progress(false)
-	p.event(lowbit.Event{Kind: lowbit.EventPlan, Blocks: 2, Total: 4})
+	p.event(lowbit.Event{Kind: lowbit.EventPlan, Blocks: 2, Total: 4, Plan: &lowbit.Plan{Layers: slices.Repeat([]lowbit.LayerPlan{{Out: 4, In: 8}}, 4)}})
 	for i := range 4 {
 		p.event(lowbit.Event{Kind: lowbit.EventBlock, Block: i / 2, Blocks: 2})
-		p.event(lowbit.Event{Kind: lowbit.EventLayer, Done: i + 1, Total: 4, Layer: &lowbit.LayerReport{Name: "x"}})
+		p.event(lowbit.Event{Kind: lowbit.EventLayer, Done: i + 1, Total: 4, Layer: &lowbit.LayerReport{Name: "x", Out: 4, In: 8}})
 		if i == 1 {
 			p.event(lowbit.Event{Kind: lowbit.EventWarning, Message: "look out"})
 		}
@@ -286,7 +286,7 @@ func TestTerminalBar(t *testing.T) {
 	p.event(lowbit.Event{Kind: lowbit.EventWrite, Done: 5, Total: 10})
 	p.close()
 	require.Contains(t, out.String(), "the same for 2 layers in all: look out\n")
-	require.Contains(t, out.String(), "quantizing")
+	require.Contains(t, out.String(), "block 1 of 2")
 	require.Contains(t, out.String(), "warning: look out\n")
 	require.Contains(t, out.String(), "writing")
 }
