@@ -27,7 +27,7 @@ type Streams interface {
 // Keeping is not to take more than a part of the time: what is more than always bytes is
 // kept when the work since the last time was this many times what a slow disk takes.
 const (
-	always   = 16 << 20
+	always   = 128 << 20 // which the system takes without waiting for the disk
 	slowDisk = 200 << 20 // bytes a second
 	rarely   = 20
 )
