@@ -74,9 +74,10 @@ func TestImproveCurved(t *testing.T) {
 		require.Equal(t, q.Zeros, got.Zeros)
 		require.Equal(t, q.Scheme, got.Scheme)
 		old, oldTerms := curvedLoss(w, q.Dequantize(), cal.H, cal.Output)
-		now, _ := curvedLoss(w, got.Dequantize(), cal.H, cal.Output)
-		require.LessOrEqual(t, now, old+1e-5*oldTerms)
-		require.InDelta(t, now, quant.CurvedLoss(w, got.Dequantize(), cal.H, cal.Output, 1), 1e-5*oldTerms)
+		now, nowTerms := curvedLoss(w, got.Dequantize(), cal.H, cal.Output)
+		rounding := 1e-5 * max(oldTerms, nowTerms) // few tokens let large errors cancel
+		require.LessOrEqual(t, now, old+rounding)
+		require.InDelta(t, now, quant.CurvedLoss(w, got.Dequantize(), cal.H, cal.Output, 1), rounding)
 		rows, terms := rowLosses(w, got.Dequantize(), cal.H)
 		for r := range rows {
 			require.InDelta(t, rows[r], got.RowLoss[r], 1e-5*terms[r], "loss of row %d", r)
