@@ -143,16 +143,18 @@ func Run(ctx context.Context, w *walk.Walk, windows [][]int32, layers Layers, o 
 		}
 	}
 	r.few.begin(r, windows)
-	first, err := r.start(ctx, windows)
-	if err != nil {
-		return err
+	n, first := r.needed(), 0
+	if n > 0 {
+		var err error
+		if first, err = r.start(ctx, windows); err != nil {
+			return err
+		}
 	}
-	return r.all(ctx, first)
+	return r.all(ctx, first, n)
 }
 
-// all works on the blocks from the first on that need the text, and ends what lies behind.
-func (r *run) all(ctx context.Context, first int) error {
-	n := max(first, r.needed())
+// all works on the blocks [first, n), which need the text, and ends what lies behind.
+func (r *run) all(ctx context.Context, first, n int) error {
 	err := r.walk.Between(ctx, first, n, func(b *program.Block) error {
 		r.Begin(b.Index)
 		r.block, r.qb, r.scales, r.last = b, b.Clone(), nil, b.Index+1 == n

@@ -78,17 +78,15 @@ func (r *run) restore(ctx context.Context, windows [][]int32, n int) ([]*walk.Re
 	}
 	defer file.Close()
 	defer r.clock.Enter(phases.Reading)()
-	x, block, err := r.walk.Restore(ctx, file, n, len(windows)*r.walk.SeqLen)
+	// Behind done a layer has to be made again.
+	x, block, err := r.walk.Restore(ctx, file, n, len(windows)*r.walk.SeqLen, done)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, 0, err
 		}
 		return nil, 0, r.Streams.DropStreams(err)
 	}
-	if block > done { // a layer on the way there has to be made again
-		return nil, 0, nil
-	}
-	for _, b := range r.walk.Model.Blocks[:block] {
+	for _, b := range r.walk.Model.Blocks[:block] { // none without x
 		if err := r.settle(b); err != nil {
 			return nil, 0, err
 		}

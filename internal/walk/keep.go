@@ -78,8 +78,9 @@ func (w *Walk) Keep(ctx context.Context, out io.Writer, block int, all []*Residu
 }
 
 // Restore returns n streams of a text of so many tokens as Keep has written them, and the
-// block before which they are. Errors wrap ErrKept, those of in or of the Store.
-func (w *Walk) Restore(ctx context.Context, in io.ReaderAt, n, tokens int) (all []*Residual, block int, err error) {
+// block before which they are; nil, and nothing is read but that, if it is behind most.
+// Errors wrap ErrKept, those of in or of the Store.
+func (w *Walk) Restore(ctx context.Context, in io.ReaderAt, n, tokens, most int) (all []*Residual, block int, err error) {
 	defer func() {
 		if err != nil {
 			for _, r := range all {
@@ -99,6 +100,9 @@ func (w *Walk) Restore(ctx context.Context, in io.ReaderAt, n, tokens int) (all 
 	want := keptHead{head.Block, uint64(n), uint64(tokens), uint64(w.Model.Hidden)}
 	if string(raw[:len(keptMark)]) != keptMark || head != want || head.Block > uint64(w.Model.Layers) {
 		return nil, 0, fmt.Errorf("%w: %q %v, want %q %v", ErrKept, raw[:len(keptMark)], head, keptMark, want)
+	}
+	if head.Block > uint64(most) {
+		return nil, 0, nil
 	}
 	at, sum := int64(len(raw)), crc32.Update(0, castagnoli, raw)
 	for range n {

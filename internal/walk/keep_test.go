@@ -33,7 +33,7 @@ func TestKeep(t *testing.T) {
 			first = bytes.Clone(kept.Bytes())
 		}
 		require.True(t, bytes.Equal(first, kept.Bytes()))
-		back, block, err := w.Restore(t.Context(), bytes.NewReader(first), 2, tokens)
+		back, block, err := w.Restore(t.Context(), bytes.NewReader(first), 2, tokens, 3)
 		require.NoError(t, err)
 		require.Equal(t, 3, block)
 		var again bytes.Buffer
@@ -44,10 +44,14 @@ func TestKeep(t *testing.T) {
 	w := way(t, tinyllama, 700, 1, streams.Unlimited)
 	used := w.Store.Used()
 	restore := func(data []byte, n, tokens int) error {
-		_, _, err := w.Restore(t.Context(), bytes.NewReader(data), n, tokens)
+		_, _, err := w.Restore(t.Context(), bytes.NewReader(data), n, tokens, 3)
 		require.Equal(t, used, w.Store.Used())
 		return err
 	}
+	behind, _, err := w.Restore(t.Context(), bytes.NewReader(first), 2, tokens, 2)
+	require.NoError(t, err)
+	require.Nil(t, behind)
+	require.Equal(t, used, w.Store.Used())
 	require.ErrorIs(t, restore(first, 1, tokens), walk.ErrKept)
 	require.ErrorIs(t, restore(first, 2, tokens-700), walk.ErrKept)
 	for _, at := range []int{0, 20, 60, len(first) / 3, len(first) - 1} {
