@@ -11,6 +11,7 @@ import (
 
 	"github.com/golowbit/lowbit"
 	"github.com/golowbit/lowbit/checkpoint/checking"
+	"github.com/golowbit/lowbit/internal/memory"
 )
 
 // errFound ends a check that has found something, which is printed already.
@@ -105,7 +106,7 @@ func printCheck(w io.Writer, r *checking.Report, quiet bool) error {
 			return err
 		}
 	}
-	fmt.Fprintf(&b, "%s (%s): %d files, %d quantized layers and %d other tensors of %s", r.Path, r.Format, r.Files, r.Layers, r.Tensors, size(r.Bytes))
+	fmt.Fprintf(&b, "%s (%s): %d files, %d quantized layers and %d other tensors of %s", r.Path, r.Format, r.Files, r.Layers, r.Tensors, memory.Decimal(r.Bytes))
 	if r.Checksums > 0 {
 		fmt.Fprintf(&b, ", %d checksums", r.Checksums)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/golowbit/lowbit"
+	"github.com/golowbit/lowbit/internal/memory"
 )
 
 func (a *app) compareCommand() *cobra.Command {
@@ -91,7 +92,7 @@ func printCompared(w io.Writer, all []lowbit.Compared) error {
 	var t table
 	t.add("model", "format", "size", "bits", "perplexity", "KL mean", "median", "99 %", "same top")
 	for _, c := range all {
-		cells := []string{c.Path, c.Format, size(c.Bytes), fmt.Sprintf("%.2f", c.BitsPerWeight), fmt.Sprintf("%.4f ± %.4f", c.Perplexity, c.PerplexityError)}
+		cells := []string{c.Path, c.Format, memory.Decimal(c.Bytes), fmt.Sprintf("%.2f", c.BitsPerWeight), fmt.Sprintf("%.4f ± %.4f", c.Perplexity, c.PerplexityError)}
 		if d := c.Divergence; d != nil {
 			cells = append(cells, fmt.Sprintf("%.5f ± %.5f", d.Mean, d.Error), fmt.Sprintf("%.5f", d.Median), fmt.Sprintf("%.5f", d.P99), fmt.Sprintf("%.2f %%", 100*d.SameTop))
 		} else {

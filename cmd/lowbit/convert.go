@@ -9,6 +9,7 @@ import (
 	"github.com/golowbit/lowbit"
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/checkpoint/layout"
+	"github.com/golowbit/lowbit/internal/memory"
 	"github.com/golowbit/lowbit/internal/phases"
 )
 
@@ -100,6 +101,6 @@ func (a *app) converted(o lowbit.ConvertOptions, before *lowbit.Info, asJSON boo
 		}{o.Output, o.Format.Name(), before.FileBytes, bytes, len(before.Quantized), engines}))
 	}
 	_, err = fmt.Fprintf(a.stdout, "%s (%s): %d layers, %s before, %s after\nengines that load it: %s\n",
-		o.Output, o.Format.Name(), len(before.Quantized), size(before.FileBytes), size(bytes), readers(engines))
+		o.Output, o.Format.Name(), len(before.Quantized), memory.Decimal(before.FileBytes), memory.Decimal(bytes), readers(engines))
 	return unprinted(o.Output, err)
 }

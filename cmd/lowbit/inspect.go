@@ -12,6 +12,7 @@ import (
 	"github.com/golowbit/lowbit"
 	"github.com/golowbit/lowbit/cmd/lowbit/internal/report"
 	"github.com/golowbit/lowbit/internal/disk"
+	"github.com/golowbit/lowbit/internal/memory"
 	"github.com/golowbit/lowbit/quant"
 )
 
@@ -97,7 +98,7 @@ func printInfo(w io.Writer, i *lowbit.Info) error {
 		t.add("context", fmt.Sprint(i.Context))
 	}
 	t.add("parameters", fmt.Sprint(i.Parameters))
-	t.add("size", size(i.FileBytes))
+	t.add("size", memory.Decimal(i.FileBytes))
 	if len(i.Quantized) > 0 {
 		t.add("quantized", fmt.Sprintf("%d layers, %.3f bits per weight", len(i.Quantized), i.BitsPerWeight))
 	}
@@ -108,7 +109,7 @@ func printInfo(w io.Writer, i *lowbit.Info) error {
 		t = table{}
 		t.add("\nlayer", "shape", "axis", "scheme", "size")
 		for _, l := range i.Quantized {
-			t.add(l.Name, fmt.Sprintf("[%d %d]", l.Out, l.In), l.Scheme.Axis.String(), scheme(l), size(l.Bytes))
+			t.add(l.Name, fmt.Sprintf("[%d %d]", l.Out, l.In), l.Scheme.Axis.String(), scheme(l), memory.Decimal(l.Bytes))
 		}
 		if err := t.write(w); err != nil {
 			return err
@@ -117,7 +118,7 @@ func printInfo(w io.Writer, i *lowbit.Info) error {
 	t = table{}
 	t.add("\ntensor", "shape", "dtype", "size")
 	for _, s := range i.Tensors {
-		t.add(s.Name, fmt.Sprint(s.Shape), s.DType, size(s.Bytes))
+		t.add(s.Name, fmt.Sprint(s.Shape), s.DType, memory.Decimal(s.Bytes))
 	}
 	return t.write(w)
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/golowbit/lowbit"
+	"github.com/golowbit/lowbit/internal/memory"
 )
 
 func TestInspect(t *testing.T) {
@@ -77,6 +78,6 @@ func TestInspectBadInput(t *testing.T) {
 
 func TestSize(t *testing.T) {
 	for n, want := range map[int64]string{0: "0 B", 999: "999 B", 1000: "1.00 kB", 1234567: "1.23 MB", 45678901: "45.7 MB", 999600: "1.00 MB", 2.2e9: "2.20 GB"} {
-		require.Equal(t, want, size(n))
+		require.Equal(t, want, memory.Decimal(n))
 	}
 }

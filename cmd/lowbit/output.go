@@ -33,23 +33,3 @@ func (t *table) write(w io.Writer) error {
 	}
 	return tw.Flush()
 }
-
-// size writes a number of bytes for people, in decimal units.
-func size(n int64) string {
-	const units = "kMGT"
-	if n < 1000 {
-		return fmt.Sprintf("%d B", n)
-	}
-	v, u := float64(n)/1000, 0
-	for v >= 999.5 && u < len(units)-1 {
-		v /= 1000
-		u++
-	}
-	if v < 10 {
-		return fmt.Sprintf("%.2f %cB", v, units[u])
-	}
-	if v < 100 {
-		return fmt.Sprintf("%.1f %cB", v, units[u])
-	}
-	return fmt.Sprintf("%.0f %cB", v, units[u])
-}

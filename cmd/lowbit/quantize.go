@@ -16,6 +16,7 @@ import (
 	"github.com/golowbit/lowbit"
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/checkpoint/layout"
+	"github.com/golowbit/lowbit/internal/memory"
 	"github.com/golowbit/lowbit/internal/phases"
 )
 
@@ -201,7 +202,7 @@ func printReport(w io.Writer, r *lowbit.Report, layers bool) error {
 		text += n + "\n"
 	}
 	text += fmt.Sprintf("%s (%s): %s before, %s after; %.3f bits per quantized weight; %.1f s%s\n",
-		r.Output, r.Format, size(r.BytesBefore), size(r.BytesAfter), r.BitsPerWeight, r.Seconds, spent(r))
+		r.Output, r.Format, memory.Decimal(r.BytesBefore), memory.Decimal(r.BytesAfter), r.BitsPerWeight, r.Seconds, spent(r))
 	text += allocated(r.Allocation)
 	if t := r.Tuned; t != nil {
 		text += fmt.Sprintf("tuned %v: divergence %.4f before, %.4f after on the text held out (step %d of %d)\n", t.What, t.Before, t.After, t.Best, t.Steps)
@@ -229,7 +230,7 @@ func spent(r *lowbit.Report) string {
 		text = " (" + strings.Join(parts, ", ") + ")"
 	}
 	if r.PeakMemory > 0 {
-		text += ", at most " + size(r.PeakMemory) + " of memory"
+		text += ", at most " + memory.Decimal(r.PeakMemory) + " of memory"
 	}
 	return text
 }

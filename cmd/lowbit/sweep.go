@@ -20,6 +20,7 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/cmd/lowbit/internal/frontier"
 	"github.com/golowbit/lowbit/internal/disk"
+	"github.com/golowbit/lowbit/internal/memory"
 )
 
 // gridFlags are the flags of quantize that a sweep takes lists of, in the order in which
@@ -355,7 +356,7 @@ func (r *sweepResult) print(w io.Writer, dir string) error {
 	var t table
 	t.add("", "variant", "size", "bits", "perplexity", "KL mean", "99 %", "same top", "seconds")
 	row := func(mark, name, seconds string, c *lowbit.Compared) {
-		cells := []string{mark, name, size(c.Bytes), fmt.Sprintf("%.2f", c.BitsPerWeight), fmt.Sprintf("%.4f", c.Perplexity)}
+		cells := []string{mark, name, memory.Decimal(c.Bytes), fmt.Sprintf("%.2f", c.BitsPerWeight), fmt.Sprintf("%.4f", c.Perplexity)}
 		if d := c.Divergence; d != nil {
 			cells = append(cells, fmt.Sprintf("%.5f ± %.5f", d.Mean, d.Error), fmt.Sprintf("%.5f", d.P99), fmt.Sprintf("%.2f %%", 100*d.SameTop))
 		} else {

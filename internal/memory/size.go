@@ -43,3 +43,23 @@ func Size(n int64) string {
 	}
 	return fmt.Sprintf("%d KiB", (n+1023)>>10)
 }
+
+// Decimal is a number of bytes for people, in decimal units as those of files are.
+func Decimal(n int64) string {
+	const units = "kMGT"
+	if n < 1000 {
+		return fmt.Sprintf("%d B", n)
+	}
+	v, u := float64(n)/1000, 0
+	for v >= 999.5 && u < len(units)-1 {
+		v /= 1000
+		u++
+	}
+	if v < 10 {
+		return fmt.Sprintf("%.2f %cB", v, units[u])
+	}
+	if v < 100 {
+		return fmt.Sprintf("%.1f %cB", v, units[u])
+	}
+	return fmt.Sprintf("%.0f %cB", v, units[u])
+}

@@ -115,7 +115,7 @@ func (r *Report) facts() []fact {
 	if r.BytesAfter > 0 {
 		smaller = fmt.Sprintf(" (%.1f times smaller)", float64(r.BytesBefore)/float64(r.BytesAfter))
 	}
-	add("files of weights", "%s → %s%s", size(r.BytesBefore), size(r.BytesAfter), smaller)
+	add("files of weights", "%s → %s%s", memory.Decimal(r.BytesBefore), memory.Decimal(r.BytesAfter), smaller)
 	if e := r.Evaluation; e != nil && e.Against != nil {
 		add("perplexity", "%.4f → %.4f", *e.Against, e.Perplexity)
 		add("KL divergence", "%.4f nats a token, same top token %.1f %%", *e.KL, 100*e.SameTop)
@@ -358,7 +358,7 @@ func roleRows(roles []Role) []roleRow {
 	}
 	rows := make([]roleRow, len(roles))
 	for i, r := range roles {
-		rows[i] = roleRow{Role: r, Share: 100 * float64(r.Bytes) / float64(max(1, all)), Size: size(r.Bytes), Loss: measured(r.Loss, "%.3g")}
+		rows[i] = roleRow{Role: r, Share: 100 * float64(r.Bytes) / float64(max(1, all)), Size: memory.Decimal(r.Bytes), Loss: measured(r.Loss, "%.3g")}
 	}
 	return rows
 }
@@ -404,20 +404,6 @@ func seconds(s float64) string {
 		return fmt.Sprintf("%.1f s", s)
 	}
 	return time.Duration(s * float64(time.Second)).Round(time.Second).String()
-}
-
-// size writes bytes, as the command does: in decimal units.
-func size(n int64) string {
-	v, u := float64(n), 0
-	for v >= 999.5 && u < 4 {
-		v /= 1000
-		u++
-	}
-	digits := 0
-	if u > 0 {
-		digits = max(0, 2-int(math.Log10(max(1, v))))
-	}
-	return fmt.Sprintf("%.*f %s", digits, v, []string{"B", "kB", "MB", "GB", "TB"}[u])
 }
 
 func count(n int64) string {

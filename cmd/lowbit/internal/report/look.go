@@ -13,6 +13,7 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/checkpoint/measure"
 	"github.com/golowbit/lowbit/internal/decoder/arch"
+	"github.com/golowbit/lowbit/internal/memory"
 	"github.com/golowbit/lowbit/internal/picture"
 	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/internal/streams"
@@ -206,7 +207,7 @@ func Complete(ctx context.Context, layers []lowbit.LayerReport, o Options) error
 func ModelHTML(program string, info *lowbit.Info, layers []Layer) ([]byte, error) {
 	m := ModelOf(info)
 	p := &page{Title: filepath.Base(m.Path), Lowbit: program, Facts: modelFacts(m), Roles: roleRows(modelRoles(info))}
-	p.Facts = append(p.Facts, fact{"format", info.Format}, fact{"files of weights", size(info.FileBytes)})
+	p.Facts = append(p.Facts, fact{"format", info.Format}, fact{"files of weights", memory.Decimal(info.FileBytes)})
 	if info.BitsPerWeight > 0 {
 		p.Facts = append(p.Facts, fact{"bits a weight", fmt.Sprintf("%.3f in quantized layers", info.BitsPerWeight)})
 	}
