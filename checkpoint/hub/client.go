@@ -19,15 +19,15 @@ import (
 	"strings"
 	"time"
 
+	"github.com/golowbit/lowbit/checkpoint/internal/hubcache"
 	"github.com/golowbit/lowbit/internal/version"
 )
 
 const (
-	defaultEndpoint = "https://huggingface.co"
-	attempts        = 5                // of a request in a row that bring nothing
-	longestWait     = 30 * time.Second // between them, and
-	longestAsked    = 2 * time.Minute  // if the server says how long
-	maxAnswer       = 64 << 20         // bytes of an answer in JSON
+	attempts     = 5                // of a request in a row that bring nothing
+	longestWait  = 30 * time.Second // between them, and
+	longestAsked = 2 * time.Minute  // if the server says how long
+	maxAnswer    = 64 << 20         // bytes of an answer in JSON
 )
 
 // errUnreachable is wrapped where the server could not be asked at all.
@@ -43,10 +43,10 @@ type client struct {
 }
 
 func newClient(o *Options, name, revision string) (*client, error) {
-	text := strings.TrimSuffix(cmp.Or(o.getenv("HF_ENDPOINT"), defaultEndpoint), "/")
+	text := strings.TrimSuffix(cmp.Or(o.getenv("HF_ENDPOINT"), hubcache.URL), "/")
 	endpoint, err := url.Parse(text)
 	if err != nil || endpoint.Scheme != "https" && endpoint.Scheme != "http" || endpoint.Host == "" {
-		return nil, fmt.Errorf("HF_ENDPOINT %q: want an address such as %s", text, defaultEndpoint)
+		return nil, fmt.Errorf("HF_ENDPOINT %q: want an address such as %s", text, hubcache.URL)
 	}
 	c := &client{
 		endpoint: endpoint, token: token(o.getenv), name: name, revision: revision,
@@ -68,11 +68,7 @@ func token(getenv func(string) string) string {
 		return t
 	}
 	path := getenv("HF_TOKEN_PATH")
-	if path == "" {
-		home := getenv("HF_HOME")
-		if home == "" {
-			home = filepath.Join(cmp.Or(getenv("XDG_CACHE_HOME"), filepath.Join(cmp.Or(getenv("HOME"), getenv("USERPROFILE")), ".cache")), "huggingface")
-		}
+	if home := hubcache.Home(getenv); path == "" && home != "" {
 		path = filepath.Join(home, "token")
 	}
 	data, err := os.ReadFile(path)
@@ -279,7 +275,7 @@ func (c *client) head(ctx context.Context, commit, name string) (*file, error) {
 	switch {
 	case err != nil:
 		return nil, c.explain(err, name)
-	case f.etag == "" || strings.ContainsFunc(f.etag, func(r rune) bool { return !isWord(r) }) || strings.Trim(f.etag, ".") == "":
+	case f.etag == "" || strings.ContainsFunc(f.etag, func(r rune) bool { return !hubcache.InName(r) }) || strings.Trim(f.etag, ".") == "":
 		return nil, fmt.Errorf("%s: %s%s has the ETag %q, want a checksum", c.name, c.endpoint, f.path, f.etag)
 	case f.size < 0:
 		return nil, fmt.Errorf("%s: %s%s: the server does not say how large it is", c.name, c.endpoint, f.path)

@@ -78,12 +78,8 @@ func Split(s string) (name, revision string, ok bool) {
 // isRevision says whether s can be a branch, a tag or a commit.
 func isRevision(s string) bool {
 	return s != "" && filepath.IsLocal(s) && !strings.Contains(s, "//") && !strings.ContainsFunc(s, func(r rune) bool {
-		return !isWord(r) && r != '/' && r != '+'
+		return !hubcache.InName(r) && r != '/' && r != '+'
 	})
-}
-
-func isWord(r rune) bool {
-	return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("-_.", r)
 }
 
 // Of is the name and the commit of the model that a path inside a hub's cache is of: a

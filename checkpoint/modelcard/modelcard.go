@@ -19,6 +19,8 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/formats/dense"
 	"github.com/golowbit/lowbit/checkpoint/formats/mlx"
 	"github.com/golowbit/lowbit/checkpoint/formats/native"
+	"github.com/golowbit/lowbit/checkpoint/internal/frontmatter"
+	"github.com/golowbit/lowbit/checkpoint/internal/hubcache"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/checkpoint/measure"
 	"github.com/golowbit/lowbit/internal/disk"
@@ -30,7 +32,6 @@ const (
 	fileName = "README.md"
 	maxCard  = 16 << 20 // bytes of one that is read
 	homepage = "https://github.com/golowbit/lowbit"
-	hub      = "https://huggingface.co/"
 )
 
 // denseName is the format in which nothing is quantized.
@@ -120,9 +121,8 @@ func (m *Made) tags(dir string) []string {
 // split takes a card apart. One that says nothing that can be read before its text is text.
 func split(card []byte) (front map[string]any, text []byte) {
 	card = bytes.ReplaceAll(bytes.TrimPrefix(card, []byte("\ufeff")), []byte("\r\n"), []byte("\n"))
-	rest, ok := bytes.CutPrefix(card, []byte("---\n"))
-	head, text, closed := bytes.Cut(append(append([]byte("\n"), rest...), '\n'), []byte("\n---\n"))
-	if !ok || !closed || yaml.Unmarshal(head, &front) != nil {
+	head, text, ok := frontmatter.Split(append(slices.Clone(card), '\n')) // also one that ends with its dashes
+	if !ok || yaml.Unmarshal(head, &front) != nil {
 		return nil, card
 	}
 	return front, text
@@ -195,7 +195,7 @@ func (m *Made) told(b *bytes.Buffer, src *checkpoint.Model, name, commit string,
 	title, what := "A "+done+" model", strings.ToUpper(done[:1])+done[1:]
 	if name != "" {
 		title = name[strings.LastIndex(name, "/")+1:] + ", " + done
-		what = fmt.Sprintf("[%s](%s%s) at commit `%s`, %s", name, hub, name, commit, done)
+		what = fmt.Sprintf("[%s](%s/%s) at commit `%s`, %s", name, hubcache.URL, name, commit, done)
 	}
 	by := fmt.Sprintf("[lowbit](%s)", homepage)
 	if v := version.Module(); strings.HasPrefix(v, "v") {

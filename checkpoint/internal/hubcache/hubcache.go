@@ -24,6 +24,9 @@ import (
 // ErrNotCached is wrapped where the cache does not have a model or revision.
 var ErrNotCached = errors.New("not in the hub cache")
 
+// URL is where the hub is; models are at URL/ORG/NAME.
+const URL = "https://huggingface.co"
+
 const (
 	modelPrefix = "models--"
 	snapshots   = "snapshots"
@@ -41,17 +44,27 @@ func Dir(getenv func(string) string) string {
 			return expand(dir, getenv)
 		}
 	}
+	home := Home(getenv)
+	if home == "" {
+		return ""
+	}
+	return filepath.Join(home, "hub")
+}
+
+// Home is the folder that the cache lies in if nothing else is said: HF_HOME,
+// XDG_CACHE_HOME/huggingface or ~/.cache/huggingface, "" if there is not even a home.
+func Home(getenv func(string) string) string {
 	if home := getenv("HF_HOME"); home != "" {
-		return filepath.Join(expand(home, getenv), "hub")
+		return expand(home, getenv)
 	}
 	if cache := getenv("XDG_CACHE_HOME"); cache != "" {
-		return filepath.Join(expand(cache, getenv), "huggingface", "hub")
+		return filepath.Join(expand(cache, getenv), "huggingface")
 	}
 	home := userHome(getenv)
 	if home == "" {
 		return ""
 	}
-	return filepath.Join(home, ".cache", "huggingface", "hub")
+	return filepath.Join(home, ".cache", "huggingface")
 }
 
 func userHome(getenv func(string) string) string {
@@ -69,6 +82,11 @@ func expand(path string, getenv func(string) string) string {
 	return path
 }
 
+// InName says whether a rune may be in a name on the hub.
+func InName(r rune) bool {
+	return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("-_.", r)
+}
+
 // IsName says whether s has the form of a model's name on the hub: NAME or
 // ORG/NAME of letters, digits, '-', '_' and '.'.
 func IsName(s string) bool {
@@ -77,9 +95,7 @@ func IsName(s string) bool {
 		return false
 	}
 	for _, p := range parts {
-		if p == "" || p == "." || p == ".." || strings.Contains(p, "--") || strings.ContainsFunc(p, func(r rune) bool {
-			return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("-_.", r))
-		}) {
+		if p == "" || p == "." || p == ".." || strings.Contains(p, "--") || strings.ContainsFunc(p, func(r rune) bool { return !InName(r) }) {
 			return false
 		}
 	}

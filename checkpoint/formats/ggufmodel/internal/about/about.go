@@ -15,6 +15,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel/internal/vocab"
+	"github.com/golowbit/lowbit/checkpoint/internal/frontmatter"
 	"github.com/golowbit/lowbit/checkpoint/internal/hubcache"
 	"github.com/golowbit/lowbit/internal/gguf"
 )
@@ -24,14 +25,11 @@ const keyGeneral = "general."
 // ownKeys of "general." are this file's own, whatever its source says.
 var ownKeys = []string{"architecture", "type", "file_type", "quantization_version", "alignment"}
 
-// hubURL is where models on the hub are.
-const hubURL = "https://huggingface.co/"
-
 // named is the name of the model at path: on the hub, or that of its folder or file. from
 // says, of one on the hub, where it is.
 func named(path string) (name string, from []gguf.KV) {
 	if name, commit, ok := hubcache.Of(path); ok {
-		url := hubURL + name
+		url := hubcache.URL + "/" + name
 		return name[strings.LastIndex(name, "/")+1:], []gguf.KV{
 			{Key: keyGeneral + "source.url", Value: url + "/tree/" + commit}, {Key: keyGeneral + "source.repo_url", Value: url},
 		}
@@ -127,10 +125,8 @@ func modelCard(files fs.FS) (card, error) {
 	if err != nil {
 		return nil, err
 	}
-	data = bytes.ReplaceAll(data, []byte("\r\n"), []byte("\n"))
-	rest, ok := bytes.CutPrefix(data, []byte("---\n"))
-	front, _, closed := bytes.Cut(append([]byte("\n"), rest...), []byte("\n---\n"))
-	if !ok || !closed {
+	front, _, ok := frontmatter.Split(data)
+	if !ok {
 		return nil, nil
 	}
 	var c card
