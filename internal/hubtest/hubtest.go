@@ -32,6 +32,7 @@ type Hub struct {
 	Revisions map[string]string            // commits by branch or tag
 	Commits   map[string]map[string][]byte // files by commit
 
+	AnyName   bool   // the model has every name of the form ORG/NAME
 	Token     string // what must be given, if not ""
 	Gated     bool
 	NoRanges  bool           // files come from their beginning
@@ -124,14 +125,18 @@ func (h *Hub) serve(w http.ResponseWriter, r *http.Request, cdn string) {
 		}
 		return
 	}
-	if revision, ok := strings.CutPrefix(r.URL.Path, "/api/models/"+h.Name+"/revision/"); ok {
+	model := h.Name
+	if h.AnyName {
+		model = asked(r.URL.Path)
+	}
+	if revision, ok := strings.CutPrefix(r.URL.Path, "/api/models/"+model+"/revision/"); ok {
 		h.list(w, revision, fail)
 		return
 	}
 	rest, elsewhere := strings.CutPrefix(r.URL.Path, "/elsewhere/")
 	ok := elsewhere
 	if !ok {
-		rest, ok = strings.CutPrefix(r.URL.Path, "/"+h.Name+"/resolve/")
+		rest, ok = strings.CutPrefix(r.URL.Path, "/"+model+"/resolve/")
 	}
 	commit, name, _ := strings.Cut(rest, "/")
 	if c, branch := h.Revisions[commit]; branch {
@@ -162,6 +167,12 @@ func (h *Hub) serve(w http.ResponseWriter, r *http.Request, cdn string) {
 	w.Header().Set("X-Linked-Size", strconv.Itoa(len(data)))
 	w.Header().Set("ETag", `"of-another-kind"`)
 	http.Redirect(w, r, cdn+"/"+commit+"/"+url.PathEscape(name)+"?signature=1", http.StatusFound)
+}
+
+// asked is the name of the model that a path is about.
+func asked(path string) string {
+	parts := strings.SplitN(strings.TrimPrefix(strings.TrimPrefix(path, "/api/models"), "/"), "/", 3)
+	return strings.Join(parts[:min(2, len(parts))], "/")
 }
 
 func (h *Hub) list(w http.ResponseWriter, revision string, fail func(int, string)) {
