@@ -34,6 +34,9 @@ type Command struct {
 	NoRun  string
 }
 
+// OutputLine is the line of the page at which the output begins.
+func (c Command) OutputLine() int { return c.Line + 1 + strings.Count(c.Shell, "\n") }
+
 // languages are those that a block may be marked with.
 var languages = []string{"sh", "console", "go", "json", "yaml", "text", "hexdump", "powershell"}
 

@@ -17,7 +17,10 @@ import (
 	"github.com/golowbit/lowbit/internal/hubtest"
 )
 
-var run = flag.Bool("pages", false, "run every command of every page")
+var (
+	run    = flag.Bool("pages", false, "run every command of every page")
+	update = flag.Bool("update", false, "with -pages: write the figures that are printed now into the pages, where the words are the same")
+)
 
 const root = "../.."
 
@@ -77,7 +80,7 @@ func TestPages(t *testing.T) {
 	var used time.Duration
 	for _, page := range all(t) {
 		t.Run(page, func(t *testing.T) {
-			r := &runner{dir: workspace(t, model), used: &used, env: append(os.Environ(),
+			r := &runner{page: page, dir: workspace(t, model), used: &used, env: append(os.Environ(),
 				"PATH="+bin+string(os.PathListSeparator)+os.Getenv("PATH"),
 				"HF_ENDPOINT="+hub.URL, "HF_HOME="+t.TempDir(), "HF_HUB_CACHE=", "HUGGINGFACE_HUB_CACHE=", "HF_TOKEN=", "HF_HUB_OFFLINE=", "TRANSFORMERS_OFFLINE=")}
 			for _, b := range blocksOf(t, page) {
@@ -152,6 +155,7 @@ func chats(t *testing.T, text string) []byte {
 
 // runner runs the commands of a page one after another.
 type runner struct {
+	page string
 	dir  string
 	env  []string
 	used *time.Duration
@@ -171,8 +175,25 @@ func (r *runner) command(t *testing.T, c Command) {
 		if text := strings.TrimRight(stdout, "\n"); text != "" {
 			printed = strings.Split(text, "\n")
 		}
+		if *update {
+			renewed, ok := Renew(c.Output, printed)
+			require.True(t, ok, "%s: what is printed now has other words:\n%s", c.Shell, stdout)
+			replaceLines(t, r.page, c.OutputLine(), renewed)
+			return
+		}
 		require.True(t, Match(c.Output, printed), "%s: the page does not show what is printed now:\n%s", c.Shell, stdout)
 	}
+}
+
+// replaceLines puts lines in the place of those of a page from the line at, counted from 1, on.
+func replaceLines(t *testing.T, page string, at int, lines []string) {
+	t.Helper()
+	path := filepath.Join(root, page)
+	text, err := os.ReadFile(path)
+	require.NoError(t, err)
+	all := strings.Split(string(text), "\n")
+	copy(all[at-1:], lines)
+	require.NoError(t, os.WriteFile(path, []byte(strings.Join(all, "\n")), 0o666))
 }
 
 // program builds and runs a Go program.
