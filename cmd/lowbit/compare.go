@@ -26,7 +26,7 @@ func (a *app) compareCommand() *cobra.Command {
 perplexity and how far its predictions are from the model's. Variants may be of any format that
 lowbit reads, also GGUF files and other tools' folders; they need the vocabulary of SOURCE, whose
 tokenizer is used. Bits are those of the files, over all parameters, embeddings too.`,
-		Example: `  lowbit compare Llama-3.2-1B out-4bit out-3bit Llama-3.2-1B-Q4_K_M.gguf --text heldout.txt`,
+		Example: `  lowbit compare Llama-3.2-1B Llama-3.2-1B-4bit Llama-3.2-1B-3bit Llama-3.2-1B-Q4_K_M.gguf --text heldout.txt`,
 		Args: func(c *cobra.Command, args []string) error {
 			if len(args) < 2 {
 				return usageError{fmt.Errorf("want a source and at least one variant (see %s --help)", c.CommandPath())}

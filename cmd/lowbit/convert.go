@@ -27,8 +27,8 @@ model that is not quantized too: PyTorch's or Mistral's files, or a LoRA adapter
 into its base, come out as a folder of safetensors files. That of a GGUF file has its
 tokenizer, chat templates and generation_config.json too. Of a GGUF model in several
 files any part, or the folder, stands for the whole, as for every verb.`,
-		Example: `  lowbit convert out -o out-gptq --format gptq
-  lowbit convert out -o out.gguf --format gguf`,
+		Example: `  lowbit convert Llama-3.2-1B-rtn -o Llama-3.2-1B-gptq --format gptq
+  lowbit convert Llama-3.2-1B-rtn -o Llama-3.2-1B.gguf --format gguf`,
 		Args: oneArg("model", ""),
 		RunE: func(c *cobra.Command, args []string) error {
 			o.Model = args[0]

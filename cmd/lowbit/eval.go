@@ -33,10 +33,10 @@ the question, in all (acc) or by character (acc_norm), as in lm-evaluation-harne
 
 --ids takes token ids instead of text, each array as a window of its own, for which no
 tokenizer is needed. --logits writes what the model predicts at every token.`,
-		Example: `  lowbit eval out --text heldout.txt --against Llama-3.2-1B
+		Example: `  lowbit eval Llama-3.2-1B-4bit --text heldout.txt --against Llama-3.2-1B
 
   # the logits of two sequences, to compare with another implementation's
-  echo '[[1,15,7],[1,3,3]]' > ids.json; lowbit eval out --ids ids.json --logits out.safetensors`,
+  echo '[[1,15,7],[1,3,3]]' > ids.json; lowbit eval Llama-3.2-1B-4bit --ids ids.json --logits out.safetensors`,
 		Args: oneArg("model", " (repeat --text for every file)"),
 		RunE: func(c *cobra.Command, args []string) error {
 			o.Model = args[0]

@@ -140,6 +140,7 @@ func oneLine(err error) string {
 
 // command builds the tree of verbs.
 func (a *app) command() *cobra.Command {
+	cobra.EnableCommandSorting = false // verbs in the order of use
 	root := &cobra.Command{
 		Use:   "lowbit",
 		Short: "Quantize large language models to 2-8 bits on a CPU",
@@ -160,7 +161,7 @@ layer whether groups of weights lie inside output or input channels.`,
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w (see %s --help)", err, c.CommandPath())}
 	})
-	root.AddCommand(a.quantizeCommand(), a.planCommand(), a.evalCommand(), a.compareCommand(), a.sweepCommand(), a.checkCommand(), a.pushCommand(), a.inspectCommand(), a.convertCommand(), a.benchCommand(), a.versionCommand())
+	root.AddCommand(a.quantizeCommand(), a.planCommand(), a.evalCommand(), a.compareCommand(), a.sweepCommand(), a.checkCommand(), a.pushCommand(), a.inspectCommand(), a.convertCommand(), a.benchCommand(), a.versionCommand(), a.manualCommand())
 	return root
 }
 

@@ -25,7 +25,7 @@ func (a *app) quantizeCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "quantize MODEL -o OUT",
 		Short: "Quantize a model folder",
-		Long: `Quantize a Hugging Face model folder (Llama, Mistral, Qwen2, Qwen3) block by block, or a
+		Long: `Quantize a Hugging Face model folder block by block, or a
 GGUF file: what is quantized in it is taken for the values that it stands for, and said.
 MODEL may be ORG/NAME or ORG/NAME@REVISION on the hub too, for every verb: it is taken
 from the hub's cache or loaded into it.
@@ -41,19 +41,22 @@ A table of layers is printed at the end; loss is the squared error of a layer's
 output relative to that output, margin is ln(loss of ic / loss of oc). Sizes are
 those of the files of weights.`,
 		Example: `  # 4 bits, groups of 128, preset best
-  lowbit quantize Llama-3.2-1B -o Llama-3.2-1B-lowbit --calib wiki.txt
+  lowbit quantize Llama-3.2-1B -o Llama-3.2-1B-4bit --calib wiki.txt
 
   # 3 bits, and perplexity before and after
-  lowbit quantize Llama-3.2-1B -o out --bits 3 --group-size 64 --calib wiki.txt --eval heldout.txt
+  lowbit quantize Llama-3.2-1B -o Llama-3.2-1B-3bit --bits 3 --group-size 64 --calib wiki.txt --eval heldout.txt
 
   # a model on the hub
   lowbit quantize Qwen/Qwen3-0.6B -o Qwen3-0.6B-4bit --calib wiki.txt
+
+  # a file for llama.cpp and Ollama
+  lowbit quantize Llama-3.2-1B -o Llama-3.2-1B-Q4_K_M.gguf --target llama.cpp --gguf-type Q4_K_M --calib wiki.txt
 
   # what a target means for this model
   lowbit quantize Llama-3.2-1B --target vllm --print-config
 
   # round to nearest: no calibration text, as fast as the disk
-  lowbit quantize Llama-3.2-1B -o out --method rtn --axis oc`,
+  lowbit quantize Llama-3.2-1B -o Llama-3.2-1B-rtn --method rtn --axis oc`,
 		Args: oneArg("model", ""),
 		RunE: func(c *cobra.Command, args []string) error {
 			o, err := f.options(c, args[0], a.stdin)

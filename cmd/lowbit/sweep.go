@@ -79,7 +79,7 @@ each combination becomes a model in FOLDER. What the format or target of a combi
 left out. An interrupted sweep goes on where it was with the same command. FOLDER/sweep.json has
 all results, FOLDER/sweep.svg the picture; * marks what no other variant is both smaller and nearer
 to the model than.`,
-		Example: `  lowbit sweep Llama-3.2-1B -o grid --bits 3,4 --group-size 64,128 --preset fast,best --calib wiki.txt --eval heldout.txt`,
+		Example: `  lowbit sweep Llama-3.2-1B -o grid --bits 3,4 --preset fast,best --calib wiki.txt --eval heldout.txt`,
 		Args:    oneArg("model", ""),
 		RunE: func(c *cobra.Command, args []string) error {
 			switch {
