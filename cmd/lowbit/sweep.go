@@ -21,6 +21,7 @@ import (
 	"github.com/golowbit/lowbit/cmd/lowbit/internal/frontier"
 	"github.com/golowbit/lowbit/internal/disk"
 	"github.com/golowbit/lowbit/internal/memory"
+	"github.com/golowbit/lowbit/internal/shared"
 )
 
 // gridFlags are the flags of quantize that a sweep takes lists of, in the order in which
@@ -209,11 +210,13 @@ func (a *app) sweep(ctx context.Context, model string, f *sweepCommandFlags) err
 	if err := r.write(f.dir); err != nil { // what lies there from now on is of this sweep
 		return err
 	}
+	alike := shared.New(f.dir)
+	defer alike.Close()
 	for i, v := range r.Variants {
 		if v.Refused != "" {
 			continue
 		}
-		if err := a.sweepOne(ctx, options[i], v, f.quiet); err != nil {
+		if err := a.sweepOne(alike.With(ctx), options[i], v, f.quiet); err != nil {
 			return err
 		}
 		if err := r.write(f.dir); err != nil {

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -58,4 +60,29 @@ func TestSweep(t *testing.T) {
 	require.Equal(t, exitUsage, bad.code)
 	bad = runCommand(t, "sweep", embedded, "-o", dir, "--bits", "nine", "--eval", heldout)
 	require.Equal(t, exitUsage, bad.code)
+}
+
+// TestSweepAlike: what settings have in common is found once, and changes nothing.
+func TestSweepAlike(t *testing.T) {
+	for _, setting := range [][]string{{"--preset", "fast"}, {"--curvature=on"}} {
+		how := append(setting, "--group-size", "64", "--calib", calibration, "--samples", "4", "--skip", `layers\.[023]|mlp|q_proj`)
+		dir := filepath.Join(t.TempDir(), "grid")
+		o := succeed(t, append([]string{"sweep", embedded, "-o", dir, "--bits", "3,4", "--eval", shortText(t), "--window", "128", "--progress", "plain"}, how...)...)
+		first, second, ok := strings.Cut(o.stderr, "\nbits-4\n")
+		require.True(t, ok, o.stderr)
+		require.Equal(t, setting[0] == "--curvature=on", strings.Contains(first, "curvature: "), first)
+		require.NotContains(t, second, "curvature: ")
+		for _, bits := range []string{"3", "4"} {
+			out := filepath.Join(t.TempDir(), "alone")
+			succeed(t, append([]string{"quantize", embedded, "-o", out, "--bits", bits, "-q"}, how...)...)
+			want, err := os.ReadFile(filepath.Join(out, "model.safetensors"))
+			require.NoError(t, err)
+			got, err := os.ReadFile(filepath.Join(dir, "bits-"+bits, "model.safetensors"))
+			require.NoError(t, err)
+			require.True(t, bytes.Equal(want, got), bits)
+		}
+		files, err := os.ReadDir(dir)
+		require.NoError(t, err)
+		require.Len(t, files, 4, "variants, sweep.json, sweep.svg")
+	}
 }

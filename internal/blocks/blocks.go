@@ -124,6 +124,7 @@ type run struct {
 	refs   []*walk.Reference // by stage, with BlockLoss
 
 	few     experts
+	alike   alike
 	last    bool               // no block behind this one needs the text
 	moments *curvature.Moments // at outputs of layers, nil without Curvature
 	clock   *phases.Clock
@@ -143,8 +144,9 @@ func Run(ctx context.Context, w *walk.Walk, windows [][]int32, layers Layers, o 
 		}
 	}
 	r.few.begin(r, windows)
+	r.alike.look(ctx, r, windows)
 	n, first := r.needed(), 0
-	if n > 0 {
+	if n > 0 && !r.alike.all {
 		var err error
 		if first, err = r.start(ctx, windows); err != nil {
 			return err

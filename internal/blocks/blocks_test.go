@@ -73,6 +73,10 @@ func run(t *testing.T, layers *rounded, o blocks.Options) (*walk.Walk, error) {
 }
 
 func runOn(t *testing.T, model string, layers *rounded, o blocks.Options) (*walk.Walk, error) {
+	return runIn(t.Context(), t, model, layers, o)
+}
+
+func runIn(ctx context.Context, t *testing.T, model string, layers *rounded, o blocks.Options) (*walk.Walk, error) {
 	src, err := checkpoint.Open(model)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, src.Close()) })
@@ -98,7 +102,7 @@ func runOn(t *testing.T, model string, layers *rounded, o blocks.Options) (*walk
 	for _, b := range m.Blocks {
 		o.Folds = append(o.Folds, make([]bool, len(b.Stages)))
 	}
-	return w, blocks.Run(t.Context(), w, windows, layers, o)
+	return w, blocks.Run(ctx, w, windows, layers, o)
 }
 
 // apart is the norm of the difference by that of a.

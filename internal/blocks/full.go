@@ -40,35 +40,10 @@ func (r *run) runFull(ctx context.Context) error {
 // runGroup observes stages of the block and quantizes their layers; keep says that
 // the stream goes on to the next block.
 func (r *run) runGroup(ctx context.Context, stages []int, keep, folds bool) error {
-	collectors := make([]*quant.Collector, len(r.block.Stages))
-	for _, s := range stages {
-		if folds || r.pending(s) {
-			collectors[s] = r.collector(s, false)
-		}
-	}
-	err := r.walk.Pass(ctx, r.block, r.full, keep, func(stage int, f *program.Frame) error {
-		if c := collectors[stage]; c != nil {
-			defer r.clock.Enter(phases.Statistics)()
-			r.watch(stage, f)
-			r.observe(c, stage, f)
-			return r.refer(stage, f)
-		}
-		return nil
-	})
+	cals, err := r.statistics(ctx, stages, keep, folds)
 	if err != nil {
 		return err
 	}
-	r.walk.Runner.Forget()
-	for s, c := range collectors {
-		if c != nil {
-			if err := r.keepSquares(s, c); err != nil {
-				return err
-			}
-		}
-	}
-	leave := r.clock.Enter(phases.Statistics)
-	cals := calibrations(collectors)
-	leave()
 	if folds {
 		if err := r.foldScales(ctx, cals); err != nil {
 			return err
@@ -89,4 +64,53 @@ func (r *run) runGroup(ctx context.Context, stages []int, keep, folds bool) erro
 		r.forget(s)
 	}
 	return nil
+}
+
+// statistics are those of stages of the block, of a pass or what other runs have found.
+func (r *run) statistics(ctx context.Context, stages []int, keep, folds bool) ([]*quant.Calibration, error) {
+	if r.alike.all {
+		defer r.clock.Enter(phases.Reading)()
+		cals := make([]*quant.Calibration, len(r.block.Stages))
+		for _, s := range stages {
+			if folds || r.pending(s) {
+				var err error
+				if cals[s], err = r.alike.of(r.block.Index, s); err != nil {
+					return nil, err
+				}
+			}
+		}
+		return cals, nil
+	}
+	collectors := make([]*quant.Collector, len(r.block.Stages))
+	for _, s := range stages {
+		if folds || r.pending(s) {
+			collectors[s] = r.collector(s, false)
+		}
+	}
+	err := r.walk.Pass(ctx, r.block, r.full, keep, func(stage int, f *program.Frame) error {
+		if c := collectors[stage]; c != nil {
+			defer r.clock.Enter(phases.Statistics)()
+			r.watch(stage, f)
+			r.observe(c, stage, f)
+			return r.refer(stage, f)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	r.walk.Runner.Forget()
+	for s, c := range collectors {
+		if c != nil {
+			if err := r.keepSquares(s, c); err != nil {
+				return nil, err
+			}
+		}
+	}
+	defer r.clock.Enter(phases.Statistics)()
+	cals := calibrations(collectors)
+	for s, cal := range cals {
+		r.alike.keep(r.block.Index, s, cal)
+	}
+	return cals, nil
 }

@@ -127,10 +127,10 @@ func (r *run) settle(b *program.Program) error {
 
 // keep keeps the streams as they are before a block.
 func (r *run) keep(ctx context.Context, block int) error {
-	if r.Streams == nil {
+	all := r.streams()
+	if r.Streams == nil || len(all) == 0 {
 		return nil
 	}
-	all := r.streams()
 	size := walk.Kept(all)
 	if size > always && time.Since(r.kept).Seconds() < rarely*float64(size)/slowDisk {
 		return nil

@@ -10,6 +10,7 @@ import (
 
 	"github.com/golowbit/lowbit/internal/kernel"
 	"github.com/golowbit/lowbit/internal/program"
+	"github.com/golowbit/lowbit/internal/shared"
 	"github.com/golowbit/lowbit/internal/streams"
 	"github.com/golowbit/lowbit/internal/walk"
 	"github.com/golowbit/lowbit/tensor"
@@ -23,6 +24,8 @@ const Most = 4
 type Moments struct {
 	store  *streams.Store
 	pieces map[string]*streams.Piece
+	runs   *shared.Runs // what other runs have found, and this one for them
+	text   string
 	// Kept is, by layer, how much of what is beside the diagonal is kept.
 	Kept map[string]float64
 }
@@ -43,9 +46,15 @@ type Moments struct {
 // times the median of its window. And what lies beside the diagonal is shrunk as far as
 // the even and the odd windows disagree about it.
 //
-// Only layers that wants names are collected. The model must be walk.Reversible.
+// Only layers that wants names are collected, and of these only what no other run has
+// (see shared.Runs). The model must be walk.Reversible.
 func Collect(ctx context.Context, w *walk.Walk, windows [][]int32, wants func(name string) bool, step func(done, total int)) (*Moments, error) {
-	m := &Moments{store: w.Store, pieces: map[string]*streams.Piece{}, Kept: map[string]float64{}}
+	m := &Moments{store: w.Store, pieces: map[string]*streams.Piece{}, Kept: map[string]float64{}, runs: shared.Of(ctx)}
+	if m.runs != nil {
+		m.text = shared.Text(w, windows) + "curvature "
+		all := wants
+		wants = func(name string) bool { return all(name) && !m.runs.Has(m.text+name) }
+	}
 	first := firstBlock(w.Model, wants)
 	if first == w.Model.Layers {
 		return m, nil
@@ -63,10 +72,17 @@ func Collect(ctx context.Context, w *walk.Walk, windows [][]int32, wants func(na
 
 // Of is the curvature at the outputs of a layer, nil if there is none. It is read once.
 func (m *Moments) Of(name string) (*tensor.Matrix, error) {
-	if m == nil || m.pieces[name] == nil {
+	if m == nil {
 		return nil, nil
 	}
 	p := m.pieces[name]
+	if p == nil {
+		all, err := m.runs.Get(m.text + name)
+		if len(all) == 0 {
+			return nil, err
+		}
+		return all[0], nil
+	}
 	delete(m.pieces, name)
 	o, err := m.store.Load(p)
 	if err == nil {
@@ -186,6 +202,7 @@ func (c *collector) settle(b *program.Block) error {
 		name := b.Linears[i].Name
 		o, kept := combined(s, float32(1/float64(c.seen[i])))
 		c.m.Kept[name] = kept
+		c.m.runs.Put(c.m.text+name, o)
 		p, err := c.w.Store.Put(o)
 		if err != nil {
 			return err
