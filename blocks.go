@@ -40,7 +40,7 @@ func (j *job) runBlocks(ctx context.Context) error {
 		Full: full, Paired: !full && j.set.correction > 0, BlockLoss: j.set.objective == adadim.ObjectiveBlock,
 		Curvature: j.set.curvature == CurvatureOn, Shrink: j.set.preset.base().shrink, Pool: j.set.preset.base().shrink, RouteAll: j.text.routeAll, Squares: j.saveImportance != nil, Folds: j.plan.Folds,
 		ScaleInput: adadim.ScaleCalibration, ScaleOutput: adadim.ScaleOutput,
-		Statistics: j.memory.Statistics, Workers: j.set.workers, Streams: j.out,
+		Statistics: j.memory.Statistics, Workers: j.set.workers, Keeper: j.out,
 		Begin: func(block int) { j.event(Event{Kind: EventBlock, Block: block, Blocks: j.model.Layers}) },
 		Curving: func(done, total int) {
 			j.event(Event{Kind: EventProgress, Done: done, Total: total, Message: "curvature"})
@@ -69,9 +69,14 @@ func (j *job) warnOverflow(layer string, largest float32) {
 		largest, j.set.format.Name(), wire.MaxHalf)})
 }
 
-// checkReversible refuses curvature and tuning for models through which no gradient goes
-// back.
-func (j *job) checkReversible() error {
+// checkReversible refuses what needs gradients for models through which none go back.
+// Curvature that was not asked for is then done without.
+func (j *job) checkReversible(asked Curvature) error {
+	if j.set.curvature == CurvatureOn && asked == CurvatureDefault && j.model != nil {
+		if err := walk.Reversible(j.model); err != nil {
+			j.set.noCurvature(err.Error())
+		}
+	}
 	what := "tuning"
 	switch {
 	case j.set.curvature == CurvatureOn:

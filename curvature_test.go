@@ -6,6 +6,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/golowbit/lowbit/adadim"
+	"github.com/golowbit/lowbit/gptq"
 	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/quant"
 )
@@ -31,28 +32,44 @@ func TestCurvatureRefused(t *testing.T) {
 	require.True(t, p.NeedsText)
 }
 
-// TestCurvatureSettings: curvature sets the objective, unless one is given, and says who
-// did.
+// TestCurvatureSettings: preset best judges by curvature with the method that it sets, unless
+// something is given that knows nothing of it; curvature sets the objective, unless one is
+// given; and all of it says who did.
 func TestCurvatureSettings(t *testing.T) {
-	setting := func(o Options, name string) Setting {
-		p, err := Resolve(o)
-		require.NoError(t, err)
-		for _, s := range p.Settings {
-			if s.Name == name {
-				return s
-			}
-		}
-		t.Fatal(name)
-		return Setting{}
+	for name, c := range map[string]struct {
+		change               func(o *Options)
+		curvature, objective Setting
+	}{
+		"best": {func(o *Options) {},
+			Setting{Value: CurvatureOn, From: "preset best"}, Setting{Value: adadim.ObjectiveCurvature, From: "curvature on"}},
+		"fast": {func(o *Options) { o.Preset = Fast },
+			Setting{Value: CurvatureOff, From: "default"}, Setting{Value: adadim.ObjectiveRelative, From: "preset fast"}},
+		"fast, on": {func(o *Options) { o.Preset, o.Curvature = Fast, CurvatureOn },
+			Setting{Value: CurvatureOn, From: "given"}, Setting{Value: adadim.ObjectiveCurvature, From: "curvature on"}},
+		"off": {func(o *Options) { o.Curvature = CurvatureOff },
+			Setting{Value: CurvatureOff, From: "given"}, Setting{Value: adadim.ObjectiveRelative, From: "preset best"}},
+		"another method": {func(o *Options) { o.Method = gptq.Quantizer{} },
+			Setting{Value: CurvatureOff, From: "default"}, Setting{Value: adadim.ObjectiveRelative, From: "preset best"}},
+		"another objective": {func(o *Options) { o.Objective = new(adadim.ObjectiveLinear) },
+			Setting{Value: CurvatureOff, From: "default"}, Setting{Value: adadim.ObjectiveLinear, From: "given"}},
+		"on, another objective": {func(o *Options) { o.Objective, o.Curvature = new(adadim.ObjectiveLinear), CurvatureOn },
+			Setting{Value: CurvatureOn, From: "given"}, Setting{Value: adadim.ObjectiveLinear, From: "given"}},
+		"no gradients": {func(o *Options) { o.Model = "testdata/architectures/minimax" },
+			Setting{Value: CurvatureOff, From: "block 0 (model.layers.0.): linear attention with decay: no gradient goes back through it"},
+			Setting{Value: adadim.ObjectiveRelative, From: "block 0 (model.layers.0.): linear attention with decay: no gradient goes back through it"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := quick(t)
+			o.Preset = Best
+			c.change(&o)
+			p, err := Resolve(o)
+			require.NoError(t, err)
+			c.curvature.Name, c.objective.Name = "curvature", "objective"
+			require.Contains(t, p.Settings, c.curvature)
+			require.Contains(t, p.Settings, c.objective)
+		})
 	}
 	o := quick(t)
-	o.Preset = Best
-	require.Equal(t, Setting{Name: "curvature", Value: CurvatureOff, From: "default"}, setting(o, "curvature"))
-	require.Equal(t, adadim.ObjectiveRelative, setting(o, "objective").Value)
-	o.Curvature = CurvatureOn
-	require.Equal(t, Setting{Name: "objective", Value: adadim.ObjectiveCurvature, From: "curvature on"}, setting(o, "objective"))
-	o.Objective = new(adadim.ObjectiveLinear)
-	require.Equal(t, Setting{Name: "objective", Value: adadim.ObjectiveLinear, From: "given"}, setting(o, "objective"))
 	o.Curvature = 9
 	require.ErrorIs(t, o.Validate(), ErrOptions)
 }

@@ -370,7 +370,7 @@ func TestFoldOutliers(t *testing.T) {
 		o := quick(t)
 		o.Model, o.Arms, o.Fold = golden.Shared(t, "models/"+model), arms, FoldOn
 		o.Calibration = Calibration{Text: text, Samples: 24, SeqLen: 256}
-		o.Preset = Best
+		o.Preset, o.Curvature = Best, CurvatureOff
 		_, err := Quantize(t.Context(), o)
 		require.NoError(t, err)
 		e, err := Evaluate(t.Context(), EvalOptions{Model: o.Output, Text: heldout, Window: 512})

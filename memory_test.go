@@ -96,13 +96,13 @@ func TestSpilledStreams(t *testing.T) {
 	}
 	for name, set := range map[string]func(o *Options){
 		"full":            func(o *Options) { text(o); o.Preset = Paper },
-		"corrected":       func(o *Options) { text(o); o.Preset = Best },
-		"folded":          func(o *Options) { text(o); o.Preset, o.Axis = Best, AxisOC },
+		"corrected":       func(o *Options) { text(o); o.Preset, o.Curvature = Best, CurvatureOff },
+		"folded":          func(o *Options) { text(o); o.Preset, o.Axis, o.Curvature = Best, AxisOC, CurvatureOff },
 		"quantized":       func(o *Options) { text(o); o.Inputs = InputsQuantized },
 		"block":           func(o *Options) { text(o); o.Objective = new(adadim.ObjectiveBlock) },
-		"experts":         func(o *Options) { ids("mixtral")(o); o.Preset = Best },
-		"curved":          func(o *Options) { text(o); o.Preset, o.Axis, o.Curvature = Best, AxisOC, CurvatureOn },
-		"experts, curved": func(o *Options) { ids("gpt-oss")(o); o.Preset, o.Curvature = Best, CurvatureOn },
+		"experts":         func(o *Options) { ids("mixtral")(o); o.Preset, o.Curvature = Best, CurvatureOff },
+		"curved":          func(o *Options) { text(o); o.Preset, o.Axis = Best, AxisOC },
+		"experts, curved": func(o *Options) { ids("gpt-oss")(o); o.Preset = Best },
 		"recurrent":       func(o *Options) { ids("jamba")(o); o.Preset = Best },
 		"in columns":      func(o *Options) { ids("gpt2")(o); o.Preset = Best },
 	} {

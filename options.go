@@ -241,13 +241,14 @@ func ParseFold(s string) (Fold, error) { return folds.Parse(s) }
 // Curvature says whether errors are judged by the model's own loss: one pass back
 // through the unquantized model collects, for each layer, the second moments O of the
 // gradients at its outputs, and what is made small is tr(O E H Eᵀ) instead of the error
-// of the layer's output. GPTQ's refinement and the choice among arms go by it. A model
-// with an operation that no gradient goes back through is refused. Its text is "default",
-// "off" or "on".
+// of the layer's output: GPTQ's feedback and refinement and the choice among arms go by
+// it. A model with an operation that no gradient goes back through is refused where it is
+// on, and done without it by default. Its text is "default", "off" or "on".
 type Curvature uint8
 
 const (
-	// CurvatureDefault is CurvatureOff.
+	// CurvatureDefault is CurvatureOn for preset Best with its own method, unless another
+	// Objective or an importance matrix in place of text is given; else CurvatureOff.
 	CurvatureDefault Curvature = iota
 	// CurvatureOff judges by the outputs of layers.
 	CurvatureOff

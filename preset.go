@@ -24,7 +24,8 @@ const (
 	// error, search by round-to-nearest.
 	Fast
 	// Best tries all arms with the method itself, counted with their bits, with clip
-	// and refinement, and calibrates on quantized inputs with corrected targets.
+	// and refinement, judges errors by the curvature of the model's loss where gradients go
+	// through the model, and calibrates on quantized inputs with corrected targets.
 	Best
 )
 
@@ -56,6 +57,7 @@ type base struct {
 	correction      float64
 	refine          gptq.Refine
 	countBits       bool
+	curvature       bool
 	shrink          bool // statistics of few tokens
 }
 
@@ -70,7 +72,7 @@ func (p Preset) base() base {
 		return base{
 			arms: adadim.AllArms(), clip: true, clipInput: true,
 			objective: adadim.ObjectiveRelative, search: adadim.SearchMethod,
-			inputs: InputsQuantized, correction: 1, refine: gptq.DefaultRefine(), countBits: true, shrink: true,
+			inputs: InputsQuantized, correction: 1, refine: gptq.DefaultRefine(), countBits: true, curvature: true, shrink: true,
 		}
 	}
 	b := base{

@@ -158,7 +158,7 @@ func newJob(o Options) (*job, error) {
 		return nil, err
 	}
 	if err = j.openModel(o); err == nil {
-		err = cmp.Or(j.openImportance(o), j.checkReversible(), j.planModel(o))
+		err = cmp.Or(j.openImportance(o), j.checkReversible(o.Curvature), j.planModel(o))
 	}
 	if err == nil {
 		err = j.splitLayers()

@@ -36,7 +36,7 @@ var kinds = map[string]func(o *Options){
 		o.Calibration.SeqLen = 32
 	},
 	"best": func(o *Options) {
-		o.Preset = Best
+		o.Preset, o.Curvature = Best, CurvatureOff
 		o.Skip = []*regexp.Regexp{regexp.MustCompile(`layers\.[23]\.|gate_proj`)} // it is thorough, and slow
 	},
 	"gptq format": func(o *Options) {
@@ -46,7 +46,7 @@ var kinds = map[string]func(o *Options){
 		o.Inputs, o.BF16 = InputsQuantized, true
 	},
 	"curvature": func(o *Options) {
-		o.Preset, o.Curvature = Best, CurvatureOn
+		o.Preset = Best
 		o.GPTQ.Refine = &gptq.Refine{Rounds: 1, Sweeps: 1}
 	},
 }

@@ -1,7 +1,6 @@
 package lowbit
 
 import (
-	"cmp"
 	"fmt"
 	"math"
 	"regexp"
@@ -89,7 +88,7 @@ func (o *Options) resolveScheme(s *settings) error {
 	targeted := o.Target != ""
 	if targeted {
 		var err error
-		if t, err = o.targetScheme(); err != nil {
+		if t, err = fitting.Target(o.Target, o.Format, o.Bits, o.GroupSize, o.Symmetric); err != nil {
 			return badOptions("%w", err)
 		}
 		target = "target " + told.Pick(&s.told, "target", told.Given(o.Target))
@@ -160,36 +159,6 @@ func (o *Options) mixed(s *settings) (quant.Scheme, string, error) {
 		return main, by, badOptions("%d bits are given beside a type of %d in format %s", o.Bits, main.Bits, s.format.Name())
 	}
 	return main, by, nil
-}
-
-// targetScheme is the first of the target's formats and schemes that the engine
-// loads with the bits and the grid that are given, and in the format given.
-func (o *Options) targetScheme() (checkpoint.Target, error) {
-	all, err := checkpoint.TargetsFor(o.Target)
-	if err != nil {
-		return checkpoint.Target{}, err
-	}
-	for _, t := range all {
-		l := layout.Layer{Out: 1024, In: 1024, Scheme: t.Scheme}
-		l.Scheme.Bits = cmp.Or(o.Bits, l.Scheme.Bits)
-		l.Scheme.GroupSize = cmp.Or(o.GroupSize, l.Scheme.GroupSize)
-		if o.Symmetric != nil {
-			l.Scheme.Symmetric = *o.Symmetric
-		}
-		f := o.Format
-		if f == nil {
-			if f, err = checkpoint.Lookup(t.Format); err != nil {
-				return t, err
-			}
-		} else if f.Name() != t.Format {
-			continue
-		}
-		loads := func(n layout.Note) bool { return n.Engine == o.Target && n.Accepted }
-		if f.Check(l) == nil && slices.ContainsFunc(checkpoint.Engines(f, []layout.Layer{l}), loads) {
-			return t, nil
-		}
-	}
-	return all[0], nil
 }
 
 // resolveMethod decides what quantizes a layer, and on which inputs.
@@ -268,7 +237,8 @@ func (o *Options) resolveArms(s *settings) error {
 	if len(s.arms) == 0 {
 		return badOptions("arms %s: none of axis %s", Setting{Value: all}.Text(), s.axis)
 	}
-	s.curvature = told.Pick(&s.told, "curvature", told.Given(o.Curvature), told.Otherwise(CurvatureOff, "default"))
+	weighs := b.curvature && o.Method == nil && !o.unseen() && (o.Objective == nil || *o.Objective == adadim.ObjectiveCurvature)
+	s.curvature = told.Pick(&s.told, "curvature", told.Given(o.Curvature), told.If(weighs, CurvatureOn, by), told.Otherwise(CurvatureOff, "default"))
 	if s.tuning = o.Tuning; s.tuning.What != TuneOff {
 		if s.tuning.Steps == 0 {
 			s.tuning.Steps = map[Tune]int{TuneScales: 100, TuneCodes: 200}[s.tuning.What]
@@ -318,6 +288,16 @@ func (o *Options) runSettings(cfg *decoder.Model) []Setting {
 	told.Tell(&run, "max_shard_bytes", told.Given(o.MaxShardBytes))
 	told.Tell(&run, "workers", told.Given(o.Workers))
 	return run
+}
+
+// noCurvature does without the curvature that a preset would have, for a reason.
+func (s *settings) noCurvature(from string) {
+	s.curvature = CurvatureOff
+	s.told.Again("curvature", s.curvature, from)
+	if s.objective == adadim.ObjectiveCurvature {
+		s.objective = s.preset.base().objective
+		s.told.Again("objective", s.objective, from)
+	}
 }
 
 // setGroupSize changes the group size, for a reason.

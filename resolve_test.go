@@ -131,7 +131,7 @@ func TestResolve(t *testing.T) {
 		return n
 	}
 	fast := with(plain, "preset", "fast", "inputs", "full", "count_bits", "true", "clip", "true", "clip_input", "true", "arms", "oc,oc+in,ic,ic+row", "objective", "relative")
-	best := with(fast, "preset", "best", "search", "method", "inputs", "quantized", "correction", "1")
+	best := with(fast, "preset", "best", "search", "method", "inputs", "quantized", "correction", "1", "curvature", "on", "objective", "curvature")
 	refined := `"rounds":3`
 	for name, c := range map[string]struct {
 		o          Options
@@ -144,7 +144,7 @@ func TestResolve(t *testing.T) {
 		"paper":                {Options{Preset: Paper}, with(plain, "preset", "paper", "inputs", "full"), ""},
 		"plain":                {Options{Preset: Plain}, plain, ""},
 		"a method":             {Options{Method: quant.RTN{}}, with(plain, "method", "quant.RTN", "inputs", "full"), ""},
-		"a method in a preset": {Options{Method: gptq.Quantizer{Damping: 0.05}, Preset: Best}, best, `"rounds":0`},
+		"a method in a preset": {Options{Method: gptq.Quantizer{Damping: 0.05}, Preset: Best}, with(best, "curvature", "off", "objective", "relative"), `"rounds":0`},
 		"axis in a preset":     {Options{Axis: AxisOC}, with(best, "axis", "oc", "arms", "oc,oc+in", "fold", "on"), refined},
 		"axis ic":              {Options{Axis: AxisIC, Fold: FoldOff}, with(best, "axis", "ic", "arms", "ic,ic+row", "fold", "off"), refined},
 		"axis oc, not folded":  {Options{Axis: AxisOC, Fold: FoldAuto}, with(best, "axis", "oc", "arms", "oc,oc+in"), refined},

@@ -296,6 +296,45 @@ func TestResumeFolded(t *testing.T) {
 	}
 }
 
+// TestResumeKeepsCurvature: a resumed run does not send the text back through the model
+// again, unless what was kept of it is damaged or gone.
+func TestResumeKeepsCurvature(t *testing.T) {
+	for name, c := range map[string]struct {
+		damage func(t *testing.T, path string)
+		again  bool // it is computed again
+		told   int  // warnings
+	}{
+		"kept": {damage: func(*testing.T, string) {}},
+		"damaged": {again: true, told: 1, damage: func(t *testing.T, path string) {
+			edit(t, path, func(b []byte) []byte { b[len(b)/2] ^= 1; return b })
+		}},
+		"gone": {again: true, damage: func(t *testing.T, path string) { require.NoError(t, os.Remove(path)) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			whole := quick(t)
+			whole.Axis, whole.Curvature = AxisOC, CurvatureOn
+			_, err := Quantize(t.Context(), whole)
+			require.NoError(t, err)
+			o := whole
+			o.Output = filepath.Join(t.TempDir(), "out")
+			interrupt(t, o, 3)
+			c.damage(t, filepath.Join(o.Output+checkpoint.PartialSuffix, "kept-curvature"))
+			again, told := false, 0
+			o.Resume, o.Events = true, func(e Event) {
+				again = again || e.Kind == EventProgress && e.Message == "curvature"
+				if e.Kind == EventWarning {
+					told++
+				}
+			}
+			_, err = Quantize(t.Context(), o)
+			require.NoError(t, err)
+			requireSameFolder(t, whole.Output, o.Output)
+			require.Equal(t, c.again, again)
+			require.Equal(t, c.told, told)
+		})
+	}
+}
+
 // TestResumeKeepsText: a resumed run takes the text up where it was before the block that
 // was interrupted; where that is damaged, or a layer before it, from the beginning.
 func TestResumeKeepsText(t *testing.T) {

@@ -30,7 +30,7 @@ func tuned(t *testing.T, model string, what Tune) Options {
 	return Options{
 		Model: filepath.Join("testdata/architectures", model), Output: filepath.Join(t.TempDir(), "out"),
 		Bits: 3, GroupSize: 12, Calibration: Calibration{Text: Text{IDs: ids}, Samples: 8, SeqLen: 32},
-		Tuning: Tuning{What: what, Steps: 20},
+		Curvature: CurvatureOff, Tuning: Tuning{What: what, Steps: 20},
 	}
 }
 

@@ -140,7 +140,7 @@ func (w *Writer) giveUp() error {
 			return err
 		}
 	}
-	return w.partial.RemoveStreams()
+	return w.partial.RemoveAllKept()
 }
 
 // published looks whether the output that exists is the result of the

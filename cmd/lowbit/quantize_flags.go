@@ -132,7 +132,7 @@ func (f *quantizeFlags) registerMethod(s *pflag.FlagSet) {
 	s.Lookup("fold").NoOptDefVal = lowbit.FoldOn.String()
 	option(s, "inputs", "what a block is calibrated on: full (the unquantized model's stream; also fp) or quantized (default: the preset's)", parseInputs, func(v lowbit.Inputs) { f.o.Inputs = v })
 	option(s, "correct", "`strength`, 0 to 1, of the correction for quantized inputs; implies --inputs quantized (default: the preset's)", parseFloat, func(v float64) { f.o.Correction = &v })
-	option(s, "curvature", "judge errors by what they cost the model's own loss, which one pass back through the model tells: on or off (default off)", lowbit.ParseCurvature, func(v lowbit.Curvature) { f.o.Curvature = v })
+	option(s, "curvature", "judge errors by what they cost the model's own loss, which one pass back through the model tells: on or off (default: on in preset best, where gradients go through the model)", lowbit.ParseCurvature, func(v lowbit.Curvature) { f.o.Curvature = v })
 	s.Lookup("curvature").NoOptDefVal = lowbit.CurvatureOn.String()
 	option(s, "tune", "tune the quantized model as a whole to predict what the unquantized one does: scales, codes (and scales) or off (default off)", lowbit.ParseTune, func(v lowbit.Tune) { f.o.Tuning.What = v })
 	s.IntVar(&f.o.Tuning.Steps, "tune-steps", 0, "steps of about 2048 tokens of --tune (default 100 for scales, 200 for codes)")

@@ -5,6 +5,7 @@ package blocks
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -96,7 +97,7 @@ type Options struct {
 	ScaleOutput func(o *tensor.Matrix, factor []float32) *tensor.Matrix
 	Statistics  int64 // see memory.Plan
 	Workers     int
-	Streams     Streams // nil: a resumed run begins with the first block again
+	Keeper      Keeper // nil: a resumed run begins anew with the text
 
 	Begin    func(block int)                     // called before a block
 	Curving  func(done, total int)               // called while curvature is collected
@@ -135,11 +136,7 @@ type run struct {
 func Run(ctx context.Context, w *walk.Walk, windows [][]int32, layers Layers, o Options) error {
 	r := &run{Options: o, layers: layers, walk: w, clock: phases.Of(ctx)}
 	if o.Curvature {
-		leave := r.clock.Whole(phases.Curvature)
-		var err error
-		r.moments, err = curvature.Collect(ctx, w, windows, layers.Pending, o.Curving)
-		leave()
-		if err != nil {
+		if err := r.collect(ctx, windows); err != nil {
 			return err
 		}
 	}
@@ -172,8 +169,8 @@ func (r *run) all(ctx context.Context, first, n int) error {
 		}
 		return r.keep(ctx, b.Index+1)
 	})
-	if err == nil && r.Streams != nil {
-		err = r.Streams.DropStreams(nil)
+	if err == nil && r.Keeper != nil {
+		err = errors.Join(r.Keeper.DropKept(KeptStreams, nil), r.Keeper.DropKept(KeptCurvature, nil))
 	}
 	if err != nil {
 		return err

@@ -7,22 +7,29 @@ import (
 	"os"
 	"time"
 
+	"github.com/golowbit/lowbit/internal/curvature"
 	"github.com/golowbit/lowbit/internal/fold"
 	"github.com/golowbit/lowbit/internal/phases"
 	"github.com/golowbit/lowbit/internal/program"
+	"github.com/golowbit/lowbit/internal/shared"
 	"github.com/golowbit/lowbit/internal/walk"
 )
 
-// Streams keeps what the text is between two blocks, so that a resumed run need not
-// take it there again.
-type Streams interface {
-	// KeepStreams keeps what write writes, size bytes, in place of what was kept before.
-	KeepStreams(size int64, write func(io.Writer) error) error
-	// KeptStreams opens what was kept; nil if there is nothing.
-	KeptStreams() (*os.File, error)
-	// DropStreams removes it; why is not nil if it could not be used.
-	DropStreams(why error) error
+// Keeper keeps what a resumed run need not compute again.
+type Keeper interface {
+	// Keep keeps what write writes, size bytes, in place of what was kept of its kind before.
+	Keep(what string, size int64, write func(io.Writer) error) error
+	// Kept opens what was kept; nil if there is nothing.
+	Kept(what string) (*os.File, error)
+	// DropKept removes it; why is not nil if it could not be used.
+	DropKept(what string, why error) error
 }
+
+// What is kept.
+const (
+	KeptStreams   = "streams"   // what the text is between two blocks
+	KeptCurvature = "curvature" // at the outputs of layers
+)
 
 // Keeping is not to take more than a part of the time: what is more than always bytes is
 // kept when the work since the last time was this many times what a slow disk takes.
@@ -31,6 +38,46 @@ const (
 	slowDisk = 200 << 20 // bytes a second
 	rarely   = 20
 )
+
+// worthKeeping says whether so many bytes are kept of what was worked on since.
+func worthKeeping(size int64, since time.Time) bool {
+	return size <= always || time.Since(since).Seconds() >= rarely*float64(size)/slowDisk
+}
+
+// collect finds the curvature at the outputs of layers: the run that is resumed may have
+// kept it.
+func (r *run) collect(ctx context.Context, windows [][]int32) error {
+	defer r.clock.Whole(phases.Curvature)()
+	err := r.restoreCurvature(ctx)
+	if err != nil || r.moments != nil {
+		return err
+	}
+	begin := time.Now()
+	if r.moments, err = curvature.Collect(ctx, r.walk, windows, r.layers.Pending, r.Curving); err != nil || r.Keeper == nil {
+		return err
+	}
+	size := r.moments.Size()
+	if r.needed() == 0 || shared.Of(ctx) != nil || !worthKeeping(size, begin) {
+		return nil // other runs have it too
+	}
+	return r.Keeper.Keep(KeptCurvature, size, func(out io.Writer) error { return r.moments.Keep(ctx, out) })
+}
+
+func (r *run) restoreCurvature(ctx context.Context) error {
+	if r.Keeper == nil || r.needed() == 0 {
+		return nil
+	}
+	file, err := r.Keeper.Kept(KeptCurvature)
+	if err != nil || file == nil {
+		return err
+	}
+	defer file.Close()
+	r.moments, err = curvature.Restore(ctx, r.walk, r.layers.Pending, file)
+	if err != nil && ctx.Err() == nil {
+		err = r.Keeper.DropKept(KeptCurvature, err)
+	}
+	return err
+}
 
 // streams are those that the blocks take on.
 func (r *run) streams() (all []*walk.Residual) {
@@ -69,10 +116,10 @@ func (r *run) start(ctx context.Context, windows [][]int32) (block int, err erro
 // restore returns what the run that is resumed has kept, nil if there is nothing of use.
 func (r *run) restore(ctx context.Context, windows [][]int32, n int) ([]*walk.Residual, int, error) {
 	done := r.done()
-	if r.Streams == nil || done == 0 {
+	if r.Keeper == nil || done == 0 {
 		return nil, 0, nil
 	}
-	file, err := r.Streams.KeptStreams()
+	file, err := r.Keeper.Kept(KeptStreams)
 	if err != nil || file == nil {
 		return nil, 0, err
 	}
@@ -84,7 +131,7 @@ func (r *run) restore(ctx context.Context, windows [][]int32, n int) ([]*walk.Re
 		if ctx.Err() != nil {
 			return nil, 0, err
 		}
-		return nil, 0, r.Streams.DropStreams(err)
+		return nil, 0, r.Keeper.DropKept(KeptStreams, err)
 	}
 	for _, b := range r.walk.Model.Blocks[:block] { // none without x
 		if err := r.settle(b); err != nil {
@@ -128,15 +175,15 @@ func (r *run) settle(b *program.Program) error {
 // keep keeps the streams as they are before a block.
 func (r *run) keep(ctx context.Context, block int) error {
 	all := r.streams()
-	if r.Streams == nil || len(all) == 0 {
+	if r.Keeper == nil || len(all) == 0 {
 		return nil
 	}
 	size := walk.Kept(all)
-	if size > always && time.Since(r.kept).Seconds() < rarely*float64(size)/slowDisk {
+	if !worthKeeping(size, r.kept) {
 		return nil
 	}
 	defer r.clock.Enter(phases.Writing)()
-	err := r.Streams.KeepStreams(size, func(out io.Writer) error { return r.walk.Keep(ctx, out, block, all) })
+	err := r.Keeper.Keep(KeptStreams, size, func(out io.Writer) error { return r.walk.Keep(ctx, out, block, all) })
 	r.kept = time.Now()
 	return err
 }

@@ -24,6 +24,7 @@ const Most = 4
 type Moments struct {
 	store  *streams.Store
 	pieces map[string]*streams.Piece
+	names  []string     // that were collected, in the model's order
 	runs   *shared.Runs // what other runs have found, and this one for them
 	text   string
 	// Kept is, by layer, how much of what is beside the diagonal is kept.
@@ -54,6 +55,11 @@ func Collect(ctx context.Context, w *walk.Walk, windows [][]int32, wants func(na
 		m.text = shared.Text(w, windows) + "curvature "
 		all := wants
 		wants = func(name string) bool { return all(name) && !m.runs.Has(m.text+name) }
+	}
+	for _, l := range w.Model.Linears() {
+		if wants(l.Name) {
+			m.names = append(m.names, l.Name)
+		}
 	}
 	first := firstBlock(w.Model, wants)
 	if first == w.Model.Layers {

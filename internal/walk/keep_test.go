@@ -52,12 +52,12 @@ func TestKeep(t *testing.T) {
 	require.NoError(t, err)
 	require.Nil(t, behind)
 	require.Equal(t, used, w.Store.Used())
-	require.ErrorIs(t, restore(first, 1, tokens), walk.ErrKept)
-	require.ErrorIs(t, restore(first, 2, tokens-700), walk.ErrKept)
+	require.ErrorIs(t, restore(first, 1, tokens), streams.ErrKept)
+	require.ErrorIs(t, restore(first, 2, tokens-700), streams.ErrKept)
 	for _, at := range []int{0, 20, 60, len(first) / 3, len(first) - 1} {
 		damaged := bytes.Clone(first)
 		damaged[at] ^= 4
-		require.ErrorIs(t, restore(damaged, 2, tokens), walk.ErrKept, "byte %d", at)
+		require.ErrorIs(t, restore(damaged, 2, tokens), streams.ErrKept, "byte %d", at)
 	}
 	for _, n := range []int{0, 10, 48, len(first) / 2, len(first) - 1} {
 		err := restore(first[:n], 2, tokens)

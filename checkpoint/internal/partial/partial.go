@@ -33,7 +33,7 @@ const (
 	StateFile   = "state.json"
 	LockFile    = "lock"
 	ScratchFile = "streams"
-	StreamsFile = "kept-streams"
+	keptPrefix  = "kept-"
 	LayerFolder = "layers"
 	ResultName  = "result"
 	AsideFolder = "damaged"

@@ -78,6 +78,8 @@ func fullInputs(set func(o *lowbit.Options)) func(o *lowbit.Options) {
 	}
 }
 
+func withoutCurvature(o *lowbit.Options) { o.Curvature = lowbit.CurvatureOff }
+
 func refine(r gptq.Refine) func(o *lowbit.Options) {
 	return func(o *lowbit.Options) {
 		o.GPTQ.Refine = &r
@@ -114,13 +116,14 @@ var methods = []variant{
 	{"best, no extra bits", preset(lowbit.Best, adadim.PaperArms(), nil), ablation},
 	{"fast, --axis oc", preset(lowbit.Fast, nil, func(o *lowbit.Options) { o.Axis = lowbit.AxisOC }), nil},
 
+	{"best, curvature off", preset(lowbit.Best, nil, withoutCurvature), nil},
+	{"best, curvature off, raw objective", preset(lowbit.Best, nil, func(o *lowbit.Options) { withoutCurvature(o); o.Objective = new(adadim.ObjectiveLinear) }), ablation},
 	{"best, no clip", preset(lowbit.Best, nil, func(o *lowbit.Options) { o.Clip, o.ClipInput = new(false), new(false) }), ablation},
 	{"best, no refinement", preset(lowbit.Best, nil, refine(gptq.Refine{})), ablation},
 	{"best, no correction", preset(lowbit.Best, nil, func(o *lowbit.Options) { o.Correction = new(0.0) }), ablation},
 	{"best, full-precision inputs", preset(lowbit.Best, nil, func(o *lowbit.Options) { o.Correction, o.Inputs = new(0.0), lowbit.InputsFull }), ablation},
 	{"best, search by RTN", preset(lowbit.Best, nil, func(o *lowbit.Options) { o.Search = new(adadim.SearchRTN) }), ablation},
 	{"best, bits not counted", preset(lowbit.Best, nil, func(o *lowbit.Options) { o.CountBits = new(false) }), ablation},
-	{"best, raw objective", preset(lowbit.Best, nil, func(o *lowbit.Options) { o.Objective = new(adadim.ObjectiveLinear) }), ablation},
 	{"best, oc+in only", preset(lowbit.Best, []adadim.Arm{adadim.ArmOCInputScale()}, nil), ablation},
 	{"best, ic+row only", preset(lowbit.Best, []adadim.Arm{adadim.ArmICRowScale()}, nil), ablation},
 	{"best, oc arm only", preset(lowbit.Best, oc, nil), ablation},
