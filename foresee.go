@@ -90,6 +90,9 @@ func (j *job) planMemory(limit int64) (p *memory.Plan, err error) {
 		}
 		p, err = memory.Layer(limit, most+j.held())
 	}
+	if err != nil && j.set.curvature == CurvatureOn {
+		err = fmt.Errorf("%w; without curvature less is needed", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", j.path, err)
 	}
