@@ -134,7 +134,7 @@ func TestSpilledStreams(t *testing.T) {
 // disturb the next.
 func TestSpilledResume(t *testing.T) {
 	o := quick(t)
-	o.Preset = Best
+	o.Preset, o.Axis = Best, AxisOC // with curvature
 	_, err := Quantize(t.Context(), o)
 	require.NoError(t, err)
 	whole := o.Output

@@ -97,7 +97,7 @@ func TestQuantizeMixed(t *testing.T) {
 	options := func() Options {
 		o := quick(t)
 		o.Output += ".gguf"
-		o.Preset, o.Bits, o.GroupSize, o.Workers = Best, 0, 0, 1
+		o.Preset, o.Curvature, o.Bits, o.GroupSize, o.Workers = Best, CurvatureOff, 0, 0, 1
 		o.Format = ggufmodel.Format{Type: "Q4_K_M", Dense: safetensors.F16}
 		return o
 	}
