@@ -109,7 +109,7 @@ func typesMeasured(t *testing.T, rows []typeRow, model, calibration, heldout str
 		if r.Matrix > 0 {
 			require.InEpsilon(t, r.Matrix, measure(nil, matrix), 0.02, r.Type)
 		}
-		if all && (r.Type == "Q2_K" || r.Type == "Q4_K_M") {
+		if all && r.Type == "Q4_K_M" {
 			require.InEpsilon(t, r.Best, measure(nil, ""), 0.04, r.Type)
 		}
 	}
