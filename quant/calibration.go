@@ -227,7 +227,7 @@ func (c *Collector) Halves() [2]*Calibration {
 }
 
 func (s *sums) calibration() *Calibration {
-	mirror(s.h)
+	tensor.Mirror(s.h)
 	return &Calibration{H: s.h, Tokens: s.tokens, Cross: s.cross, Residual: s.residual}
 }
 
@@ -274,15 +274,6 @@ func (c *Collector) Calibration() *Calibration {
 		}
 	}
 	return all
-}
-
-// mirror copies the lower triangle of h to the upper.
-func mirror(h *tensor.Matrix) {
-	for i := range h.Rows {
-		for j, v := range h.Row(i)[:i] {
-			h.Data[j*h.Stride+i] = v
-		}
-	}
 }
 
 // sum is a+b, with inPlace in the memory of a.

@@ -35,6 +35,16 @@ func Cholesky(a *Matrix, workers int) int {
 // instructions. Where they do not, they are the float32 products.
 func HasBF16() bool { return kernel.HasBF16() }
 
+// Mirror copies the lower triangle of h, which must be square, to the upper: what SyrkT
+// leaves to do for all of xᵀx.
+func Mirror(h *Matrix) {
+	for i := range h.Rows {
+		for j, v := range h.Row(i)[:i] {
+			h.Data[j*h.Stride+i] = v
+		}
+	}
+}
+
 // GemmBF16 is Gemm with the elements of a and b rounded to bfloat16 and
 // float32 sums, if HasBF16: about twice as fast, for data that is bfloat16
 // anyway.

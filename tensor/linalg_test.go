@@ -100,3 +100,10 @@ func TestShapePanics(t *testing.T) {
 	require.PanicsWithValue(t, "tensor: rank-k update of mismatched shapes", func() { tensor.SyrkTBF16(a, b, 1) })
 	require.PanicsWithValue(t, "tensor: factorization of a matrix that is not square", func() { tensor.Cholesky(a, 1) })
 }
+
+// TestMirror: the upper triangle becomes the lower, beside which nothing changes.
+func TestMirror(t *testing.T) {
+	h := &tensor.Matrix{Rows: 3, Cols: 3, Stride: 4, Data: []float32{1, 0, 0, 9, 2, 3, 0, 9, 4, 5, 6, 9}}
+	tensor.Mirror(h)
+	require.Equal(t, []float32{1, 2, 4, 9, 2, 3, 5, 9, 4, 5, 6, 9}, h.Data)
+}

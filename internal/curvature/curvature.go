@@ -31,6 +31,10 @@ type Moments struct {
 	Kept map[string]float64
 }
 
+func newMoments(w *walk.Walk) *Moments {
+	return &Moments{store: w.Store, pieces: map[string]*streams.Piece{}, Kept: map[string]float64{}}
+}
+
 // Collect runs windows through the model and back. The loss at each token but the last
 // of a window is the negative log-likelihood of an id that is drawn from the model's own
 // prediction: then the mean of g gᵀ is the Fisher information at the layer's output, and
@@ -50,8 +54,8 @@ type Moments struct {
 // Only layers that wants names are collected, and of these only what no other run has
 // (see shared.Runs). The model must be walk.Reversible.
 func Collect(ctx context.Context, w *walk.Walk, windows [][]int32, wants func(name string) bool, step func(done, total int)) (*Moments, error) {
-	m := &Moments{store: w.Store, pieces: map[string]*streams.Piece{}, Kept: map[string]float64{}, runs: shared.Of(ctx)}
-	if m.runs != nil {
+	m := newMoments(w)
+	if m.runs = shared.Of(ctx); m.runs != nil {
 		m.text = shared.Text(w, windows) + "curvature "
 		all := wants
 		wants = func(name string) bool { return all(name) && !m.runs.Has(m.text+name) }
@@ -244,8 +248,8 @@ func combined(s *[2]*tensor.Matrix, f float32) (o *tensor.Matrix, kept float64) 
 			if j < i {
 				x[j] *= float32(kept)
 			}
-			a.Data[j*a.Stride+i] = x[j]
 		}
 	}
+	tensor.Mirror(a)
 	return a, kept
 }

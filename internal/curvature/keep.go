@@ -81,7 +81,7 @@ func (m *Moments) keepLayer(k *streams.KeptWriter, name string) error {
 // streams.ErrKept, where any of these is not there or all is of another model, or are
 // those of in or of the Store.
 func Restore(ctx context.Context, w *walk.Walk, wants func(name string) bool, in io.ReaderAt) (*Moments, error) {
-	m := &Moments{store: w.Store, pieces: map[string]*streams.Piece{}, Kept: map[string]float64{}}
+	m := newMoments(w)
 	if err := m.restore(ctx, w, wants, in); err != nil {
 		m.Drop()
 		return nil, err
@@ -142,17 +142,14 @@ func (m *Moments) restoreLayer(k *streams.KeptReader, outputs map[string]int, wa
 	}
 	o := tensor.New(out, out)
 	for i := range out {
-		row := o.Row(i)[:i+1]
-		if err := k.Floats(row); err != nil {
+		if err := k.Floats(o.Row(i)[:i+1]); err != nil {
 			return "", err
-		}
-		for j, v := range row {
-			o.Data[j*o.Stride+i] = v
 		}
 	}
 	if err := k.Seal(); err != nil || !wants(name) {
 		return name, err
 	}
+	tensor.Mirror(o)
 	p, err := m.store.Put(o)
 	if err != nil {
 		return "", err
