@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"runtime/debug"
-	"strings"
 	"sync"
 	"time"
 
@@ -14,6 +13,7 @@ import (
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/checkpoint/hub"
 	"github.com/golowbit/lowbit/cmd/lowbit-localai/internal/pb"
+	"github.com/golowbit/lowbit/internal/faults"
 	"github.com/golowbit/lowbit/internal/memory"
 )
 
@@ -79,7 +79,7 @@ func (j *job) run(turn <-chan struct{}) {
 				j.at.kept, j.at.layers, j.options.Output, checkpoint.PartialSuffix)
 		}
 	default:
-		u.Status, u.Message = failed, oneLine(err)
+		u.Status, u.Message = failed, faults.OneLine(err)
 	}
 	j.tell(u)
 }
@@ -220,11 +220,6 @@ func (j *job) stop(ctx context.Context) bool {
 	case <-ctx.Done():
 		return false
 	}
-}
-
-// oneLine is the text of an error without line breaks.
-func oneLine(err error) string {
-	return strings.Join(strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' }), "; ")
 }
 
 // progress is how far a job is.

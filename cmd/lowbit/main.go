@@ -17,6 +17,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/golowbit/lowbit"
+	"github.com/golowbit/lowbit/internal/faults"
 	"github.com/golowbit/lowbit/internal/phases"
 )
 
@@ -102,9 +103,9 @@ func outcomeOf(ctx context.Context, err error) (code int, message string) {
 	case ctx.Err() != nil && errors.Is(err, context.Canceled):
 		return exitInterrupted, "interrupted"
 	case errors.As(err, &usage) || errors.Is(err, lowbit.ErrOptions):
-		return exitUsage, oneLine(err)
+		return exitUsage, faults.OneLine(err)
 	}
-	return exitError, oneLine(err)
+	return exitError, faults.OneLine(err)
 }
 
 // end says the last that there is to say.
@@ -125,17 +126,6 @@ func (a *app) note(text string) {
 		return
 	}
 	fmt.Fprintln(a.stderr, text)
-}
-
-// oneLine is the text of an error without line breaks.
-func oneLine(err error) string {
-	var parts []string
-	for line := range strings.SplitSeq(err.Error(), "\n") {
-		if line = strings.TrimSpace(line); line != "" {
-			parts = append(parts, line)
-		}
-	}
-	return strings.Join(parts, "; ")
 }
 
 // command builds the tree of verbs.

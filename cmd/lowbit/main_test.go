@@ -15,6 +15,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/golowbit/lowbit/internal/faults"
 )
 
 const (
@@ -185,7 +187,7 @@ func TestHelp(t *testing.T) {
 }
 
 func TestOneLine(t *testing.T) {
-	require.Equal(t, "a; b", oneLine(usageError{errorText("a\n\n b\n")}))
+	require.Equal(t, "a; b", faults.OneLine(usageError{errorText("a\n\n b\n")}))
 }
 
 type errorText string

@@ -10,6 +10,7 @@ import (
 	"github.com/golowbit/lowbit"
 	"github.com/golowbit/lowbit/cmd/lowbit/internal/report"
 	"github.com/golowbit/lowbit/internal/disk"
+	"github.com/golowbit/lowbit/internal/faults"
 )
 
 // quantizeReport is what --report takes from the events of a run.
@@ -58,7 +59,7 @@ func (a *app) writeReport(ctx context.Context, o lowbit.Options, r *lowbit.Repor
 	// What cannot be drawn or counted is left out.
 	output, _ := lowbit.Inspect(o.Output)
 	if err := report.Complete(ctx, whole.Layers, report.Options{Path: o.Model, Base: o.Base, Workers: o.Workers}); err != nil {
-		a.note(fmt.Sprintf("note: the report has no pictures of some layers: %s", oneLine(err)))
+		a.note(fmt.Sprintf("note: the report has no pictures of some layers: %s", faults.OneLine(err)))
 	}
 	page := report.New(report.Sources{Lowbit: strings.TrimSpace(version()), Source: source, Output: output, Report: &whole, Memory: told.memory, Told: told.told})
 	name := reportFile(o.Output)

@@ -20,6 +20,7 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/cmd/lowbit/internal/frontier"
 	"github.com/golowbit/lowbit/internal/disk"
+	"github.com/golowbit/lowbit/internal/faults"
 	"github.com/golowbit/lowbit/internal/memory"
 	"github.com/golowbit/lowbit/internal/shared"
 )
@@ -201,7 +202,7 @@ func (a *app) sweep(ctx context.Context, model string, f *sweepCommandFlags) err
 		case errors.As(err, &usage):
 			return err
 		case err != nil:
-			v.Refused = oneLine(err)
+			v.Refused = faults.OneLine(err)
 		}
 		if err := v.takeUp(before[v.Name]); err != nil {
 			return err
@@ -268,7 +269,7 @@ func (a *app) sweepOne(ctx context.Context, o lowbit.Options, v *sweepVariant, q
 	case err == nil:
 		v.Seconds = report.Seconds
 	case errors.Is(err, layout.ErrUnsupported) || errors.Is(err, lowbit.ErrOptions):
-		v.Refused = oneLine(err)
+		v.Refused = faults.OneLine(err)
 	case ctx.Err() != nil:
 		return interrupted{"interrupted; the same command goes on"}
 	default:

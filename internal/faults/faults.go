@@ -1,4 +1,4 @@
-// Package faults makes one error of what is wrong with many things.
+// Package faults makes one error of what is wrong with many things, and one line of an error.
 package faults
 
 import (
@@ -55,4 +55,15 @@ func few(all []string) string {
 		return strings.Join(all, ", ")
 	}
 	return fmt.Sprintf("%s and %d more", strings.Join(all[:most], ", "), len(all)-most)
+}
+
+// OneLine is the text of an error without line breaks.
+func OneLine(err error) string {
+	var parts []string
+	for line := range strings.SplitSeq(err.Error(), "\n") {
+		if line = strings.TrimSpace(line); line != "" {
+			parts = append(parts, line)
+		}
+	}
+	return strings.Join(parts, "; ")
 }
