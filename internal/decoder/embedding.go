@@ -5,6 +5,7 @@ import (
 
 	"github.com/golowbit/lowbit/internal/kernel"
 	"github.com/golowbit/lowbit/internal/program"
+	"github.com/golowbit/lowbit/internal/program/stored"
 	"github.com/golowbit/lowbit/tensor"
 )
 
@@ -29,7 +30,7 @@ type Embedding struct {
 func (m *Model) LoadEmbedding(w program.Weights) (*Embedding, error) {
 	e, err := m.newEmbedding(w)
 	if err == nil {
-		e.Weight, err = program.LoadMatrix(w, m.Names.Embedding, m.Vocab, m.embedWidth())
+		e.Weight, err = stored.LoadMatrix(w, m.Names.Embedding, m.Vocab, m.embedWidth())
 	}
 	return e, err
 }
@@ -45,7 +46,7 @@ func (m *Model) OpenEmbedding(w program.Weights) (*Embedding, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := program.CheckShape(w, e.name, e.vocab, e.width); err != nil {
+	if err := stored.CheckShape(w, e.name, e.vocab, e.width); err != nil {
 		return nil, err
 	}
 	step := max(1, 1<<20/e.width)
@@ -62,12 +63,12 @@ func (m *Model) newEmbedding(w program.Weights) (*Embedding, error) {
 	e := &Embedding{spec: m.Embed, vocab: m.Vocab, width: m.embedWidth(), weights: w, name: m.Names.Embedding}
 	var err error
 	if m.Names.ProjectIn != "" {
-		if e.project, err = program.LoadMatrix(w, m.Names.ProjectIn, m.Hidden, m.embedWidth()); err != nil {
+		if e.project, err = stored.LoadMatrix(w, m.Names.ProjectIn, m.Hidden, m.embedWidth()); err != nil {
 			return nil, err
 		}
 	}
 	if m.Names.Positions != "" {
-		if e.positions, err = program.LoadMatrix(w, m.Names.Positions, m.MaxPosition+m.Embed.Offset, m.Hidden); err != nil {
+		if e.positions, err = stored.LoadMatrix(w, m.Names.Positions, m.MaxPosition+m.Embed.Offset, m.Hidden); err != nil {
 			return nil, err
 		}
 	}

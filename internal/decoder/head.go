@@ -8,6 +8,7 @@ import (
 
 	"github.com/golowbit/lowbit/internal/kernel"
 	"github.com/golowbit/lowbit/internal/program"
+	"github.com/golowbit/lowbit/internal/program/stored"
 	"github.com/golowbit/lowbit/tensor"
 )
 
@@ -34,20 +35,20 @@ func (m *Model) LoadHead(w program.Weights, embedding *Embedding) (*Head, error)
 	}
 	width := m.embedWidth()
 	if m.Names.ProjectOut != "" {
-		if h.project, err = program.LoadMatrix(w, m.Names.ProjectOut, width, m.Hidden); err != nil {
+		if h.project, err = stored.LoadMatrix(w, m.Names.ProjectOut, width, m.Hidden); err != nil {
 			return nil, err
 		}
 	}
 	switch {
 	case !m.Tied:
-		h.Weight, err = program.LoadMatrix(w, m.Names.Head, m.Vocab, width)
+		h.Weight, err = stored.LoadMatrix(w, m.Names.Head, m.Vocab, width)
 	case embedding != nil && embedding.Weight != nil:
 		h.Weight = embedding.Weight
 	default:
-		h.Weight, err = program.LoadMatrix(w, m.Names.Embedding, m.Vocab, width)
+		h.Weight, err = stored.LoadMatrix(w, m.Names.Embedding, m.Vocab, width)
 	}
 	if err == nil && h.spec.Bias {
-		h.Bias, err = program.LoadVector(w, biasOf(m.Names.Head), m.Vocab)
+		h.Bias, err = stored.LoadVector(w, biasOf(m.Names.Head), m.Vocab)
 	}
 	if err != nil {
 		return nil, err
@@ -61,13 +62,13 @@ func (m *Model) loadNorm(w program.Weights, s *program.Norm, name string) (gain,
 		s.Eps = m.NormEps
 	}
 	if !s.Plain {
-		if gain, err = program.LoadVector(w, name, m.Hidden); err != nil {
+		if gain, err = stored.LoadVector(w, name, m.Hidden); err != nil {
 			return nil, nil, err
 		}
 		gain = s.GainOf(gain)
 	}
 	if s.Bias {
-		bias, err = program.LoadVector(w, biasOf(name), m.Hidden)
+		bias, err = stored.LoadVector(w, biasOf(name), m.Hidden)
 	}
 	return gain, bias, err
 }

@@ -6,6 +6,7 @@ import (
 	"math"
 
 	"github.com/golowbit/lowbit/internal/program"
+	"github.com/golowbit/lowbit/internal/program/stored"
 )
 
 // ErrUnsupported is wrapped by every error about a model that may be sound
@@ -200,7 +201,7 @@ func (m *Model) Linears() []program.LinearInfo {
 func (m *Model) CheckShapes(w program.Weights) error {
 	c := &m.Config
 	for _, t := range c.outerTensors() {
-		if err := program.CheckShape(w, t.Name, t.Shape...); err != nil {
+		if err := stored.CheckShape(w, t.Name, t.Shape...); err != nil {
 			return err
 		}
 	}

@@ -1,28 +1,19 @@
 package program
 
 import (
-	"fmt"
 	"strings"
 
-	"github.com/golowbit/lowbit/internal/program/near"
+	"github.com/golowbit/lowbit/internal/program/stored"
 	"github.com/golowbit/lowbit/tensor"
 )
 
-// Weights gives a model's tensors by name, finite.
-type Weights interface {
-	Matrix(name string) (*tensor.Matrix, error) // two dimensions, dense float32
-	Vector(name string) ([]float32, error)      // one dimension
-	// Rows are the entries i0 <= i < i1 of the first dimension of a tensor of any
-	// dimensions, one after the other, in dst's memory where that suffices.
-	Rows(name string, i0, i1 int, dst []float32) ([]float32, error)
-	Has(name string) bool
-	Shape(name string) ([]int, bool)
-}
-
-// Quantized is implemented by Weights that hold some layers quantized: it tells
-// whether Matrix gives a weight, name, as [Out, In] although the architecture
-// stores it otherwise (see Slice).
-type Quantized interface{ QuantizedWeight(name string) bool }
+// What a model's tensors are read as; see package stored.
+type (
+	Weights     = stored.Weights
+	Quantized   = stored.Quantized
+	Slice       = stored.Slice
+	TensorShape = stored.TensorShape
+)
 
 // asOwn tells whether a layer is stored as a tensor of its own.
 func (l LinearInfo) asOwn(w Weights) bool {
@@ -78,12 +69,12 @@ func (p *Program) Load(w Weights) (*Block, error) {
 		if t.optional && !w.Has(p.paramName(i)) {
 			continue
 		}
-		if b.params[i], err = loadParam(w, p.paramName(i), t.shape); err != nil {
+		if b.params[i], err = stored.LoadParam(w, p.paramName(i), t.shape); err != nil {
 			return nil, err
 		}
 	}
 	for _, path := range p.absent {
-		if err := checkNoEffect(w, p.prefix+path); err != nil {
+		if err := stored.CheckNoEffect(w, p.prefix+path); err != nil {
 			return nil, err
 		}
 	}
@@ -106,7 +97,7 @@ func (p *Program) CheckShapes(w Weights) error {
 		if t.optional && !w.Has(p.paramName(i)) {
 			continue
 		}
-		if err := CheckShape(w, p.paramName(i), t.shape...); err != nil {
+		if err := stored.CheckShape(w, p.paramName(i), t.shape...); err != nil {
 			return err
 		}
 	}
@@ -115,11 +106,11 @@ func (p *Program) CheckShapes(w Weights) error {
 		if l.asOwn(w) {
 			s = Slice{Weight: l.WeightName(), Bias: s.Bias, Outputs: l.Out, Step: 1}
 		}
-		if err := CheckShape(w, s.Weight, s.WeightShape(l.In)...); err != nil {
+		if err := stored.CheckShape(w, s.Weight, s.WeightShape(l.In)...); err != nil {
 			return err
 		}
 		if l.Bias && (s.Bias == l.BiasName() || !w.Has(l.BiasName())) {
-			if err := CheckShape(w, s.Bias, s.BiasShape()...); err != nil {
+			if err := stored.CheckShape(w, s.Bias, s.BiasShape()...); err != nil {
 				return err
 			}
 		}
@@ -127,67 +118,15 @@ func (p *Program) CheckShapes(w Weights) error {
 	return nil
 }
 
-// CheckShape compares the shape of a tensor with what is wanted.
-func CheckShape(w Weights, name string, want ...int) error {
-	got, ok := w.Shape(name)
-	if !ok {
-		return fmt.Errorf("tensor %q: missing, want shape %v%s", name, want, near.Beside(w, name))
-	}
-	same := len(got) == len(want)
-	for i := 0; same && i < len(want); i++ {
-		same = got[i] == want[i]
-	}
-	if !same {
-		return fmt.Errorf("tensor %q: shape %v, want %v", name, got, want)
-	}
-	return nil
-}
-
-func loadParam(w Weights, name string, shape []int) (*tensor.Matrix, error) {
-	switch {
-	case len(shape) == 2:
-		return LoadMatrix(w, name, shape[0], shape[1])
-	case len(shape) > 2:
-		if err := CheckShape(w, name, shape...); err != nil {
-			return nil, err
-		}
-		v, err := w.Rows(name, 0, shape[0], nil)
-		if err != nil {
-			return nil, err
-		}
-		return tensor.FromSlice(shape[0], len(v)/shape[0], v), nil
-	}
-	v, err := LoadVector(w, name, shape[0])
-	if err != nil {
-		return nil, err
-	}
-	return tensor.FromSlice(1, len(v), v), nil
-}
-
-// LoadMatrix reads a matrix, rows x cols.
-func LoadMatrix(w Weights, name string, rows, cols int) (*tensor.Matrix, error) {
-	if err := CheckShape(w, name, rows, cols); err != nil {
-		return nil, err
-	}
-	m, err := w.Matrix(name)
-	if err != nil {
-		return nil, err
-	}
-	if m.Rows != rows || m.Cols != cols {
-		return nil, fmt.Errorf("tensor %q: shape [%d %d], want [%d %d]", name, m.Rows, m.Cols, rows, cols)
-	}
-	return m, nil
-}
-
 // loadWeight reads a linear layer's weight as [Out, In] from where it lies.
 func loadWeight(w Weights, l LinearInfo) (*tensor.Matrix, error) {
 	if l.asOwn(w) {
-		return LoadMatrix(w, l.WeightName(), l.Out, l.In)
+		return stored.LoadMatrix(w, l.WeightName(), l.Out, l.In)
 	}
 	s := l.Stored()
 	shape := s.WeightShape(l.In)
-	stored, err := loadStored(w, s, shape)
-	if err != nil || s.whole(l.Out) {
+	stored, err := stored.LoadSlice(w, s, shape)
+	if err != nil || s.Whole(l.Out) {
 		return stored, err
 	}
 	m := tensor.New(l.Out, l.In)
@@ -204,36 +143,6 @@ func loadWeight(w Weights, l LinearInfo) (*tensor.Matrix, error) {
 	return m, nil
 }
 
-// loadStored reads a stored matrix: a tensor, or one of the experts in it.
-func loadStored(w Weights, s Slice, shape []int) (*tensor.Matrix, error) {
-	if s.Experts == 0 {
-		return LoadMatrix(w, s.Weight, shape[0], shape[1])
-	}
-	if err := CheckShape(w, s.Weight, shape...); err != nil {
-		return nil, err
-	}
-	v, err := w.Rows(s.Weight, s.Expert, s.Expert+1, nil)
-	if err != nil {
-		return nil, err
-	}
-	return tensor.FromSlice(shape[1], shape[2], v), nil
-}
-
-// LoadVector reads a vector of n elements.
-func LoadVector(w Weights, name string, n int) ([]float32, error) {
-	if err := CheckShape(w, name, n); err != nil {
-		return nil, err
-	}
-	v, err := w.Vector(name)
-	if err != nil {
-		return nil, err
-	}
-	if len(v) != n {
-		return nil, fmt.Errorf("tensor %q: %d elements, want %d", name, len(v), n)
-	}
-	return v, nil
-}
-
 // loadBias loads a bias that is there only if the configuration says so. One
 // that is there against the configuration is let pass only if it is all zeros
 // and so has no effect: to ignore another would run another model.
@@ -241,11 +150,11 @@ func loadBias(w Weights, l LinearInfo) ([]float32, error) {
 	s := l.Stored()
 	switch {
 	case !l.Bias:
-		return nil, checkNoEffect(w, l.BiasName())
+		return nil, stored.CheckNoEffect(w, l.BiasName())
 	case s.Bias == l.BiasName() || w.Has(l.BiasName()):
-		return LoadVector(w, l.BiasName(), l.Out)
+		return stored.LoadVector(w, l.BiasName(), l.Out)
 	}
-	if err := CheckShape(w, s.Bias, s.BiasShape()...); err != nil {
+	if err := stored.CheckShape(w, s.Bias, s.BiasShape()...); err != nil {
 		return nil, err
 	}
 	v, err := w.Rows(s.Bias, s.Expert, s.Expert+1, nil)
@@ -257,23 +166,6 @@ func loadBias(w Weights, l LinearInfo) ([]float32, error) {
 		bias[i] = v[s.Output0+i*s.Step]
 	}
 	return bias, nil
-}
-
-// checkNoEffect fails if a vector is there and not all zeros.
-func checkNoEffect(w Weights, name string) error {
-	if !w.Has(name) {
-		return nil
-	}
-	v, err := w.Vector(name)
-	if err != nil {
-		return err
-	}
-	for _, x := range v {
-		if x != 0 {
-			return fmt.Errorf("tensor %q: not foreseen by config.json, but present and not zero", name)
-		}
-	}
-	return nil
 }
 
 // Shape returns the shape of a tensor of the block; ok is false if the program
@@ -293,12 +185,6 @@ func (p *Program) Shape(name string) (shape []int, ok bool) {
 		}
 	}
 	return nil, false
-}
-
-// TensorShape is a tensor that a model needs.
-type TensorShape struct {
-	Name  string
-	Shape []int
 }
 
 // Tensors lists the tensors of the block as they are stored where nothing is

@@ -61,24 +61,6 @@ type LinearInfo struct {
 	Slice *Slice
 }
 
-// Slice is the place of a linear layer in stored tensors that are transposed or
-// hold several layers: matrices [in, out] (the Conv1D of GPT-2), all experts of
-// a block, gate and up. A checkpoint that holds the layer quantized has it under
-// its own Name as [Out, In], whatever its Slice was.
-type Slice struct {
-	Weight, Bias string // names of the stored tensors; Bias is "" if there is none
-	Transposed   bool   // the last two dimensions of the weight are [in, out]
-	// Experts is the first of three dimensions of the weight, and of two of the
-	// bias; Expert the index there. With Experts 0 they have two and one.
-	Experts, Expert int
-	// Optional says that the layer may also be a tensor of its own, and is expected
-	// to be where neither is there. After Model.Fit only what is there is left.
-	Optional bool
-	// The stored tensors have this many outputs; the i-th of the layer is
-	// Output0 + i*Step of them.
-	Outputs, Output0, Step int
-}
-
 // Stored returns where the layer lies in a checkpoint that is not quantized.
 func (l LinearInfo) Stored() Slice {
 	if l.Slice != nil {
@@ -89,30 +71,6 @@ func (l LinearInfo) Stored() Slice {
 		s.Bias = l.BiasName()
 	}
 	return s
-}
-
-// WeightShape and BiasShape are the shapes of the stored tensors of a layer with
-// so many inputs.
-func (s Slice) WeightShape(in int) []int {
-	shape := []int{s.Outputs, in}
-	if s.Transposed {
-		shape = []int{in, s.Outputs}
-	}
-	return s.stacked(shape...)
-}
-
-func (s Slice) BiasShape() []int { return s.stacked(s.Outputs) }
-
-func (s Slice) stacked(shape ...int) []int {
-	if s.Experts > 0 {
-		return append([]int{s.Experts}, shape...)
-	}
-	return shape
-}
-
-// whole reports whether a weight is the matrix as it is stored.
-func (s Slice) whole(out int) bool {
-	return !s.Transposed && s.Outputs == out && s.Output0 == 0 && s.Step == 1
 }
 
 // WeightName returns the name of the layer's weight tensor.
