@@ -192,16 +192,16 @@ func (p *Program) Shape(name string) (shape []int, ok bool) {
 func (p *Program) Tensors() []TensorShape {
 	var all []TensorShape
 	for i, t := range p.params {
-		all = append(all, TensorShape{p.paramName(i), t.shape})
+		all = append(all, TensorShape{Name: p.paramName(i), Shape: t.shape})
 	}
 	for _, l := range p.Linears {
 		s := l.Stored()
 		if s.Optional {
 			s = LinearInfo{Name: l.Name, Out: l.Out, Bias: l.Bias}.Stored()
 		}
-		all = append(all, TensorShape{s.Weight, s.WeightShape(l.In)})
+		all = append(all, TensorShape{Name: s.Weight, Shape: s.WeightShape(l.In)})
 		if s.Bias != "" {
-			all = append(all, TensorShape{s.Bias, s.BiasShape()})
+			all = append(all, TensorShape{Name: s.Bias, Shape: s.BiasShape()})
 		}
 	}
 	return all
