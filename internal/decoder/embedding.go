@@ -83,7 +83,10 @@ func (m *Model) newEmbedding(w program.Weights) (*Embedding, error) {
 // Embed writes the residual stream of the ids of one window, positions 0 to
 // len(ids)-1, to dst [len(ids), Hidden]. An id outside the vocabulary is an error,
 // and a window longer than the positions that the model has learned.
-func (e *Embedding) Embed(dst *tensor.Matrix, ids []int32) error {
+func (e *Embedding) Embed(dst *tensor.Matrix, ids []int32) error { return e.EmbedFrom(dst, ids, 0) }
+
+// EmbedFrom is Embed for ids whose first has a position of the window.
+func (e *Embedding) EmbedFrom(dst *tensor.Matrix, ids []int32, first int) error {
 	width := e.width
 	if e.project != nil {
 		width = e.project.Rows
@@ -91,8 +94,8 @@ func (e *Embedding) Embed(dst *tensor.Matrix, ids []int32) error {
 	if dst.Rows != len(ids) || dst.Cols != width {
 		panic("decoder: embedding of mismatched shapes")
 	}
-	if e.positions != nil && len(ids) > e.positions.Rows-e.spec.Offset {
-		return fmt.Errorf("window of %d tokens: the model has learned %d positions", len(ids), e.positions.Rows-e.spec.Offset)
+	if e.positions != nil && first+len(ids) > e.positions.Rows-e.spec.Offset {
+		return fmt.Errorf("window of %d tokens: the model has learned %d positions", first+len(ids), e.positions.Rows-e.spec.Offset)
 	}
 	for i, id := range ids {
 		if id < 0 || int(id) >= e.vocab {
@@ -102,7 +105,7 @@ func (e *Embedding) Embed(dst *tensor.Matrix, ids []int32) error {
 		if err != nil {
 			return err
 		}
-		e.token(dst.Row(i), v, i)
+		e.token(dst.Row(i), v, first+i)
 	}
 	return nil
 }

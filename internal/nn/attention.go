@@ -44,8 +44,9 @@ type Heads struct {
 	First   int            // query head
 	Columns []int          // where each begins in Q
 	Dim     int            // width of a query head
-	Q, Out  *tensor.Matrix // the window's rows, all heads
+	Q, Out  *tensor.Matrix // the window's rows, all heads; those from Before on
 	K, V    *tensor.Matrix // the window's rows, the one head
+	Before  int            // tokens of the window that have been through before
 	Sinks   []float32      // a score for each query head that has no value, or nil
 	Q0, Q1  int
 }
@@ -57,7 +58,7 @@ func (t *Heads) Run(s *Scratch) {
 	s.reset(rows, dim, t.V.Cols)
 	for i := range rows {
 		c := t.Columns[i%heads]
-		copy(s.q.Row(i), t.Q.Row(t.Q0 + i/heads)[c:c+dim])
+		copy(s.q.Row(i), t.Q.Row(t.Q0 - t.Before + i/heads)[c:c+dim])
 	}
 	first := 0
 	if t.Window > 0 {
@@ -77,7 +78,7 @@ func (t *Heads) Run(s *Scratch) {
 			t.sink(s, i, t.Sinks[i%heads])
 		}
 		h := t.First + i%heads
-		dst := t.Out.Row(t.Q0 + i/heads)[h*t.V.Cols : (h+1)*t.V.Cols]
+		dst := t.Out.Row(t.Q0 - t.Before + i/heads)[h*t.V.Cols : (h+1)*t.V.Cols]
 		copy(dst, s.out.Row(i))
 		kernel.Scale(dst, 1/s.sum[i])
 	}

@@ -62,6 +62,10 @@ func (o *Attention) run(x *exec) {
 	if len(o.sinks) > 0 {
 		sinks = x.vector(o.sinks[0])
 	}
+	var kept *tensor.Matrix
+	if x.f.past != nil {
+		kept = o.remember(x, k, v)
+	}
 	w, group := o.weights(), o.Q.N/o.K.N
 	tokens := w.Tile(group, seqLen)
 	tiles := (seqLen + tokens - 1) / tokens
@@ -71,6 +75,9 @@ func (o *Attention) run(x *exec) {
 		t := o.heads(w, kv, q, k, v, dst, row, seqLen)
 		if t.Q0, t.Q1 = tile*tokens, min((tile+1)*tokens, seqLen); sinks != nil {
 			t.Sinks = sinks[kv*group:]
+		}
+		if kept != nil {
+			x.f.past.show(t, kept, row/seqLen, kv, o)
 		}
 		s, _ := x.r.attn.Get().(*nn.Scratch)
 		if s == nil {

@@ -212,7 +212,7 @@ func (o *growOp) leaves(r Reg, c0, c1 int) bool { return o.h.leaves(r, c0, c1) }
 func (o *growOp) run(x *exec) {
 	m := x.reg(o.h.Reg)
 	x.rows(m.Rows, func(i int) {
-		f := float32(1 + o.beta*math.Log1p(float64(i%x.f.seqLen/o.length)))
+		f := float32(1 + o.beta*math.Log1p(float64((x.f.before()+i%x.f.seqLen)/o.length)))
 		for h := range o.h.N {
 			kernel.Scale(m.Row(i)[o.h.at(h):][:o.h.Dim], f)
 		}

@@ -100,11 +100,12 @@ func (o *rotateOp) leaves(r Reg, c0, c1 int) bool { return o.h.leaves(r, c0, c1)
 
 func (o *rotateOp) run(x *exec) {
 	m := x.reg(o.h.Reg)
-	t := x.r.table(o.rope, x.f.seqLen)
+	before := x.f.before()
+	t := x.r.table(o.rope, x.f.length())
 	x.rows(m.Rows, func(i int) {
 		row := m.Row(i)
 		for h := range o.h.N {
-			t.Rotate(row[o.h.at(h):][:o.h.Dim], i%x.f.seqLen)
+			t.Rotate(row[o.h.at(h):][:o.h.Dim], before+i%x.f.seqLen)
 		}
 	})
 }

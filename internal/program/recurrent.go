@@ -54,15 +54,42 @@ func (o *convOp) run(x *exec) {
 			copy(row, bias)
 		}
 		for k := range size {
-			if back := size - 1 - k; back <= i%x.f.seqLen {
-				in, tap := src.Row(i - back)[o.at:][:len(row)], taps[k*len(row):]
-				for c, v := range in {
-					row[c] += float32(v * tap[c])
-				}
+			in := o.before(x, src, i, size-1-k, size, len(row))
+			tap := taps[k*len(row):]
+			for c, v := range in {
+				row[c] += float32(v * tap[c])
 			}
 		}
 		o.act.Apply(row)
 	})
+	o.remember(x, src, size, dst.Cols)
+}
+
+// before is what entered so many tokens before row i, nothing where that is before the first.
+func (o *convOp) before(x *exec, src *tensor.Matrix, i, back, size, width int) []float32 {
+	t := i%x.f.seqLen - back
+	if t >= 0 {
+		return src.Row(i - back)[o.at:][:width]
+	}
+	if x.f.past == nil {
+		return nil
+	}
+	return x.state(o, i/x.f.seqLen, (size-1)*width, (size-1+t)*width, width)
+}
+
+// remember keeps the last inputs of each window.
+func (o *convOp) remember(x *exec, src *tensor.Matrix, size, width int) {
+	if x.f.past == nil {
+		return
+	}
+	last := make([]float32, (size-1)*width)
+	for w := range src.Rows / x.f.seqLen {
+		end := (w+1)*x.f.seqLen - 1
+		for k := range size - 1 {
+			copy(last[k*width:(k+1)*width], o.before(x, src, end, size-2-k, size, width))
+		}
+		copy(x.state(o, w, len(last), 0, len(last)), last)
+	}
 }
 
 // SelectiveScan is the state space of Mamba (Gu and Dao, arXiv 2312.00752): for
@@ -108,7 +135,7 @@ func (o *SelectiveScan) scan(x *exec, first, c0, c1 int) {
 	for i := range a {
 		a[i] = -float32(math.Exp(float64(aLog.Row(c0 + i/n)[i%n])))
 	}
-	state, decay := make([]float32, len(a)), make([]float32, len(a))
+	state, decay := x.state(o, first/x.f.seqLen, aLog.Rows*n, c0*n, len(a)), make([]float32, len(a))
 	steps, z := make([]float32, c1-c0), make([]float32, c1-c0)
 	for t := first; t < first+x.f.seqLen; t++ {
 		for c := range steps {
@@ -163,7 +190,8 @@ func (o *HeadScan) scan(x *exec, first, head int) {
 	a := -math.Exp(float64(x.vector(o.ALog)[head]))
 	d, shift := x.vector(o.D)[head], x.vector(o.Stepped)[head]
 	inner, group := o.Heads*o.Dim, head/(o.Heads/o.Groups)
-	state := make([]float32, o.Dim*o.State)
+	size := o.Dim * o.State
+	state := x.state(o, first/x.f.seqLen, o.Heads*size, head*size, size)
 	for t := first; t < first+x.f.seqLen; t++ {
 		row := in.Row(t)
 		b, c := row[inner+group*o.State:][:o.State], row[inner+(o.Groups+group)*o.State:][:o.State]
@@ -211,7 +239,7 @@ func (o *DeltaScan) scan(x *exec, first, head int) {
 	betaAt, stepAt := o.Beta.at(head), o.Step.at(head)
 	rate, shift := math.Exp(float64(x.vector(o.ALog)[head])), x.vector(o.Shift)[head]
 	key, n, m := head/(o.Values/o.Keys), o.KeyDim, o.ValueDim
-	state := make([]float32, n*m)
+	state := x.state(o, first/x.f.seqLen, o.Values*n*m, head*n*m, n*m)
 	q, k, delta := make([]float32, n), make([]float32, n), make([]float32, m)
 	for t := first; t < first+x.f.seqLen; t++ {
 		row := qkv.Row(t)
@@ -268,7 +296,8 @@ func (o *DecayScan) run(x *exec) {
 	dst := x.write(o.dst)
 	x.r.each(dst.Rows/x.f.seqLen*o.Q.N, func(i int) {
 		d := o.decays(x, i%o.Q.N)
-		state := tensor.New(o.Q.Dim, o.V.Dim)
+		size := o.Q.Dim * o.V.Dim
+		state := tensor.FromSlice(o.Q.Dim, o.V.Dim, x.state(o, i/o.Q.N, o.Q.N*size, i%o.Q.N*size, size))
 		for t, first := 0, i/o.Q.N*x.f.seqLen; t < x.f.seqLen; t += o.Block {
 			o.blockOf(x, i%o.Q.N, first+t, min(o.Block, x.f.seqLen-t), d, state)
 		}

@@ -129,6 +129,7 @@ type Frame struct {
 	mine   []bool // whose memory this frame gives back
 	wrote  []bool // what has changed since it entered the frame
 	routes []*routing
+	past   *Past // nil where windows are whole
 }
 
 // NewFrame puts a batch at the beginning of a block: x [rows, hidden] holds
