@@ -8,6 +8,7 @@ import (
 	"fmt"
 
 	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/fitting"
 	"github.com/golowbit/lowbit/checkpoint/formats/dense"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/checkpoint/modelcard"
@@ -57,7 +58,7 @@ func Convert(ctx context.Context, o ConvertOptions) error {
 			o.Events(Event{Kind: EventWarning, Message: text})
 		}
 	}
-	stored := convertedParts(src)
+	stored := fitting.Parts(src)
 	plan, workers, err := o.planMemory(src, stored)
 	if err != nil {
 		return fmt.Errorf("%s: %w", o.Model, err)

@@ -4,18 +4,16 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"math/rand/v2"
-	"time"
 
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/fitting"
 	"github.com/golowbit/lowbit/checkpoint/formats/dense"
 	"github.com/golowbit/lowbit/gptq"
 	"github.com/golowbit/lowbit/internal/distill"
 	"github.com/golowbit/lowbit/internal/memory"
 	"github.com/golowbit/lowbit/internal/parallel"
 	"github.com/golowbit/lowbit/quant"
-	"github.com/golowbit/lowbit/tensor"
 )
 
 // MemoryPlan says how memory is divided.
@@ -130,36 +128,18 @@ func (j *job) planMoments(limit int64, texts []Text) error {
 
 // seconds is about how long a run takes.
 func (j *job) seconds(ctx context.Context) (float64, error) {
-	const n, tokens = memory.SolveSize, 64
-	rng := rand.New(rand.NewPCG(1, 1))
-	w, x := tensor.New(n, n), tensor.New(tokens, n)
-	for _, m := range []*tensor.Matrix{w, x} {
-		for i := range m.Data {
-			m.Data[i] = float32(rng.NormFloat64())
-		}
+	curved := j.set.curvature == CurvatureOn
+	each, err := fitting.Pace(ctx, j.set.chooser(j.set.arms), j.set.scheme, j.text != nil, curved && j.text != nil, j.set.workers)
+	if err != nil {
+		return 0, err
 	}
-	scheme, q := j.set.scheme, j.set.chooser(j.set.arms)
-	scheme.GroupSize = min(scheme.GroupSize, n)
-	l := adadim.Layer{Weight: w}
 	var total float64
 	if j.text != nil {
-		l.Calibration = quant.NewCalibration(x, j.set.workers)
 		total = j.calibration().Products(j.memory) / memory.Speed(j.set.workers)
 		if j.set.tuning.What != TuneOff {
 			total += distill.Products(j.model, len(j.text.tuning)*j.text.seqLen, j.set.tuning.Steps) / memory.Speed(j.set.workers)
 		}
-		if j.set.curvature == CurvatureOn {
-			l.Calibration = l.Calibration.WithOutput(l.Calibration.H)
-		}
-		if q.Objective == adadim.ObjectiveBlock {
-			q.Objective = adadim.ObjectiveLinear
-		}
 	}
-	start := time.Now()
-	if _, _, err := q.Choose(ctx, l, scheme); err != nil {
-		return 0, err
-	}
-	each := time.Since(start).Seconds()
 	for _, p := range j.plan.Layers {
 		if !p.Dense {
 			total += each * memory.Solves(p.Out, p.In)

@@ -12,8 +12,6 @@ import (
 	"github.com/golowbit/lowbit/internal/decoder"
 	"github.com/golowbit/lowbit/internal/decoder/arch"
 	"github.com/golowbit/lowbit/internal/linears"
-	"github.com/golowbit/lowbit/internal/places"
-	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 )
@@ -128,13 +126,6 @@ func matches(list []*regexp.Regexp, name string) bool {
 	return slices.ContainsFunc(list, func(r *regexp.Regexp) bool { return r.MatchString(name) })
 }
 
-// place is where a layer lies in stored tensors; ok is false if it is a tensor
-// of its own.
-func place(src *checkpoint.Model, l program.LinearInfo) (p checkpoint.Part, ok bool) {
-	stored, ok := places.Of(src, l)
-	return checkpoint.Part(stored), ok
-}
-
 // splitLayers shows the source with layers as tensors of their own: all of a
 // stored tensor of which one is quantized.
 func (j *job) splitLayers() (err error) {
@@ -152,25 +143,6 @@ func (j *job) splitLayers() (err error) {
 	}
 	j.layers, err = j.src.Split(j.parts)
 	return err
-}
-
-// convertedParts are the places of layers that a model holds under their own
-// names and its architecture stores elsewhere; nil where no decoder knows it.
-func convertedParts(src *checkpoint.Model) []checkpoint.Part {
-	m, err := arch.Open(src)
-	if err != nil {
-		return nil
-	}
-	// Fitted to the files a decoder forgets where the layers were.
-	stored, err := arch.ParseConfig(src.Config())
-	if err != nil {
-		return nil
-	}
-	var parts []checkpoint.Part
-	for _, p := range places.Elsewhere(src, stored, m) {
-		parts = append(parts, checkpoint.Part(p))
-	}
-	return parts
 }
 
 // engines says which engines load the output with these linears. The

@@ -121,7 +121,7 @@ func (j *job) planBlock(b *program.Program) {
 	linears := make([]fitting.Linear, len(b.Linears))
 	for i, l := range b.Linears {
 		d, _ := j.src.DType(l.WeightName())
-		if part, ok := place(j.src, l); ok {
+		if part, ok := fitting.PartOf(j.src, l); ok {
 			j.places[l.Name] = part
 			d, _ = j.src.DType(part.Weight)
 		}

@@ -1,6 +1,9 @@
 package tensor
 
-import "github.com/golowbit/lowbit/internal/kernel"
+import (
+	"github.com/golowbit/lowbit/internal/kernel"
+	"github.com/golowbit/lowbit/internal/parallel"
+)
 
 // Gemm computes c = alpha*op(a)*op(b) + beta*c, where op transposes if
 // transA or transB is set. With beta 0 the old content of c is not read.
@@ -9,6 +12,30 @@ import "github.com/golowbit/lowbit/internal/kernel"
 func Gemm(transA, transB bool, alpha float32, a, b *Matrix, beta float32, c *Matrix, workers int) {
 	m, n, k := productShape(transA, transB, a, b, c)
 	kernel.Gemm(transA, transB, m, n, k, alpha, a.Data, a.Stride, b.Data, b.Stride, beta, c.Data, c.Stride, workers)
+}
+
+// Few is up to how many rows of x MulT is faster than Gemm.
+const Few = 4
+
+// MulT computes c = x wᵀ + beta*c for x [rows, n] of few rows, w [out, n] and c [rows, out]: every row of w
+// is read once, for all rows of x. With beta 0 the old content of c is not read.
+// workers is the number of goroutines; 0 means GOMAXPROCS. The result does not depend on it.
+func MulT(x, w *Matrix, beta float32, c *Matrix, workers int) {
+	productShape(false, true, x, w, c)
+	const band = 64 // rows of w
+	parallel.Each(parallel.Workers(workers), (w.Rows+band-1)/band, func(_, b int) {
+		for j := b * band; j < min((b+1)*band, w.Rows); j++ {
+			row := w.Row(j)
+			for i := range x.Rows {
+				y := &c.Data[i*c.Stride+j]
+				if v := kernel.Dot(x.Row(i), row); beta == 0 {
+					*y = v
+				} else {
+					*y = v + float32(beta**y)
+				}
+			}
+		}
+	})
 }
 
 // SyrkT adds xᵀx to the lower triangle of h, which must be x.Cols square.

@@ -9,21 +9,26 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/measure"
 )
 
+// openToRun opens a model, or an adapter merged into one.
+func openToRun(path, base string, bf16 bool, workers int) (*measure.Model, error) {
+	open := func() (*checkpoint.Model, error) { return checkpoint.Open(path) }
+	if base != "" {
+		open = func() (*checkpoint.Model, error) { return checkpoint.OpenAdapter(path, base) }
+	}
+	src, err := open()
+	if err != nil {
+		return nil, err
+	}
+	return measure.Open(src, bf16, workers)
+}
+
 // evalTask has a model answer questions.
 func (a *app) evalTask(ctx context.Context, o lowbit.EvalOptions, task string, asJSON, quiet bool) error {
 	questions, err := measure.ReadQuestions(task)
 	if err != nil {
 		return err
 	}
-	open := func() (*checkpoint.Model, error) { return checkpoint.Open(o.Model) }
-	if o.Base != "" {
-		open = func() (*checkpoint.Model, error) { return checkpoint.OpenAdapter(o.Model, o.Base) }
-	}
-	src, err := open()
-	if err != nil {
-		return err
-	}
-	m, err := measure.Open(src, o.BF16, o.Workers)
+	m, err := openToRun(o.Model, o.Base, o.BF16, o.Workers)
 	if err != nil {
 		return err
 	}

@@ -207,7 +207,12 @@ func Compile(source string, tokens map[string]string) (*Template, error) {
 }
 
 // Render writes a conversation, without a prompt for one more answer.
-func (t *Template) Render(c *Conversation) (text string, err error) {
+func (t *Template) Render(c *Conversation) (string, error) { return t.render(c, false) }
+
+// Prompt writes a conversation and the prompt for one more answer.
+func (t *Template) Prompt(c *Conversation) (string, error) { return t.render(c, true) }
+
+func (t *Template) render(c *Conversation, prompt bool) (text string, err error) {
 	defer func() { // of what only some conversations make a template do
 		if p := recover(); p != nil {
 			err = fmt.Errorf("chat template: %v", p)
@@ -221,7 +226,7 @@ func (t *Template) Render(c *Conversation) (text string, err error) {
 	}
 	data := map[string]jinja.Value{
 		"messages": messages, "tools": c.tools, "documents": jinja.None(),
-		"add_generation_prompt": jinja.NewBool(false),
+		"add_generation_prompt": jinja.NewBool(prompt),
 		"strftime_now":          jinja.NewCallable("strftime_now", strftime),
 		"indented_json":         jinja.NewCallable("indented_json", indentedJSON),
 	}

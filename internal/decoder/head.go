@@ -103,10 +103,21 @@ func (h *Head) Normed(r *program.Runner, dst, x *tensor.Matrix) {
 
 // Logits writes the logits of x, [rows, Hidden], to dst, [rows, Vocab].
 // Vocabularies are large: call it for some rows at a time.
-func (h *Head) Logits(r *program.Runner, dst, x *tensor.Matrix) {
+func (h *Head) Logits(r *program.Runner, dst, x *tensor.Matrix) { h.logits(r, dst, x, false) }
+
+// Next is Logits, up to rounding, of tokens that came alone.
+func (h *Head) Next(r *program.Runner, dst, x *tensor.Matrix) {
+	h.logits(r, dst, x, x.Rows <= tensor.Few)
+}
+
+func (h *Head) logits(r *program.Runner, dst, x *tensor.Matrix, few bool) {
 	n := r.Matrix(x.Rows, h.Weight.Cols)
 	h.Normed(r, n, x)
-	tensor.Gemm(false, true, 1, n, h.Weight, 0, dst, r.Workers())
+	if few {
+		tensor.MulT(n, h.Weight, 0, dst, r.Workers())
+	} else {
+		tensor.Gemm(false, true, 1, n, h.Weight, 0, dst, r.Workers())
+	}
 	r.Release(n)
 	if h.Bias == nil && h.spec.Scale == 0 && h.spec.Cap == 0 {
 		return

@@ -101,7 +101,7 @@ func (s *Session) Feed(ctx context.Context, ids [][]int32, logits *tensor.Matrix
 	for i := range last.Rows {
 		copy(last.Row(i), x.Row((i+1)*n-1))
 	}
-	s.head.Logits(s.runner, logits, last)
+	s.head.Next(s.runner, logits, last)
 	for i := range logits.Rows {
 		if v := decoder.NLL(logits.Row(i), 0); v-v != 0 {
 			return fmt.Errorf("after %d tokens the model predicts NaN or an infinity", s.tokens)

@@ -199,7 +199,11 @@ func (c *Calibration) plan(limit int64, alone bool) (*Plan, error) {
 	}
 	// What is allocated while the collector runs comes on top; it is counted as usable
 	// has left room for it.
-	p.Parts = append(p.Parts, Part{"garbage", largest / 2})
+	garbage := largest / 2
+	if c.Curved != nil {
+		garbage += 12 << 20 // of the way back; of small models it is more than half a square
+	}
+	p.Parts = append(p.Parts, Part{"garbage", garbage})
 	return p, nil
 }
 

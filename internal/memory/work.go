@@ -48,6 +48,16 @@ func Tuning(limit, bytes int64) (*Plan, error) {
 	return p, nil
 }
 
+// Generating plans to have a model write, all of which takes bytes.
+func Generating(limit, bytes int64) (*Plan, error) {
+	limit = cmp.Or(limit, Default())
+	p, fits := single(limit, "model", bytes)
+	if !fits {
+		return nil, fmt.Errorf("%w: to have the model write, all of it in float32, %s are needed and %s allowed", ErrTooLittle, Size(p.Peak()), Size(limit))
+	}
+	return p, nil
+}
+
 // Writing plans to put a result together, on as many workers as there is room for:
 // each has a layer of so many weights, as it was kept and as it is stored, as floats
 // in a dense format.

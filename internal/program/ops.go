@@ -84,7 +84,7 @@ func (o *linearOp) writes() []Reg { return []Reg{o.dst} }
 
 func (o *linearOp) run(x *exec) {
 	src := x.reg(o.src)
-	x.r.linear(x.write(o.dst), src, &x.b.linears[o.linear], o.add)
+	x.r.linear(x.write(o.dst), src, &x.b.linears[o.linear], o.add, x.f.past != nil)
 }
 
 // rotateOp rotates pairs of elements of heads by their position (Su et al.,
@@ -224,8 +224,9 @@ func (o *clipOp) run(x *exec) {
 	})
 }
 
-// linear computes dst = x Wᵀ + b, or with add dst += x Wᵀ + b.
-func (r *Runner) linear(dst, x *tensor.Matrix, l *Linear, add bool) {
+// linear computes dst = x Wᵀ + b, or with add dst += x Wᵀ + b. Single tokens in steps have products
+// of their own, which are summed in another order.
+func (r *Runner) linear(dst, x *tensor.Matrix, l *Linear, add, step bool) {
 	if x.Rows == 0 {
 		return
 	}
@@ -236,9 +237,12 @@ func (r *Runner) linear(dst, x *tensor.Matrix, l *Linear, add bool) {
 	if r.Inputs != nil {
 		x = r.Inputs(x)
 	}
-	if r.BF16 {
+	switch {
+	case step && x.Rows <= tensor.Few:
+		tensor.MulT(x, l.Weight, beta, dst, r.workers)
+	case r.BF16:
 		tensor.GemmBF16(false, true, 1, x, l.Weight, beta, dst, r.workers)
-	} else {
+	default:
 		tensor.Gemm(false, true, 1, x, l.Weight, beta, dst, r.workers)
 	}
 	if l.Bias == nil {

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -78,6 +79,28 @@ func (e Encoding) Encode(tok *tokenizer.Tokenizer, all []Passage) ([]int32, erro
 		}
 	}
 	return ids, nil
+}
+
+// Prompt encodes what somebody asks a model, with what the system is told before that ("" for
+// nothing), by the model's chat template.
+func Prompt(tok *tokenizer.Tokenizer, system, question string) ([]int32, error) {
+	t, err := templateOf(tok, false)
+	if err != nil {
+		return nil, err
+	}
+	message, err := json.Marshal([]map[string]string{{"role": "user", "content": question}})
+	if err != nil {
+		return nil, err
+	}
+	c, err := chat.Parse(message, system, nil)
+	if err != nil {
+		return nil, err
+	}
+	prompt, err := t.Prompt(c)
+	if err != nil {
+		return nil, err
+	}
+	return tok.Encode(prompt), nil
 }
 
 // templateOf is the model's chat template with the tokens that it may write.
