@@ -33,7 +33,8 @@ func Foresee(ctx context.Context, o Options) (*Plan, error) {
 		return nil, err
 	}
 	defer j.close()
-	if err := j.readText(&o); err != nil {
+	j.foreseen = true
+	if err := j.readText(ctx, &o); err != nil {
 		return nil, err
 	}
 	p := j.explain()

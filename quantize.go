@@ -110,17 +110,18 @@ type job struct {
 	importance     *ggufmodel.Importance // what stands in for text; nil if nothing does
 	saveImportance func() error          // nil if none is to be saved
 
-	texted  bool             // calibration text is given
-	text    *calibrationText // nil if no text is needed
-	tokens  int
-	out     *checkpoint.Writer
-	events  func(Event)
-	done    map[string]*LayerReport
-	made    map[string]layout.Layer // layers as they came out
-	kept    int                     // layers that would be found by Resume
-	memory  *memory.Plan
-	writers int   // workers that put the result together
-	before  int64 // bytes of the source's files of weights
+	texted   bool             // calibration text is given
+	foreseen bool             // and nothing else
+	text     *calibrationText // nil if no text is needed
+	tokens   int
+	out      *checkpoint.Writer
+	events   func(Event)
+	done     map[string]*LayerReport
+	made     map[string]layout.Layer // layers as they came out
+	kept     int                     // layers that would be found by Resume
+	memory   *memory.Plan
+	writers  int   // workers that put the result together
+	before   int64 // bytes of the source's files of weights
 
 	eval       *EvalOptions // what the result is measured with, nil if it is not
 	windows    [][]int32    // on which text
@@ -273,7 +274,7 @@ func (j *job) prepare(ctx context.Context, o *Options) error {
 	if j.before, err = checkpoint.WeightBytes(j.path); err != nil {
 		return err
 	}
-	if err := phases.In(ctx, phases.Text, func() error { return j.readText(o) }); err != nil {
+	if err := phases.In(ctx, phases.Text, func() error { return j.readText(ctx, o) }); err != nil {
 		return err
 	}
 	if err := j.allocate(ctx, o); err != nil {
@@ -312,7 +313,7 @@ func (j *job) writerOptions(o *Options) (checkpoint.WriterOptions, error) {
 }
 
 // readText reads the text, and divides the memory.
-func (j *job) readText(o *Options) (err error) {
+func (j *job) readText(ctx context.Context, o *Options) (err error) {
 	needed := j.mustHaveText()
 	if err := j.checkTextless(needed); err != nil {
 		return err
@@ -321,7 +322,11 @@ func (j *job) readText(o *Options) (err error) {
 		return fmt.Errorf("%w: %w", ErrOptions, ErrNeedsText)
 	}
 	if needed || j.texted {
-		if j.text, err = readCalibration(j.src, j.model, o.Calibration, j.set.tuning, o.Memory); err != nil {
+		c, err := j.written(ctx, o)
+		if err == nil {
+			j.text, err = readCalibration(j.src, j.model, c, j.set.tuning, o.Memory)
+		}
+		if err != nil {
 			return err
 		}
 		j.tokens = j.text.tokens()

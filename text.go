@@ -2,14 +2,17 @@ package lowbit
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"iter"
 	"math"
+	"path/filepath"
 	"slices"
 
 	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/generation"
 	"github.com/golowbit/lowbit/checkpoint/measure"
 	"github.com/golowbit/lowbit/internal/decoder"
 	"github.com/golowbit/lowbit/internal/memory"
@@ -74,15 +77,24 @@ func (t Text) String() string { return t.source().Name(len(t.IDs)) }
 // windows of SeqLen tokens, of which Samples are used, evenly spread.
 type Calibration struct {
 	Text
+	// Self, if not nil, has the model write text itself, beside what else is given; of 0 Tokens
+	// Samples windows. It lies as token ids beside the output, in the file Output+".text.json".
+	Self    *generation.Self
 	Samples int // 0 means 128; fewer are used if the text has fewer
 	SeqLen  int // tokens; 0 means 2048 or the model's context, if shorter
 	// RouteAll has every expert of a mixture see all tokens; for statistics only.
 	RouteAll bool
 }
 
+// given reports whether there is any text.
+func (c Calibration) given() bool { return c.Self != nil || c.Text.given() }
+
 func (c Calibration) validate() error {
 	if c.Samples < 0 || c.SeqLen < 0 {
 		return badOptions("calibration of %d samples of %d tokens", c.Samples, c.SeqLen)
+	}
+	if c.Self != nil && c.Self.Tokens < 0 {
+		return badOptions("%d tokens of text that the model writes", c.Self.Tokens)
 	}
 	return c.Text.validate()
 }
@@ -111,6 +123,33 @@ func contextLength(cfg *decoder.Model, n int) int {
 		}
 	}
 	return n
+}
+
+// written is what there is to calibrate on, with the text that the model writes itself; of that nothing but
+// the size counts where a run is only foreseen.
+func (j *job) written(ctx context.Context, o *Options) (Calibration, error) {
+	c := o.Calibration
+	if c.Self == nil {
+		return c, nil
+	}
+	self, seqLen := *c.Self, contextLength(j.model, c.SeqLen)
+	self.Tokens = cmp.Or(self.Tokens, cmp.Or(c.Samples, defaultSamples)*seqLen)
+	ids := [][]int32{make([]int32, self.Windows(seqLen)*seqLen)}
+	if !j.foreseen {
+		var err error
+		m := measure.Of(j.src, j.model, o.BF16, o.Workers)
+		ids, err = self.Write(ctx, m, seqLen, o.Memory, filepath.Clean(o.Output)+".text.json", o.Resume, func(done, total int) {
+			j.event(Event{Kind: EventProgress, Done: done, Total: total, Message: "writing text"})
+		})
+		if errors.Is(err, generation.ErrOptions) {
+			err = badOptions("%w", err)
+		}
+		if err != nil {
+			return c, err
+		}
+	}
+	c.IDs = append(slices.Clip(c.IDs), ids...)
+	return c, nil
 }
 
 func readCalibration(m *checkpoint.Model, cfg *decoder.Model, c Calibration, tuning Tuning, limit int64) (*calibrationText, error) {

@@ -13,7 +13,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/generation"
 	"github.com/golowbit/lowbit/internal/tokenizer"
 	"github.com/golowbit/lowbit/quant"
 )
@@ -131,4 +133,44 @@ func TestWeightsAreForCalibration(t *testing.T) {
 		o.Calibration.Weights = w
 		require.ErrorContains(t, o.Validate(), "weights")
 	}
+}
+
+// TestSelfWritten: text that the model writes is calibrated on as its ids are, lies beside the output, and is not
+// written again by a run that goes on; of one that is only foreseen its size counts.
+func TestSelfWritten(t *testing.T) {
+	o := quick(t)
+	o.Axis, o.Arms = AxisOC, []adadim.Arm{{}}
+	o.Calibration.Text, o.Calibration.Self = Text{}, &generation.Self{Seed: 5}
+	o.Calibration.Samples, o.Calibration.SeqLen = 3, 32
+	interrupt(t, o, 3)
+	data, err := os.ReadFile(o.Output + ".text.json")
+	require.NoError(t, err)
+	var ids [][]int32
+	require.NoError(t, json.Unmarshal(data, &ids))
+	require.Len(t, ids, 3)
+	told := false
+	o.Resume, o.Events = true, func(e Event) { told = told || e.Message == "writing text" }
+	r, err := Quantize(t.Context(), o)
+	require.NoError(t, err)
+	require.Equal(t, 96, r.Tokens)
+	require.False(t, told)
+
+	given := o
+	given.Output, given.Resume = filepath.Join(t.TempDir(), "out"), false
+	given.Calibration.Self, given.Calibration.IDs = nil, ids
+	_, err = Quantize(t.Context(), given)
+	require.NoError(t, err)
+	requireSameFolder(t, o.Output, given.Output)
+
+	o.Output, o.Resume = filepath.Join(t.TempDir(), "out"), false
+	p, err := Foresee(t.Context(), o)
+	require.NoError(t, err)
+	require.NotNil(t, p.Memory)
+	require.False(t, told)
+	require.NoFileExists(t, o.Output+".text.json")
+	o.Memory = 100 << 20
+	_, err = Quantize(t.Context(), o)
+	require.ErrorIs(t, err, ErrMemory)
+	o.Calibration.Self = &generation.Self{Tokens: -1}
+	require.ErrorIs(t, o.Validate(), ErrOptions)
 }

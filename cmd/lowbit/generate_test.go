@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -35,4 +36,27 @@ func TestGenerate(t *testing.T) {
 	o = runCommand(t, "generate", embedded, "-p", "x", "--chat")
 	require.Equal(t, exitError, o.code)
 	requireOneLine(t, o, "no chat template")
+}
+
+// TestCalibSelf: a model without any text is calibrated on its own.
+func TestCalibSelf(t *testing.T) {
+	dir := t.TempDir()
+	prompts, out := filepath.Join(dir, "prompts.txt"), filepath.Join(dir, "out")
+	require.NoError(t, os.WriteFile(prompts, []byte("The cat\nOnce upon a time\n"), 0o666))
+	args := []string{"quantize", embedded, "-o", out, "--preset", "plain", "--axis", "oc", "--skip", `layers\.[1-3]`, "--calib", "self", "--seq-len", "32", "-q", "--json"}
+	o := succeed(t, append(args, "--calib-tokens", "100", "--calib-prompts", prompts)...)
+	require.Contains(t, o.stdout, `"calibration_tokens":128`)
+	require.FileExists(t, out+".text.json")
+	o = succeed(t, "quantize", embedded, "-o", out+"2", "--preset", "plain", "--axis", "oc", "--skip", `layers\.[1-3]`, "--calib-ids", out+".text.json", "--seq-len", "32", "-q")
+	require.Equal(t, tree(t, out), tree(t, out+"2"))
+
+	for want, more := range map[string][]string{
+		"--calib-tokens is for --calib self": {"--calib", calibration, "--calib-tokens", "5"},
+		"absent.txt":                         {"--calib", "self", "--calib-prompts", "absent.txt"},
+		"-3 tokens":                          {"--calib", "self", "--calib-tokens", "-3"},
+	} {
+		o := runCommand(t, append([]string{"quantize", embedded, "-o", out + "3"}, more...)...)
+		require.NotEqual(t, exitOK, o.code)
+		requireOneLine(t, o, want)
+	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/schollz/progressbar/v3"
 
 	"github.com/golowbit/lowbit"
+	"github.com/golowbit/lowbit/cmd/lowbit/internal/pace"
 	"github.com/golowbit/lowbit/internal/phases"
 )
 
@@ -49,7 +50,7 @@ type progress struct {
 	warned map[string]map[string]bool // layers, by what is said of them
 	last   time.Time                  // when the last plain line of a phase was written
 	log    *slog.Logger               // nil without -v
-	work   work
+	work   pace.Work
 	timed  map[string]float64 // seconds by phase when the last block began
 }
 
@@ -91,7 +92,7 @@ func (w lineWriter) Write(line []byte) (int, error) {
 
 // event is an Options.Events function.
 func (p *progress) event(e lowbit.Event) {
-	p.work.event(e, p.now())
+	p.work.Event(e, p.now())
 	if e.Kind == lowbit.EventWrite && p.layers {
 		return // while layers are quantized, what has been written is no news
 	}
@@ -194,7 +195,7 @@ func (p *progress) layer(e lowbit.Event) {
 
 // left says how long the phase at hand will take yet.
 func (p *progress) left(before string) string {
-	left, ok := p.work.left()
+	left, ok := p.work.Left()
 	if !ok {
 		return ""
 	}
@@ -204,21 +205,21 @@ func (p *progress) left(before string) string {
 // step moves the bar of the phase at hand; a new phase gets a new bar.
 func (p *progress) step(what string) {
 	w := &p.work
-	if w.total <= 0 {
+	if w.Total <= 0 {
 		return
 	}
 	if p.mode == progressPlain {
 		// One line every few seconds is enough in a log.
-		if w.phase != p.phase || p.now().Sub(p.last) > 5*time.Second {
-			p.line(fmt.Sprintf("%s: %d %%%s", what, int(100*w.share()), p.left("  ")))
+		if w.Phase != p.phase || p.now().Sub(p.last) > 5*time.Second {
+			p.line(fmt.Sprintf("%s: %d %%%s", what, int(100*w.Share()), p.left("  ")))
 			p.last = p.now()
 		}
-		p.phase = w.phase
+		p.phase = w.Phase
 		return
 	}
-	if w.turns != p.turn || p.bar == nil {
+	if w.Turns != p.turn || p.bar == nil {
 		p.clear()
-		p.turn = w.turns
+		p.turn = w.Turns
 		p.bar = progressbar.NewOptions(1000,
 			progressbar.OptionSetWriter(p.app.stderr),
 			progressbar.OptionThrottle(100*time.Millisecond),
@@ -228,7 +229,7 @@ func (p *progress) step(what string) {
 		)
 	}
 	p.bar.Describe(what + p.left(", "))
-	_ = p.bar.Set(int(1000 * w.share())) // a bar that cannot be drawn is no reason to stop
+	_ = p.bar.Set(int(1000 * w.Share())) // a bar that cannot be drawn is no reason to stop
 }
 
 // line writes a line of its own, with the bar out of the way.

@@ -17,7 +17,9 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/fitting"
 	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel"
 	"github.com/golowbit/lowbit/checkpoint/formats/mlx"
+	"github.com/golowbit/lowbit/checkpoint/generation"
 	"github.com/golowbit/lowbit/gptq"
+	"github.com/golowbit/lowbit/internal/disk"
 	"github.com/golowbit/lowbit/internal/memory"
 	"github.com/golowbit/lowbit/quant"
 )
@@ -31,6 +33,8 @@ type quantizeFlags struct {
 	method      string
 	calib, eval textFlags
 	calibIDs    string
+	self        generation.Self
+	prompts     string // file of those of self
 	rules       []lowbit.Rule
 	printConfig bool
 	json, quiet bool
@@ -140,8 +144,11 @@ func (f *quantizeFlags) registerMethod(s *pflag.FlagSet) {
 }
 
 func (f *quantizeFlags) registerText(s *pflag.FlagSet) {
-	f.calib.register(s, "calib", "text to calibrate on", "; FILE@WEIGHT gives a text its share of the windows, 1 where others have none")
+	f.calib.register(s, "calib", "text to calibrate on", "; self is text that the model writes itself, ./self a file of that name; FILE@WEIGHT gives a text its share of the windows, 1 where others have none")
 	f.calib.registerReading(s)
+	s.IntVar(&f.self.Tokens, "calib-tokens", 0, "`tokens` that the model writes for --calib self (default: for --samples windows)")
+	s.StringVar(&f.prompts, "calib-prompts", "", "`file` with what the windows of --calib self begin with, one a line, in turn (default: the token that a text begins with)")
+	s.Uint64Var(&f.self.Seed, "calib-seed", 0, "`number` that decides what the model writes for --calib self")
 	s.StringVar(&f.calibIDs, "calib-ids", "", "`file` of token ids to calibrate on, after the text if there is any: a JSON array of arrays; the model needs no tokenizer for them")
 	s.StringVar(&f.o.Importance, "imatrix", "", "`file` with an importance matrix of llama.cpp's (llama-imatrix; GGUF or the older form) that stands in for --calib: the mean squares of every layer's inputs, which is H without what lies beside its diagonal. Every format takes it. Grids are fitted, arms chosen and codes refined by it; GPTQ is rounding to nearest then, as it has nothing to feed errors back by, and --method rtn, which only fits grids, is the fastest")
 	s.StringVar(&f.o.SaveImportance, "save-imatrix", "", "`file` to write an importance matrix to, for llama-quantize or --imatrix: of the inputs that --calib gives the layers, which --inputs full makes those of the unquantized model")
@@ -184,6 +191,9 @@ func (f *quantizeFlags) options(c *cobra.Command, model string, stdin io.Reader)
 			o.Preset = lowbit.Plain
 		}
 	}
+	if o.Calibration.Self, err = f.takeSelf(c); err != nil {
+		return o, err
+	}
 	o.Calibration.Text = f.calib.text(stdin)
 	if f.eval.given() {
 		reading := f.calib // how both are read
@@ -196,6 +206,34 @@ func (f *quantizeFlags) options(c *cobra.Command, model string, stdin io.Reader)
 		}
 	}
 	return o, o.Validate()
+}
+
+// takeSelf takes the name of the text that the model writes itself out of those of files.
+func (f *quantizeFlags) takeSelf(c *cobra.Command) (*generation.Self, error) {
+	i := slices.Index(f.calib.files, "self")
+	if i < 0 {
+		for _, name := range []string{"calib-tokens", "calib-prompts", "calib-seed"} {
+			if c.Flags().Changed(name) {
+				return nil, fmt.Errorf("--%s is for --calib self", name)
+			}
+		}
+		return nil, nil
+	}
+	self := f.self
+	f.calib.files, f.calib.weights = slices.Delete(slices.Clone(f.calib.files), i, i+1), slices.Delete(slices.Clone(f.calib.weights), i, i+1)
+	if f.prompts == "" {
+		return &self, nil
+	}
+	data, err := disk.ReadText(f.prompts, 1<<20)
+	for line := range strings.Lines(string(data)) {
+		if line = strings.TrimRight(line, "\r\n"); line != "" {
+			self.Prompts = append(self.Prompts, line)
+		}
+	}
+	if err == nil && len(self.Prompts) == 0 {
+		err = fmt.Errorf("%s: no prompts", f.prompts)
+	}
+	return &self, err
 }
 
 // setting is a flag without a default value of its own: what is not given

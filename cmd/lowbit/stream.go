@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/golowbit/lowbit"
+	"github.com/golowbit/lowbit/cmd/lowbit/internal/pace"
 	"github.com/golowbit/lowbit/internal/memory"
 	"github.com/golowbit/lowbit/internal/phases"
 )
@@ -82,7 +83,7 @@ func (s *stream) write(l streamLine) {
 }
 
 // event writes an event of the library with how far the work is.
-func (s *stream) event(e lowbit.Event, w *work) {
+func (s *stream) event(e lowbit.Event, w *pace.Work) {
 	l := streamLine{Kind: e.Kind, Name: e.Name, Message: e.Message, Layer: e.Layer, Plan: e.Plan}
 	switch e.Kind {
 	case lowbit.EventPlan:
@@ -93,18 +94,18 @@ func (s *stream) event(e lowbit.Event, w *work) {
 		l.Done, l.Total, l.Kept = &e.Done, &e.Total, &e.Kept
 	case lowbit.EventProgress, lowbit.EventWrite:
 		now := s.now()
-		if s.turn == w.turns && e.Done < e.Total && now.Sub(s.last) < 100*time.Millisecond {
+		if s.turn == w.Turns && e.Done < e.Total && now.Sub(s.last) < 100*time.Millisecond {
 			return
 		}
-		s.turn, s.last = w.turns, now
+		s.turn, s.last = w.Turns, now
 		l.Done, l.Total = &e.Done, &e.Total
 	case lowbit.EventTune:
 		l.Done, l.Total, l.KL = &e.Done, &e.Total, &e.KL
 	}
 	if e.Kind != lowbit.EventWarning && e.Kind != lowbit.EventTune {
-		share := math.Round(1e4*w.share()) / 1e4
+		share := math.Round(1e4*w.Share()) / 1e4
 		l.Share = &share
-		if left, ok := w.left(); ok {
+		if left, ok := w.Left(); ok {
 			seconds := math.Round(left.Seconds())
 			l.Left = &seconds
 		}

@@ -97,21 +97,21 @@ func (e *Engine) Continue(ctx context.Context, prompt []int32, n int, how Sample
 	return false, nil
 }
 
-// Together is how many windows are written side by side.
+// Together is how many windows are written side by side at most: more are no faster.
 const Together = 64
 
-// Write draws windows of size tokens from the model, at temperature 1. A window begins with one of
+// Write draws windows of size tokens from the model, at temperature 1, so many together. A window begins with one of
 // the prompts, in turn, of which what is too long is cut off, and behind an end of a text with the first token of one, begin, if
-// that is not negative. What comes out depends on the seed alone. Step, if not nil, is called after
+// that is not negative. What comes out depends on these alone. Step, if not nil, is called after
 // every token.
-func (e *Engine) Write(ctx context.Context, windows, size int, prompts [][]int32, begin int32, ends []int32, seed uint64, step func(done, total int)) ([][]int32, error) {
+func (e *Engine) Write(ctx context.Context, windows, size, together int, prompts [][]int32, begin int32, ends []int32, seed uint64, step func(done, total int)) ([][]int32, error) {
 	all := make([][]int32, windows)
 	for i := range all {
 		prompt := prompts[i%len(prompts)]
 		all[i] = append(make([]int32, 0, size), prompt[:min(len(prompt), size)]...)
 	}
-	for first := 0; first < windows; first += Together {
-		batch := all[first:min(first+Together, windows)]
+	for first := 0; first < windows; first += together {
+		batch := all[first:min(first+together, windows)]
 		s := e.Start(len(batch), size)
 		logits := tensor.New(len(batch), e.Model.Vocab)
 		next := make([][]int32, len(batch))

@@ -65,7 +65,7 @@ func TestWrite(t *testing.T) {
 		e, err := Load(context.Background(), m, src, program.NewRunner(workers), nil)
 		require.NoError(t, err)
 		steps := 0
-		all, err := e.Write(context.Background(), windows, size, [][]int32{{3, 4, 5}, {6}}, 1, []int32{11, 13}, seed, func(done, total int) {
+		all, err := e.Write(context.Background(), windows, size, Together, [][]int32{{3, 4, 5}, {6}}, 1, []int32{11, 13}, seed, func(done, total int) {
 			steps++
 			require.LessOrEqual(t, done, total)
 		})

@@ -54,9 +54,17 @@ func Bytes(m *decoder.Model, windows, tokens int) int64 {
 	}
 	n := matrices * 4 * int64(m.Vocab) * int64(m.Hidden)
 	for _, p := range m.Blocks {
-		n += p.Bytes() + int64(windows)*p.PastBytes(tokens)
+		n += p.Bytes()
 	}
-	return n + 4*int64(windows)*int64(m.Vocab)
+	return n + Past(m, windows, tokens) + 4*int64(windows)*int64(m.Vocab)
+}
+
+// Past is how much of that is what is kept of the tokens.
+func Past(m *decoder.Model, windows, tokens int) (n int64) {
+	for _, p := range m.Blocks {
+		n += int64(windows) * p.PastBytes(tokens)
+	}
+	return n
 }
 
 // Session is windows that grow side by side, all of the same length.

@@ -1,4 +1,5 @@
-package main
+// Package pace tells from the events of a run how far it is, and how long the rest will take.
+package pace
 
 import (
 	"time"
@@ -6,14 +7,16 @@ import (
 	"github.com/golowbit/lowbit"
 )
 
-// work is how far the phase at hand is, and at what pace. Layers count by their weights.
-type work struct {
-	phase       string
-	turns       int // phases so far
-	done, total float64
-	idle        float64   // done without work, by an earlier run
-	begun       time.Time // of the phase
-	now         time.Time // of the last event
+// Work is how far the phase at hand is, and at what pace. Layers count by their weights.
+type Work struct {
+	Phase string
+	Turns int     // phases so far
+	Total float64 // of what is counted
+
+	done  float64
+	idle  float64   // done without work, by an earlier run
+	begun time.Time // of the phase
+	now   time.Time // of the last event
 
 	weights float64 // of all layers
 	kept    int     // layers of an earlier run that are still to be told
@@ -25,8 +28,8 @@ const inLayers = "layers"
 // patience is how long a phase must have taken for its pace to say anything.
 const patience = 10 * time.Second
 
-// event takes account of an event.
-func (w *work) event(e lowbit.Event, now time.Time) {
+// Event takes account of an event.
+func (w *Work) Event(e lowbit.Event, now time.Time) {
 	before := w.now
 	if before.IsZero() {
 		before = now
@@ -44,7 +47,7 @@ func (w *work) event(e lowbit.Event, now time.Time) {
 		}
 		w.turn(inLayers, w.weights, now)
 	case lowbit.EventBlock, lowbit.EventLayer:
-		if w.phase != inLayers {
+		if w.Phase != inLayers {
 			w.turn(inLayers, w.weights, before)
 		}
 		if l := e.Layer; l != nil && !l.Dense {
@@ -58,39 +61,39 @@ func (w *work) event(e lowbit.Event, now time.Time) {
 	case lowbit.EventProgress:
 		w.reach(e.Message, float64(e.Done), float64(e.Total), before)
 	case lowbit.EventWrite:
-		if w.phase != inLayers || w.done >= w.total {
+		if w.Phase != inLayers || w.done >= w.Total {
 			w.reach("writing", float64(e.Done), float64(e.Total), before)
 		}
 	}
 }
 
 // reach goes on in a phase, or begins it: what is counted on is one phase, whatever it is called.
-func (w *work) reach(phase string, done, total float64, before time.Time) {
-	if w.phase == inLayers || total != w.total || done < w.done {
+func (w *Work) reach(phase string, done, total float64, before time.Time) {
+	if w.Phase == inLayers || total != w.Total || done < w.done {
 		w.turn(phase, total, before)
 	}
-	w.phase, w.done = phase, done
+	w.Phase, w.done = phase, done
 }
 
 // turn begins a phase.
-func (w *work) turn(phase string, total float64, begun time.Time) {
-	w.phase, w.done, w.total, w.idle, w.begun = phase, 0, total, 0, begun
-	w.turns++
+func (w *Work) turn(phase string, total float64, begun time.Time) {
+	w.Phase, w.done, w.Total, w.idle, w.begun = phase, 0, total, 0, begun
+	w.Turns++
 }
 
-// share is how much of the phase is done, 0 to 1.
-func (w *work) share() float64 {
-	if w.total <= 0 {
+// Share is how much of the phase is done, 0 to 1.
+func (w *Work) Share() float64 {
+	if w.Total <= 0 {
 		return 0
 	}
-	return min(1, w.done/w.total)
+	return min(1, w.done/w.Total)
 }
 
-// left is how long the phase will take yet at its pace so far.
-func (w *work) left() (time.Duration, bool) {
+// Left is how long the phase will take yet at its pace so far.
+func (w *Work) Left() (time.Duration, bool) {
 	fresh, spent := w.done-w.idle, w.now.Sub(w.begun)
-	if fresh <= 0 || w.done >= w.total || spent < patience {
+	if fresh <= 0 || w.done >= w.Total || spent < patience {
 		return 0, false
 	}
-	return time.Duration(float64(spent) / fresh * (w.total - w.done)), true
+	return time.Duration(float64(spent) / fresh * (w.Total - w.done)), true
 }
