@@ -3,17 +3,15 @@ package lowbit
 import (
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 
 	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/fitting"
 	"github.com/golowbit/lowbit/checkpoint/formats/dense"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/decoder"
 	"github.com/golowbit/lowbit/internal/decoder/arch"
-	"github.com/golowbit/lowbit/internal/linears"
 	"github.com/golowbit/lowbit/quant"
-	"github.com/golowbit/lowbit/safetensors"
 )
 
 // Layers that are no tensors of their own, and layers that no decoder knows.
@@ -75,55 +73,15 @@ func (j *job) blockCount() int {
 // planByShape plans what is found by name and shape: everything, or beside the
 // linears of the decoder what is included.
 func (j *job) planByShape() {
-	known := map[string]bool{}
-	if j.model != nil {
-		for _, l := range j.model.Linears() {
-			known[l.Stored().Weight], known[l.WeightName()] = true, true
+	var all []fitting.Shaped
+	all, j.unused = fitting.Shapes(j.src, j.model, j.set.include)
+	for _, s := range all {
+		if s.Why != "" {
+			j.plan.AddOther(s.Layer, s.Why)
+		} else if j.plan.Add(s.Layer) && s.Part != nil {
+			j.places[s.Name] = *s.Part
 		}
 	}
-	var tensors []linears.Tensor
-	types := map[string]safetensors.DType{}
-	for _, s := range j.src.Dense() {
-		float := slices.Contains(layout.FloatTypes(), s.DType)
-		tensors = append(tensors, linears.Tensor{Name: s.Name, Type: fmt.Sprint(s.DType), Float: float, Shape: s.Shape})
-		types[s.Name] = s.DType
-	}
-	j.found = linears.Find(tensors, j.set.include)
-	for i := range j.found {
-		f := &j.found[i]
-		if j.model != nil && (known[f.Tensor.Name] || !matches(j.set.include, f.Tensor.Name)) {
-			continue
-		}
-		out, in := f.Shape()
-		l := layout.Layer{Name: f.Name, Out: out, In: in, DType: types[f.Tensor.Name], Bias: j.src.Has(f.Name + ".bias")}
-		if f.Dense != "" {
-			j.plan.AddOther(l, f.Dense)
-			continue
-		}
-		for e := range max(1, f.Experts) {
-			l.Name = f.LayerName(e)
-			if j.plan.Add(l) && !f.Own {
-				j.places[l.Name] = checkpoint.Part{
-					Layer: l.Name, Out: out, In: in, Weight: f.Tensor.Name, Transposed: f.Transposed,
-					Experts: f.Experts, Expert: e, Outputs: out, Step: 1,
-				}
-			}
-		}
-	}
-}
-
-// checkInclude refuses expressions that match nothing.
-func (j *job) checkInclude() error {
-	for _, r := range j.set.include {
-		if !slices.ContainsFunc(j.found, func(f linears.Found) bool { return r.MatchString(f.Tensor.Name) }) {
-			return badOptions("nothing to include: no matrix is named like %q", r)
-		}
-	}
-	return nil
-}
-
-func matches(list []*regexp.Regexp, name string) bool {
-	return slices.ContainsFunc(list, func(r *regexp.Regexp) bool { return r.MatchString(name) })
 }
 
 // splitLayers shows the source with layers as tensors of their own: all of a

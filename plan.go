@@ -148,8 +148,8 @@ func (j *job) checkSkip() error {
 	if err := j.plan.CheckSkip(denseAnyway); err != nil {
 		return badOptions("%w", err)
 	}
-	if err := j.checkInclude(); err != nil {
-		return err
+	if j.unused != nil {
+		return badOptions("nothing to include: no matrix is named like %q", j.unused)
 	}
 	if err := j.plan.CheckLeft(); err != nil {
 		return fmt.Errorf("%s: %w", j.path, err)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"time"
 
@@ -13,13 +14,13 @@ import (
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/checkpoint/fitting"
 	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel"
+	"github.com/golowbit/lowbit/checkpoint/generation"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/checkpoint/measure"
 	"github.com/golowbit/lowbit/internal/blocks"
 	"github.com/golowbit/lowbit/internal/decoder"
 	"github.com/golowbit/lowbit/internal/decoder/arch"
 	"github.com/golowbit/lowbit/internal/kernel"
-	"github.com/golowbit/lowbit/internal/linears"
 	"github.com/golowbit/lowbit/internal/memory"
 	"github.com/golowbit/lowbit/internal/phases"
 	"github.com/golowbit/lowbit/internal/picture"
@@ -101,11 +102,11 @@ type job struct {
 	parts  []checkpoint.Part
 	layers *checkpoint.Model          // src with the parts as tensors of their own
 	places map[string]checkpoint.Part // where layers lie that are no such tensors
-	found  []linears.Found
-	plan   *fitting.Plan     // its blocks and places for scales are the model's blocks and stages
-	fitted []string          // what was changed for the model as a whole
-	half   bool              // engines compute a bfloat16 model in half floats afterwards
-	folded map[string]string // by layer: the scale of its input that was folded
+	unused *regexp.Regexp             // of what is to be included: nothing is named like it
+	plan   *fitting.Plan              // its blocks and places for scales are the model's blocks and stages
+	fitted []string                   // what was changed for the model as a whole
+	half   bool                       // engines compute a bfloat16 model in half floats afterwards
+	folded map[string]string          // by layer: the scale of its input that was folded
 
 	importance     *ggufmodel.Importance // what stands in for text; nil if nothing does
 	saveImportance func() error          // nil if none is to be saved
@@ -351,6 +352,9 @@ func (j *job) readText(ctx context.Context, o *Options) (err error) {
 	}
 	if measuring != nil {
 		j.memory.Besides("evaluation", measuring.Peak())
+	}
+	if o.Calibration.Self != nil {
+		j.memory.Besides("writing text", generation.Memory(j.model, len(j.text.windows), j.text.seqLen))
 	}
 	return j.planMoments(o.Memory, texts)
 }

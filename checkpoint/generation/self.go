@@ -9,6 +9,7 @@ import (
 	"os"
 
 	"github.com/golowbit/lowbit/checkpoint/measure"
+	"github.com/golowbit/lowbit/internal/decoder"
 	"github.com/golowbit/lowbit/internal/disk"
 	"github.com/golowbit/lowbit/internal/generate"
 	"github.com/golowbit/lowbit/internal/memory"
@@ -41,11 +42,8 @@ func (s *Self) Write(ctx context.Context, m *measure.Model, seqLen int, limit in
 	if err != nil {
 		return nil, err
 	}
-	together := 1
-	for together < min(n, generate.Together) && generate.Past(m.Model, 2*together, seqLen) <= 1<<30 {
-		together *= 2
-	}
-	plan, err := memory.Generating(limit, generate.Bytes(m.Model, together, seqLen))
+	together, bytes := size(m.Model, n, seqLen)
+	plan, err := memory.Generating(limit, bytes)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", m.Name, err)
 	}
@@ -63,6 +61,21 @@ func (s *Self) Write(ctx context.Context, m *measure.Model, seqLen int, limit in
 		return nil, err
 	}
 	return w, disk.FS{}.WriteFile(keep, append(data, '\n'))
+}
+
+// size is how many windows are written together, and what memory that takes.
+func size(m *decoder.Model, windows, seqLen int) (together int, bytes int64) {
+	together = 1
+	for together < min(windows, generate.Together) && generate.Past(m, 2*together, seqLen) <= 1<<30 {
+		together *= 2
+	}
+	return together, generate.Bytes(m, together, seqLen)
+}
+
+// Memory is about how many bytes it takes to have a model write so many windows.
+func Memory(m *decoder.Model, windows, seqLen int) int64 {
+	_, bytes := size(m, windows, seqLen)
+	return bytes
 }
 
 // beginning is what windows begin with, and at which tokens a text ends; first is that at which one begins, or -1.
