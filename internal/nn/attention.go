@@ -23,6 +23,30 @@ type Attention struct {
 	Cap      float64   // scores become cap·tanh(score/cap); 0: they stay
 	Slopes   []float64 // ALiBi, by head; nil: nothing
 	BiasBF16 bool
+	Clip     Clip
+}
+
+// Clip stretches weights and cuts them off, so that a head can give a key none at all: they
+// become clip((High-Low)·weight + Low, 0, 1) (Bondarenko et al., arXiv 2306.12929, section
+// 4.1, equation 4: γ and ζ). The zero value leaves them as they are.
+type Clip struct{ Low, High float64 }
+
+// apply does so, in place.
+func (c Clip) apply(w []float32) {
+	for j, v := range w {
+		w[j] = float32(min(1, max(0, (c.High-c.Low)*float64(v)+c.Low)))
+	}
+}
+
+// back turns the gradient at what becomes of weights w into that at them.
+func (c Clip) back(d, w []float32) {
+	for j, v := range w {
+		if s := (c.High-c.Low)*float64(v) + c.Low; s > 0 && s < 1 {
+			d[j] *= float32(c.High - c.Low)
+		} else {
+			d[j] = 0
+		}
+	}
 }
 
 // Tile is how many tokens of queries go together, of so many heads.
@@ -51,20 +75,69 @@ type Heads struct {
 	Q0, Q1  int
 }
 
+// first is the first key that any of the queries sees.
+func (t *Heads) first() int {
+	if t.Window > 0 {
+		return max(0, t.Q0-t.Window+1)
+	}
+	return 0
+}
+
+// queries copies them: a row for each head of each token.
+func (t *Heads) queries(q *tensor.Matrix) {
+	heads := len(t.Columns)
+	for i := range q.Rows {
+		c := t.Columns[i%heads]
+		copy(q.Row(i), t.Q.Row(t.Q0 - t.Before + i/heads)[c:c+t.Dim])
+	}
+}
+
+// Weights are those that the queries give all keys from first on: a row for each head of
+// each token. They are valid as long as nothing else uses s.
+func (t *Heads) Weights(s *Scratch) (w *tensor.Matrix, first int) {
+	rows, first := (t.Q1-t.Q0)*len(t.Columns), t.first()
+	scratch.Matrix(&s.q, rows, t.Dim)
+	scratch.Matrix(&s.scores, rows, t.Q1-first)
+	t.queries(&s.q)
+	tensor.Gemm(false, true, float32(t.Scale), &s.q, t.K.View(first, t.Q1, 0, t.Dim), 0, &s.scores, 1)
+	for i := range rows {
+		t.weigh(s.scores.Row(i), nil, i, first)
+		if t.Clip != (Clip{}) {
+			t.Clip.apply(s.scores.Row(i))
+		}
+	}
+	return &s.scores, first
+}
+
+// runWhole is Run with the weights of all keys at once: how they are clipped depends on
+// their sum.
+func (t *Heads) runWhole(s *Scratch) {
+	w, first := t.Weights(s)
+	scratch.Matrix(&s.out, w.Rows, t.V.Cols)
+	tensor.Gemm(false, false, 1, w, t.V.View(first, t.Q1, 0, t.V.Cols), 0, &s.out, 1)
+	for i := range w.Rows {
+		copy(t.output(i), s.out.Row(i))
+	}
+}
+
+// output is where the result of a query goes.
+func (t *Heads) output(i int) []float32 {
+	heads := len(t.Columns)
+	h := t.First + i%heads
+	return t.Out.Row(t.Q0 - t.Before + i/heads)[h*t.V.Cols : (h+1)*t.V.Cols]
+}
+
 // Run computes it.
 func (t *Heads) Run(s *Scratch) {
+	if t.Clip != (Clip{}) {
+		t.runWhole(s)
+		return
+	}
 	heads := len(t.Columns)
 	dim, rows := t.Dim, (t.Q1-t.Q0)*heads
 	s.reset(rows, dim, t.V.Cols)
-	for i := range rows {
-		c := t.Columns[i%heads]
-		copy(s.q.Row(i), t.Q.Row(t.Q0 - t.Before + i/heads)[c:c+dim])
-	}
-	first := 0
-	if t.Window > 0 {
-		first = max(0, t.Q0-t.Window+1)
-	}
-	for k0 := first; k0 < t.Q1; k0 += keyTile {
+	t.queries(&s.q)
+	for k0 := t.first(); k0 < t.Q1; k0 += keyTile {
 		k1 := min(k0+keyTile, t.Q1)
 		scores := s.scores.View(0, rows, 0, k1-k0)
 		tensor.Gemm(false, true, float32(t.Scale), &s.q, t.K.View(k0, k1, 0, dim), 0, scores, 1)
@@ -77,8 +150,7 @@ func (t *Heads) Run(s *Scratch) {
 		if t.Sinks != nil {
 			t.sink(s, i, t.Sinks[i%heads])
 		}
-		h := t.First + i%heads
-		dst := t.Out.Row(t.Q0 - t.Before + i/heads)[h*t.V.Cols : (h+1)*t.V.Cols]
+		dst := t.output(i)
 		copy(dst, s.out.Row(i))
 		kernel.Scale(dst, 1/s.sum[i])
 	}

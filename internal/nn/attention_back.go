@@ -13,6 +13,8 @@ import (
 // queries are computed again, for all keys at once: with P the weights, A the output,
 //
 //	dV = PᵀdA;  dP = dA Vᵀ;  dS = P ∘ (dP - rowsum(P ∘ dP));  dQ = dS K;  dK = dSᵀQ
+//
+// Where weights are clipped, dV takes those, and dP goes back through the clipping.
 func (t *Heads) Back(dq, dk, dv *tensor.Matrix) {
 	b := &attnBack{Heads: t, dq: dq, dk: dk, dv: dv}
 	seqLen := t.Q.Rows
@@ -28,7 +30,7 @@ type attnBack struct {
 	*Heads
 	dq, dk, dv *tensor.Matrix
 
-	buffers [5]tensor.Matrix
+	buffers [6]tensor.Matrix
 }
 
 // matrix is memory for a tile.
@@ -41,16 +43,12 @@ func (t *attnBack) matrix(i, rows, cols int) *tensor.Matrix {
 func (t *attnBack) tile() {
 	heads := len(t.Columns)
 	rows, vdim := (t.Q1-t.Q0)*heads, t.V.Cols
-	first := 0
-	if t.Window > 0 {
-		first = max(0, t.Q0-t.Window+1)
-	}
+	first := t.first()
 	n := t.Q1 - first
 	q, dOut := t.matrix(0, rows, t.Dim), t.matrix(1, rows, vdim)
+	t.queries(q)
 	for i := range rows {
-		h, row := i%heads, t.Q0+i/heads
-		copy(q.Row(i), t.Q.Row(row)[t.Columns[h]:])
-		copy(dOut.Row(i), t.Out.Row(row)[(t.First+h)*vdim:])
+		copy(dOut.Row(i), t.output(i))
 	}
 	view := func(m *tensor.Matrix) *tensor.Matrix { return m.View(first, t.Q1, 0, m.Cols) }
 	p, dp, slopes := t.matrix(2, rows, n), t.matrix(3, rows, n), t.matrix(4, rows, n)
@@ -58,10 +56,22 @@ func (t *attnBack) tile() {
 	for i := range rows {
 		t.weigh(p.Row(i), slopes.Row(i), i, first)
 	}
-	tensor.Gemm(true, false, 1, p, dOut, 1, view(t.dv), 1)
+	used := p
+	clipped := t.Clip != (Clip{})
+	if clipped {
+		used = t.matrix(5, rows, n)
+		used.CopyFrom(p)
+		for i := range rows {
+			t.Clip.apply(used.Row(i))
+		}
+	}
+	tensor.Gemm(true, false, 1, used, dOut, 1, view(t.dv), 1)
 	tensor.Gemm(false, true, 1, dOut, view(t.V), 0, dp, 1)
 	for i := range rows {
 		w, d, s := p.Row(i), dp.Row(i), slopes.Row(i)
+		if clipped {
+			t.Clip.back(d, w)
+		}
 		var sum float64
 		for j, v := range w {
 			sum += float64(v) * float64(d[j])
@@ -79,8 +89,8 @@ func (t *attnBack) tile() {
 }
 
 // weigh turns row i of scores, for the keys from first on, into weights, and tells
-// how each score grows with the product of query and key.
-func (t *attnBack) weigh(row, slopes []float32, i, first int) {
+// how each score grows with the product of query and key, if that is wanted: slopes is not nil.
+func (t *Heads) weigh(row, slopes []float32, i, first int) {
 	head, pos := i%len(t.Columns), t.Q0+i/len(t.Columns)
 	lo := first
 	if t.Window > 0 {
@@ -91,11 +101,14 @@ func (t *attnBack) weigh(row, slopes []float32, i, first int) {
 	for j := range slopes {
 		slopes[j] = 1
 	}
-	row, slopes = row[lo-first:pos+1-first], slopes[lo-first:]
+	row = row[lo-first : pos+1-first]
 	if c := t.Cap; c > 0 {
 		for j, v := range row {
 			th := math.Tanh(float64(v) / c)
-			row[j], slopes[j] = float32(c*th), float32(1-th*th)
+			row[j] = float32(c * th)
+			if slopes != nil {
+				slopes[lo-first+j] = float32(1 - th*th)
+			}
 		}
 	}
 	if t.Slopes != nil {

@@ -26,7 +26,8 @@ type Attention struct {
 	// SinkPath is a vector of one score for each head that takes part in the
 	// softmax without a value, "" for none.
 	SinkPath string
-	sinks    []int // its parameter
+	sinks    []int   // its parameter
+	Clip     nn.Clip // of weights
 }
 
 // HeadScale is 1/√dim, in float32.
@@ -83,6 +84,9 @@ func (o *Attention) run(x *exec) {
 		if s == nil {
 			s = &nn.Scratch{}
 		}
+		if x.r.Heads != nil {
+			x.r.Heads(t, s, row)
+		}
 		t.Run(s)
 		x.r.attn.Put(s)
 	})
@@ -90,7 +94,7 @@ func (o *Attention) run(x *exec) {
 
 // weights is how scores become weights.
 func (o *Attention) weights() *nn.Attention {
-	return &nn.Attention{Window: o.Window, Scale: o.Scale, Cap: o.Cap, Slopes: o.Slopes, BiasBF16: o.BiasBF16}
+	return &nn.Attention{Window: o.Window, Scale: o.Scale, Cap: o.Cap, Slopes: o.Slopes, BiasBF16: o.BiasBF16, Clip: o.Clip}
 }
 
 // heads is the attention of a window, the rows from row on, in the query heads that

@@ -92,23 +92,15 @@ func (o *xieluOp) back(x *reverse) {
 	})
 }
 
-func (o *weighOp) keeps() []Reg { return []Reg{o.src, o.dst} }
+func (o *headGateOp) keeps() []Reg { return []Reg{o.src, o.dst} }
 
-func (o *weighOp) back(x *reverse) {
-	src, dst, w, g := x.in(o.src), x.in(o.dst), x.vector(o.weight), x.grads[o.dst]
+func (o *headGateOp) back(x *reverse) {
+	src, dst, g, gates := x.in(o.src), x.in(o.dst), x.grads[o.dst], o.loaded(&x.exec)
 	dSrc := x.into(o.src)
 	x.rows(g.Rows, func(i int) {
-		var sum, along float64
-		for j, v := range src.Row(i) {
-			sum += float64(v) * float64(w[j])
+		for k := range gates {
+			gates[k].Back(g.Row(i), dst.Row(i), src.Row(i), dSrc.Row(i))
 		}
-		d := g.Row(i)
-		for j, v := range dst.Row(i) {
-			along += float64(v) * float64(d[j])
-		}
-		s := 1 / (1 + math.Exp(-sum))
-		kernel.Scale(d, float32(s))
-		kernel.Axpy(float32(along*s*(1-s)), w, dSrc.Row(i))
 	})
 }
 

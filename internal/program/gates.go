@@ -138,31 +138,56 @@ func (o *xieluOp) function(x *exec) nn.XIELU {
 	return nn.NewXIELU(x.vector(o.positive)[0], x.vector(o.negative)[0])
 }
 
-// weighOp multiplies each row of dst by the sigmoid of a product of the row of
-// src with a vector.
-type weighOp struct {
-	dst, src Reg
-	weight   int
+// HeadGate is an nn.HeadGate whose tensors are parameters, -1 for none. Heads may share
+// tensors: Row is the head's in Weight [heads, in] and Bias.
+type HeadGate struct {
+	nn.HeadGate
+	Inner, InnerBias, Weight, Bias, Row int
 }
+
+// headGateOp multiplies parts of each row of dst by sigmoids of what src has there.
+type headGateOp struct {
+	dst, src Reg
+	gates    []HeadGate
+}
+
+// HeadGates adds gates of parts of dst that depend on src.
+func (b *Builder) HeadGates(dst, src Reg, gates ...HeadGate) { b.do(&headGateOp{dst, src, gates}) }
 
 // Weigh multiplies dst by the sigmoid of one logit, the product of src with the
 // vector of a path.
 func (b *Builder) Weigh(dst, src Reg, path string) {
-	b.do(&weighOp{dst: dst, src: src, weight: b.Param(path, 1, b.Width(src))})
+	g := HeadGate{nn.HeadGate{Width: b.Width(dst), Factor: 1}, -1, -1, b.Param(path, 1, b.Width(src)), -1, 0}
+	b.HeadGates(dst, src, g)
 }
 
-func (o *weighOp) reads() []Reg  { return []Reg{o.src, o.dst} }
-func (o *weighOp) writes() []Reg { return []Reg{o.dst} }
+func (o *headGateOp) reads() []Reg  { return []Reg{o.src, o.dst} }
+func (o *headGateOp) writes() []Reg { return []Reg{o.dst} }
 
-func (o *weighOp) run(x *exec) {
-	src, dst, w := x.reg(o.src), x.reg(o.dst), x.vector(o.weight)
+func (o *headGateOp) run(x *exec) {
+	src, dst, gates := x.reg(o.src), x.reg(o.dst), o.loaded(x)
 	x.rows(dst.Rows, func(i int) {
-		var sum float64
-		for j, v := range src.Row(i) {
-			sum += float64(v) * float64(w[j])
+		for k := range gates {
+			gates[k].Apply(dst.Row(i), src.Row(i))
 		}
-		kernel.Scale(dst.Row(i), float32(1/(1+math.Exp(-sum))))
 	})
+}
+
+func (o *headGateOp) loaded(x *exec) []nn.HeadGate {
+	all := make([]nn.HeadGate, len(o.gates))
+	for k, g := range o.gates {
+		all[k] = g.HeadGate
+		if g.Inner >= 0 {
+			all[k].Inner, all[k].InnerBias = x.b.params[g.Inner], x.vector(g.InnerBias)
+		}
+		if g.Weight >= 0 {
+			all[k].Weight = x.b.params[g.Weight].Row(g.Row)
+		}
+		if g.Bias >= 0 {
+			all[k].Bias = x.vector(g.Bias)[g.Row]
+		}
+	}
+	return all
 }
 
 // columnScaleOp multiplies parts of a register's columns, one after the other.

@@ -5,6 +5,7 @@ import (
 	"sync"
 
 	"github.com/golowbit/lowbit/internal/kernel"
+	"github.com/golowbit/lowbit/internal/nn"
 	"github.com/golowbit/lowbit/internal/parallel"
 	"github.com/golowbit/lowbit/internal/rope"
 	"github.com/golowbit/lowbit/tensor"
@@ -35,6 +36,10 @@ type Runner struct {
 	// are routed to it, evenly spread: only what is seen of its inputs changes, see
 	// Frame.Routed. Nothing may go back through such frames.
 	Fill float64
+
+	// Heads, if not nil, is shown the attention of every tile of queries before it runs, by
+	// all workers at once: s is the worker's, row the frame's where the window begins.
+	Heads func(t *nn.Heads, s *nn.Scratch, row int)
 
 	// Spare is how many bytes of memory it keeps for reuse; 0 means any number.
 	Spare int64

@@ -60,6 +60,8 @@ var withoutEffect = map[string][]string{
 		"num_experts_per_tok", "intermediate_size", "rope_parameters.rope_theta", "rope_parameters.rope_type",
 	},
 	"opt-postnorm-proj": {"_remove_final_layer_norm"},
+	"opt-gated-mlp":     {"_remove_final_layer_norm"},
+	"opt-gated":         {"attn_gate_init"}, // what training begins with
 	// Positions of text are the same in all parts of the rotation.
 	"qwen3_5_text":     {"rope_parameters.mrope_interleaved"},
 	"qwen3_5_moe_text": {"rope_parameters.mrope_interleaved"},

@@ -24,6 +24,7 @@ func optArch() *spec.Architecture {
 			}
 			before := f.Bool("do_layer_norm_before", true)
 			act := spec.ReadActivation(f, "activation_function", "relu")
+			quiet := readQuiet(f, c)
 			c.Names = decoder.Names{
 				Embedding: "model.decoder.embed_tokens.weight", FinalNorm: "model.decoder.final_layer_norm.weight",
 				Head: "lm_head.weight", Block: "model.decoder.layers.%d.", Positions: "model.decoder.embed_positions.weight",
@@ -34,12 +35,12 @@ func optArch() *spec.Architecture {
 				c.Names.ProjectIn, c.Names.ProjectOut = "model.decoder.project_in.weight", "model.decoder.project_out.weight"
 			}
 			c.Head = decoder.HeadSpec{Norm: norm, None: !before || f.Bool("_remove_final_layer_norm", false)}
-			return func(b *spec.Builder) { optBlock(b, norm, before, bias, act) }
+			return func(b *spec.Builder) { optBlock(b, norm, before, bias, act, quiet) }
 		},
 	}
 }
 
-func optBlock(b *spec.Builder, norm program.Norm, before, bias bool, act program.Activation) {
+func optBlock(b *spec.Builder, norm program.Norm, before, bias bool, act program.Activation, quiet quietAttention) {
 	c := b.Config
 	const first, second = "self_attn_layer_norm", "final_layer_norm"
 	var h program.Reg
@@ -51,7 +52,8 @@ func optBlock(b *spec.Builder, norm program.Norm, before, bias bool, act program
 	q := b.Linear(h, "self_attn.q_proj", c.Hidden, bias)
 	k := b.Linear(h, "self_attn.k_proj", c.Hidden, bias)
 	v := b.Linear(h, "self_attn.v_proj", c.Hidden, bias)
-	a := b.Attend(program.Attention{Q: b.Whole(q, c.HeadDim), K: b.Whole(k, c.HeadDim), V: b.Whole(v, c.HeadDim)})
+	a := b.Attend(program.Attention{Q: b.Whole(q, c.HeadDim), K: b.Whole(k, c.HeadDim), V: b.Whole(v, c.HeadDim), Clip: quiet.clip})
+	quiet.gate(b, a, h)
 	b.AddLinear(program.Stream, a, "self_attn.out_proj", bias)
 	if before {
 		h = b.Norm(program.Stream, second, norm)
