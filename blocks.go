@@ -35,6 +35,12 @@ func (j *job) runBlocks(ctx context.Context) error {
 		return spill, err
 	})
 	defer func() { _ = spill.Close() }() // its content is needed no more
+	var err error
+	if j.set.method, err = quant.Surveyed(j.set.method, j.model.Hidden, func(above float32) ([]quant.InputSurvey, error) {
+		return blocks.Survey(ctx, w, j.text.windows, above)
+	}); err != nil {
+		return err
+	}
 	full := j.set.inputs == InputsFull
 	o := blocks.Options{
 		Full: full, Paired: !full && j.set.correction > 0, BlockLoss: j.set.objective == adadim.ObjectiveBlock,

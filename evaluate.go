@@ -30,7 +30,13 @@ type EvalOptions struct {
 	// Logits, if not nil, is given the logits of Model, float32 [tokens, vocab],
 	// in pieces: those of a window that begin at token first. It must not keep
 	// them. An error ends the work.
-	Logits  func(window, first int, logits *tensor.Matrix) error
+	Logits func(window, first int, logits *tensor.Matrix) error
+	// Int8Inputs, if not nil, has Model multiply quantized linears by inputs that are
+	// rounded to 8 bits a token, but for outliers from this magnitude on (0: none), as
+	// LLM.int8() does: see llmint8.Linear. All its quantized linears must have 8 bits
+	// with a scale for each output; the error otherwise wraps layout.ErrUnsupported.
+	Int8Inputs *float32
+
 	BF16    bool  // as in Options, for dense bfloat16 models; perplexity then differs by rounding
 	Workers int   // goroutines; 0 means GOMAXPROCS
 	Memory  int64 // as in Options
@@ -58,6 +64,11 @@ func Evaluate(ctx context.Context, o EvalOptions) (*Evaluation, error) {
 		return nil, err
 	}
 	defer main.Close()
+	if o.Int8Inputs != nil {
+		if err := main.Int8Inputs(*o.Int8Inputs); err != nil {
+			return nil, err
+		}
+	}
 	all := []*measure.Model{main}
 	words, wordsDir := main.Source(), o.Tokenizer
 	if o.Against != "" {

@@ -422,6 +422,8 @@ func (o *EvalOptions) Validate() error {
 		return badOptions("no text given")
 	case len(o.Text.Weights) > 0:
 		return badOptions("weights of texts are for calibration: all that is measured on counts alike")
+	case o.Int8Inputs != nil && !(*o.Int8Inputs >= 0):
+		return badOptions("outliers from %g on, want 0 or more", *o.Int8Inputs)
 	}
 	if err := checkWindow(o.Window); err != nil {
 		return err

@@ -119,6 +119,10 @@ func (j *job) planLayers() error {
 // are its stages.
 func (j *job) planBlock(b *program.Program) {
 	linears := make([]fitting.Linear, len(b.Linears))
+	columns := 0
+	if j.texted && quant.KeepsColumns(j.set.method) {
+		columns = 1 // or more
+	}
 	for i, l := range b.Linears {
 		d, _ := j.src.DType(l.WeightName())
 		if part, ok := fitting.PartOf(j.src, l); ok {
@@ -126,7 +130,7 @@ func (j *job) planBlock(b *program.Program) {
 			d, _ = j.src.DType(part.Weight)
 		}
 		linears[i] = fitting.Linear{
-			Layer: layout.Layer{Name: l.Name, Out: l.Out, In: l.In, Bias: l.Bias, DType: d},
+			Layer: layout.Layer{Name: l.Name, Out: l.Out, In: l.In, Bias: l.Bias, DType: d, Columns: columns},
 			Input: -1, Rows: b.After(i),
 		}
 		if b.Stages[l.Stage].Fold != nil {

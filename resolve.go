@@ -1,7 +1,6 @@
 package lowbit
 
 import (
-	"fmt"
 	"math"
 	"regexp"
 	"slices"
@@ -10,14 +9,12 @@ import (
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/checkpoint/fitting"
 	"github.com/golowbit/lowbit/checkpoint/formats/autogptq"
-	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel"
 	"github.com/golowbit/lowbit/checkpoint/formats/native"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/gptq"
 	"github.com/golowbit/lowbit/internal/decoder"
 	"github.com/golowbit/lowbit/internal/told"
 	"github.com/golowbit/lowbit/quant"
-	"github.com/golowbit/lowbit/safetensors"
 )
 
 // Setting is one option as it is in effect.
@@ -107,9 +104,11 @@ func (o *Options) resolveScheme(s *settings) error {
 		told.Pick(&s.told, "format", told.Otherwise(s.format.Name(), "default"))
 	}
 	g := &s.scheme
-	main, from, err := o.mixed(s)
-	if err != nil {
-		return err
+	plain := o.GroupSize == 0 && o.Symmetric == nil && o.ScaleType == nil && o.Range == 0 && o.MinZero == 0
+	var main quant.Scheme
+	var from string
+	if s.format, main, from, err = fitting.Mixed(s.format, o.Method, o.Bits, plain); err != nil {
+		return badOptions("%w", err)
 	}
 	mixed := main.Grid != nil
 	g.Bits = told.Pick(&s.told, "bits", told.Given(o.Bits), told.If(mixed, main.Bits, from), told.If(targeted, t.Scheme.Bits, target), told.Otherwise(defaultBits, "default"))
@@ -128,37 +127,6 @@ func (o *Options) resolveScheme(s *settings) error {
 	g.Clip = told.Pick(&s.told, "clip", told.Pointed(o.Clip), told.If(asked, true, "clip_input is given"), told.If(o.unseen(), true, weighed), told.Otherwise(b.clip, by))
 	g.ClipInput = told.Pick(&s.told, "clip_input", told.Pointed(o.ClipInput), told.If(!g.Clip, false, "there is no clip"), told.If(o.unseen(), true, weighed), told.Otherwise(b.clipInput, by))
 	return nil
-}
-
-// mixed is the scheme of most layers where the format chooses the grids, and who
-// decided that; without a grid if it does not. Format gguf in 2 or 3 bits is one
-// of Q2_K or Q3_K where nothing asks for groups of another kind: its plain types
-// have no fewer than 4 bits.
-func (o *Options) mixed(s *settings) (quant.Scheme, string, error) {
-	plain := o.GroupSize == 0 && o.Symmetric == nil && o.ScaleType == nil && o.Range == 0 && o.MinZero == 0
-	by := "format " + s.format.Name()
-	if f, ok := s.format.(ggufmodel.Format); ok && f.Type == "" && plain && (o.Bits == 2 || o.Bits == 3) {
-		f.Type, f.Pure = map[int]string{2: "Q2_K", 3: "Q3_K_S"}[o.Bits], true
-		if f.Dense == "" && !f.Q8Embeddings {
-			f.Dense = safetensors.F16
-		}
-		s.format = f
-		by += fmt.Sprintf(" in %d bits", o.Bits)
-	}
-	m, ok := s.format.(layout.Mixer)
-	if !ok {
-		return quant.Scheme{}, "", nil
-	}
-	main, ok := m.Main()
-	switch {
-	case !ok:
-		return quant.Scheme{}, "", nil
-	case !plain:
-		return main, by, badOptions("format %s chooses the grid of each layer: group size, symmetry, range, scale type and least zero-point go with plain types only", s.format.Name())
-	case o.Bits != 0 && o.Bits != main.Bits:
-		return main, by, badOptions("%d bits are given beside a type of %d in format %s", o.Bits, main.Bits, s.format.Name())
-	}
-	return main, by, nil
 }
 
 // resolveMethod decides what quantizes a layer, and on which inputs.
@@ -225,7 +193,8 @@ func (o *Options) resolveArms(s *settings) error {
 			axis = AxisIC
 		}
 	}
-	s.axis = told.Pick(&s.told, "axis", told.Given(o.Axis), told.If(o.Target != "", axis, "target "+o.Target), told.Otherwise(AxisAda, "default"))
+	_, gridded := quant.OwnScheme(o.Method)
+	s.axis = told.Pick(&s.told, "axis", told.Given(o.Axis), told.If(o.Target != "", axis, "target "+o.Target), told.If(gridded && len(o.Arms) == 0, AxisOC, "method"), told.Otherwise(AxisAda, "default"))
 	all, from := b.arms, by
 	if len(o.Arms) > 0 {
 		all, from = o.Arms, "given"

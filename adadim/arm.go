@@ -261,6 +261,12 @@ func ScaleCalibration(cal *quant.Calibration, factor []float32) *quant.Calibrati
 			c.MeanAbs[j] = cal.MeanAbs[j] * f
 		}
 	}
+	if cal.AbsMax != nil {
+		c.AbsMax = make([]float32, len(factor))
+		for j, f := range factor {
+			c.AbsMax[j] = cal.AbsMax[j] * max(f, -f)
+		}
+	}
 	return c
 }
 
@@ -308,7 +314,7 @@ func (p problem) restore(q *quant.Weight) (*quant.Weight, error) {
 	if p.row == nil && p.input == nil {
 		return q, nil
 	}
-	if q.RowScale != nil || q.InputScale != nil {
+	if q.RowScale != nil || q.InputScale != nil || q.Columns != nil {
 		return nil, fmt.Errorf("%w: they do not compose with an arm's", ErrOwnScales)
 	}
 	c := *q

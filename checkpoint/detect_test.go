@@ -49,6 +49,8 @@ func TestDetect(t *testing.T) {
 func TestRefusalsAreUnsupported(t *testing.T) {
 	good := layout.Layer{Name: "model.layers.0.mlp.up_proj", Out: 64, In: 128, DType: safetensors.F16, Scheme: quant.Scheme{Bits: 4, GroupSize: 64, Symmetric: true}}
 	for _, f := range Formats() {
+		good := good
+		good.Scheme = heldScheme(f, good.Scheme)
 		require.NoError(t, f.Check(good), f.Name())
 		for _, edit := range []func(l *layout.Layer){
 			func(l *layout.Layer) { l.Scheme.Bits = 9 },

@@ -9,6 +9,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -53,7 +54,7 @@ func writeAll(names ...string) func(context.Context, WriterOptions) error {
 			if err != nil {
 				return err
 			}
-			q, err := quant.RTN{}.Quantize(ctx, m, faultScheme, nil)
+			q, err := quant.RTN{}.Quantize(ctx, m, heldScheme(o.Format, faultScheme), nil)
 			if err != nil {
 				return err
 			}
@@ -86,12 +87,23 @@ func faultRoutes(t *testing.T, all bool) map[string]faultRoute {
 		dtype, _ := src.DType(name + ".weight")
 		complete = append(complete, layout.Layer{Name: name, Out: shape[0], In: shape[1], Scheme: faultScheme, DType: dtype})
 	}
-	made := filepath.Join(t.TempDir(), "made")
-	require.NoError(t, writeAll(names...)(t.Context(), WriterOptions{Out: made, Source: src, Format: native.Format{}, Layers: short}))
-	quantized := openModel(t, made)
 	routes := map[string]faultRoute{}
+	quantized := map[string]*Model{} // by the format whose grids the layers have
 	for _, f := range Formats() {
+		of := layout.Format(native.Format{})
+		if heldScheme(f, faultScheme) != faultScheme {
+			of = f
+		}
+		complete := slices.Clone(complete)
+		for i := range complete {
+			complete[i].Scheme = heldScheme(f, faultScheme)
+		}
 		require.NoError(t, f.Check(complete[0]))
+		if quantized[of.Name()] == nil {
+			made := filepath.Join(t.TempDir(), "made")
+			require.NoError(t, writeAll(names...)(t.Context(), WriterOptions{Out: made, Source: src, Format: of, Layers: short}))
+			quantized[of.Name()] = openModel(t, made)
+		}
 		_, isDense := f.(dense.Format)
 		if name := f.Name(); all || name == (native.Format{}).Name() || name == (ggufmodel.Format{}).Name() {
 			routes[name+", kept"] = faultRoute{WriterOptions{Source: src, Format: f, Layers: short, Hash: true}, writeAll(names...)}
@@ -99,7 +111,7 @@ func faultRoutes(t *testing.T, all bool) map[string]faultRoute {
 		} else if !isDense {
 			continue
 		}
-		routes[f.Name()+", convert"] = faultRoute{WriterOptions{Source: quantized, Format: f}, func(ctx context.Context, o WriterOptions) error {
+		routes[f.Name()+", convert"] = faultRoute{WriterOptions{Source: quantized[of.Name()], Format: f}, func(ctx context.Context, o WriterOptions) error {
 			if err := Convert(ctx, o); !errors.Is(err, ErrComplete) {
 				return err
 			}

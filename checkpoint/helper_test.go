@@ -16,6 +16,16 @@ import (
 	"github.com/golowbit/lowbit/safetensors"
 )
 
+// heldScheme is the scheme, or the one that a format has for all layers.
+func heldScheme(f layout.Format, s quant.Scheme) quant.Scheme {
+	if m, ok := f.(layout.Mixer); ok {
+		if own, ok := m.Main(); ok {
+			return own
+		}
+	}
+	return s
+}
+
 // testLinears are the linears of the model that writeModel writes.
 var testLinears = []struct {
 	name    string

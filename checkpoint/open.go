@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/golowbit/lowbit/checkpoint/formats/bitsandbytes"
 	"github.com/golowbit/lowbit/checkpoint/formats/dense"
 	"github.com/golowbit/lowbit/checkpoint/internal/coded"
 	"github.com/golowbit/lowbit/checkpoint/internal/consolidated"
@@ -231,7 +232,7 @@ func (m *Model) showCoded(quantization json.RawMessage) (done bool, err error) {
 	if kinds := src.Kinds(); kinds != "" {
 		m.notes = append(m.notes, "requantized from "+kinds+", whose values are taken for the model's")
 	}
-	if slices.ContainsFunc(src.Names(), func(name string) bool { return strings.HasSuffix(name, "_packed") }) {
+	if slices.ContainsFunc(src.Names(), func(name string) bool { return strings.HasSuffix(name, "_packed") }) || bitsandbytes.Has(src.Names()) {
 		return false, nil
 	}
 	o, err := layout.ParseObject(m.config)

@@ -113,7 +113,7 @@ func TestNamesTaken(t *testing.T) {
 		if !ok || f.Name() == (dense.Format{}).Name() {
 			continue // it has one name, the layer's own
 		}
-		l := layout.Layer{Name: name, Out: m.Rows, In: m.Cols, Scheme: quant.Scheme{Bits: 4, GroupSize: 64, Symmetric: true}}
+		l := layout.Layer{Name: name, Out: m.Rows, In: m.Cols, Scheme: heldScheme(f, quant.Scheme{Bits: 4, GroupSize: 64, Symmetric: true})}
 		specs, err := f.Plan(l)
 		require.NoError(t, err)
 		taken := specs[len(specs)-1].Name

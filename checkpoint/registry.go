@@ -5,6 +5,7 @@ import (
 
 	"github.com/golowbit/lowbit/checkpoint/formats/autoawq"
 	"github.com/golowbit/lowbit/checkpoint/formats/autogptq"
+	"github.com/golowbit/lowbit/checkpoint/formats/bitsandbytes"
 	"github.com/golowbit/lowbit/checkpoint/formats/compressed"
 	"github.com/golowbit/lowbit/checkpoint/formats/dense"
 	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel"
@@ -29,6 +30,7 @@ func Formats() []layout.Format {
 		hqq.Format{},
 		ggufmodel.Format{},
 		mlx.Format{},
+		bitsandbytes.Format{},
 	}
 }
 

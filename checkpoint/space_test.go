@@ -45,7 +45,7 @@ func TestSpace(t *testing.T) {
 				o.Layers = nil // of kept layers the schemes are not known: nothing is asked
 				for _, l := range route.options.Layers {
 					shape, _ := o.Source.Shape(l.Name + ".weight")
-					l.Out, l.In, l.Scheme = shape[0], shape[1], faultScheme
+					l.Out, l.In, l.Scheme = shape[0], shape[1], heldScheme(o.Format, faultScheme)
 					o.Layers = append(o.Layers, l)
 				}
 			}

@@ -21,6 +21,9 @@ type Calibration struct {
 	// MeanAbs is the mean of |x_j| over the tokens, for input scales
 	// (AWQ, arXiv 2306.00978); nil if it was not collected.
 	MeanAbs []float32
+	// AbsMax is the largest |x_j| over the tokens, [in], by which outlier features are
+	// known (LLM.int8(), arXiv 2208.07339); nil if it was not collected.
+	AbsMax []float32
 	// Cross is (X-X_q)ᵀX_q [in, in], where X is what the layer would see in
 	// the unquantized model and X_q what H was taken from; nil if both are
 	// the same or it was not collected.
@@ -53,7 +56,7 @@ func (c *Calibration) WithOutput(o *tensor.Matrix) *Calibration {
 		base = c.base
 	}
 	return &Calibration{
-		H: c.H, Tokens: c.Tokens, MeanAbs: c.MeanAbs, Cross: c.Cross, Residual: c.Residual, Halves: c.Halves,
+		H: c.H, Tokens: c.Tokens, MeanAbs: c.MeanAbs, AbsMax: c.AbsMax, Cross: c.Cross, Residual: c.Residual, Halves: c.Halves,
 		Output: o, base: base,
 	}
 }
@@ -117,6 +120,7 @@ type Collector struct {
 
 	sums   []*sums // one, or two for halves of the tokens
 	absSum []float64
+	absMax []float32
 	halves *[2]*Calibration // once they were asked for
 }
 
@@ -129,7 +133,7 @@ type sums struct {
 // NewCollector returns an empty collector for inputs of width in, which Add
 // gives to it.
 func NewCollector(in int) *Collector {
-	return &Collector{absSum: make([]float64, in), sums: []*sums{{h: tensor.New(in, in)}}}
+	return &Collector{absSum: make([]float64, in), absMax: make([]float32, in), sums: []*sums{{h: tensor.New(in, in)}}}
 }
 
 // NewPairCollector returns an empty collector for inputs of width in, which
@@ -158,11 +162,13 @@ func (c *Collector) add(s *sums, x *tensor.Matrix, workers int) {
 	const strip = 128 // columns
 	_ = parallel.For(context.Background(), workers, (x.Cols+strip-1)/strip, func(t int) error {
 		j0, j1 := t*strip, min((t+1)*strip, x.Cols)
-		sum := c.absSum[j0:j1]
+		sum, most := c.absSum[j0:j1], c.absMax[j0:j1]
 		for i := range x.Rows {
 			for j, v := range x.Row(i)[j0:j1] {
 				// A branch on the sign would be mispredicted every other time.
-				sum[j] += float64(math.Float32frombits(math.Float32bits(v) &^ (1 << 31)))
+				a := math.Float32frombits(math.Float32bits(v) &^ (1 << 31))
+				sum[j] += float64(a)
+				most[j] = max(most[j], a)
 			}
 		}
 		return nil
@@ -253,7 +259,7 @@ func (c *Calibration) Shrink() {
 
 // Calibration returns the statistics; the collector must not be used after.
 func (c *Collector) Calibration() *Calibration {
-	all := &Calibration{MeanAbs: make([]float32, len(c.absSum))}
+	all := &Calibration{MeanAbs: make([]float32, len(c.absSum)), AbsMax: c.absMax}
 	if len(c.sums) == 1 {
 		p := c.sums[0].calibration()
 		all.H, all.Tokens = p.H, p.Tokens

@@ -17,10 +17,10 @@ import (
 //
 // Quantize is all that a method must have. What more a caller may want to
 // know of it, the method can tell by any of the interfaces DataFree, Unpaired,
-// Validator, Parametric, Drafter, Finisher, Parallel and Sized. Callers do not
-// assert these themselves: the functions NeedsCalibration, NeedsPairs, Validate,
-// Parameters, Draft, Finish, WithWorkers and Memory do, and have an answer for
-// methods that implement none.
+// Validator, Parametric, Drafter, Finisher, Parallel, Sized, Gridded, Keeper
+// and Surveyor. Callers do not assert these themselves: the functions NeedsCalibration,
+// NeedsPairs, Validate, Parameters, Draft, Finish, WithWorkers, Memory, OwnScheme,
+// KeepsColumns and Surveyed do, and have an answer for methods that implement none.
 type Quantizer interface {
 	Quantize(ctx context.Context, w *tensor.Matrix, s Scheme, cal *Calibration) (*Weight, error)
 }
@@ -159,4 +159,69 @@ func WithWorkers(q Quantizer, n int) Quantizer {
 		return p.WithWorkers(n)
 	}
 	return q
+}
+
+// Gridded is implemented by methods that know one grid only.
+type Gridded interface {
+	// Scheme is the scheme by which the method quantizes, whatever the layer. It has a Grid.
+	Scheme() Scheme
+}
+
+// OwnScheme returns the one scheme that q knows; ok is false for methods that take any.
+func OwnScheme(q Quantizer) (s Scheme, ok bool) {
+	g, ok := q.(Gridded)
+	if !ok {
+		return s, false
+	}
+	return g.Scheme(), true
+}
+
+// Keeper is implemented by methods that keep columns in 16 bits (Weight.Columns) where
+// the calibration tells them to.
+type Keeper interface {
+	// KeepsColumns reports whether Quantize may do so.
+	KeepsColumns() bool
+}
+
+// KeepsColumns reports whether q may keep columns in 16 bits where there is a calibration:
+// what q says, or false if it is no Keeper.
+func KeepsColumns(q Quantizer) bool {
+	k, ok := q.(Keeper)
+	return ok && k.KeepsColumns()
+}
+
+// Surveyor is implemented by methods some of which look at the inputs of all layers before
+// the first is quantized.
+type Surveyor interface {
+	// Survey says from which absolute value on inputs are to be counted; ok is false for a
+	// method that does not look at them.
+	Survey() (above float32, ok bool)
+	// Surveyed returns the method as it quantizes knowing the inputs of all layers of a
+	// model whose residual stream is so wide.
+	Surveyed(hidden int, inputs []InputSurvey) Quantizer
+}
+
+// Surveyed returns q as it quantizes a model whose residual stream is hidden wide, knowing
+// what survey says of the inputs of all layers: q itself if it does not want to know.
+func Surveyed(q Quantizer, hidden int, survey func(above float32) ([]InputSurvey, error)) (Quantizer, error) {
+	s, ok := q.(Surveyor)
+	if !ok {
+		return q, nil
+	}
+	above, ok := s.Survey()
+	if !ok {
+		return q, nil
+	}
+	inputs, err := survey(above)
+	if err != nil {
+		return q, err
+	}
+	return s.Surveyed(hidden, inputs), nil
+}
+
+// InputSurvey is what layers that share an input see of the text.
+type InputSurvey struct {
+	Block  int   // of the model, from 0 on
+	Tokens int   // that went into the layers
+	Above  []int // by feature: tokens in which |x_j| is at least what Surveyor.Survey says
 }

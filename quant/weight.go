@@ -24,7 +24,7 @@ import (
 //
 // in float32, multiplied in this order, where absent scales count as 1. With
 // a Scheme.Grid the first factor is that grid's value, of the scale and of
-// Shifts in place of Zeros.
+// Shifts in place of Zeros. The inputs in Columns have values of their own.
 type Weight struct {
 	Out, In int
 	Scheme  Scheme
@@ -41,6 +41,13 @@ type Weight struct {
 	// RowScale [Out] and InputScale [In] are optional factors outside the
 	// groups, already rounded to the type in which they are stored.
 	RowScale, InputScale []float32
+
+	// Columns are the inputs, in ascending order, whose weights are kept in 16 bits
+	// beside their codes, as outlier features' are (LLM.int8(), arXiv 2208.07339);
+	// nil if there are none. ColumnValues [len(Columns), Out] has these weights, half
+	// floats: those of Columns[i] are ColumnValues[i*Out : (i+1)*Out].
+	Columns      []int32
+	ColumnValues []float32
 
 	// RowLoss [Out] is e_r H e_rᵀ of each row as found by the method, if it
 	// knows it; nil otherwise. It is not stored in checkpoints.
@@ -136,8 +143,8 @@ func (w *Weight) Line(dst []uint8, l int) {
 // Contiguous reports whether every group is a run of neighbours in its line.
 func (w *Weight) Contiguous() bool { return w.GroupIndex == nil && !w.Scheme.Strided }
 
-// DequantizeLine writes the weights of line l (without RowScale and
-// InputScale) to dst. codes is scratch of length LineLen.
+// DequantizeLine writes the weights of line l (without RowScale, InputScale
+// and Columns) to dst. codes is scratch of length LineLen.
 func (w *Weight) DequantizeLine(dst []float32, codes []uint8, l int) {
 	w.Line(codes, l)
 	g := w.Groups()
@@ -200,18 +207,21 @@ func (w *Weight) Dequantize() *tensor.Matrix {
 				row[j] *= w.InputScale[j]
 			}
 		}
+		for i, c := range w.Columns {
+			row[c] = w.ColumnValues[i*w.Out+r]
+		}
 	}
 	return m
 }
 
 // StorageBits is the number of bits the weight takes in a file that stores
 // no more than it must: codes, scales, zero-points (asymmetric schemes),
-// row and input scales and a group index.
+// row and input scales, a group index, and columns in 16 bits with their numbers.
 func (w *Weight) StorageBits() int64 {
 	bits := int64(w.Out) * int64(w.In) * int64(w.Scheme.Bits)
 	bits += int64(w.Lines()) * GridOf(w.Scheme).ParamBits(w.Groups())
 	bits += 16 * int64(len(w.RowScale)+len(w.InputScale))
-	bits += 32 * int64(len(w.GroupIndex))
+	bits += 32*int64(len(w.GroupIndex)+len(w.Columns)) + 16*int64(len(w.ColumnValues))
 	return bits
 }
 
@@ -249,6 +259,26 @@ func (w *Weight) Validate() error {
 			if !finite(v) {
 				return fmt.Errorf("row or input scale %g of channel %d is not finite", v, i)
 			}
+		}
+	}
+	return w.validateColumns()
+}
+
+// validateColumns checks the columns in 16 bits.
+func (w *Weight) validateColumns() error {
+	if len(w.ColumnValues) != len(w.Columns)*w.Out {
+		return fmt.Errorf("%d weights of %d columns, want %d a column", len(w.ColumnValues), len(w.Columns), w.Out)
+	}
+	last := int32(-1)
+	for _, c := range w.Columns {
+		if c <= last || int(c) >= w.In {
+			return fmt.Errorf("column %d behind column %d, want them ascending and below %d", c, last, w.In)
+		}
+		last = c
+	}
+	for i, v := range w.ColumnValues {
+		if !finite(v) || tensor.RoundF16(v) != v {
+			return fmt.Errorf("weight %g of column %d, want a half float", v, w.Columns[i/w.Out])
 		}
 	}
 	return nil

@@ -148,7 +148,7 @@ func (r *Rules) asked(l layout.Layer) *Layer {
 	if c != nil {
 		l.Scheme = c.scheme(l.Scheme)
 	}
-	if g, ok := r.Format.(layout.Gridder); ok {
+	if g, ok := r.Format.(layout.Gridder); ok && l.Scheme.Grid == nil {
 		l.Scheme = g.Own(l.Scheme)
 	}
 	p := &Layer{Layer: l}

@@ -16,8 +16,12 @@ func CheckScheme(l Layer) error {
 	return CheckShape(l)
 }
 
-// CheckShape refuses a scheme that does not fit the shape of its layer.
+// CheckShape refuses a scheme that does not fit the shape of its layer, and columns in 16
+// bits, which most formats have no place for.
 func CheckShape(l Layer) error {
+	if l.Columns > 0 {
+		return Unsupported("columns in 16 bits, which outlier features have, are held by format lowbit only; quantize without text or with no outliers, or use format lowbit or dense")
+	}
 	if err := l.Scheme.CheckShape(l.Out, l.In); err != nil {
 		return fmt.Errorf("%w: %w", ErrUnsupported, err)
 	}
@@ -82,7 +86,7 @@ func CheckWeight(f Format, l Layer, w *quant.Weight) error {
 		return err
 	}
 	got := LayerOf(l.Name, w)
-	if got.Out != l.Out || got.In != l.In || got.RowScale != l.RowScale || got.InputScale != l.InputScale || got.GroupIndex != l.GroupIndex ||
+	if got.Out != l.Out || got.In != l.In || got.RowScale != l.RowScale || got.InputScale != l.InputScale || got.GroupIndex != l.GroupIndex || got.Columns != l.Columns ||
 		got.Scheme.Bits != l.Scheme.Bits || got.Scheme.GroupSize != l.Scheme.GroupSize || got.Scheme.Axis != l.Scheme.Axis ||
 		got.Scheme.Symmetric != l.Scheme.Symmetric || got.Scheme.Strided != l.Scheme.Strided {
 		return fmt.Errorf("layer %q: the weight is %+v, planned was %+v", l.Name, got, l)

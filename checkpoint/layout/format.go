@@ -32,6 +32,9 @@ type Layer struct {
 	Scheme quant.Scheme
 	// RowScale, InputScale and GroupIndex say that the weight has them.
 	RowScale, InputScale, GroupIndex bool
+	// Columns is how many inputs have weights in 16 bits beside their codes; 1 before
+	// work starts, if the method may keep some.
+	Columns int
 	// Bias says that the linear has a bias. It stays a dense tensor, which
 	// the writer copies; formats do not encode it.
 	Bias bool
@@ -48,6 +51,7 @@ func LayerOf(name string, w *quant.Weight) Layer {
 	return Layer{
 		Name: name, Out: w.Out, In: w.In, Scheme: w.Scheme,
 		RowScale: w.RowScale != nil, InputScale: w.InputScale != nil, GroupIndex: w.GroupIndex != nil,
+		Columns: len(w.Columns),
 	}
 }
 

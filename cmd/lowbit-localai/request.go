@@ -18,6 +18,7 @@ import (
 	"github.com/golowbit/lowbit/cmd/lowbit-localai/internal/pb"
 	"github.com/golowbit/lowbit/internal/memory"
 	"github.com/golowbit/lowbit/quant"
+	"github.com/golowbit/lowbit/quant/llmint8"
 )
 
 // request is what a job asks for.
@@ -55,10 +56,12 @@ var extra = map[string]func(r *request, value string) error{
 		switch v {
 		case "rtn":
 			r.Method = quant.RTN{}
+		case "int8":
+			r.Method = llmint8.Quantizer{}
 		case "gptq":
 			r.Preset = lowbit.Plain
 		default:
-			return errors.New("want gptq or rtn")
+			return errors.New("want gptq, rtn or int8")
 		}
 		return nil
 	},

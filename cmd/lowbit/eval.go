@@ -9,12 +9,14 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/golowbit/lowbit"
+	"github.com/golowbit/lowbit/quant/llmint8"
 )
 
 func (a *app) evalCommand() *cobra.Command {
 	var o lowbit.EvalOptions
 	var text textFlags
-	var ids, logits, task string
+	var ids, logits, task, activations string
+	threshold := float32(llmint8.DefaultThreshold)
 	var asJSON, quiet bool
 	c := &cobra.Command{
 		Use:   "eval MODEL (--text FILE | --ids FILE | --task FILE)",
@@ -35,6 +37,9 @@ the question, in all (acc) or by character (acc_norm), as in lm-evaluation-harne
 tokenizer is needed. --logits writes what the model predicts at every token.`,
 		Example: `  lowbit eval Llama-3.2-1B-4bit --text heldout.txt --against Llama-3.2-1B
 
+  # weights and activations in 8 bits, outliers in 16
+  lowbit eval Llama-3.2-1B-int8 --text heldout.txt --activations int8
+
   # the logits of two sequences, to compare with another implementation's
   echo '[[1,15,7],[1,3,3]]' > ids.json; lowbit eval Llama-3.2-1B-4bit --ids ids.json --logits out.safetensors`,
 		Args: oneArg("model", " (repeat --text for every file)"),
@@ -42,6 +47,11 @@ tokenizer is needed. --logits writes what the model predicts at every token.`,
 			o.Model = args[0]
 			if err := checkEval(&o, text.given(), ids, logits, task); err != nil {
 				return usageError{err}
+			}
+			if activations != "" {
+				o.Int8Inputs = &threshold
+			} else if c.Flags().Changed("threshold") {
+				return usageError{errors.New("--threshold is for --activations")}
 			}
 			if task != "" {
 				if err := a.model(c.Context(), quiet, &o.Model, &o.Base); err != nil {
@@ -78,6 +88,8 @@ tokenizer is needed. --logits writes what the model predicts at every token.`,
 	s.StringVar(&ids, "ids", "", "`file` with token ids instead of text: a JSON array of arrays, of any lengths; - is standard input")
 	s.StringVar(&logits, "logits", "", "`file` (safetensors) to write the logits for --ids to, float32: \"logits\" [sequences, tokens, vocabulary], or for sequences of different lengths \"logits.0\" [tokens, vocabulary] and so on; must not exist")
 	s.StringVar(&task, "task", "", "`file` of questions (JSON lines) instead of text: each with a context or question, choices, and as answer the index of the right one")
+	option(s, "activations", "round the inputs of quantized linears too, as LLM.int8() does: `int8` is 8 bits a token with a scale of its own, multiplied as integers; for models of 8 bits with a scale a row, as of --method int8", known([]string{"int8"}, "type of activations"), func(v string) { activations = v })
+	s.Float32Var(&threshold, "threshold", threshold, "`magnitude` from which on --activations leaves an input in 16 bits, with its feature; 0 rounds all")
 	s.IntVar(&o.Window, "window", 0, "tokens a window (default 2048 or the model's context)")
 	s.StringVar(&o.Against, "against", "", "another model with the same vocabulary, to compare with")
 	s.StringVar(&o.Base, "base", "", "`model` that a LoRA adapter is merged into (default: what its configuration names)")

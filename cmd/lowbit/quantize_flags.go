@@ -22,6 +22,7 @@ import (
 	"github.com/golowbit/lowbit/internal/disk"
 	"github.com/golowbit/lowbit/internal/memory"
 	"github.com/golowbit/lowbit/quant"
+	"github.com/golowbit/lowbit/quant/llmint8"
 )
 
 // quantizeFlags are the flags of quantize. What they say about the result
@@ -31,6 +32,7 @@ type quantizeFlags struct {
 
 	format      formatFlags
 	method      string
+	int8        llmint8.Quantizer
 	calib, eval textFlags
 	calibIDs    string
 	self        generation.Self
@@ -110,7 +112,7 @@ func (f *quantizeFlags) registerGrid(s *pflag.FlagSet) {
 }
 
 func (f *quantizeFlags) registerMethod(s *pflag.FlagSet) {
-	option(s, "method", "how weights are put on the grid: `gptq or rtn` (default gptq)", known([]string{"gptq", "rtn"}, "method"), func(v string) { f.method = v })
+	option(s, "method", "how weights are put on the grid: `gptq, rtn` or int8 (default gptq). int8 is LLM.int8(): 8 bits with a scale a row, as bitsandbytes has it, and with --calib outlier features in 16 bits", known([]string{"gptq", "rtn", "int8"}, "method"), func(v string) { f.method = v })
 	boolOption(s, "act-order", "GPTQ takes the most active inputs first, with static groups (default on)", func(on bool) {
 		order := gptq.OrderNatural
 		if on {
@@ -126,6 +128,8 @@ func (f *quantizeFlags) registerMethod(s *pflag.FlagSet) {
 			*f.o.GPTQ.Refine = gptq.Refine{Rounds: n, Sweeps: gptq.DefaultRefine().Sweeps}
 		}
 	})
+	option(s, "int8-outliers", "which inputs --method int8 keeps in 16 bits: those that reach the threshold in the text, by the `rule` layer (anywhere in front of that layer) or model (in a quarter of the layers and 6 % of the tokens), or none (default layer)", llmint8.ParseOutliers, func(v llmint8.Outliers) { f.int8.Outliers = v })
+	option(s, "int8-threshold", "`magnitude` from which on --method int8 takes an input for an outlier (default 6)", parseFloat, func(v float64) { f.int8.Threshold = float32(v) })
 
 	option(s, "axis", "where groups lie: oc, ic, or ada (chosen for every layer; a format must hold both); with a preset other than plain, oc also folds input scales (default ada, of what the format can hold, or the target's)", lowbit.ParseAxis, func(v lowbit.Axis) { f.o.Axis = v })
 	option(s, "arms", "what is chosen from: paper (oc,ic), all, or a `list` of oc, oc+in, ic, ic+row (default: the preset's, of what the format can hold)", adadim.ParseArms, func(v []adadim.Arm) { f.o.Arms = v })
@@ -180,16 +184,16 @@ func (f *quantizeFlags) options(c *cobra.Command, model string, stdin io.Reader)
 	}
 	switch f.method {
 	case "rtn":
-		for _, name := range []string{"act-order", "order", "damp", "refine"} {
-			if c.Flags().Changed(name) {
-				return o, fmt.Errorf("--%s is for --method gptq", name)
-			}
-		}
 		o.Method = quant.RTN{}
+	case "int8":
+		o.Method = f.int8
 	case "gptq":
 		if o.Preset == lowbit.PresetDefault {
 			o.Preset = lowbit.Plain
 		}
+	}
+	if err := f.checkMethod(c.Flags()); err != nil {
+		return o, err
 	}
 	if o.Calibration.Self, err = f.takeSelf(c); err != nil {
 		return o, err
@@ -234,6 +238,25 @@ func (f *quantizeFlags) takeSelf(c *cobra.Command) (*generation.Self, error) {
 		err = fmt.Errorf("%s: no prompts", f.prompts)
 	}
 	return &self, err
+}
+
+// checkMethod refuses flags that are for another method.
+func (f *quantizeFlags) checkMethod(s *pflag.FlagSet) error {
+	for _, of := range []struct {
+		method string
+		is     bool
+		flags  []string
+	}{
+		{"gptq", f.method == "" || f.method == "gptq", []string{"act-order", "order", "damp", "refine"}},
+		{"int8", f.method == "int8", []string{"int8-outliers", "int8-threshold"}},
+	} {
+		for _, name := range of.flags {
+			if s.Changed(name) && !of.is {
+				return fmt.Errorf("--%s is for --method %s", name, of.method)
+			}
+		}
+	}
+	return nil
 }
 
 // setting is a flag without a default value of its own: what is not given

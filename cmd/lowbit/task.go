@@ -33,6 +33,11 @@ func (a *app) evalTask(ctx context.Context, o lowbit.EvalOptions, task string, a
 		return err
 	}
 	defer m.Close()
+	if o.Int8Inputs != nil {
+		if err := m.Int8Inputs(*o.Int8Inputs); err != nil {
+			return err
+		}
+	}
 	p := a.progress(quiet)
 	r, err := measure.Task(ctx, m, o.Tokenizer, questions, o.Memory, func(done, total int, model string) {
 		p.event(lowbit.Event{Kind: lowbit.EventProgress, Done: done, Total: total, Message: model})

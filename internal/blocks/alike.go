@@ -51,7 +51,7 @@ func (a *alike) key(block, stage int) string {
 // keep keeps the statistics of a stage for other runs.
 func (a *alike) keep(block, stage int, cal *quant.Calibration) {
 	if a.runs != nil && cal != nil {
-		a.runs.Put(a.key(block, stage), cal.H, tensor.FromSlice(1, len(cal.MeanAbs), cal.MeanAbs))
+		a.runs.Put(a.key(block, stage), cal.H, tensor.FromSlice(1, len(cal.MeanAbs), cal.MeanAbs), tensor.FromSlice(1, len(cal.AbsMax), cal.AbsMax))
 	}
 }
 
@@ -61,5 +61,5 @@ func (a *alike) of(block, stage int) (*quant.Calibration, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &quant.Calibration{H: m[0], MeanAbs: m[1].Data, Tokens: a.tokens}, nil
+	return &quant.Calibration{H: m[0], MeanAbs: m[1].Data, AbsMax: m[2].Data, Tokens: a.tokens}, nil
 }

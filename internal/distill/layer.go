@@ -79,8 +79,10 @@ func (l *layer) begin(original *tensor.Matrix, workers int) {
 		code, line, value := codes[worker], l.latents[i*n:(i+1)*n], values[worker]
 		w.DequantizeLine(value, code, i)
 		for p, v := range t.Row(i) {
-			off := (v - value[p]) / (w.Scales[i*g+w.Group(p)] * l.unit)
-			line[p] = float32(code[p]) + min(max(off, -border), border)
+			line[p] = float32(code[p])
+			if step := w.Scales[i*g+w.Group(p)] * l.unit; step != 0 {
+				line[p] += min(max((v-value[p])/step, -border), border)
+			}
 		}
 	})
 }
@@ -129,6 +131,11 @@ func (l *layer) update(r rates, workers int) {
 		return
 	}
 	w := l.now
+	for r := range l.grad.Rows {
+		for _, c := range w.Columns { // have weights of their own
+			l.grad.Row(r)[c] = 0
+		}
+	}
 	g := byLine(w, l.grad, func(row, input float32) float32 { return row * input })
 	l.grad = nil
 	n, groups := w.LineLen(), w.Groups()

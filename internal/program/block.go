@@ -3,6 +3,7 @@ package program
 import (
 	"strings"
 
+	"github.com/golowbit/lowbit/internal/program/product"
 	"github.com/golowbit/lowbit/internal/program/stored"
 	"github.com/golowbit/lowbit/tensor"
 )
@@ -33,6 +34,8 @@ func (l LinearInfo) asOwn(w Weights) bool {
 type Linear struct {
 	Weight *tensor.Matrix // [out, in]
 	Bias   []float32      // [out], or nil
+	// Product, if not nil, is how x is multiplied in place of Weight.
+	Product product.Product
 }
 
 // Block is a Program with weights. It holds nothing but weights: a Clone with
@@ -84,6 +87,9 @@ func (p *Program) Load(w Weights) (*Block, error) {
 			return nil, err
 		}
 		if l.Bias, err = loadBias(w, info); err != nil {
+			return nil, err
+		}
+		if l.Product, err = product.Of(w, info.Name); err != nil {
 			return nil, err
 		}
 	}

@@ -238,6 +238,8 @@ func (r *Runner) linear(dst, x *tensor.Matrix, l *Linear, add, step bool) {
 		x = r.Inputs(x)
 	}
 	switch {
+	case l.Product != nil:
+		l.Product.Times(dst, x, add, r.workers)
 	case step && x.Rows <= tensor.Few:
 		tensor.MulT(x, l.Weight, beta, dst, r.workers)
 	case r.BF16:

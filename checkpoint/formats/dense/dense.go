@@ -20,6 +20,7 @@ func (Format) Name() string { return "dense" }
 func (Format) Check(l layout.Layer) error {
 	switch l.DType {
 	case safetensors.F32, safetensors.F16, safetensors.BF16:
+		l.Columns = 0 // are among the weights
 		return layout.CheckShape(l)
 	}
 	return layout.Unsupported("dense weights of type %v, want F32, F16 or BF16", l.DType)

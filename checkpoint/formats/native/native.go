@@ -15,6 +15,7 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/quant"
+	"github.com/golowbit/lowbit/quant/llmint8"
 	"github.com/golowbit/lowbit/safetensors"
 )
 
@@ -36,6 +37,8 @@ const (
 	suffixGroupIndex = ".lowbit_group_index"
 	suffixRowScale   = ".lowbit_row_scale"
 	suffixInputScale = ".lowbit_input_scale"
+	suffixColumns    = ".lowbit_columns"
+	suffixValues     = ".lowbit_column_values"
 )
 
 // The header, little-endian:
@@ -46,7 +49,8 @@ const (
 //	 8  1  bits
 //	 9  1  axis: 0 oc, 1 ic
 //	10  1  flags
-//	11  1  scale type: 0 f16, 1 f32, 2 f16 of 7 significant bits, 3 bf16
+//	11  1  scale type: 0 f16, 1 f32, 2 f16 of 7 significant bits, 3 bf16,
+//	       4 f32 of the grid llm.int8
 //	12  1  range rule: 0 zero, 1 paper
 //	13  1  smallest zero-point the quantizer was allowed: 0 or 1
 //	14  2  zero
@@ -65,7 +69,10 @@ const (
 	flagRowScale   = 1 << 3
 	flagInputScale = 1 << 4
 	flagClip       = 1 << 5
-	flagsKnown     = 1<<6 - 1
+	flagColumns    = 1 << 6
+	flagsKnown     = 1<<7 - 1
+
+	typeInt8 = 4 // scale type of llmint8.Grid
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -73,10 +80,17 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // Name returns "lowbit".
 func (Format) Name() string { return "lowbit" }
 
-// Check accepts every layer whose scheme fits its shape.
+// Check accepts every layer whose scheme fits its shape, on a uniform grid or on that of
+// LLM.int8().
 func (Format) Check(l layout.Layer) error {
+	l.Columns = 0
+	if isInt8(l.Scheme) {
+		return layout.CheckShape(l)
+	}
 	return layout.CheckScheme(l)
 }
+
+func isInt8(s quant.Scheme) bool { return s.Grid == llmint8.Grid{} }
 
 // Engines says that no engine but this module reads the format.
 func (f Format) Engines(layers []layout.Layer) []layout.Note { return engines.Notes(f.Name(), layers) }
@@ -90,13 +104,13 @@ func (f Format) Plan(l layout.Layer) ([]layout.Spec, error) {
 	s := l.Scheme
 	lines, length := s.Lines(l.Out, l.In)
 	groups := s.Groups(length)
-	float := vectorDType(s.ScaleType)
+	float := vectorDType(s)
 	specs := []layout.Spec{
 		{Name: l.Name + suffixHeader, DType: safetensors.U8, Shape: []int{headerLen}},
 		{Name: l.Name + suffixCodes, DType: safetensors.I32, Shape: []int{lines, layout.PackedWords(length, s.Bits)}},
-		{Name: l.Name + suffixScales, DType: scaleDType(s.ScaleType), Shape: []int{groups, lines}},
+		{Name: l.Name + suffixScales, DType: scaleDType(s), Shape: []int{groups, lines}},
 	}
-	if !s.Symmetric {
+	if !s.Symmetric && !isInt8(s) {
 		specs = append(specs, layout.Spec{Name: l.Name + suffixZeros, DType: safetensors.I32, Shape: []int{groups, layout.PackedWords(lines, s.Bits)}})
 	}
 	if l.GroupIndex {
@@ -108,20 +122,24 @@ func (f Format) Plan(l layout.Layer) ([]layout.Spec, error) {
 	if l.InputScale {
 		specs = append(specs, layout.Spec{Name: l.Name + suffixInputScale, DType: float, Shape: []int{l.In}})
 	}
+	if l.Columns > 0 {
+		specs = append(specs, layout.Spec{Name: l.Name + suffixColumns, DType: safetensors.I32, Shape: []int{l.Columns}},
+			layout.Spec{Name: l.Name + suffixValues, DType: safetensors.F16, Shape: []int{l.Columns, l.Out}})
+	}
 	return specs, nil
 }
 
-func scaleDType(t quant.ScaleType) safetensors.DType {
-	if t == quant.BF16 {
+func scaleDType(s quant.Scheme) safetensors.DType {
+	if s.ScaleType == quant.BF16 {
 		return safetensors.BF16
 	}
-	return vectorDType(t)
+	return vectorDType(s)
 }
 
 // vectorDType is the type of row and input scales, which are half floats beside
 // groups' scales of bfloat16.
-func vectorDType(t quant.ScaleType) safetensors.DType {
-	if t == quant.F32 {
+func vectorDType(s quant.Scheme) safetensors.DType {
+	if s.ScaleType == quant.F32 || isInt8(s) {
 		return safetensors.F32
 	}
 	return safetensors.F16
@@ -143,16 +161,18 @@ func (f Format) Encode(l layout.Layer, w *quant.Weight) ([]layout.Tensor, error)
 		out = append(out, t)
 		return err
 	}
-	if err := add(suffixScales, scaleDType(w.Scheme.ScaleType), layout.Transposed(w.Scales, lines, groups), groups, lines); err != nil {
+	if err := add(suffixScales, scaleDType(w.Scheme), layout.Transposed(w.Scales, lines, groups), groups, lines); err != nil {
 		return nil, err
 	}
-	if w.Scheme.Symmetric {
+	switch {
+	case isInt8(w.Scheme): // the shifts are 0
+	case w.Scheme.Symmetric:
 		for i, z := range w.Zeros {
 			if int(z) != 1<<(w.Scheme.Bits-1) {
 				return nil, fmt.Errorf("zero-point %d of line %d of a symmetric weight, want %d", z, i/groups, 1<<(w.Scheme.Bits-1))
 			}
 		}
-	} else {
+	default:
 		words := layout.PackedWords(lines, w.Scheme.Bits)
 		packed := layout.PackRows(layout.Transposed(w.Zeros, lines, groups), groups, lines, w.Scheme.Bits)
 		out = append(out, layout.Int32Tensor(l.Name+suffixZeros, packed, groups, words))
@@ -161,12 +181,18 @@ func (f Format) Encode(l layout.Layer, w *quant.Weight) ([]layout.Tensor, error)
 		out = append(out, layout.Int32Tensor(l.Name+suffixGroupIndex, w.GroupIndex, len(w.GroupIndex)))
 	}
 	if w.RowScale != nil {
-		if err := add(suffixRowScale, vectorDType(w.Scheme.ScaleType), w.RowScale, w.Out); err != nil {
+		if err := add(suffixRowScale, vectorDType(w.Scheme), w.RowScale, w.Out); err != nil {
 			return nil, err
 		}
 	}
 	if w.InputScale != nil {
-		if err := add(suffixInputScale, vectorDType(w.Scheme.ScaleType), w.InputScale, w.In); err != nil {
+		if err := add(suffixInputScale, vectorDType(w.Scheme), w.InputScale, w.In); err != nil {
+			return nil, err
+		}
+	}
+	if len(w.Columns) > 0 {
+		out = append(out, layout.Int32Tensor(l.Name+suffixColumns, w.Columns, len(w.Columns)))
+		if err := add(suffixValues, safetensors.F16, w.ColumnValues, len(w.Columns), w.Out); err != nil {
 			return nil, err
 		}
 	}
@@ -189,12 +215,15 @@ func encodeHeader(l layout.Layer, sum uint32) []byte {
 	le.PutUint16(h[6:], headerLen)
 	s := l.Scheme
 	h[8], h[9], h[11], h[12], h[13] = byte(s.Bits), byte(s.Axis), byte(s.ScaleType), byte(s.Range), byte(s.MinZero)
+	if isInt8(s) {
+		h[11] = typeInt8
+	}
 	for _, f := range []struct {
 		on  bool
 		bit byte
 	}{
 		{s.Symmetric, flagSymmetric}, {s.Strided, flagStrided}, {l.GroupIndex, flagGroupIndex},
-		{l.RowScale, flagRowScale}, {l.InputScale, flagInputScale}, {s.Clip, flagClip},
+		{l.RowScale, flagRowScale}, {l.InputScale, flagInputScale}, {s.Clip, flagClip}, {l.Columns > 0, flagColumns},
 	} {
 		if f.on {
 			h[10] |= f.bit
@@ -235,6 +264,12 @@ func parseHeader(h []byte) (l layout.Layer, sum uint32, err error) {
 		Symmetric: flags&flagSymmetric != 0, Strided: flags&flagStrided != 0, Clip: flags&flagClip != 0,
 	}
 	l.GroupIndex, l.RowScale, l.InputScale = flags&flagGroupIndex != 0, flags&flagRowScale != 0, flags&flagInputScale != 0
+	if flags&flagColumns != 0 {
+		l.Columns = 1 // as many as there are indices
+	}
+	if h[11] == typeInt8 {
+		l.Scheme.ScaleType, l.Scheme.Grid = 0, llmint8.Grid{}
+	}
 	out, in, group := le.Uint64(h[16:]), le.Uint64(h[24:]), int64(le.Uint64(h[32:]))
 	if out > math.MaxInt32 || in > math.MaxInt32 || group > math.MaxInt32 || group < quant.WholeLine {
 		return l, 0, fmt.Errorf("header shape [%d %d] with groups of %d is impossible", out, in, group)
@@ -315,6 +350,9 @@ func (f Format) Open(quantization json.RawMessage, src layout.Source) (layout.De
 			return nil, layout.TensorError(src, name, "%w", err)
 		}
 		l.Name = base
+		if c, ok := src.Spec(base + suffixColumns); ok && l.Columns > 0 && len(c.Shape) == 1 && c.Shape[0] <= l.In {
+			l.Columns = c.Shape[0]
+		}
 		specs, err := f.Plan(l)
 		if err != nil {
 			return nil, layout.TensorError(src, name, "%w", err)
@@ -382,6 +420,11 @@ func (r layerReader) weight() (*quant.Weight, error) {
 			w.RowScale, err = floats(s)
 		case suffixInputScale:
 			w.InputScale, err = floats(s)
+		case suffixColumns:
+			w.Columns, err = layout.ReadInt32s(r.src, s.Name, s.Shape...)
+			sum = crc32.Update(sum, castagnoli, wire.Bytes(w.Columns))
+		case suffixValues:
+			w.ColumnValues, err = floats(s)
 		}
 		if err != nil {
 			return nil, err
@@ -390,7 +433,10 @@ func (r layerReader) weight() (*quant.Weight, error) {
 	if sum != r.want {
 		return nil, fmt.Errorf("%s: layer %q: checksum %08x, want %08x: the file is damaged", r.src.File(l.Name+suffixCodes), l.Name, sum, r.want)
 	}
-	if l.Scheme.Symmetric {
+	switch {
+	case isInt8(l.Scheme):
+		w.Shifts = make([]float32, lines*groups)
+	case l.Scheme.Symmetric:
 		w.Zeros = slices.Repeat([]uint8{layout.SymmetricZero(l.Scheme.Bits)}, lines*groups)
 	}
 	return w, nil

@@ -18,6 +18,7 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/internal/formattest"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/quant"
+	"github.com/golowbit/lowbit/quant/llmint8"
 	"github.com/golowbit/lowbit/safetensors"
 )
 
@@ -34,6 +35,12 @@ func decodeLowbit(src layout.Source, name string) (*quant.Weight, error) {
 func TestRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := formattest.DrawWeight(t)
+		if rapid.Bool().Draw(t, "columns") {
+			w = formattest.WithColumns(rapid.Uint64().Draw(t, "which"), w)
+		}
+		if rapid.Bool().Draw(t, "int8") {
+			onInt8(w)
+		}
 		l := layout.LayerOf("model.layers.0.x", w)
 		tensors, err := Format{}.Encode(l, w)
 		require.NoError(t, err)
@@ -48,6 +55,18 @@ func TestRoundTrip(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, w, back)
 	})
+}
+
+// onInt8 makes the codes of a weight those of 8 bits on the grid of LLM.int8().
+func onInt8(w *quant.Weight) {
+	s := quant.Scheme{Bits: 8, GroupSize: w.Scheme.GroupSize, Axis: w.Scheme.Axis, Strided: w.Scheme.Strided, Clip: w.Scheme.Clip, Grid: llmint8.Grid{}}
+	q := quant.NewWeight(w.Out, w.In, s)
+	codes := make([]uint8, w.LineLen())
+	for l := range w.Lines() {
+		w.Line(codes, l)
+		q.SetLine(l, codes)
+	}
+	w.Scheme, w.Codes, w.Zeros, w.Shifts = s, q.Codes, nil, q.Shifts
 }
 
 // Every width, axis and kind of scale in a fixed table, so that none depends
@@ -135,7 +154,7 @@ func documentedTensors(t *testing.T, doc string) map[string][]byte {
 func reseal(src *formattest.Memory, name string) {
 	h := src.Tensors[name+suffixHeader].Data
 	var sum uint32
-	for _, s := range []string{suffixCodes, suffixScales, suffixZeros, suffixGroupIndex, suffixRowScale, suffixInputScale} {
+	for _, s := range []string{suffixCodes, suffixScales, suffixZeros, suffixGroupIndex, suffixRowScale, suffixInputScale, suffixColumns, suffixValues} {
 		if t, ok := src.Tensors[name+s]; ok {
 			sum = crc32.Update(sum, castagnoli, t.Data)
 		}
@@ -171,39 +190,41 @@ func TestHostile(t *testing.T) {
 		change func(m *formattest.Memory)
 		want   string
 	}{
-		"magic":         {header(func(h []byte) { h[0] = 'X' }), `header does not start with "LBQW"`},
-		"version":       {header(func(h []byte) { h[4] = 2 }), "header version 2, want 1"},
-		"length":        {header(func(h []byte) { h[6] = 40 }), "header of 48 bytes says it has 40"},
-		"bits":          {header(func(h []byte) { h[8] = 9 }), "bits 9"},
-		"axis":          {header(func(h []byte) { h[9] = 2 }), "unknown axis"},
-		"flags":         {header(func(h []byte) { h[10] |= 0x80 }), "header flags"},
-		"scale type":    {header(func(h []byte) { h[11] = 4 }), "unknown scale type"},
-		"range":         {header(func(h []byte) { h[12] = 2 }), "unknown range"},
-		"min zero":      {header(func(h []byte) { h[13] = 2 }), "smallest zero-point"},
-		"reserved":      {header(func(h []byte) { h[15] = 1 }), "bytes 14 and 15"},
-		"out":           {header(func(h []byte) { h[16]++ }), `tensor "x.lowbit_codes": shape [24 3], want [25 3]`},
-		"in":            {header(func(h []byte) { h[24] = 200 }), "shape [24 3], want [24 25]"},
-		"no outputs":    {header(func(h []byte) { h[16] = 0 }), "weight of shape [0 20]"},
-		"huge":          {header(func(h []byte) { h[23] = 0x80 }), "impossible"},
-		"huge group":    {header(func(h []byte) { h[39] = 0x40 }), "impossible"},
-		"group size":    {header(func(h []byte) { copy(h[32:], make([]byte, 8)) }), "group size 0"},
-		"other groups":  {header(func(h []byte) { h[32] = 5 }), `tensor "x.lowbit_scales": shape [3 24], want [4 24]`},
-		"strided oc":    {header(func(h []byte) { h[10] |= flagStrided }), "strided groups need axis ic"},
-		"no rows":       {header(func(h []byte) { h[10] |= flagRowScale }), `no tensor "x.lowbit_row_scale"`},
-		"short header":  {replace(suffixHeader, safetensors.U8, 47), "shape [47], want [48]"},
-		"header type":   {replace(suffixHeader, safetensors.I8, 48), "dtype I8, want U8"},
-		"codes type":    {replace(suffixCodes, safetensors.U32, 24, 3), "dtype U32, want I32"},
-		"codes flat":    {replace(suffixCodes, safetensors.I32, 72), "shape [72], want [24 3]"},
-		"scales type":   {replace(suffixScales, safetensors.F32, 3, 24), "dtype F32, want F16"},
-		"zeros shape":   {replace(suffixZeros, safetensors.I32, 3, 1), "want [3 3]"},
-		"no codes":      {func(m *formattest.Memory) { m.Drop("x" + suffixCodes) }, `no tensor "x.lowbit_codes"`},
-		"no zeros":      {func(m *formattest.Memory) { m.Drop("x" + suffixZeros) }, `no tensor "x.lowbit_zeros"`},
-		"infinite":      {patch(suffixScales, func(d []byte) { d[0], d[1] = 0, 0x7c }), "not finite"},
-		"group index":   {patch(suffixGroupIndex, func(d []byte) { d[0] = 3 }), "group 3 of position 0"},
-		"negative":      {patch(suffixGroupIndex, func(d []byte) { copy(d, "\xff\xff\xff\xff") }), "group -1 of position 0"},
-		"damaged":       {func(m *formattest.Memory) { m.Tensors["x"+suffixCodes].Data[5] ^= 1 }, "the file is damaged"},
-		"damaged head":  {func(m *formattest.Memory) { m.Tensors["x"+suffixHeader].Data[8] ^= 1 }, "header checksum"},
-		"damaged scale": {func(m *formattest.Memory) { m.Tensors["x"+suffixScales].Data[0] ^= 1 }, "the file is damaged"},
+		"magic":          {header(func(h []byte) { h[0] = 'X' }), `header does not start with "LBQW"`},
+		"version":        {header(func(h []byte) { h[4] = 2 }), "header version 2, want 1"},
+		"length":         {header(func(h []byte) { h[6] = 40 }), "header of 48 bytes says it has 40"},
+		"bits":           {header(func(h []byte) { h[8] = 9 }), "bits 9"},
+		"axis":           {header(func(h []byte) { h[9] = 2 }), "unknown axis"},
+		"flags":          {header(func(h []byte) { h[10] |= 0x80 }), "header flags"},
+		"scale type":     {header(func(h []byte) { h[11] = 5 }), "unknown scale type"},
+		"range":          {header(func(h []byte) { h[12] = 2 }), "unknown range"},
+		"min zero":       {header(func(h []byte) { h[13] = 2 }), "smallest zero-point"},
+		"reserved":       {header(func(h []byte) { h[15] = 1 }), "bytes 14 and 15"},
+		"out":            {header(func(h []byte) { h[16]++ }), `tensor "x.lowbit_codes": shape [24 3], want [25 3]`},
+		"in":             {header(func(h []byte) { h[24] = 200 }), "shape [24 3], want [24 25]"},
+		"no outputs":     {header(func(h []byte) { h[16] = 0 }), "weight of shape [0 20]"},
+		"huge":           {header(func(h []byte) { h[23] = 0x80 }), "impossible"},
+		"huge group":     {header(func(h []byte) { h[39] = 0x40 }), "impossible"},
+		"group size":     {header(func(h []byte) { copy(h[32:], make([]byte, 8)) }), "group size 0"},
+		"other groups":   {header(func(h []byte) { h[32] = 5 }), `tensor "x.lowbit_scales": shape [3 24], want [4 24]`},
+		"strided oc":     {header(func(h []byte) { h[10] |= flagStrided }), "strided groups need axis ic"},
+		"no rows":        {header(func(h []byte) { h[10] |= flagRowScale }), `no tensor "x.lowbit_row_scale"`},
+		"short header":   {replace(suffixHeader, safetensors.U8, 47), "shape [47], want [48]"},
+		"header type":    {replace(suffixHeader, safetensors.I8, 48), "dtype I8, want U8"},
+		"codes type":     {replace(suffixCodes, safetensors.U32, 24, 3), "dtype U32, want I32"},
+		"codes flat":     {replace(suffixCodes, safetensors.I32, 72), "shape [72], want [24 3]"},
+		"scales type":    {replace(suffixScales, safetensors.F32, 3, 24), "dtype F32, want F16"},
+		"zeros shape":    {replace(suffixZeros, safetensors.I32, 3, 1), "want [3 3]"},
+		"no codes":       {func(m *formattest.Memory) { m.Drop("x" + suffixCodes) }, `no tensor "x.lowbit_codes"`},
+		"no zeros":       {func(m *formattest.Memory) { m.Drop("x" + suffixZeros) }, `no tensor "x.lowbit_zeros"`},
+		"infinite":       {patch(suffixScales, func(d []byte) { d[0], d[1] = 0, 0x7c }), "not finite"},
+		"group index":    {patch(suffixGroupIndex, func(d []byte) { d[0] = 3 }), "group 3 of position 0"},
+		"negative":       {patch(suffixGroupIndex, func(d []byte) { copy(d, "\xff\xff\xff\xff") }), "group -1 of position 0"},
+		"damaged":        {func(m *formattest.Memory) { m.Tensors["x"+suffixCodes].Data[5] ^= 1 }, "the file is damaged"},
+		"damaged head":   {func(m *formattest.Memory) { m.Tensors["x"+suffixHeader].Data[8] ^= 1 }, "header checksum"},
+		"damaged scale":  {func(m *formattest.Memory) { m.Tensors["x"+suffixScales].Data[0] ^= 1 }, "the file is damaged"},
+		"int8 of 4 bits": {header(func(h []byte) { h[11] = typeInt8 }), "bits 4, want 8 of the grid"},
+		"columns":        {header(func(h []byte) { h[10] |= flagColumns }), `no tensor "x.lowbit_columns"`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := formattest.WithGroupIndex(3, formattest.RandomWeight(3, 24, 20, quant.Scheme{Bits: 4, GroupSize: 8}, false, false))
@@ -215,6 +236,43 @@ func TestHostile(t *testing.T) {
 			require.ErrorContains(t, err, c.want)
 			require.ErrorContains(t, err, "memory.safetensors: ")
 		})
+	}
+}
+
+// TestColumns: indices that do not belong there, and a damaged value.
+func TestColumns(t *testing.T) {
+	for want, change := range map[string]func(m *formattest.Memory){
+		"column 20":           func(m *formattest.Memory) { m.Tensors["x"+suffixColumns].Data[4*2] = 20; reseal(m, "x") },
+		"behind column":       func(m *formattest.Memory) { m.Tensors["x"+suffixColumns].Data[0] = 19; reseal(m, "x") },
+		"the file is damaged": func(m *formattest.Memory) { m.Tensors["x"+suffixValues].Data[7] ^= 1 },
+		"shape [2 24], want [3 24]": func(m *formattest.Memory) {
+			v := m.Tensors["x"+suffixValues]
+			v.Shape, v.Data = []int{2, 24}, v.Data[:2*2*24]
+			m.Put(v)
+		},
+		"dtype I8, want I32": func(m *formattest.Memory) {
+			c := m.Tensors["x"+suffixColumns]
+			c.DType, c.Data = safetensors.I8, c.Data[:3]
+			m.Put(c)
+		},
+		"shape [30], want [1]": func(m *formattest.Memory) {
+			c := m.Tensors["x"+suffixColumns]
+			c.Shape, c.Data = []int{30}, make([]byte, 4*30)
+			m.Put(c)
+		},
+	} {
+		w := formattest.RandomWeight(3, 24, 20, quant.Scheme{Bits: 4, GroupSize: 8}, false, false)
+		w.Columns, w.ColumnValues = []int32{1, 5, 7}, make([]float32, 3*24)
+		tensors, err := Format{}.Encode(layout.LayerOf("x", w), w)
+		require.NoError(t, err)
+		m := formattest.NewMemory(tensors...)
+		back, err := decodeLowbit(m, "x")
+		require.NoError(t, err)
+		require.Equal(t, w, back)
+		change(m)
+		_, err = decodeLowbit(m, "x")
+		require.ErrorContains(t, err, want)
+		require.ErrorContains(t, err, "memory.safetensors: ")
 	}
 }
 

@@ -17,10 +17,10 @@ var methods = []string{"fp8", "fbgemm_fp8", "compressed-tensors", "modelopt", "m
 
 // served are endings of tensors that tell engines how to quantize activations and what is
 // kept of attention: nothing that a weight is made of.
-var served = []string{".input_scale", ".activation_scale", ".input_global_scale", ".input_zero_point", ".output_scale", ".k_scale", ".v_scale", ".weight_format"}
+var served = []string{".input_scale", ".activation_scale", ".input_global_scale", ".input_zero_point", ".output_scale", ".k_scale", ".v_scale"}
 
 // Show shows the coded tensors of a model with this quantization_config as floats. Packed
-// ones of compressed-tensors are left to its reader. It is nil if there is none: then
+// ones of compressed-tensors and the int8 of bitsandbytes are left to their readers. It is nil if there is none: then
 // nothing has been read but headers. Of scales so much is read as tells whether BF16
 // holds the products. Errors name file, tensor, expected and found.
 func Show(quantization json.RawMessage, src layout.Source) (*Source, error) {
@@ -81,9 +81,6 @@ func (s *Source) find(spec layout.Spec, block []int) (*codes, error) {
 	case safetensors.F8E5M2:
 		return s.scaled(spec, "FP8 (E5M2)", minifloat.E5M2[:], 3, block)
 	case safetensors.I8:
-		if base, ok := strings.CutSuffix(name, layout.WeightSuffix); ok && s.has(base+".SCB") {
-			return s.scb(spec, base+".SCB")
-		}
 		if s.has(name + "_scale") {
 			return s.scaled(spec, "INT8", i8, 8, block)
 		}
@@ -331,27 +328,6 @@ func (s *Source) blocks(spec layout.Spec, name string) (*codes, error) {
 		return grid{scales: v, down: rows, across: d[2], height: 1, width: group}, err
 	}
 	s.kinds["MXFP4"]++
-	return c, nil
-}
-
-// scb is int8 of bitsandbytes: rows with their largest absolute value.
-func (s *Source) scb(spec layout.Spec, name string) (*codes, error) {
-	rows, cols, _, err := s.matrix(spec, 1)
-	if err != nil {
-		return nil, err
-	}
-	scale, err := layout.Want(s.Source, name, []int{rows}, safetensors.F32)
-	if err != nil {
-		return nil, err
-	}
-	s.part(name)
-	c := &codes{Spec: spec, stored: spec.Name, table: i8, rows: rows, cols: cols, factor: float32(7.874015718698502e-3)} // 1/127
-	c.DType = safetensors.F32
-	c.read = func() (grid, error) {
-		v, err := s.numbers(scale)
-		return grid{scales: v, down: rows, across: 1, height: 1, width: cols}, err
-	}
-	s.kinds["int8 of bitsandbytes"]++
 	return c, nil
 }
 

@@ -16,7 +16,6 @@
 //	bitsandbytes:
 //	  X.weight     U8 [n/2, 1], first value in the high bits; .absmax, .quant_map,
 //	               .nested_absmax, .nested_quant_map, .quant_state.bitsandbytes__TYPE (JSON)
-//	  X.weight     I8 [out, in] and X.SCB F32 [out]: weight·SCB/127
 //
 // A value is the product in float32, in the order in which the libraries multiply. It is
 // shown as BF16 where that holds every product, else as F32.
@@ -62,7 +61,6 @@ type codes struct {
 	highFirst   bool      // of two in a byte the first is in the high bits
 	rows, cols  int       // of one matrix; for tensors of more dimensions there are several
 	transposed  bool      // shown is each matrix as [cols, rows]
-	factor      float32   // that products are multiplied with, after the scale; 0 is none
 	read        func() (grid, error)
 }
 
@@ -196,7 +194,7 @@ func (s *Source) values(c *codes, g grid, first int64, dst []float32, raw []byte
 		matrix, r := int(row)/c.rows, int(row)%c.rows
 		line := (matrix*g.down + r/g.height) * g.across
 		n := min(len(dst), c.cols-col)
-		g.scale(dst[:n], line, col, c.factor)
+		g.scale(dst[:n], line, col)
 		dst, first = dst[n:], first+int64(n)
 	}
 	return nil
@@ -236,7 +234,7 @@ func halves(dst []float32, raw []byte, values []float32, at int, highFirst bool)
 
 // scale multiplies a part of a row that begins at column col. line is where the scales of
 // the row begin.
-func (g *grid) scale(dst []float32, line, col int, factor float32) {
+func (g *grid) scale(dst []float32, line, col int) {
 	for len(dst) > 0 {
 		at := col / g.width
 		n := min(len(dst), (at+1)*g.width-col)
@@ -248,11 +246,6 @@ func (g *grid) scale(dst []float32, line, col int, factor float32) {
 			}
 		}
 		kernel.Scale(dst[:n], s)
-		if factor != 0 {
-			for i := range dst[:n] {
-				dst[i] *= factor
-			}
-		}
 		dst, col = dst[n:], col+n
 	}
 }

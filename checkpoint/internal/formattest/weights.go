@@ -123,6 +123,20 @@ func WithGroupIndex(seed uint64, w *quant.Weight) *quant.Weight {
 	return w
 }
 
+// WithColumns gives a weight some columns in 16 bits.
+func WithColumns(seed uint64, w *quant.Weight) *quant.Weight {
+	rng := rand.New(rand.NewPCG(seed, 3))
+	for c := range w.In {
+		if c == w.In-1 && w.Columns == nil || rng.IntN(4) == 0 {
+			w.Columns = append(w.Columns, int32(c))
+			for range w.Out {
+				w.ColumnValues = append(w.ColumnValues, tensor.RoundF16(float32(rng.NormFloat64())))
+			}
+		}
+	}
+	return w
+}
+
 // DrawWeight draws a weight of any kind that a quant.Weight can be.
 func DrawWeight(t *rapid.T) *quant.Weight {
 	s := quant.Scheme{

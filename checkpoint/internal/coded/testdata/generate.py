@@ -124,6 +124,4 @@ for name, kind, nested, shape, block in (
     out[name + ".weight"] = q
     out |= {f"{name}.weight.{k}": v for k, v in state.as_dict(packed=True).items()}
     out[f"want/{name}.weight"] = bnb.dequantize_4bit(q, state)
-q, scb, _ = bnb.int8_vectorwise_quant(random(16, 24).half())
-out |= {"int8.weight": q, "int8.SCB": scb, "int8.weight_format": torch.tensor(0, dtype=torch.uint8), "want/int8.weight": bnb.int8_vectorwise_dequant(q, scb)}
 save("bitsandbytes", dict(quant_method="bitsandbytes", load_in_4bit=True), out)
