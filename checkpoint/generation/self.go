@@ -69,7 +69,7 @@ func size(m *decoder.Model, windows, seqLen int) (together int, bytes int64) {
 	for together < min(windows, generate.Together) && generate.Past(m, 2*together, seqLen) <= 1<<30 {
 		together *= 2
 	}
-	return together, generate.Bytes(m, together, seqLen)
+	return together, generate.Bytes(m, nil, together, seqLen)
 }
 
 // Memory is about how many bytes it takes to have a model write so many windows.

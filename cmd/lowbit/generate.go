@@ -23,8 +23,7 @@ func (a *app) generateCommand() *cobra.Command {
 		Short: "Have a model, dense or quantized, write",
 		Long: `Have a model, dense or quantized, continue a text, or answer by its chat template.
 
-All of the model is in memory, as float32: it shows what a quantized model says before an engine
-that runs it at speed is set up. The same seed gives the same text on the same kind of CPU.`,
+Quantized layers stay packed in memory and are multiplied as they are; all else is float32. The same seed gives the same text on the same kind of CPU.`,
 		Example: `  lowbit generate Llama-3.2-1B-4bit --prompt "Once upon a time" --max-tokens 40
 
   # an answer, always the likeliest token

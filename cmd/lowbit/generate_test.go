@@ -30,6 +30,22 @@ func TestGenerate(t *testing.T) {
 	require.Equal(t, ", there was a little girl", w.Text)
 	require.Equal(t, 6, w.Tokens)
 
+	// Packed weights give what the floats that they stand for give.
+	for name, args := range map[string][]string{
+		"ic": {"--method", "rtn", "--axis", "ic", "--bits", "3", "--group-size", "64"}, "gguf": {"--method", "rtn", "--format", "gguf", "--gguf-type", "Q4_K_M"},
+	} {
+		packed := filepath.Join(t.TempDir(), name)
+		if name == "gguf" {
+			packed += ".gguf"
+		}
+		succeed(t, append([]string{"quantize", embedded, "-o", packed, "-q"}, args...)...)
+		succeed(t, "convert", packed, "-o", packed+".floats", "--format", "dense", "-q")
+		write := func(model string) string {
+			return succeed(t, "generate", model, "-p", "The cat", "-n", "12", "--temperature", "0", "-q").stdout
+		}
+		require.Equal(t, write(packed+".floats"), write(packed), name)
+	}
+
 	o = runCommand(t, "generate", embedded, "-n", "0")
 	require.Equal(t, exitUsage, o.code)
 	requireOneLine(t, o, "0 tokens to write")

@@ -10,7 +10,7 @@ import (
 	"github.com/golowbit/lowbit/tensor"
 )
 
-// Engine is a model whose weights are all in memory, in float32.
+// Engine is a model whose weights are all in memory: those of quantized layers packed, the others in float32.
 type Engine struct {
 	Model *decoder.Model
 
@@ -20,7 +20,7 @@ type Engine struct {
 	blocks    []*program.Block
 }
 
-// Load reads a model. Step, if not nil, is called after every block.
+// Load reads a model; layers of which w has a product of their own are not unpacked. Step, if not nil, is called after every block.
 func Load(ctx context.Context, m *decoder.Model, w program.Weights, r *program.Runner, step func(done, total int)) (*Engine, error) {
 	e := &Engine{Model: m, runner: r}
 	var err error
@@ -46,8 +46,9 @@ func Load(ctx context.Context, m *decoder.Model, w program.Weights, r *program.R
 	return e, nil
 }
 
-// Bytes is about how much memory an Engine of a model takes, with windows of so many tokens.
-func Bytes(m *decoder.Model, windows, tokens int) int64 {
+// Bytes is about how much memory an Engine of a model takes, with windows of so many tokens. packed is how much a
+// layer takes that is packed, 0 for others; it may be nil.
+func Bytes(m *decoder.Model, packed func(layer string) int64, windows, tokens int) int64 {
 	matrices := int64(2)
 	if m.Tied {
 		matrices = 1
@@ -55,6 +56,14 @@ func Bytes(m *decoder.Model, windows, tokens int) int64 {
 	n := matrices * 4 * int64(m.Vocab) * int64(m.Hidden)
 	for _, p := range m.Blocks {
 		n += p.Bytes()
+		for _, l := range p.Linears {
+			if packed == nil {
+				break
+			}
+			if size := packed(l.Name); size > 0 {
+				n += size - 4*int64(l.Out)*int64(l.In)
+			}
+		}
 	}
 	return n + Past(m, windows, tokens) + 4*int64(windows)*int64(m.Vocab)
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -151,6 +152,40 @@ var twins = []twin{
 		Rope(x[:in.n&^1], in.y, in.cycle(in.x, in.n))
 		return []any{x}
 	}},
+	{name: "DotCodes", near: means, run: func(in *inputs) []any {
+		var out []any
+		in.packed(func(words []uint32, scale []float32, zero []uint8, size, bits int) {
+			out = append(out, DotCodes(words, in.x, scale, zero, size, bits)/float32(64*(in.n+1)))
+		})
+		return out
+	}},
+	{name: "AddCodes", near: elements, run: func(in *inputs) []any {
+		var out []any
+		in.packed(func(words []uint32, scale []float32, zero []uint8, size, bits int) {
+			for _, lines := range []int{1, 2, 3} {
+				stride, groups := len(words), len(scale)
+				w := slices.Concat(words, words, words)[:lines*stride]
+				s, z := slices.Concat(scale, scale, scale), slices.Concat(zero, zero, zero)
+				for i := range s {
+					s[i] *= float32(1 + i%3)
+				}
+				// All of a line, and what begins in a group.
+				for _, from := range []int{0, 32} {
+					if from >= in.n {
+						continue
+					}
+					y := in.copyOf(in.y)
+					k := from / size
+					AddCodes(y[from:in.n], w[from*bits/32:], stride, s[k:], z[k:], groups, []float32{1, -0.5, 0.25}[:lines], from%size, size, bits)
+					for i := range y {
+						y[i] /= 256
+					}
+					out = append(out, y)
+				}
+			}
+		})
+		return out
+	}},
 	{name: "Gemm", near: products, run: func(in *inputs) []any {
 		return in.product(func(ta, tb bool, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int) {
 			Gemm(ta, tb, m, n, k, in.tame, a, lda, b, ldb, 1, c, ldc, 1)
@@ -256,6 +291,26 @@ func (in *inputs) trials(f func(sums *TrialSums, scale, shift *[MaxTrials]float3
 	var sums TrialSums
 	f(&sums, &scale, &shift, n)
 	return []any{sums.Err[:n], sums.DV[:n], sums.D[:n], sums.VV[:n], sums.V[:n]}
+}
+
+// packed calls f for lines of codes: those of the machine's vectors and others, groups of whole vectors and others.
+func (in *inputs) packed(f func(words []uint32, scale []float32, zero []uint8, size, bits int)) {
+	if in.n == 0 {
+		return
+	}
+	for _, bits := range []int{2, 3, 4, 5, 8} {
+		words := make([]uint32, (in.n*bits+31)/32)
+		PackBits(words, in.bytes, bits)
+		for _, size := range []int{16, 32, 48, 50, max(1, in.n)} {
+			groups := (in.n + size - 1) / size
+			scale, zero := make([]float32, groups), make([]uint8, groups)
+			for k := range scale {
+				scale[k] = (1 + float32(k%7)) / 128
+				zero[k] = in.bytes[k] & (1<<bits - 1)
+			}
+			f(words, scale, zero, size, bits)
+		}
+	}
 }
 
 // cycle repeats x up to n elements.

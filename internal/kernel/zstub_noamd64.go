@@ -113,5 +113,30 @@ func errorColsAVX2(e *float32, loss *float64, t *float32, deq *float32, n int, d
 }
 func mulAddAVX2(acc *float64, x *float32, y *float32, n int) { panic(noAssembly) }
 
+func dotCodesAVX512(codes *uint8, x *float32, scale *float32, zero *uint8, groups int, vectors int, step int, pattern *codePattern) (sum float32) {
+	panic(noAssembly)
+}
+func addCodesAVX512(y *float32, a *uint8, b *uint8, scaleA *float32, zeroA *uint8, scaleB *float32, zeroB *uint8, alpha float32, beta float32, groups int, vectors int, step int, pattern *codePattern) {
+	panic(noAssembly)
+}
+func dotBytesAVX512(codes *uint8, x *float32, scale *float32, zero *uint8, groups int, vectors int) (sum float32) {
+	panic(noAssembly)
+}
+func addBytesAVX512(y *float32, codes *uint8, scale *float32, zero *uint8, alpha float32, groups int, vectors int) {
+	panic(noAssembly)
+}
+func dotCodesAVX2(codes *uint8, x *float32, scale *float32, zero *uint8, groups int, vectors int, step int, pattern *codePattern) (sum float32) {
+	panic(noAssembly)
+}
+func addCodesAVX2(y *float32, a *uint8, b *uint8, scaleA *float32, zeroA *uint8, scaleB *float32, zeroB *uint8, alpha float32, beta float32, groups int, vectors int, step int, pattern *codePattern) {
+	panic(noAssembly)
+}
+func dotBytesAVX2(codes *uint8, x *float32, scale *float32, zero *uint8, groups int, vectors int) (sum float32) {
+	panic(noAssembly)
+}
+func addBytesAVX2(y *float32, codes *uint8, scale *float32, zero *uint8, alpha float32, groups int, vectors int) {
+	panic(noAssembly)
+}
+
 func peakAVX512(rounds int) { panic(noAssembly) }
 func peakAVX2(rounds int)   { panic(noAssembly) }

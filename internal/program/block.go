@@ -34,7 +34,7 @@ func (l LinearInfo) asOwn(w Weights) bool {
 type Linear struct {
 	Weight *tensor.Matrix // [out, in]
 	Bias   []float32      // [out], or nil
-	// Product, if not nil, is how x is multiplied in place of Weight.
+	// Product, if not nil, is how x is multiplied in place of Weight, which is nil then.
 	Product product.Product
 }
 
@@ -83,13 +83,15 @@ func (p *Program) Load(w Weights) (*Block, error) {
 	}
 	for i, info := range p.Linears {
 		l := &b.linears[i]
-		if l.Weight, err = loadWeight(w, info); err != nil {
+		if l.Product, err = product.Of(w, info.Name); err != nil {
 			return nil, err
+		}
+		if l.Product == nil {
+			if l.Weight, err = loadWeight(w, info); err != nil {
+				return nil, err
+			}
 		}
 		if l.Bias, err = loadBias(w, info); err != nil {
-			return nil, err
-		}
-		if l.Product, err = product.Of(w, info.Name); err != nil {
 			return nil, err
 		}
 	}

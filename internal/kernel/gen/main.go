@@ -40,6 +40,7 @@ var platforms = []struct {
 		{"half", halfAMD64},
 		{"rtn", rtnAMD64},
 		{"sweep", sweepAMD64},
+		{"codes", codesAMD64},
 		{"peak", peakAMD64},
 	}},
 	{"arm64", []family{

@@ -1,0 +1,171 @@
+package kernel
+
+import "unsafe"
+
+// Products with packed codes. A line's codes lie one after the other, bits each, from the lowest bit of its
+// first word on; those of group k, size codes, stand for scale[k]·(code-zero[k]).
+
+// codePattern says how codes of so many bits are taken out of bytes: for each of 16 codes which two
+// bytes it lies in, and how far up in these. Above it are those of the next; what looks values up takes
+// four bits, so that of shorter codes each value is there as often as others may lie above it.
+type codePattern struct {
+	places [64]uint8
+	shifts [16]uint32
+	levels [16]float32
+}
+
+var codePatterns = func() (all [5]codePattern) {
+	for bits := 2; bits <= 4; bits++ {
+		p := &all[bits]
+		for l := range 16 {
+			// A vector of 8 codes takes the first half, beginning with a byte of its own.
+			at := l * bits
+			p.places[4*l], p.places[4*l+1] = uint8(at/8), uint8(at/8+1)
+			p.places[4*l+2], p.places[4*l+3] = 0x80, 0x80 // nothing
+			p.shifts[l] = uint32(at % 8)
+			p.levels[l] = float32(l & (1<<bits - 1))
+		}
+	}
+	return all
+}()
+
+// lanes is how many codes a vector has; 0 without vectors.
+func lanes() int {
+	switch {
+	case level >= AVX512:
+		return 16
+	case level == AVX2:
+		return 8
+	}
+	return 0
+}
+
+// codeRun is how many groups of a line vectors can take: those of whole vectors, read from bytes
+// which are all there. A vector reads 8 bytes at AVX-512 and 4 at AVX2, whatever of them it needs.
+func codeRun(words []uint32, groups, size, n, bits int) (run, vectors int) {
+	l := lanes()
+	if l == 0 || size%l != 0 || bits > 4 && bits != 8 {
+		return 0, 0
+	}
+	run = min(groups, n/size)
+	if bits < 4 {
+		for run > 0 && (run*size-l)*bits/8+l/2 > 4*len(words) {
+			run--
+		}
+	}
+	return run, size / l
+}
+
+// DotCodes returns Σ scale·(code-zero)·x over the n codes of a line, n being the length of x. words may go
+// on behind the line; bits is 2 to 8.
+func DotCodes(words []uint32, x, scale []float32, zero []uint8, size, bits int) float32 {
+	checkBits(bits)
+	n := len(x)
+	_, _ = words[:(n*bits+31)/32], scale[:(n+size-1)/size]
+	groups := len(zero[:(n+size-1)/size])
+	run, vectors := codeRun(words, groups, size, n, bits)
+	var sum float32
+	switch {
+	case run == 0:
+	case bits == 8 && level >= AVX512:
+		sum = dotBytesAVX512(firstByte(words), &x[0], &scale[0], &zero[0], run, vectors)
+	case bits == 8:
+		sum = dotBytesAVX2(firstByte(words), &x[0], &scale[0], &zero[0], run, vectors)
+	case level >= AVX512:
+		sum = dotCodesAVX512(firstByte(words), &x[0], &scale[0], &zero[0], run, vectors, 2*bits, &codePatterns[bits])
+	default:
+		sum = dotCodesAVX2(firstByte(words), &x[0], &scale[0], &zero[0], run, vectors, bits, &codePatterns[bits])
+	}
+	if run*size < n {
+		sum += dotCodesGo(words, x, scale, zero, run*size, size, bits)
+	}
+	return sum
+}
+
+// dotCodesGo is DotCodes from code first on.
+func dotCodesGo(words []uint32, x, scale []float32, zero []uint8, first, size, bits int) float32 {
+	var sums [8]float32
+	for p := first; p < len(x); p++ {
+		k := p / size
+		v := scale[k] * (float32(codeAt(words, p, bits)) - float32(zero[k]))
+		sums[p%8] += float32(v * x[p])
+	}
+	return (sums[0] + sums[4]) + (sums[1] + sums[5]) + ((sums[2] + sums[6]) + (sums[3] + sums[7]))
+}
+
+// AddCodes adds alpha[i]·scale·(code-zero) of lines i to y, as many codes of each as y has elements. Of line i the
+// words begin at words[i*stride], its parameters at scale[i*groups] and zero[i*groups]; skip is how many elements of
+// their first group come before y.
+func AddCodes(y []float32, words []uint32, stride int, scale []float32, zero []uint8, groups int, alpha []float32, skip, size, bits int) {
+	checkBits(bits)
+	if len(y) == 0 {
+		return
+	}
+	first := 0
+	if skip > 0 {
+		first = min(size-skip, len(y))
+	}
+	run, vectors := 0, 0
+	if first%32 == 0 {
+		run, vectors = codeRun(words[(len(alpha)-1)*stride+first*bits/32:], len(y), size, len(y)-first, bits)
+	}
+	last := first + run*size
+	k := (skip + first) / size
+	if run > 0 {
+		addRuns(y[first:last], words[first*bits/32:], stride, scale[k:], zero[k:], groups, alpha, run, vectors, bits)
+	}
+	for i, a := range alpha {
+		line, s, z := words[i*stride:], scale[i*groups:], zero[i*groups:]
+		addCodesGo(y, line, s, z, a, 0, first, skip, size, bits)
+		addCodesGo(y, line, s, z, a, last, len(y), skip, size, bits)
+	}
+}
+
+// addRuns is AddCodes for whole groups of whole vectors.
+func addRuns(y []float32, words []uint32, stride int, scale []float32, zero []uint8, groups int, alpha []float32, run, vectors, bits int) {
+	for i := 0; i < len(alpha); i += 2 {
+		if bits == 8 {
+			for j := i; j < min(i+2, len(alpha)); j++ {
+				if level >= AVX512 {
+					addBytesAVX512(&y[0], firstByte(words[j*stride:]), &scale[j*groups], &zero[j*groups], alpha[j], run, vectors)
+				} else {
+					addBytesAVX2(&y[0], firstByte(words[j*stride:]), &scale[j*groups], &zero[j*groups], alpha[j], run, vectors)
+				}
+			}
+			continue
+		}
+		// An odd one out is added to nothing of itself.
+		j, beta := i, float32(0)
+		if i+1 < len(alpha) {
+			j, beta = i+1, alpha[i+1]
+		}
+		a, b := firstByte(words[i*stride:]), firstByte(words[j*stride:])
+		if level >= AVX512 {
+			addCodesAVX512(&y[0], a, b, &scale[i*groups], &zero[i*groups], &scale[j*groups], &zero[j*groups], alpha[i], beta, run, vectors, 2*bits, &codePatterns[bits])
+		} else {
+			addCodesAVX2(&y[0], a, b, &scale[i*groups], &zero[i*groups], &scale[j*groups], &zero[j*groups], alpha[i], beta, run, vectors, bits, &codePatterns[bits])
+		}
+	}
+}
+
+// addCodesGo is AddCodes of one line for the elements p0 to p1 of y.
+func addCodesGo(y []float32, words []uint32, scale []float32, zero []uint8, alpha float32, p0, p1, skip, size, bits int) {
+	for p := p0; p < p1; p++ {
+		k := (skip + p) / size
+		v := scale[k] * (float32(codeAt(words, p, bits)) - float32(zero[k]))
+		y[p] += float32(alpha * v)
+	}
+}
+
+// firstByte is where the codes of words begin, on machines with vectors, which are little-endian.
+func firstByte(words []uint32) *uint8 { return (*uint8)(unsafe.Pointer(&words[0])) }
+
+// codeAt is code p of a line.
+func codeAt(words []uint32, p, bits int) uint32 {
+	at := p * bits
+	v := uint64(words[at/32])
+	if at%32+bits > 32 {
+		v |= uint64(words[at/32+1]) << 32
+	}
+	return uint32(v>>(at%32)) & (1<<bits - 1)
+}
