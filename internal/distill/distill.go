@@ -121,7 +121,7 @@ func (t *tuning) rates(step int) rates {
 	case t.s.bits() <= 2 || !t.s.coded():
 		scales = 2e-3
 	}
-	if t.s.bits() >= 4 {
+	if t.s.bits() >= 4 || t.best.Before < 0.1 { // little is to be gained, and much to be lost
 		codes = 3e-3
 	}
 	f := (1 + math.Cos(math.Pi*float64(step-1)/float64(t.Steps))) / 2

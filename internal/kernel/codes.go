@@ -123,7 +123,11 @@ func AddCodes(y []float32, words []uint32, stride int, scale []float32, zero []u
 
 // addRuns is AddCodes for whole groups of whole vectors.
 func addRuns(y []float32, words []uint32, stride int, scale []float32, zero []uint8, groups int, alpha []float32, run, vectors, bits int) {
-	for i := 0; i < len(alpha); i += 2 {
+	i := 0
+	for ; bits < 8 && level >= AVX512 && i+4 <= len(alpha); i += 4 {
+		addFourAVX512(&y[0], firstByte(words[i*stride:]), 4*stride, &scale[i*groups], &zero[i*groups], groups, &alpha[i], run, vectors, 2*bits, &codePatterns[bits])
+	}
+	for ; i < len(alpha); i += 2 {
 		if bits == 8 {
 			for j := i; j < min(i+2, len(alpha)); j++ {
 				if level >= AVX512 {

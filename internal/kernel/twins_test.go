@@ -162,10 +162,10 @@ var twins = []twin{
 	{name: "AddCodes", near: elements, run: func(in *inputs) []any {
 		var out []any
 		in.packed(func(words []uint32, scale []float32, zero []uint8, size, bits int) {
-			for _, lines := range []int{1, 2, 3} {
+			for _, lines := range []int{1, 2, 3, 5} {
 				stride, groups := len(words), len(scale)
-				w := slices.Concat(words, words, words)[:lines*stride]
-				s, z := slices.Concat(scale, scale, scale), slices.Concat(zero, zero, zero)
+				w := slices.Repeat(words, lines)
+				s, z := slices.Repeat(scale, lines), slices.Repeat(zero, lines)
 				for i := range s {
 					s[i] *= float32(1 + i%3)
 				}
@@ -176,7 +176,7 @@ var twins = []twin{
 					}
 					y := in.copyOf(in.y)
 					k := from / size
-					AddCodes(y[from:in.n], w[from*bits/32:], stride, s[k:], z[k:], groups, []float32{1, -0.5, 0.25}[:lines], from%size, size, bits)
+					AddCodes(y[from:in.n], w[from*bits/32:], stride, s[k:], z[k:], groups, []float32{1, -0.5, 0.25, 0.75, -1}[:lines], from%size, size, bits)
 					for i := range y {
 						y[i] /= 256
 					}

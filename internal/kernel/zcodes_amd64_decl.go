@@ -43,3 +43,8 @@ func dotBytesAVX2(codes *uint8, x *float32, scale *float32, zero *uint8, groups 
 //
 //go:noescape
 func addBytesAVX2(y *float32, codes *uint8, scale *float32, zero *uint8, alpha float32, groups int, vectors int)
+
+// addFourAVX512 adds alpha·scale·(code-zero) of four lines to y, in groups of 16*vectors codes, of which 16 take step bytes; a line has perLine groups; groups and vectors are positive.
+//
+//go:noescape
+func addFourAVX512(y *float32, codes *uint8, stride int, scale *float32, zero *uint8, perLine int, alpha *float32, groups int, vectors int, step int, pattern *codePattern)

@@ -137,6 +137,9 @@ func dotBytesAVX2(codes *uint8, x *float32, scale *float32, zero *uint8, groups 
 func addBytesAVX2(y *float32, codes *uint8, scale *float32, zero *uint8, alpha float32, groups int, vectors int) {
 	panic(noAssembly)
 }
+func addFourAVX512(y *float32, codes *uint8, stride int, scale *float32, zero *uint8, perLine int, alpha *float32, groups int, vectors int, step int, pattern *codePattern) {
+	panic(noAssembly)
+}
 
 func peakAVX512(rounds int) { panic(noAssembly) }
 func peakAVX2(rounds int)   { panic(noAssembly) }

@@ -9,6 +9,7 @@ func codesAMD64(f *file) {
 		dotBytes(f, v)
 		addBytes(f, v)
 	}
+	addFour(f)
 }
 
 // Registers that the kernels on codes share: the places of bytes, shifts and code values of a
@@ -165,6 +166,62 @@ func addCodes(f *file, v vec) {
 	for _, r := range []string{"R9", "R15"} {
 		g.op("INCQ %s", r)
 	}
+	g.op("DECQ R10")
+	g.op("JNZ group")
+	g.end()
+}
+
+// addFour is addCodes for four lines, which lie stride bytes apart.
+func addFour(f *file) {
+	v := avx512
+	g := &loop{f.fn("addFour"+v.suffix, "y *float32, codes *uint8, stride int, scale *float32, zero *uint8, perLine int, alpha *float32, groups int, vectors int, step int, pattern *codePattern", "",
+		"adds alpha·scale·(code-zero) of four lines to y, in groups of 16*vectors codes, of which 16 take step bytes; a line has perLine groups; groups and vectors are positive."), f, v}
+	g.op("MOVQ %s, DI", g.arg("y"))
+	g.op("MOVQ %s, SI", g.arg("codes"))
+	g.op("MOVQ %s, R13", g.arg("stride"))
+	g.op("LEAQ (SI)(R13*2), DX")
+	g.op("MOVQ %s, R8", g.arg("scale"))
+	g.op("MOVQ %s, R9", g.arg("zero"))
+	g.op("MOVQ %s, R15", g.arg("perLine"))
+	g.op("MOVQ %s, R10", g.arg("groups"))
+	g.op("MOVQ %s, R11", g.arg("vectors"))
+	g.op("MOVQ %s, R12", g.arg("step"))
+	const tables, alphas = 4, 16
+	g.op("MOVQ %s, AX", g.arg("alpha"))
+	for i := range 4 {
+		g.op("VBROADCASTSS %d(AX), %s", 4*i, g.r(alphas+i))
+	}
+	g.pattern()
+	g.loopHead("group")
+	for i, p := range [][2]string{{"(R8)", "(R9)"}, {"(R8)(R15*4)", "(R9)(R15*1)"}, {"(R8)(R15*8)", "(R9)(R15*2)"}, {"(AX)(R15*8)", "(BX)(R15*2)"}} {
+		if i == 3 {
+			g.op("LEAQ (R8)(R15*4), AX")
+			g.op("LEAQ (R9)(R15*1), BX")
+		}
+		g.op("VBROADCASTSS %s, %s", p[0], g.r(scaleReg))
+		g.op("MOVBLZX %s, CX", p[1])
+		g.op("VCVTSI2SSL CX, X%d, X%d", zeroReg, zeroReg)
+		g.op("VBROADCASTSS X%d, %s", zeroReg, g.r(zeroReg))
+		g.table(tables + i)
+		g.o("VMULPS", alphas+i, tables+i, tables+i)
+	}
+	g.op("MOVQ R11, CX")
+	g.loopHead("loop")
+	for i, p := range []string{"SI", "SI)(R13*1", "DX", "DX)(R13*1"} {
+		g.look(p, tables+i, i, 0)
+	}
+	g.op("VADDPS (DI), Z0, Z0")
+	for i := 1; i < 4; i++ {
+		g.o("VADDPS", i, 0, 0)
+	}
+	g.op("VMOVUPS Z0, (DI)")
+	g.op("ADDQ R12, SI")
+	g.op("ADDQ R12, DX")
+	g.op("ADDQ $64, DI")
+	g.op("DECQ CX")
+	g.op("JNZ loop")
+	g.op("ADDQ $4, R8")
+	g.op("INCQ R9")
 	g.op("DECQ R10")
 	g.op("JNZ group")
 	g.end()
