@@ -295,66 +295,15 @@ func (o *DecayScan) heavy() bool   { return true }
 func (o *DecayScan) run(x *exec) {
 	dst := x.write(o.dst)
 	x.r.each(dst.Rows/x.f.seqLen*o.Q.N, func(i int) {
-		d := o.decays(x, i%o.Q.N)
+		d := nn.NewDecays(o.Block, i%o.Q.N, o.Slopes[i%o.Q.N], x.vector(o.Stored), x.vector(o.ToQuery), x.vector(o.ToEnd), x.vector(o.Pairs))
 		size := o.Q.Dim * o.V.Dim
 		state := tensor.FromSlice(o.Q.Dim, o.V.Dim, x.state(o, i/o.Q.N, o.Q.N*size, i%o.Q.N*size, size))
 		for t, first := 0, i/o.Q.N*x.f.seqLen; t < x.f.seqLen; t += o.Block {
-			o.blockOf(x, i%o.Q.N, first+t, min(o.Block, x.f.seqLen-t), d, state)
+			part := func(g Reg, c, width int) *tensor.Matrix {
+				return x.reg(g).View(first+t, first+min(t+o.Block, x.f.seqLen), c, c+width)
+			}
+			h := i % o.Q.N
+			d.Block(part(o.dst, h*o.V.Dim, o.V.Dim), part(o.Q.Reg, o.Q.at(h), o.Q.Dim), part(o.K.Reg, o.K.at(h), o.K.Dim), part(o.V.Reg, o.V.at(h), o.V.Dim), state)
 		}
 	})
-}
-
-// blockDecays are the decays of one head.
-type blockDecays struct {
-	slope                 float64
-	toQuery, toEnd, pairs []float32
-}
-
-func (o *DecayScan) decays(x *exec, head int) blockDecays {
-	n := o.Block
-	d := blockDecays{slope: o.Slopes[head]}
-	if v := x.vector(o.Stored); v != nil {
-		d.slope = float64(v[head])
-	}
-	part := func(i, size int, missing func(j int) float64) []float32 {
-		if v := x.vector(i); v != nil {
-			return v[head*size : (head+1)*size]
-		}
-		v := make([]float32, size)
-		for j := range v {
-			v[j] = float32(math.Exp(-d.slope * missing(j)))
-		}
-		return v
-	}
-	d.toQuery = part(o.ToQuery, n, func(j int) float64 { return float64(j + 1) })
-	d.toEnd = part(o.ToEnd, n, func(j int) float64 { return float64(n - 1 - j) })
-	d.pairs = part(o.Pairs, n*n, func(j int) float64 {
-		if j%n > j/n {
-			return math.Inf(1)
-		}
-		return float64(j/n - j%n)
-	})
-	return d
-}
-
-// blockOf computes n tokens from row t on and brings the state behind them.
-func (o *DecayScan) blockOf(x *exec, head, t, n int, d blockDecays, state *tensor.Matrix) {
-	part := func(h Heads) *tensor.Matrix {
-		c := h.at(head)
-		return x.reg(h.Reg).View(t, t+n, c, c+h.Dim)
-	}
-	q, k, v := part(o.Q), part(o.K), part(o.V)
-	y := x.reg(o.dst).View(t, t+n, head*o.V.Dim, (head+1)*o.V.Dim)
-	scores, q2, k2 := tensor.New(n, n), q.Clone(), k.Clone()
-	tensor.Gemm(false, true, 1, q, k, 0, scores, 1)
-	for i := range n {
-		for j := range n {
-			scores.Data[i*n+j] *= d.pairs[i*o.Block+j]
-		}
-		kernel.Scale(q2.Row(i), d.toQuery[i])
-		kernel.Scale(k2.Row(i), d.toEnd[o.Block-n+i])
-	}
-	tensor.Gemm(false, false, 1, scores, v, 0, y, 1)
-	tensor.Gemm(false, false, 1, q2, state, 1, y, 1)
-	tensor.Gemm(true, false, 1, k2, v, float32(math.Exp(-d.slope*float64(n))), state, 1)
 }
