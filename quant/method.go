@@ -17,9 +17,9 @@ import (
 //
 // Quantize is all that a method must have. What more a caller may want to
 // know of it, the method can tell by any of the interfaces DataFree, Unpaired,
-// Validator, Parametric, Drafter, Finisher, Parallel, Sized, Gridded, Keeper
+// Validator, Parametric, Drafter, Finisher, Parallel, Sized, Gridded, Schemer, Summed, Keeper
 // and Surveyor. Callers do not assert these themselves: the functions NeedsCalibration,
-// NeedsPairs, Validate, Parameters, Draft, Finish, WithWorkers, Memory, OwnScheme,
+// NeedsPairs, Validate, Parameters, Draft, Finish, WithWorkers, Memory, OwnScheme, SchemeOf, Summands,
 // KeepsColumns and Surveyed do, and have an answer for methods that implement none.
 type Quantizer interface {
 	Quantize(ctx context.Context, w *tensor.Matrix, s Scheme, cal *Calibration) (*Weight, error)
@@ -143,6 +143,23 @@ func Finish(ctx context.Context, q Quantizer, w *tensor.Matrix, s Scheme, cal *C
 		return q.(Quantizer).Quantize(ctx, w, s, cal)
 	}
 	return draft, nil
+}
+
+// Schemer is implemented by methods that put weights on a grid of their own, or leave more
+// than one weight.
+type Schemer interface {
+	// Scheme gives the scheme of what Quantize returns where s is asked for, of which
+	// it is sure before any weight is seen. Applied again it changes nothing. Errors wrap ErrScheme.
+	Scheme(s Scheme) (Scheme, error)
+}
+
+// SchemeOf returns the scheme of what q makes of s: what q says if it is a Schemer,
+// or s.
+func SchemeOf(q Quantizer, s Scheme) (Scheme, error) {
+	if o, ok := q.(Schemer); ok {
+		return o.Scheme(s)
+	}
+	return s, nil
 }
 
 // Parallel is implemented by methods that spread their work over goroutines.
