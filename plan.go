@@ -81,7 +81,7 @@ func (j *job) settings() []Setting { return slices.Concat(j.set.told, j.more) }
 // rules are what layers are held to.
 func (s *settings) fitting() *fitting.Rules {
 	return &fitting.Rules{
-		Format: s.format, Scheme: s.scheme, Arms: s.arms, Drop: s.fit != FitOff, Shrink: s.fit == FitOn,
+		Format: s.format, Scheme: s.scheme, Method: s.method, Arms: s.arms, Drop: s.fit != FitOff, Shrink: s.fit == FitOn,
 		Fold: map[Fold]fitting.Folding{FoldAuto: fitting.FoldUnstored, FoldOn: fitting.FoldAll}[s.fold],
 		Skip: s.skip, Include: s.include, Change: s.rules, Given: s.given, TooLarge: s.tooLarge, Mix: s.mix,
 	}

@@ -288,7 +288,7 @@ func (s *settings) of(p *fitting.Layer) adadim.Quantizer {
 	case "rtn":
 		q.Method = quant.RTN{Workers: s.workers}
 	case "gptq":
-		if _, rounding := q.Method.(quant.RTN); rounding {
+		if _, already := q.Method.(gptq.Quantizer); !already {
 			q.Method = gptq.Quantizer{Workers: s.workers}
 		}
 	}

@@ -145,19 +145,33 @@ func Finish(ctx context.Context, q Quantizer, w *tensor.Matrix, s Scheme, cal *C
 	return draft, nil
 }
 
-// Schemer is implemented by methods that put weights on a grid of their own, or leave more
-// than one weight.
+// Summed is implemented by methods whose result has Weight.Summands.
+type Summed interface {
+	// Summands is how many, besides the weight itself; a layer may have fewer.
+	Summands() int
+}
+
+// Summands returns how many summands q's result may have: what q says, or 0.
+func Summands(q Quantizer) int {
+	if s, ok := q.(Summed); ok {
+		return s.Summands()
+	}
+	return 0
+}
+
+// Schemer is implemented by methods that put weights on a grid of their own, which depends on
+// what is asked for.
 type Schemer interface {
-	// Scheme gives the scheme of what Quantize returns where s is asked for, of which
+	// SchemeFor gives the scheme of what Quantize returns where s is asked for, of which
 	// it is sure before any weight is seen. Applied again it changes nothing. Errors wrap ErrScheme.
-	Scheme(s Scheme) (Scheme, error)
+	SchemeFor(s Scheme) (Scheme, error)
 }
 
 // SchemeOf returns the scheme of what q makes of s: what q says if it is a Schemer,
 // or s.
 func SchemeOf(q Quantizer, s Scheme) (Scheme, error) {
 	if o, ok := q.(Schemer); ok {
-		return o.Scheme(s)
+		return o.SchemeFor(s)
 	}
 	return s, nil
 }

@@ -39,7 +39,7 @@ func (w *Weight) Mul(y, x *tensor.Matrix, workers int) {
 			x.Row(i)[c] = 0
 		}
 	}
-	p := &product{w: w, y: y, x: x, direct: x.Rows <= few && w.Scheme.Grid == nil && w.Contiguous()}
+	p := &product{w: w, y: y, x: x, direct: x.Rows <= few && w.Scheme.Grid == nil && w.Summands == nil && w.Contiguous()}
 	each, band := p.lines, bandOC
 	if w.Scheme.Axis == IC {
 		// Parts of lines that begin with a word of codes, long but not all of a line for one goroutine.

@@ -44,6 +44,9 @@ func TestMul(t *testing.T) {
 					continue // strided groups that do not divide
 				}
 				variants := []*quant.Weight{q, scaled(q, rng), kept(scaled(q, rng), rng)}
+				summed := *scaled(q, rng)
+				summed.Summands = []*quant.Weight{q, q}
+				variants = append(variants, &summed)
 				if s.Axis == quant.OC && !s.Strided && s.Grid == nil {
 					variants = append(variants, indexed(q, rng))
 				}

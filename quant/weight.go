@@ -24,7 +24,8 @@ import (
 //
 // in float32, multiplied in this order, where absent scales count as 1. With
 // a Scheme.Grid the first factor is that grid's value, of the scale and of
-// Shifts in place of Zeros. The inputs in Columns have values of their own.
+// Shifts in place of Zeros. With Summands it is the sum of its own and theirs. The inputs in
+// Columns have values of their own.
 type Weight struct {
 	Out, In int
 	Scheme  Scheme
@@ -48,6 +49,11 @@ type Weight struct {
 	// floats: those of Columns[i] are ColumnValues[i*Out : (i+1)*Out].
 	Columns      []int32
 	ColumnValues []float32
+
+	// Summands are further weights whose values are added, in order, to those of the
+	// groups, before RowScale and InputScale. They have shape and scheme of the weight, and
+	// codes, scales and zero-points alone.
+	Summands []*Weight
 
 	// RowLoss [Out] is e_r H e_rᵀ of each row as found by the method, if it
 	// knows it; nil otherwise. It is not stored in checkpoints.
@@ -146,6 +152,21 @@ func (w *Weight) Contiguous() bool { return w.GroupIndex == nil && !w.Scheme.Str
 // DequantizeLine writes the weights of line l (without RowScale, InputScale
 // and Columns) to dst. codes is scratch of length LineLen.
 func (w *Weight) DequantizeLine(dst []float32, codes []uint8, l int) {
+	w.ownLine(dst, codes, l)
+	if len(w.Summands) == 0 {
+		return
+	}
+	more := make([]float32, len(dst))
+	for _, s := range w.Summands {
+		s.ownLine(more, codes, l)
+		for i, v := range more {
+			dst[i] += v
+		}
+	}
+}
+
+// ownLine is DequantizeLine without Summands.
+func (w *Weight) ownLine(dst []float32, codes []uint8, l int) {
 	w.Line(codes, l)
 	g := w.Groups()
 	if w.Scheme.Grid != nil {
@@ -215,11 +236,12 @@ func (w *Weight) Dequantize() *tensor.Matrix {
 }
 
 // StorageBits is the number of bits the weight takes in a file that stores
-// no more than it must: codes, scales, zero-points (asymmetric schemes),
-// row and input scales, a group index, and columns in 16 bits with their numbers.
+// no more than it must: codes, scales, zero-points (asymmetric schemes), all of these for each of
+// the Summands, row and input scales, a group index, and columns in 16 bits with their numbers.
 func (w *Weight) StorageBits() int64 {
 	bits := int64(w.Out) * int64(w.In) * int64(w.Scheme.Bits)
 	bits += int64(w.Lines()) * GridOf(w.Scheme).ParamBits(w.Groups())
+	bits *= int64(1 + len(w.Summands))
 	bits += 16 * int64(len(w.RowScale)+len(w.InputScale))
 	bits += 32*int64(len(w.GroupIndex)+len(w.Columns)) + 16*int64(len(w.ColumnValues))
 	return bits
@@ -246,6 +268,14 @@ func (w *Weight) Validate() error {
 			if g < 0 || int(g) >= groups {
 				return fmt.Errorf("group %d of position %d, want 0 to %d", g, p, groups-1)
 			}
+		}
+	}
+	for i, s := range w.Summands {
+		if s.Out != w.Out || s.In != w.In || s.Scheme != w.Scheme || s.GroupIndex != nil || s.RowScale != nil || s.InputScale != nil || s.Summands != nil {
+			return fmt.Errorf("summand %d is not of the weight's shape and scheme, or more than codes, scales and zero-points", i+1)
+		}
+		if err := s.Validate(); err != nil {
+			return fmt.Errorf("summand %d: %w", i+1, err)
 		}
 	}
 	if w.RowScale != nil && len(w.RowScale) != w.Out {

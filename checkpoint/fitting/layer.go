@@ -28,8 +28,9 @@ type Layer struct {
 	// Outer says that it is the embedding or the head; see Plan.AddOuter.
 	Outer bool
 
-	remark string // of Rules.Mix,
-	unfit  error  // and that there is no grid
+	remark  string // of Rules.Mix,
+	unfit   error  // and that there is no grid
+	refused error  // by Rules.Method
 }
 
 // With describes the linear quantized by an arm.

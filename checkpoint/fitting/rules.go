@@ -22,6 +22,8 @@ import (
 type Rules struct {
 	Format layout.Format
 	Scheme quant.Scheme // its axis is that of the arm
+	// Method is what quantizes layers of which no rule says otherwise, and tells of grids of its own.
+	Method quant.Quantizer
 	Arms   []adadim.Arm // what is chosen from
 
 	// Drop leaves out arms that the format does not hold, as long as one is left.
@@ -116,6 +118,9 @@ func (r *Rules) layer(l layout.Layer, arms []adadim.Arm) (*Layer, error) {
 		p.leaveDense(reason(p.unfit))
 		return p, nil
 	}
+	if p.refused != nil {
+		return nil, p.refused
+	}
 	if arms = rule.only(arms); len(arms) == 0 {
 		return nil, fmt.Errorf("rule %q: there are no arms of axis %s", rule, *rule.Axis)
 	}
@@ -163,6 +168,12 @@ func (r *Rules) asked(l layout.Layer) *Layer {
 		var own quant.Scheme
 		if own, p.remark, p.unfit = grid(l); p.unfit == nil {
 			p.Scheme.Bits, p.Scheme.GroupSize, p.Scheme.Symmetric, p.Scheme.Grid = own.Bits, own.GroupSize, own.Symmetric, own.Grid
+		}
+	}
+	if p.Method == "" && p.unfit == nil {
+		p.Summands = quant.Summands(r.Method)
+		if p.Scheme, p.refused = quant.SchemeOf(r.Method, p.Scheme); p.refused != nil {
+			p.Scheme = l.Scheme
 		}
 	}
 	return p

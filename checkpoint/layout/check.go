@@ -13,6 +13,9 @@ func CheckScheme(l Layer) error {
 		text, _ := g.MarshalText() // for the message alone
 		return Unsupported("the grid %s is not one of scales and zero-points; use the format that has it, or dense", text)
 	}
+	if l.Summands > 0 {
+		return Unsupported("the weight is a sum of %d quantized ones (SplitQuant); use format lowbit or dense", 1+l.Summands)
+	}
 	return CheckShape(l)
 }
 
@@ -88,7 +91,7 @@ func CheckWeight(f Format, l Layer, w *quant.Weight) error {
 	got := LayerOf(l.Name, w)
 	if got.Out != l.Out || got.In != l.In || got.RowScale != l.RowScale || got.InputScale != l.InputScale || got.GroupIndex != l.GroupIndex || got.Columns != l.Columns ||
 		got.Scheme.Bits != l.Scheme.Bits || got.Scheme.GroupSize != l.Scheme.GroupSize || got.Scheme.Axis != l.Scheme.Axis ||
-		got.Scheme.Symmetric != l.Scheme.Symmetric || got.Scheme.Strided != l.Scheme.Strided {
+		got.Summands > l.Summands || got.Scheme.Symmetric != l.Scheme.Symmetric || got.Scheme.Strided != l.Scheme.Strided {
 		return fmt.Errorf("layer %q: the weight is %+v, planned was %+v", l.Name, got, l)
 	}
 	if l.Scheme.Symmetric && !AllEqual(w.Zeros, SymmetricZero(l.Scheme.Bits)) {

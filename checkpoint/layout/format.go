@@ -35,6 +35,8 @@ type Layer struct {
 	// Columns is how many inputs have weights in 16 bits beside their codes; 1 before
 	// work starts, if the method may keep some.
 	Columns int
+	// Summands is how many further weights are added to it (quant.Weight.Summands).
+	Summands int
 	// Bias says that the linear has a bias. It stays a dense tensor, which
 	// the writer copies; formats do not encode it.
 	Bias bool
@@ -51,7 +53,8 @@ func LayerOf(name string, w *quant.Weight) Layer {
 	return Layer{
 		Name: name, Out: w.Out, In: w.In, Scheme: w.Scheme,
 		RowScale: w.RowScale != nil, InputScale: w.InputScale != nil, GroupIndex: w.GroupIndex != nil,
-		Columns: len(w.Columns),
+		Columns:  len(w.Columns),
+		Summands: len(w.Summands),
 	}
 }
 

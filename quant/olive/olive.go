@@ -66,6 +66,9 @@ func (g Grid) Bits() int { return g.bits }
 // Span implements quant.Grid: every group stands alone.
 func (g Grid) Span() int { return 1 }
 
+// Normal is what the grid's normal values are.
+func (g Grid) Normal() Normal { return g.values }
+
 // Typed reports whether each group says what its normal values are.
 func (g Grid) Typed() bool { return g.values == Adaptive }
 
@@ -269,9 +272,9 @@ func (q Quantizer) Validate() error { return normals.Check(q.Normal) }
 // Memory implements quant.Sized.
 func (q Quantizer) Memory(out, in int) int64 { return quant.Memory(quant.RTN{}, out, in) }
 
-// Scheme implements quant.Schemer: the grid of s.Bits, with the groups of s. Errors wrap
+// SchemeFor implements quant.Schemer: the grid of s.Bits, with the groups of s. Errors wrap
 // quant.ErrScheme.
-func (q Quantizer) Scheme(s quant.Scheme) (quant.Scheme, error) {
+func (q Quantizer) SchemeFor(s quant.Scheme) (quant.Scheme, error) {
 	bad := func(format string, args ...any) (quant.Scheme, error) {
 		return s, fmt.Errorf("%w: OliVe: %s", quant.ErrScheme, fmt.Sprintf(format, args...))
 	}
@@ -298,7 +301,7 @@ func (q Quantizer) Scheme(s quant.Scheme) (quant.Scheme, error) {
 
 // Quantize implements quant.Quantizer. Errors are those of quant.RTN.
 func (q Quantizer) Quantize(ctx context.Context, w *tensor.Matrix, s quant.Scheme, cal *quant.Calibration) (*quant.Weight, error) {
-	s, err := q.Scheme(s)
+	s, err := q.SchemeFor(s)
 	if err == nil {
 		err = s.CheckShape(w.Rows, w.Cols)
 	}

@@ -251,6 +251,7 @@ func TestPublic(t *testing.T) {
 	for r, x := range public.X {
 		copy(w.Row(r), x)
 	}
+	all := 0
 	for _, c := range public.Cases {
 		k := map[Normal]*kind{Int: int4, Flint: flint4}[c.Normal]
 		var left, same, outliers int
@@ -279,7 +280,7 @@ func TestPublic(t *testing.T) {
 			}
 		}
 		require.Greater(t, same, 700)
-		require.Greater(t, outliers, 4)
+		all += outliers
 		t.Logf("%s, per tensor %v: %d the same, %d of them outliers, %d pairs of two outliers where the left one was kept", c.Normal, c.Tensor, same, outliers, left)
 
 		q, err := Quantizer{Normal: c.Normal, PerTensor: c.Tensor}.Quantize(t.Context(), w, quant.Scheme{Bits: 4, GroupSize: quant.WholeLine}, nil)
@@ -290,6 +291,7 @@ func TestPublic(t *testing.T) {
 		}
 		require.LessOrEqual(t, ours, theirs*1.002, "scales here are half floats")
 	}
+	require.Greater(t, all, 30)
 }
 
 // Outliers are what it is for: with some it has less error than integers of the same size, and the
@@ -349,9 +351,9 @@ func TestNames(t *testing.T) {
 		g, ok := Named(text)
 		require.True(t, ok, text)
 		require.Equal(t, text, g.String())
-		s, err := Quantizer{}.Scheme(quant.Scheme{Bits: g.Bits(), GroupSize: 8, Grid: g})
+		s, err := Quantizer{}.SchemeFor(quant.Scheme{Bits: g.Bits(), GroupSize: 8, Grid: g})
 		require.NoError(t, err)
-		again, err := Quantizer{}.Scheme(s)
+		again, err := Quantizer{}.SchemeFor(s)
 		require.NoError(t, err)
 		require.Equal(t, s, again)
 	}

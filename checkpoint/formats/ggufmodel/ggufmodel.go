@@ -111,7 +111,7 @@ func checkGrid(l layout.Layer) error {
 	switch {
 	case !namedLinear().MatchString(l.Name):
 		return layout.Unsupported("the name %q is of no linear of an architecture that GGUF is written for", l.Name)
-	case s.Axis != quant.OC || l.RowScale || l.InputScale || l.GroupIndex:
+	case s.Axis != quant.OC || l.RowScale || l.InputScale || l.GroupIndex || l.Summands > 0:
 		return layout.Unsupported("%v has groups of neighbours in axis oc and no other scales", grid)
 	case free && biased.Type() == quant.F32:
 		return layout.Unsupported("%v has half-float scales and minima, not float32", grid)

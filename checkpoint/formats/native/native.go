@@ -4,7 +4,6 @@ package native
 import (
 	"encoding/binary"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"hash/crc32"
 	"math"
@@ -16,6 +15,7 @@ import (
 	"github.com/golowbit/lowbit/internal/wire"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/quant/llmint8"
+	"github.com/golowbit/lowbit/quant/olive"
 	"github.com/golowbit/lowbit/safetensors"
 )
 
@@ -34,6 +34,7 @@ const (
 	suffixCodes      = ".lowbit_codes"
 	suffixScales     = ".lowbit_scales"
 	suffixZeros      = ".lowbit_zeros"
+	suffixTypes      = ".lowbit_types"
 	suffixGroupIndex = ".lowbit_group_index"
 	suffixRowScale   = ".lowbit_row_scale"
 	suffixInputScale = ".lowbit_input_scale"
@@ -53,7 +54,8 @@ const (
 //	       4 f32 of the grid llm.int8
 //	12  1  range rule: 0 zero, 1 paper
 //	13  1  smallest zero-point the quantizer was allowed: 0 or 1
-//	14  2  zero
+//	14  1  grid: 0 that of the scale type; OliVe's with normal values 1 adaptive, 2 int, 3 flint
+//	15  1  summands beside the weight itself
 //	16  8  out
 //	24  8  in
 //	32  8  group size, signed; -1 for whole lines
@@ -80,11 +82,16 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // Name returns "lowbit".
 func (Format) Name() string { return "lowbit" }
 
+// mostSummands is how many there may be.
+const mostSummands = 2
+
 // Check accepts every layer whose scheme fits its shape, on a uniform grid or on that of
-// LLM.int8().
+// LLM.int8() or of OliVe.
 func (Format) Check(l layout.Layer) error {
 	l.Columns = 0
-	if isInt8(l.Scheme) {
+	_, pairs := l.Scheme.Grid.(olive.Grid)
+	plain := l.Summands == 0 && (!pairs || !l.GroupIndex)
+	if plain && (pairs || isInt8(l.Scheme)) || l.Scheme.Grid == nil && l.Summands <= mostSummands && (plain || !l.GroupIndex) {
 		return layout.CheckShape(l)
 	}
 	return layout.CheckScheme(l)
@@ -110,8 +117,15 @@ func (f Format) Plan(l layout.Layer) ([]layout.Spec, error) {
 		{Name: l.Name + suffixCodes, DType: safetensors.I32, Shape: []int{lines, layout.PackedWords(length, s.Bits)}},
 		{Name: l.Name + suffixScales, DType: scaleDType(s), Shape: []int{groups, lines}},
 	}
-	if !s.Symmetric && !isInt8(s) {
-		specs = append(specs, layout.Spec{Name: l.Name + suffixZeros, DType: safetensors.I32, Shape: []int{groups, layout.PackedWords(lines, s.Bits)}})
+	if suffix, bits := seconds(s); bits > 0 {
+		specs = append(specs, layout.Spec{Name: l.Name + suffix, DType: safetensors.I32, Shape: []int{groups, layout.PackedWords(lines, bits)}})
+	}
+	own := specs[1:]
+	for k := range l.Summands {
+		for _, t := range own {
+			t.Name = summand(l.Name, k) + strings.TrimPrefix(t.Name, l.Name)
+			specs = append(specs, t)
+		}
 	}
 	if l.GroupIndex {
 		specs = append(specs, layout.Spec{Name: l.Name + suffixGroupIndex, DType: safetensors.I32, Shape: []int{length}})
@@ -128,6 +142,21 @@ func (f Format) Plan(l layout.Layer) ([]layout.Spec, error) {
 	}
 	return specs, nil
 }
+
+// seconds are what a group has beside its scale, by the suffix of the tensor and the bits of
+// each: zero-points, or which normal values OliVe has; of 0 bits if nothing is stored.
+func seconds(s quant.Scheme) (suffix string, bits int) {
+	if g, ok := s.Grid.(olive.Grid); ok && g.Typed() {
+		return suffixTypes, 1
+	}
+	if s.Symmetric || s.Grid != nil {
+		return suffixZeros, 0
+	}
+	return suffixZeros, s.Bits
+}
+
+// summand is what the tensors of a summand are named after.
+func summand(name string, k int) string { return fmt.Sprintf("%s.lowbit_summand%d", name, k+1) }
 
 func scaleDType(s quant.Scheme) safetensors.DType {
 	if s.ScaleType == quant.BF16 {
@@ -151,31 +180,22 @@ func (f Format) Encode(l layout.Layer, w *quant.Weight) ([]layout.Tensor, error)
 	if err := w.Validate(); err != nil {
 		return nil, err
 	}
-	lines, groups := w.Lines(), w.Groups()
-	out := []layout.Tensor{
-		{}, // the header, when the checksum is known
-		layout.Int32Tensor(l.Name+suffixCodes, w.Codes, lines, w.WordsPerLine()),
-	}
+	out := []layout.Tensor{{}} // the header, when the checksum is known
 	add := func(suffix string, float safetensors.DType, values []float32, shape ...int) error {
 		t, err := layout.FloatTensor(l.Name+suffix, float, values, shape...)
 		out = append(out, t)
 		return err
 	}
-	if err := add(suffixScales, scaleDType(w.Scheme), layout.Transposed(w.Scales, lines, groups), groups, lines); err != nil {
-		return nil, err
-	}
-	switch {
-	case isInt8(w.Scheme): // the shifts are 0
-	case w.Scheme.Symmetric:
-		for i, z := range w.Zeros {
-			if int(z) != 1<<(w.Scheme.Bits-1) {
-				return nil, fmt.Errorf("zero-point %d of line %d of a symmetric weight, want %d", z, i/groups, 1<<(w.Scheme.Bits-1))
-			}
+	for k, part := range append([]*quant.Weight{w}, w.Summands...) {
+		name := l.Name
+		if k > 0 {
+			name = summand(l.Name, k-1)
 		}
-	default:
-		words := layout.PackedWords(lines, w.Scheme.Bits)
-		packed := layout.PackRows(layout.Transposed(w.Zeros, lines, groups), groups, lines, w.Scheme.Bits)
-		out = append(out, layout.Int32Tensor(l.Name+suffixZeros, packed, groups, words))
+		tensors, err := encodeCodes(name, part)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, tensors...)
 	}
 	if w.GroupIndex != nil {
 		out = append(out, layout.Int32Tensor(l.Name+suffixGroupIndex, w.GroupIndex, len(w.GroupIndex)))
@@ -207,6 +227,34 @@ func (f Format) Encode(l layout.Layer, w *quant.Weight) ([]layout.Tensor, error)
 	return out, nil
 }
 
+// encodeCodes packs codes, scales and what else groups have.
+func encodeCodes(name string, w *quant.Weight) ([]layout.Tensor, error) {
+	lines, groups := w.Lines(), w.Groups()
+	scales, err := layout.FloatTensor(name+suffixScales, scaleDType(w.Scheme), layout.Transposed(w.Scales, lines, groups), groups, lines)
+	if err != nil {
+		return nil, err
+	}
+	out := []layout.Tensor{layout.Int32Tensor(name+suffixCodes, w.Codes, lines, w.WordsPerLine()), scales}
+	suffix, bits := seconds(w.Scheme)
+	if bits == 0 {
+		for i, z := range w.Zeros { // none on another grid
+			if int(z) != 1<<(w.Scheme.Bits-1) {
+				return nil, fmt.Errorf("zero-point %d of line %d of a symmetric weight, want %d", z, i/groups, 1<<(w.Scheme.Bits-1))
+			}
+		}
+		return out, nil
+	}
+	values := w.Zeros
+	if suffix == suffixTypes {
+		values = make([]uint8, len(w.Shifts))
+		for i, t := range w.Shifts {
+			values[i] = uint8(t)
+		}
+	}
+	packed := layout.PackRows(layout.Transposed(values, lines, groups), groups, lines, bits)
+	return append(out, layout.Int32Tensor(name+suffix, packed, groups, layout.PackedWords(lines, bits))), nil
+}
+
 func encodeHeader(l layout.Layer, sum uint32) []byte {
 	h := make([]byte, headerLen)
 	le := binary.LittleEndian
@@ -229,6 +277,10 @@ func encodeHeader(l layout.Layer, sum uint32) []byte {
 			h[10] |= f.bit
 		}
 	}
+	if g, ok := s.Grid.(olive.Grid); ok {
+		h[14] = 1 + byte(g.Normal())
+	}
+	h[15] = byte(l.Summands)
 	le.PutUint64(h[16:], uint64(l.Out))
 	le.PutUint64(h[24:], uint64(l.In))
 	le.PutUint64(h[32:], uint64(int64(s.GroupSize)))
@@ -256,9 +308,10 @@ func parseHeader(h []byte) (l layout.Layer, sum uint32, err error) {
 	if flags&^flagsKnown != 0 {
 		return l, 0, fmt.Errorf("header flags %#02x, want none beyond %#02x", flags, flagsKnown)
 	}
-	if h[14] != 0 || h[15] != 0 {
-		return l, 0, errors.New("header bytes 14 and 15 are not zero")
+	if h[15] > mostSummands {
+		return l, 0, fmt.Errorf("header byte 15: %d summands, want at most %d", h[15], mostSummands)
 	}
+	l.Summands = int(h[15])
 	l.Scheme = quant.Scheme{
 		Bits: int(h[8]), Axis: quant.Axis(h[9]), ScaleType: quant.ScaleType(h[11]), Range: quant.Range(h[12]), MinZero: int(h[13]),
 		Symmetric: flags&flagSymmetric != 0, Strided: flags&flagStrided != 0, Clip: flags&flagClip != 0,
@@ -269,6 +322,16 @@ func parseHeader(h []byte) (l layout.Layer, sum uint32, err error) {
 	}
 	if h[11] == typeInt8 {
 		l.Scheme.ScaleType, l.Scheme.Grid = 0, llmint8.Grid{}
+	}
+	if h[14] != 0 {
+		g, ok := olive.GridOf(int(h[8]), olive.Normal(h[14]-1))
+		if !ok {
+			return l, 0, fmt.Errorf("header byte 14: no grid %d of %d bits", h[14], h[8])
+		}
+		if l.Scheme.Grid != nil {
+			return l, 0, fmt.Errorf("header byte 14: no grid %d beside that of scale type %d", h[14], h[11])
+		}
+		l.Scheme.Grid = g
 	}
 	out, in, group := le.Uint64(h[16:]), le.Uint64(h[24:]), int64(le.Uint64(h[32:]))
 	if out > math.MaxInt32 || in > math.MaxInt32 || group > math.MaxInt32 || group < quant.WholeLine {
@@ -382,62 +445,96 @@ type layerReader struct {
 func (r layerReader) weight() (*quant.Weight, error) {
 	l := r.layer
 	w := &quant.Weight{Out: l.Out, In: l.In, Scheme: l.Scheme}
-	lines, groups := w.Lines(), w.Groups()
+	parts := map[string]*quant.Weight{l.Name: w} // by what their tensors are named after
+	for k := range l.Summands {
+		s := &quant.Weight{Out: l.Out, In: l.In, Scheme: l.Scheme}
+		parts[summand(l.Name, k)], w.Summands = s, append(w.Summands, s)
+	}
 	var sum uint32
-	words := func(s layout.Spec) ([]uint32, error) {
-		v, err := layout.ReadWords(r.src, s.Name, s.Shape...)
-		sum = crc32.Update(sum, castagnoli, wire.Bytes(v))
-		return v, err
-	}
-	floats := func(s layout.Spec) ([]float32, error) {
-		_, data, err := layout.ReadBytes(r.src, s.Name, s.Shape, s.DType)
-		if err != nil {
-			return nil, err
-		}
-		sum = crc32.Update(sum, castagnoli, data)
-		v := make([]float32, s.Elems())
-		return v, safetensors.DecodeFloat32(v, s.DType, data)
-	}
 	for _, s := range r.specs[1:] {
-		var err error
-		switch s.Name[len(l.Name):] {
-		case suffixCodes:
-			w.Codes, err = words(s)
-		case suffixScales:
-			var scales []float32
-			if scales, err = floats(s); err == nil {
-				w.Scales = layout.Transposed(scales, groups, lines)
-			}
-		case suffixZeros:
-			var packed []uint32
-			if packed, err = words(s); err == nil {
-				w.Zeros = layout.Transposed(layout.UnpackRows(packed, groups, lines, l.Scheme.Bits), groups, lines)
-			}
-		case suffixGroupIndex:
-			w.GroupIndex, err = layout.ReadInt32s(r.src, s.Name, s.Shape...)
-			sum = crc32.Update(sum, castagnoli, wire.Bytes(w.GroupIndex))
-		case suffixRowScale:
-			w.RowScale, err = floats(s)
-		case suffixInputScale:
-			w.InputScale, err = floats(s)
-		case suffixColumns:
-			w.Columns, err = layout.ReadInt32s(r.src, s.Name, s.Shape...)
-			sum = crc32.Update(sum, castagnoli, wire.Bytes(w.Columns))
-		case suffixValues:
-			w.ColumnValues, err = floats(s)
-		}
-		if err != nil {
+		at := strings.LastIndexByte(s.Name, '.')
+		if err := r.read(parts[s.Name[:at]], s, s.Name[at:], &sum); err != nil {
 			return nil, err
 		}
 	}
 	if sum != r.want {
 		return nil, fmt.Errorf("%s: layer %q: checksum %08x, want %08x: the file is damaged", r.src.File(l.Name+suffixCodes), l.Name, sum, r.want)
 	}
-	switch {
-	case isInt8(l.Scheme):
-		w.Shifts = make([]float32, lines*groups)
-	case l.Scheme.Symmetric:
-		w.Zeros = slices.Repeat([]uint8{layout.SymmetricZero(l.Scheme.Bits)}, lines*groups)
+	for _, part := range parts {
+		switch _, bits := seconds(l.Scheme); {
+		case bits > 0:
+		case l.Scheme.Grid != nil:
+			part.Shifts = slices.Repeat([]float32{shift(l.Scheme)}, len(part.Scales))
+		default:
+			part.Zeros = slices.Repeat([]uint8{layout.SymmetricZero(l.Scheme.Bits)}, len(part.Scales))
+		}
 	}
 	return w, nil
+}
+
+// shift is that of all groups where none is stored.
+func shift(s quant.Scheme) float32 {
+	if g, ok := s.Grid.(olive.Grid); ok && g.Normal() == olive.Flint {
+		return 1
+	}
+	return 0
+}
+
+// read reads a tensor of a layer or of a summand, and adds it to the checksum.
+func (r layerReader) read(w *quant.Weight, s layout.Spec, suffix string, sum *uint32) (err error) {
+	lines, groups := w.Lines(), w.Groups()
+	words := func() ([]uint32, error) {
+		v, err := layout.ReadWords(r.src, s.Name, s.Shape...)
+		*sum = crc32.Update(*sum, castagnoli, wire.Bytes(v))
+		return v, err
+	}
+	ints := func() ([]int32, error) {
+		v, err := layout.ReadInt32s(r.src, s.Name, s.Shape...)
+		*sum = crc32.Update(*sum, castagnoli, wire.Bytes(v))
+		return v, err
+	}
+	floats := func() ([]float32, error) {
+		_, data, err := layout.ReadBytes(r.src, s.Name, s.Shape, s.DType)
+		if err != nil {
+			return nil, err
+		}
+		*sum = crc32.Update(*sum, castagnoli, data)
+		v := make([]float32, s.Elems())
+		return v, safetensors.DecodeFloat32(v, s.DType, data)
+	}
+	switch suffix {
+	case suffixCodes:
+		w.Codes, err = words()
+	case suffixScales:
+		var scales []float32
+		if scales, err = floats(); err == nil {
+			w.Scales = layout.Transposed(scales, groups, lines)
+		}
+	case suffixZeros, suffixTypes:
+		packed, err := words()
+		if err != nil {
+			return err
+		}
+		_, bits := seconds(w.Scheme)
+		values := layout.Transposed(layout.UnpackRows(packed, groups, lines, bits), groups, lines)
+		if suffix == suffixZeros {
+			w.Zeros = values
+			return nil
+		}
+		w.Shifts = make([]float32, len(values))
+		for i, v := range values {
+			w.Shifts[i] = float32(v)
+		}
+	case suffixGroupIndex:
+		w.GroupIndex, err = ints()
+	case suffixRowScale:
+		w.RowScale, err = floats()
+	case suffixInputScale:
+		w.InputScale, err = floats()
+	case suffixColumns:
+		w.Columns, err = ints()
+	case suffixValues:
+		w.ColumnValues, err = floats()
+	}
+	return err
 }

@@ -19,7 +19,9 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/quant/llmint8"
+	"github.com/golowbit/lowbit/quant/olive"
 	"github.com/golowbit/lowbit/safetensors"
+	"github.com/golowbit/lowbit/tensor"
 )
 
 var anyConfig = json.RawMessage(`{"quant_method":"lowbit","version":1}`)
@@ -150,6 +152,54 @@ func documentedTensors(t *testing.T, doc string) map[string][]byte {
 	return tensors
 }
 
+// Weights of OliVe and sums come back as they were, and what they cannot have is refused.
+func TestOliVeAndSums(t *testing.T) {
+	w := tensor.New(12, 22)
+	for i := range w.Data {
+		w.Data[i] = float32((i*37)%101-50) / 100
+		if i%29 == 0 {
+			w.Data[i] *= 20
+		}
+	}
+	var weights []*quant.Weight
+	for _, axis := range []quant.Axis{quant.OC, quant.IC} {
+		for _, bits := range []int{4, 8} {
+			for n := olive.Adaptive; n <= olive.Flint && (bits == 4 || n == olive.Adaptive); n++ {
+				q, err := olive.Quantizer{Normal: n}.Quantize(t.Context(), w, quant.Scheme{Bits: bits, GroupSize: 4, Axis: axis}, nil)
+				require.NoError(t, err)
+				weights = append(weights, q)
+			}
+		}
+		for _, symmetric := range []bool{false, true} {
+			s := quant.Scheme{Bits: 3, GroupSize: 8, Axis: axis, Symmetric: symmetric}
+			q := formattest.RandomWeight(1, 12, 22, s, true, true)
+			for seed := range uint64(2) {
+				q.Summands = append(q.Summands, formattest.RandomWeight(2+seed, 12, 22, s, false, false))
+			}
+			weights = append(weights, q)
+		}
+	}
+	for _, w := range weights {
+		l := layout.LayerOf("x", w)
+		tensors, err := Format{}.Encode(l, w)
+		require.NoError(t, err)
+		formattest.CheckPlan(t, Format{}, l, tensors)
+		src := formattest.NewMemory(tensors...)
+		back, err := decodeLowbit(src, "x")
+		require.NoError(t, err)
+		w.RowLoss = nil
+		require.Equal(t, w, back)
+		if len(w.Summands) > 0 {
+			src.Tensors["x.lowbit_summand2"+suffixCodes].Data[3] ^= 1
+			_, err = decodeLowbit(src, "x")
+			require.ErrorContains(t, err, "the file is damaged")
+		}
+	}
+	l := layout.LayerOf("x", weights[len(weights)-1])
+	l.GroupIndex = true
+	require.ErrorIs(t, Format{}.Check(l), layout.ErrUnsupported)
+}
+
 // reseal makes the checksums of a layer right again after a change.
 func reseal(src *formattest.Memory, name string) {
 	h := src.Tensors[name+suffixHeader].Data
@@ -199,7 +249,11 @@ func TestHostile(t *testing.T) {
 		"scale type":     {header(func(h []byte) { h[11] = 5 }), "unknown scale type"},
 		"range":          {header(func(h []byte) { h[12] = 2 }), "unknown range"},
 		"min zero":       {header(func(h []byte) { h[13] = 2 }), "smallest zero-point"},
-		"reserved":       {header(func(h []byte) { h[15] = 1 }), "bytes 14 and 15"},
+		"grid":           {header(func(h []byte) { h[14] = 4 }), "byte 14: no grid 4 of 4 bits"},
+		"grid of bits":   {header(func(h []byte) { h[8], h[14] = 3, 1 }), "byte 14: no grid 1 of 3 bits"},
+		"two grids":      {header(func(h []byte) { h[8], h[11], h[14] = 8, typeInt8, 1 }), "byte 14: no grid 1 beside"},
+		"summands":       {header(func(h []byte) { h[10], h[15] = 0, 1 }), `no tensor "x.lowbit_summand1.lowbit_codes"`},
+		"many summands":  {header(func(h []byte) { h[15] = 3 }), "3 summands, want at most 2"},
 		"out":            {header(func(h []byte) { h[16]++ }), `tensor "x.lowbit_codes": shape [24 3], want [25 3]`},
 		"in":             {header(func(h []byte) { h[24] = 200 }), "shape [24 3], want [24 25]"},
 		"no outputs":     {header(func(h []byte) { h[16] = 0 }), "weight of shape [0 20]"},
