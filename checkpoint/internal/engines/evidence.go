@@ -11,6 +11,7 @@ import (
 	"github.com/golowbit/lowbit/internal/kquant"
 	"github.com/golowbit/lowbit/internal/verified"
 	"github.com/golowbit/lowbit/quant"
+	"github.com/golowbit/lowbit/quant/llmint8"
 )
 
 // tried is the model of the repository, on which rows are checked.
@@ -52,6 +53,9 @@ func layerOf(v verified.Result) layout.Layer {
 	}
 	if g, ok := kquant.Named(v.Grid); ok {
 		s = g.Scheme()
+	}
+	if v.Grid == (llmint8.Grid{}).String() {
+		s = llmint8.Grid{}.Scheme()
 	}
 	if g, ok := affine.Named(v.Grid); ok {
 		s = g.Scheme(v.Group)

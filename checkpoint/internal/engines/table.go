@@ -75,6 +75,7 @@ var (
 	hqq            = []string{"hqq"}
 	ggufNames      = []string{"gguf"}
 	mlxNames       = []string{"mlx"}
+	int8Names      = []string{"bitsandbytes"}
 	dense          = []string{"dense"}
 	native         = []string{"lowbit"}
 	marlinGroups   = []int{quant.WholeLine, 32, 64, 128}
@@ -167,6 +168,9 @@ var Table = []Row{
 	{Engine: layout.EngineLlamaCPP, Formats: awq, Note: sourceOnly},
 	{Engine: layout.EngineMLX, Formats: awq, Groups: usualGroups, Loads: true},
 	{Engine: layout.EngineMLX, Formats: awq, Note: "takes groups of 32, 64 or 128, not {group}"},
+
+	// bitsandbytes
+	{Engine: layout.EngineTransformers, Formats: int8Names, Loads: true, Note: "needs the package bitsandbytes, which rounds activations to 8 bits too"},
 
 	// hqq
 	{Engine: layout.EngineVLLM, Formats: hqq, Note: "no loader for layers with an axis of their own"},

@@ -87,6 +87,21 @@ func gptqFiles() []kind {
 	)
 }
 
+// int8Files are those of bitsandbytes: of a model, with a dense linear, and of tiny models,
+// multiplied by inputs as they are; or of the model, by inputs in 8 bits too.
+func int8Files(inputs bool) []kind {
+	k := kind{model: embedded, format: "bitsandbytes", bits: 8, group: whole, grid: "llm.int8", int8Inputs: inputs}
+	if inputs {
+		return []kind{k}
+	}
+	all := []kind{k, mixed(k)}
+	for _, name := range []string{"gpt2", "qwen3", "gemma3-text"} {
+		k.model = "architectures/" + name
+		all = append(all, k)
+	}
+	return all
+}
+
 // mlxFiles are folders of mlx-lm's own, of every bits and group size.
 func mlxFiles() []kind {
 	groups := []int{32, 64, 128}
@@ -170,6 +185,10 @@ func allChecks() ([]check, error) {
 			kinds: slices.Concat(compressed(2, 3, 4, 5, 6, 7, 8), []kind{hqq[2], dense})},
 		{name: "floats", engine: layout.EngineTransformers, env: "transformers5", script: transformers, about: "transformers", dtype: "bfloat16", // what it makes of them
 			kinds: floats("compressed-tensors")},
+		{name: "bitsandbytes", engine: layout.EngineTransformers, env: "sources", script: transformers, about: "transformers", dtype: "float32", kinds: int8Files(false)},
+		{name: "bitsandbytes-inputs", engine: layout.EngineTransformers, env: "sources", script: transformers, about: "transformers", dtype: "float32, inputs in 8 bits",
+			within: 0.1, // codes of inputs are as often rounded the other way as its constant for 1/127² is off, 2e-5, and from then on
+			kinds:  int8Files(true)},
 		{name: "architectures", engine: layout.EngineTransformers, env: "transformers5", script: transformers, about: "transformers", dtype: "float32", within: 0.01, kinds: archs},
 		{name: "transformers4", engine: layout.EngineTransformers, env: "transformers4", script: transformers, about: "transformers", dtype: "float32",
 			kinds: slices.Concat(compressed(2, 3, 4, 5, 6, 7, 8), hqq, []kind{dense})},

@@ -22,6 +22,7 @@ import (
 	"github.com/golowbit/lowbit/internal/kquant"
 	"github.com/golowbit/lowbit/internal/tokenizer"
 	"github.com/golowbit/lowbit/quant"
+	"github.com/golowbit/lowbit/quant/llmint8"
 	"github.com/golowbit/lowbit/safetensors"
 	"github.com/golowbit/lowbit/tensor"
 )
@@ -43,7 +44,9 @@ type kind struct {
 	scales    string // their type, "" for what is chosen
 	fit       bool   // layers that the format does not hold stay dense
 	chat      bool   // with a chat template
-	older     bool   // with the rotation's base where configurations had it before transformers 5
+	// int8Inputs says that inputs are rounded to 8 bits too when the model runs.
+	int8Inputs bool
+	older      bool // with the rotation's base where configurations had it before transformers 5
 }
 
 func (k kind) String() string {
@@ -143,6 +146,8 @@ func (k kind) options(source, out string) (o lowbit.Options, err error) {
 			if pure, ok := pureTypes[k.grid]; ok {
 				o.Format = ggufmodel.Format{Type: pure, Pure: true, Dense: safetensors.F16}
 			}
+		case "bitsandbytes":
+			o.Method = llmint8.Quantizer{}
 		case "mlx":
 			o.Format = mlx.Format{FP4: k.grid}
 		case "compressed-tensors":
@@ -235,7 +240,11 @@ func write(ctx context.Context, k kind, out string) (*written, error) {
 	if err := m.Close(); err != nil {
 		return nil, err
 	}
-	w.logits, err = logits(ctx, w.path, w.ids)
+	var inputs *float32
+	if k.int8Inputs {
+		inputs = new(float32(llmint8.DefaultThreshold))
+	}
+	w.logits, err = logits(ctx, w.path, w.ids, inputs)
 	return w, err
 }
 
@@ -307,11 +316,11 @@ func tokens(dir string) ([][]int32, error) {
 	return [][]int32{ids[:n], ids[n : 2*n]}, nil
 }
 
-// logits are lowbit's, in float32.
-func logits(ctx context.Context, model string, ids [][]int32) (*tensor.Matrix, error) {
+// logits are lowbit's, in float32, of int8 with inputs in 8 bits too.
+func logits(ctx context.Context, model string, ids [][]int32, int8Inputs *float32) (*tensor.Matrix, error) {
 	var all *tensor.Matrix
 	_, err := lowbit.Evaluate(ctx, lowbit.EvalOptions{
-		Model: model, Text: lowbit.Text{IDs: ids}, Sequences: true,
+		Model: model, Text: lowbit.Text{IDs: ids}, Sequences: true, Int8Inputs: int8Inputs,
 		Logits: func(window, first int, l *tensor.Matrix) error {
 			n := len(ids[0])
 			if all == nil {

@@ -354,7 +354,7 @@ func follow(ctx context.Context, r *verified.Result, w *written, answers []answe
 			// model/models/llama of that version does not set it.
 			ends = append(ends, 0)
 		}
-		m, err := logits(ctx, w.path, [][]int32{ids})
+		m, err := logits(ctx, w.path, [][]int32{ids}, nil)
 		if err != nil {
 			return err
 		}

@@ -27,7 +27,7 @@ func TestFollow(t *testing.T) {
 		ids, a.asked = append([]int32{bos}, ids...), a.asked+1
 	}
 	for range answerTokens {
-		m, err := logits(t.Context(), model, [][]int32{ids})
+		m, err := logits(t.Context(), model, [][]int32{ids}, nil)
 		require.NoError(t, err)
 		row := m.Row(m.Rows - 1)
 		id := int32(slices.Index(row, slices.Max(row)))

@@ -63,7 +63,7 @@ var allPeers = []peer{
 	{name: "from-mlx", env: "mlx", script: "engines/peer_mlx.py"},
 	{name: "from-llmcompressor", env: "llmcompressor", script: "engines/peer_llmcompressor.py"},
 	{name: "from-sources", env: "sources", script: "engines/peer_sources.py",
-		dense: []string{"fp8-e4m3", "fp8-e5m2", "int8", "ct-fp8-channel", "ct-fp8-tensor", "ct-int8", "nf4", "nf4-nested", "fp4", "fp4-nested", "gpt-oss-mxfp4"}},
+		dense: []string{"fp8-e4m3", "fp8-e5m2", "ct-fp8-channel", "ct-fp8-tensor", "ct-int8", "nf4", "nf4-nested", "fp4", "fp4-nested", "gpt-oss-mxfp4"}},
 	{name: "from-autoround", env: "autoround", script: "engines/peer_autoround.py"},
 	{name: "from-llama.cpp", script: "engines/peer_llamacpp.py", within: bounds{0.3, 0.01}, dense: []string{"Q4_1", "Q5_1"}},
 }
@@ -208,7 +208,7 @@ func (r *reading) of(ctx context.Context, f made) error {
 	if within == (bounds{}) {
 		within = roundings[dtype].within
 	}
-	ours, err := logits(ctx, f.path, r.ids)
+	ours, err := logits(ctx, f.path, r.ids, nil)
 	if err != nil {
 		return err
 	}
@@ -232,7 +232,7 @@ func (r *reading) of(ctx context.Context, f made) error {
 // convert writes a file in every format that holds it, and compares the logits
 // of each.
 func (r *reading) convert(ctx context.Context, f made, ours *tensor.Matrix) error {
-	for _, name := range []string{"lowbit", "compressed-tensors", "gptq_v2", "awq", "hqq", "mlx", "gguf", "dense"} {
+	for _, name := range []string{"lowbit", "compressed-tensors", "gptq_v2", "awq", "hqq", "mlx", "bitsandbytes", "gguf", "dense"} {
 		format, err := checkpoint.Lookup(name)
 		if err != nil {
 			return err
@@ -248,7 +248,7 @@ func (r *reading) convert(ctx context.Context, f made, ours *tensor.Matrix) erro
 		if err != nil {
 			return fmt.Errorf("converted to format %s: %w", name, err)
 		}
-		again, err := logits(ctx, out, r.ids)
+		again, err := logits(ctx, out, r.ids, nil)
 		if err != nil {
 			return fmt.Errorf("converted to format %s: %w", name, err)
 		}

@@ -47,7 +47,7 @@ func TestSameWeights(t *testing.T) {
 // TestPerplexity: of logits, the same as the model's.
 func TestPerplexity(t *testing.T) {
 	ids := [][]int32{{1, 15, 7, 300, 21}, {1, 3, 3, 90, 4}}
-	l, err := logits(t.Context(), model, ids)
+	l, err := logits(t.Context(), model, ids, nil)
 	require.NoError(t, err)
 	e, err := lowbit.Evaluate(t.Context(), lowbit.EvalOptions{Model: model, Text: lowbit.Text{IDs: ids}, Sequences: true})
 	require.NoError(t, err)
@@ -58,7 +58,7 @@ func TestPerplexity(t *testing.T) {
 func TestConvert(t *testing.T) {
 	ids := [][]int32{{1, 15, 7, 300, 21}}
 	path := quantized(t, 4)
-	ours, err := logits(t.Context(), path, ids)
+	ours, err := logits(t.Context(), path, ids, nil)
 	require.NoError(t, err)
 	r := reading{ids: ids}
 	require.NoError(t, r.convert(t.Context(), made{Name: "a", path: path}, ours))
