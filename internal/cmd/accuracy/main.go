@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/golowbit/lowbit"
+	"github.com/golowbit/lowbit/quant"
 )
 
 // model is one to measure on, with its text and the length of its windows.
@@ -115,8 +116,12 @@ func (r *runner) run(ctx context.Context, path string) error {
 		return err
 	}
 	defer out.Close()
-	for _, bits := range []int{3, 4, 2} {
-		for _, group := range []int{64, 128, 32} {
+	for _, bits := range []int{3, 4, 2, 8} {
+		groups := []int{64, 128, 32}
+		if bits == 8 {
+			groups = []int{quant.WholeLine}
+		}
+		for _, group := range groups {
 			for _, m := range models {
 				for _, v := range methods {
 					cell := fmt.Sprintf("%d/%d", bits, group)
@@ -165,8 +170,13 @@ func (r *runner) measure(ctx context.Context, tmp string, m model, v variant, bi
 	for _, l := range report.Layers {
 		res.Arms[l.Arm]++
 	}
+	var inputs *float32
+	if t, ok := int8Inputs[v.name]; ok {
+		inputs = &t
+	}
 	e, err := lowbit.Evaluate(ctx, lowbit.EvalOptions{
-		Model: out, Against: o.Model, Window: m.window, Workers: r.workers,
+		Int8Inputs: inputs,
+		Model:      out, Against: o.Model, Window: m.window, Workers: r.workers,
 		Text: lowbit.Text{Files: []string{filepath.Join(r.text, m.text, "heldout.txt")}, PerDocument: true, BOS: new(true)},
 	})
 	if err != nil {

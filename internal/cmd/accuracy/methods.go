@@ -28,7 +28,10 @@ func (v variant) wants(refs referenceSet, model string, bits, group int) bool {
 		r, ok := refs[key{model, method, bits, group}]
 		return ok && r.Source == "reference"
 	}
-	return v.where == nil || v.where(bits, group)
+	if v.where == nil {
+		return bits < 8
+	}
+	return v.where(bits, group)
 }
 
 // ablation is for what is measured at one cell only.
@@ -86,7 +89,7 @@ func refine(r gptq.Refine) func(o *lowbit.Options) {
 	}
 }
 
-var methods = []variant{
+var methods = append([]variant{
 	{"ref/RTN-oc", paper(oc, quant.RTN{}), nil},
 	{"ref/RTN-ic", paper(ic, quant.RTN{}), nil},
 	{"ref/GPTQ-oc(dyn,no act)", paper(oc, gptq.Quantizer{Order: gptq.OrderNatural}), nil},
@@ -127,4 +130,4 @@ var methods = []variant{
 	{"best, oc+in only", preset(lowbit.Best, []adadim.Arm{adadim.ArmOCInputScale()}, nil), ablation},
 	{"best, ic+row only", preset(lowbit.Best, []adadim.Arm{adadim.ArmICRowScale()}, nil), ablation},
 	{"best, oc arm only", preset(lowbit.Best, oc, nil), ablation},
-}
+}, eightBits...)

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"text/template"
+
+	"github.com/golowbit/lowbit/quant"
 )
 
 //go:embed accuracy.md.tmpl
@@ -17,7 +19,7 @@ var page string
 func render(rows rowSet, references referenceSet) ([]byte, error) {
 	t := tables{rows, references}
 	tmpl, err := template.New("accuracy").Funcs(template.FuncMap{
-		"reproduced": t.reproduced, "grid": t.grid, "ablation": t.ablation, "arms": t.arms, "against": t.against, "gaps": t.gaps,
+		"reproduced": t.reproduced, "grid": t.grid, "ablation": t.ablation, "arms": t.arms, "against": t.against, "gaps": t.gaps, "eight": t.eight,
 	}).Parse(page)
 	if err != nil {
 		return nil, err
@@ -139,6 +141,28 @@ func (t tables) ablation(bits, group int, list ...string) string {
 				continue
 			}
 			cells = append(cells, fmt.Sprintf("%s (%.4f)", number(r.Perplexity), r.KL), fmt.Sprintf("%.2f", r.BPW), fmt.Sprintf("%.1f", r.Seconds))
+		}
+		body = append(body, cells)
+	}
+	return table(head, body)
+}
+
+// eight shows what 8 bits with a scale a row do, with more digits: they do little.
+func (t tables) eight() string {
+	head := []string{"method"}
+	for _, m := range models {
+		head = append(head, m.name, "KL", "bits a weight")
+	}
+	var body [][]string
+	for _, v := range eightBits {
+		cells := []string{v.name}
+		for _, m := range models {
+			r, ok := t.rows[key{m.name, v.name, 8, quant.WholeLine}]
+			if !ok {
+				cells = append(cells, "", "", "")
+				continue
+			}
+			cells = append(cells, fmt.Sprintf("%.4f", r.Perplexity), fmt.Sprintf("%.6f", r.KL), fmt.Sprintf("%.2f", r.BPW))
 		}
 		body = append(body, cells)
 	}
