@@ -43,7 +43,7 @@ func TestMul(t *testing.T) {
 				if err != nil {
 					continue // strided groups that do not divide
 				}
-				variants := []*quant.Weight{q, scaled(q, rng), kept(scaled(q, rng), rng)}
+				variants := []*quant.Weight{q, scaled(q, rng), kept(scaled(q, rng), rng), summed(q)}
 				summed := *scaled(q, rng)
 				summed.Summands = []*quant.Weight{q, q}
 				variants = append(variants, &summed)
@@ -106,6 +106,13 @@ func kept(q *quant.Weight, rng *rand.Rand) *quant.Weight {
 	for range 2 * q.Out {
 		s.ColumnValues = append(s.ColumnValues, float32(rng.IntN(64)-32)/8)
 	}
+	return &s
+}
+
+// summed is twice a weight.
+func summed(q *quant.Weight) *quant.Weight {
+	s := *q
+	s.Summands = []*quant.Weight{q}
 	return &s
 }
 
