@@ -42,6 +42,27 @@ func TestEvalOfQuantized(t *testing.T) {
 	require.Regexp(t, `\n  median +0\.\d{6}\n  95 % +0\.\d{6}\n  99 % +0\.\d{6}\n  99\.9 % +0\.\d{6}\n  maximum +0\.\d{6}\n  mean +0\.\d{6} ± 0\.\d{6}\nsame top +\d\d\.\d\d ± \d\.\d\d % of the tokens\nratio +[01]\.\d{5} ± 0\.\d{5} of the perplexities\n`, o.stdout)
 }
 
+// TestEvalInt8: activations in 8 bits change perplexity a little, all of them more than
+// those that are no outliers; columns in 16 bits are shown.
+func TestEvalInt8(t *testing.T) {
+	out, text := filepath.Join(t.TempDir(), "out"), shortText(t)
+	succeed(t, "quantize", embedded, "-o", out, "--method", "int8", "--calib", calibration, "--samples", "4", "--seq-len", "64", "--int8-threshold", "20", "-q")
+	require.Regexp(t, `down_proj .*, llm\.int8, \d+ columns in 16 bits`, succeed(t, "inspect", out).stdout)
+	kl := func(more ...string) float64 {
+		var r map[string]float64
+		require.NoError(t, json.Unmarshal([]byte(succeed(t, append([]string{"eval", out, "--text", text, "--against", embedded, "--json", "-q"}, more...)...).stdout), &r))
+		return r["kl"]
+	}
+	weights, six, all := kl(), kl("--activations", "int8"), kl("--activations", "int8", "--threshold", "0")
+	require.Less(t, weights, six)
+	require.Less(t, six, all)
+	require.Less(t, all, 0.01)
+
+	o := runCommand(t, "eval", embedded, "--text", text, "--activations", "int8", "-q")
+	require.Equal(t, exitError, o.code)
+	requireOneLine(t, o, "nothing in the model is quantized")
+}
+
 func TestEvalBadInput(t *testing.T) {
 	o := runCommand(t, "eval", embedded, "--text", "absent.txt")
 	require.Equal(t, exitError, o.code)

@@ -150,6 +150,13 @@ func TestUsage(t *testing.T) {
 		{[]string{"quantize", embedded, "-o", out, "--calib", calibration, "--bos"}, "beginning-of-sequence"},
 		{[]string{"quantize", embedded, "-o", out, "--method", "rtn", "--axis", "oc", "--skip", "layer.1.*down"}, `no layer's name matches "layer.1.*down"`},
 		{[]string{"quantize", embedded, "--print-config", "--bits", "12"}, "bits 12, want 2 to 8"},
+		{[]string{"quantize", embedded, "-o", out, "--method", "int4"}, `unknown method "int4", want gptq, rtn`},
+		{[]string{"quantize", embedded, "-o", out, "--int8-threshold", "3"}, "--int8-threshold is for --method int8"},
+		{[]string{"quantize", embedded, "-o", out, "--method", "rtn", "--int8-outliers", "none"}, "--int8-outliers is for --method int8"},
+		{[]string{"quantize", embedded, "-o", out, "--method", "int8", "--damp", "0.1"}, "--damp is for --method gptq"},
+		{[]string{"quantize", embedded, "-o", out, "--method", "int8", "--int8-outliers", "some"}, `unknown rule of outliers "some"`},
+		{[]string{"quantize", embedded, "-o", out, "--method", "int8", "--int8-threshold", "-6"}, "outliers from -6 on"},
+		{[]string{"quantize", embedded, "-o", out, "--method", "int8", "--bits", "4"}, "4 bits are given beside a type of 8"},
 		{[]string{"convert", embedded}, "no output given"},
 		{[]string{"convert", embedded, "-o", out}, "no format given"},
 		{[]string{"convert", embedded, "-o", out, "--format", "zip"}, `unknown checkpoint format "zip"`},
@@ -157,6 +164,9 @@ func TestUsage(t *testing.T) {
 		{[]string{"eval", embedded, "--text", heldout, heldout}, "repeat --text"},
 		{[]string{"eval", embedded, "--text", heldout, "--window", "1"}, "window of 1"},
 		{[]string{"eval", embedded, "--text", heldout, "--window", "512"}, "context is 256"},
+		{[]string{"eval", embedded, "--text", heldout, "--threshold", "3"}, "--threshold is for --activations"},
+		{[]string{"eval", embedded, "--text", heldout, "--activations", "fp8"}, `unknown type of activations "fp8", want int8`},
+		{[]string{"eval", embedded, "--text", heldout, "--activations", "int8", "--threshold", "-1"}, "outliers from -1 on"},
 		{[]string{"inspect"}, "no model given"},
 	} {
 		t.Run(strings.Join(c.args, " "), func(t *testing.T) {
