@@ -56,7 +56,7 @@ func (w *Walk) Back(ctx context.Context, windows [][]int32, v *Backward) error {
 	x := all[0]
 	defer func() {
 		for _, r := range append(entering, x) {
-			w.drop(r)
+			w.Drop(r)
 		}
 	}()
 	step := func(done int) {
@@ -89,7 +89,7 @@ func (w *Walk) Back(ctx context.Context, windows [][]int32, v *Backward) error {
 		if err == nil {
 			err = v.Settle(b)
 		}
-		w.drop(entering[b.Index])
+		w.Drop(entering[b.Index])
 		entering[b.Index] = nil
 		step(2*layers - b.Index)
 		return err
@@ -124,8 +124,8 @@ func (w *Walk) copied(r *Residual) (*Residual, error) {
 	return c, nil
 }
 
-// drop gives up what is kept of a stream, which may be nil.
-func (w *Walk) drop(r *Residual) {
+// Drop gives up what is kept of a stream, which may be nil.
+func (w *Walk) Drop(r *Residual) {
 	if r == nil {
 		return
 	}

@@ -71,7 +71,7 @@ func (w *Walk) Restore(ctx context.Context, in io.ReaderAt, n, tokens, most int)
 	defer func() {
 		if err != nil {
 			for _, r := range all {
-				w.drop(r)
+				w.Drop(r)
 			}
 			all = nil
 		}

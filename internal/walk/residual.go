@@ -111,12 +111,17 @@ func (w *Walk) Final(ctx context.Context, windows [][]int32, fn func(window int,
 	if err != nil {
 		return err
 	}
-	defer w.drop(all[0])
+	defer w.Drop(all[0])
 	if err := w.Blocks(ctx, w.Model.Layers, func(b *program.Block) error { return w.Pass(ctx, b, all[0], true, nil) }); err != nil {
 		return err
 	}
+	return w.Show(all[0], fn)
+}
+
+// Show shows a stream as Final does.
+func (w *Walk) Show(r *Residual, fn func(window int, x *tensor.Matrix) error) error {
 	window := 0
-	for _, p := range all[0].batches {
+	for _, p := range r.batches {
 		x, err := w.Store.Load(p)
 		if err != nil {
 			return err
