@@ -39,6 +39,8 @@ type Options struct {
 type Seen struct {
 	Windows int `json:"windows"`
 	Window  int `json:"window"` // tokens
+	// Separators is the share of the tokens behind the first of each window that separate.
+	Separators float64 `json:"separators"`
 	// Inputs are what linear layers read, Outputs what attention and MLP add to the residual
 	// stream, Blocks the stream as it leaves each block.
 	Inputs  []Activation `json:"inputs"`
@@ -97,9 +99,23 @@ type Attention struct {
 	Nothing []float64 `json:"nothing"`
 }
 
-// Idle is what a head spends on the first token, on separators and on nothing.
-func (a *Attention) Idle(head int) float64 {
-	return a.First[head] + a.Separators[head] + a.Nothing[head]
+// Idle is what a head of a block spends on the first token, on nothing, and on separators beyond
+// their share of the tokens.
+func (s *Seen) Idle(a *Attention, head int) float64 {
+	return a.First[head] + a.Nothing[head] + max(0, a.Separators[head]-s.Separators)
+}
+
+// shareOf is the share of separators behind the first token.
+func shareOf(separators []bool, windows [][]int32) float64 {
+	n, all := 0, 0
+	for _, ids := range windows {
+		for _, id := range ids[1:] {
+			if all++; int(id) < len(separators) && separators[id] {
+				n++
+			}
+		}
+	}
+	return float64(n) / float64(all)
 }
 
 // Look runs the model on the windows.
@@ -291,7 +307,7 @@ func (l *looker) flush() {
 // seen is what the sums come to.
 func (l *looker) seen() *Seen {
 	d := l.walk.Model
-	r := &Seen{Windows: len(l.o.Windows), Window: l.walk.SeqLen, Outputs: []Activation{}, Features: Features{d.Hidden, []Feature{}}, Heads: []Attention{}}
+	r := &Seen{Windows: len(l.o.Windows), Window: l.walk.SeqLen, Separators: shareOf(l.o.Separators, l.o.Windows), Outputs: []Activation{}, Features: Features{d.Hidden, []Feature{}}, Heads: []Attention{}}
 	for i, p := range d.Blocks {
 		for k, s := range p.Stages {
 			r.Inputs = append(r.Inputs, l.inputs[i][k].activation(i, p.Linears[s.Linears[0]].Name))

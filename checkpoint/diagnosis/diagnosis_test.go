@@ -208,6 +208,15 @@ func TestLook(t *testing.T) {
 			}})
 			require.NoError(t, err)
 			require.Equal(t, m.Model.Layers, steps)
+			separate := 0.0
+			for _, w := range ids {
+				for _, id := range w[1:] {
+					if id%7 == 0 {
+						separate++
+					}
+				}
+			}
+			require.InDelta(t, separate/float64(len(ids)*(n-1)), got.Separators, 1e-12)
 			k, o := 0, 0
 			for b, p := range m.Model.Blocks {
 				requireActivation(t, plain(w.blocks[b], n), got.Blocks[b])
@@ -223,7 +232,7 @@ func TestLook(t *testing.T) {
 						o++
 					}
 				}
-				requireHeads(t, w.heads[b], ids, apart, &got.Heads[b])
+				requireHeads(t, w.heads[b], ids, apart, got, &got.Heads[b])
 			}
 			require.Len(t, got.Inputs, k)
 			require.Len(t, got.Outputs, o)
@@ -234,7 +243,7 @@ func TestLook(t *testing.T) {
 	}
 }
 
-func requireHeads(t *testing.T, heads map[int][][]float64, ids [][]int32, apart []bool, got *Attention) {
+func requireHeads(t *testing.T, heads map[int][][]float64, ids [][]int32, apart []bool, seen *Seen, got *Attention) {
 	t.Helper()
 	n := len(ids[0])
 	require.Len(t, got.First, len(heads))
@@ -258,7 +267,11 @@ func requireHeads(t *testing.T, heads map[int][][]float64, ids [][]int32, apart 
 		require.InDelta(t, first/tokens, got.First[h], 1e-5)
 		require.InDelta(t, between/tokens, got.Separators[h], 1e-5)
 		require.InDelta(t, nothing/tokens, got.Nothing[h], 1e-5)
-		require.InDelta(t, (first+between+nothing)/tokens, got.Idle(h), 3e-5)
+		total := first + nothing
+		if share := seen.Separators * tokens; between > share {
+			total += between - share
+		}
+		require.InDelta(t, total/tokens, seen.Idle(got, h), 3e-5)
 	}
 }
 

@@ -13,7 +13,7 @@ func (w *Walk) Every(ctx context.Context, windows [][]int32, observe func(b *pro
 	if err != nil {
 		return err
 	}
-	defer w.drop(all[0])
+	defer w.Drop(all[0])
 	return w.Blocks(ctx, w.Model.Layers, func(b *program.Block) error {
 		return w.Pass(ctx, b, all[0], true, func(stage int, f *program.Frame) error { return observe(b, stage, f) })
 	})

@@ -3,7 +3,7 @@ package report
 import (
 	"bytes"
 	"cmp"
-	_ "embed"
+	"embed"
 	"fmt"
 	"html/template"
 	"math"
@@ -17,13 +17,14 @@ import (
 	"github.com/golowbit/lowbit/internal/picture"
 )
 
-//go:embed page.tmpl
-var pageText string
+//go:embed *.tmpl
+var files embed.FS
 
-var pageTemplate = template.Must(template.New("page").Parse(pageText))
+var pages = template.Must(template.ParseFS(files, "*.tmpl"))
 
 // page is what is shown.
 type page struct {
+	style
 	Title, Path, Lowbit string
 	Facts               []fact
 	Warnings            []Warning
@@ -92,9 +93,12 @@ func (r *Report) HTML() ([]byte, error) {
 	return p.write()
 }
 
-func (p *page) write() ([]byte, error) {
+func (p *page) write() ([]byte, error) { return write("page.tmpl", p) }
+
+// write makes a page by its template.
+func write(name string, p any) ([]byte, error) {
 	var b bytes.Buffer
-	if err := pageTemplate.Execute(&b, p); err != nil {
+	if err := pages.ExecuteTemplate(&b, name, p); err != nil {
 		return nil, fmt.Errorf("the page cannot be made: %w", err)
 	}
 	return b.Bytes(), nil
@@ -572,8 +576,14 @@ func (r *Report) armCells(layers []int) cell {
 	return cell{class, fmt.Sprintf("%s %d/%d", arms[0], count[arms[0]], len(layers)), fmt.Sprintf("%d layers: %s", len(layers), strings.Join(parts, ", "))}
 }
 
+// style is what templates ask for colours.
+type style struct{}
+
+// Lines are the colours of lines of texts, in their order.
+func (style) Lines() []string { return []string{"oc", "ic", "act", "weight", "loss", "result"} }
+
 // Shades are the opacities of cells, by step.
-func (*page) Shades() []string {
+func (style) Shades() []string {
 	all := make([]string, steps)
 	for i := range all {
 		all[i] = fmt.Sprintf("%.2f", 0.14+0.6*float64(i)/(steps-1))
