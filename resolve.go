@@ -161,6 +161,12 @@ func (o *Options) resolveMethod(s *settings) error {
 		}
 		s.method = g
 	}
+	if _, own := s.method.(quant.Schemer); own && o.Tuning.What != TuneOff {
+		return badOptions("tuning %s: method %T has grids or sums of its own, which are not tuned", o.Tuning.What, s.method)
+	}
+	if _, err := quant.SchemeOf(s.method, s.scheme); err != nil {
+		return badOptions("%w", err)
+	}
 	m, err := quant.Parameters(s.method)
 	if err != nil {
 		return badOptions("%w", err)

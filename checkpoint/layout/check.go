@@ -11,7 +11,7 @@ import (
 func CheckScheme(l Layer) error {
 	if g := l.Scheme.Grid; g != nil {
 		text, _ := g.MarshalText() // for the message alone
-		return Unsupported("the grid %s is not one of scales and zero-points; use the format that has it, or dense", text)
+		return Unsupported("the grid %s is not one of scales and zero-points; use the format that has it (lowbit for those of int8 and OliVe), or dense", text)
 	}
 	if l.Summands > 0 {
 		return Unsupported("the weight is a sum of %d quantized ones (SplitQuant); use format lowbit or dense", 1+l.Summands)

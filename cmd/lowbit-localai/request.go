@@ -19,6 +19,8 @@ import (
 	"github.com/golowbit/lowbit/internal/memory"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/quant/llmint8"
+	"github.com/golowbit/lowbit/quant/olive"
+	"github.com/golowbit/lowbit/quant/split"
 )
 
 // request is what a job asks for.
@@ -58,10 +60,14 @@ var extra = map[string]func(r *request, value string) error{
 			r.Method = quant.RTN{}
 		case "int8":
 			r.Method = llmint8.Quantizer{}
+		case "olive":
+			r.Method = olive.Quantizer{}
+		case "splitquant":
+			r.Method = split.Quantizer{}
 		case "gptq":
 			r.Preset = lowbit.Plain
 		default:
-			return errors.New("want gptq, rtn or int8")
+			return errors.New("want gptq, rtn, int8, olive or splitquant")
 		}
 		return nil
 	},

@@ -33,13 +33,15 @@ const largest = 1 << 15
 type kind struct {
 	bits     int
 	mantissa int     // bits of it in an outlier
+	signed   bool    // a sign and a magnitude; else two's complement
 	top      float32 // the largest normal value
 
 	normal   []float32 // by code; that of the identifier is 0
 	outliers []float32 // by code
 	// What is nearest is found by what lies halfway between neighbours.
 	small, large ladder
-	beyond       float32 // halfway between the largest normal value and the least outlier
+	beyond       float32     // halfway between the largest normal value and the least outlier
+	nearer       [64]float32 // of 4 bits: the normal value nearest to what lies from i/2 on, as all halves do
 }
 
 // ladder is a list of magnitudes in rising order.
@@ -89,7 +91,7 @@ func (l *ladder) nearest(v float32) int {
 }
 
 // The kinds there are: int4 with E2M1, flint4 with E2M1, int8 with E4M3 (table 3).
-var int4, flint4, int8s = newKind(4, 1, twosComplement), newKind(4, 1, flint), newKind(8, 3, twosComplement)
+var int4, flint4, int8s = newKind(4, 1, false, twosComplement), newKind(4, 1, true, flint), newKind(8, 3, false, twosComplement)
 
 // kinds are those of 4 bits, by the shift of a group.
 var kinds = [2]*kind{int4, flint4}
@@ -114,8 +116,8 @@ func flint(_, code int) float32 {
 	return flintValues[code]
 }
 
-func newKind(bits, mantissa int, normal func(bits, code int) float32) *kind {
-	k := &kind{bits: bits, mantissa: mantissa, normal: make([]float32, 1<<bits), outliers: make([]float32, 1<<bits)}
+func newKind(bits, mantissa int, signed bool, normal func(bits, code int) float32) *kind {
+	k := &kind{bits: bits, mantissa: mantissa, signed: signed, normal: make([]float32, 1<<bits), outliers: make([]float32, 1<<bits)}
 	for c := range k.normal {
 		k.normal[c] = normal(bits, c)
 		k.top = max(k.top, k.normal[c])
@@ -129,6 +131,9 @@ func newKind(bits, mantissa int, normal func(bits, code int) float32) *kind {
 	}
 	k.small, k.large = newLadder(k.normal), newLadder(k.outliers)
 	k.beyond = (k.top + k.large.values[0]) / 2
+	for i := range k.nearer {
+		_, k.nearer[i] = k.round(float32(i)/2, false)
+	}
 	return k
 }
 
@@ -142,7 +147,7 @@ func (k *kind) round(v float32, outlier bool) (code uint8, value float32) {
 	case outlier:
 		i := k.large.nearest(a)
 		code, value = k.large.codes[i], k.large.values[i]
-	case k.bits == 8 || k == int4:
+	case k.bits == 8 || !k.signed:
 		r := int(min(a, k.top) + 0.5)
 		code, value = uint8(r), float32(r)
 	case a < 0.5:
@@ -153,7 +158,7 @@ func (k *kind) round(v float32, outlier bool) (code uint8, value float32) {
 	if v >= 0 || value == 0 {
 		return code, value
 	}
-	if outlier || k == flint4 {
+	if outlier || k.signed {
 		return code | k.identifier(), -value
 	}
 	return -code & (1<<k.bits - 1), -value
@@ -224,4 +229,58 @@ func (k *kind) decode(dst []float32, codes []uint8) {
 			dst[i], dst[i+1] = k.normal[a], k.normal[b]
 		}
 	}
+}
+
+// absolute sets dst to the magnitudes of x, by which alone errors go.
+func absolute(dst, x []float32) {
+	for i, v := range x {
+		dst[i] = float32(math.Abs(float64(v)))
+	}
+}
+
+// loss is the squared error of a run of neighbours under a scale, of which x are the magnitudes, or what it is so far
+// once it is over a limit. It is what encode makes of them, without codes and signs.
+func (k *kind) loss(x, importance []float32, scale float32, limit float64) float64 {
+	const step = 32
+	by, square := 1/scale, float64(scale)*float64(scale)
+	limit /= square
+	var sum float64
+	for i := 0; i < len(x) && sum <= limit; i += step {
+		part, end := float32(0), min(i+step, len(x))
+		for j := i; j < end; j += 2 {
+			a, b := x[j]*by, float32(0)
+			if j+1 < len(x) {
+				b = x[j+1] * by
+			}
+			var da, db float32
+			switch {
+			case j+1 == len(x): // without a partner
+				da = a - k.near(min(a, k.top))
+			case a < k.beyond && b < k.beyond:
+				da, db = a-k.near(a), b-k.near(b)
+			case a >= b:
+				da, db = a-k.large.values[k.large.nearest(a)], b
+			default:
+				da, db = a, b-k.large.values[k.large.nearest(b)]
+			}
+			if importance == nil {
+				part += da*da + db*db
+				continue
+			}
+			part += da * da * importance[j]
+			if j+1 < len(x) {
+				part += db * db * importance[j+1]
+			}
+		}
+		sum += float64(part)
+	}
+	return sum * square
+}
+
+// near is the normal value nearest to a magnitude below beyond.
+func (k *kind) near(a float32) float32 {
+	if k.bits == 8 {
+		return float32(int32(min(a, k.top) + 0.5))
+	}
+	return k.nearer[int32(2*a)]
 }

@@ -149,7 +149,8 @@ func (g Grid) Fit(scale, shift, x, importance []float32, size int, clip quant.Cl
 	if size%2 != 0 && size < len(x) {
 		return 0, fmt.Errorf("%w: groups of %d hold no whole pairs", quant.ErrScheme, size)
 	}
-	values := make([]float32, min(size, len(x)))
+	size = min(size, len(x))
+	magnitudes := make([]float32, size)
 	for k, a := 0, 0; a < len(x); k, a = k+1, a+size {
 		b := min(a+size, len(x))
 		run := x[a:b]
@@ -159,31 +160,16 @@ func (g Grid) Fit(scale, shift, x, importance []float32, size int, clip quant.Cl
 		}
 		var m moments
 		m.add(run)
+		absolute(magnitudes, run)
 		var err error
-		scale[k], shift[k], err = g.search(m, func(c *kind, s float32) float64 {
-			return c.loss(values, run, imp, s)
+		scale[k], shift[k], err = g.search(m, func(c *kind, s float32, limit float64) float64 {
+			return c.loss(magnitudes[:len(run)], imp, s, limit)
 		})
 		if err != nil {
 			return k, err
 		}
 	}
 	return 0, nil
-}
-
-// loss is the squared error under a scale. values is scratch.
-func (k *kind) loss(values, x, importance []float32, scale float32) (sum float64) {
-	v := values[:len(x)]
-	k.encode(nil, v, x, 1/scale)
-	for i, want := range x {
-		d := float64(v[i]*scale) - float64(want)
-		if importance != nil {
-			d *= d * float64(importance[i])
-		} else {
-			d *= d
-		}
-		sum += d
-	}
-	return sum
 }
 
 // moments are what the search begins with.
@@ -215,7 +201,7 @@ const firstFactor, lastFactor, stepFactor = 25, 250, 2
 
 // search finds the threshold with the least loss, and with it the type of normal values. The
 // threshold is the largest normal value.
-func (g Grid) search(m moments, loss func(k *kind, scale float32) float64) (scale, shift float32, err error) {
+func (g Grid) search(m moments, loss func(k *kind, scale float32, limit float64) float64) (scale, shift float32, err error) {
 	if m.most-m.most != 0 {
 		return 0, 0, quant.ErrNotFinite
 	}
@@ -233,7 +219,7 @@ func (g Grid) search(m moments, loss func(k *kind, scale float32) float64) (scal
 				continue
 			}
 			last = at
-			if l := loss(k, at); l < least {
+			if l := loss(k, at, least); l < least {
 				least, scale, shift = l, at, s
 			}
 		}
@@ -286,7 +272,7 @@ func (q Quantizer) SchemeFor(s quant.Scheme) (quant.Scheme, error) {
 	case !ok:
 		return bad("%d bits with normal values %s, want 4 bits, or 8 with int", s.Bits, q.Normal)
 	case s.Grid != nil && s.Grid != g:
-		return bad("its pairs are a grid of their own, and another is asked for")
+		return bad("its pairs are a grid of their own, and another is asked for; use format lowbit or dense")
 	case s.Strided:
 		return bad("pairs are neighbours in a group, and groups are strided")
 	case s.GroupSize > 0 && s.GroupSize%2 != 0:
@@ -317,14 +303,16 @@ func (q Quantizer) Quantize(ctx context.Context, w *tensor.Matrix, s quant.Schem
 	}
 	g := s.Grid.(Grid)
 	var of moments
+	magnitudes := tensor.New(m.Rows, m.Cols)
 	for r := range m.Rows {
 		of.add(m.Row(r))
+		absolute(magnitudes.Row(r), m.Row(r))
 	}
 	var failed error
-	scale, shift, err := g.search(of, func(k *kind, at float32) float64 {
+	scale, shift, err := g.search(of, func(k *kind, at float32, limit float64) float64 {
 		lines := make([]float64, m.Rows)
 		if e := parallel.For(ctx, q.Workers, m.Rows, func(r int) error {
-			lines[r] = k.loss(make([]float32, m.Cols), m.Row(r), nil, at)
+			lines[r] = k.loss(magnitudes.Row(r), nil, at, limit)
 			return nil
 		}); e != nil {
 			failed = e

@@ -231,6 +231,30 @@ func TestPairs(t *testing.T) {
 	})
 }
 
+// What the search sums up is the error of what is encoded, also where a weight has no partner.
+func TestLoss(t *testing.T) {
+	for _, k := range []*kind{int4, flint4, int8s} {
+		for _, n := range []int{1, 2, 31, 64, 129} {
+			w := sample(uint64(n), 2, n, 0.1)
+			x, importance := w.Row(0), w.Row(1)
+			absolute(importance, importance)
+			values, magnitudes := make([]float32, n), make([]float32, n)
+			absolute(magnitudes, x)
+			for _, scale := range []float32{0.0004, 0.003, 0.02, 0.3} {
+				k.encode(nil, values, x, 1/scale)
+				var plain, weighed float64
+				for i, v := range values {
+					e := math.Pow(float64(v*scale-x[i]), 2)
+					plain, weighed = plain+e, weighed+e*float64(importance[i])
+				}
+				require.InDelta(t, plain, k.loss(magnitudes, nil, scale, math.Inf(1)), 1e-3*plain+1e-10)
+				require.InDelta(t, weighed, k.loss(magnitudes, importance, scale, math.Inf(1)), 1e-3*weighed+1e-10)
+				require.LessOrEqual(t, k.loss(magnitudes, nil, scale, plain/2), plain*1.001+1e-10)
+			}
+		}
+	}
+}
+
 // The public implementation under its thresholds gives the same values, but of two outliers in a
 // pair it keeps the left one; and its thresholds are no better than those found here.
 func TestPublic(t *testing.T) {

@@ -104,7 +104,7 @@ func checkGrid(l layout.Layer) error {
 	}
 	grid, ok := gridOf(l.Scheme)
 	if !ok {
-		return layout.Unsupported("the grid is none of a block type of GGUF")
+		return layout.Unsupported("the grid is none of a block type of GGUF; use the format that has it (lowbit for those of int8 and OliVe), or dense")
 	}
 	s, own := l.Scheme, grid.Scheme()
 	biased, free := s.Grid.(affine.Grid)

@@ -93,7 +93,7 @@ func (g Grids) Check(format string, l layout.Layer) error {
 	name, ok := g.Name(l.Scheme)
 	if !ok {
 		text, _ := l.Scheme.Grid.MarshalText() // for the message alone
-		return layout.Unsupported("%s has no grid %s; use format dense", format, text)
+		return layout.Unsupported("%s has no grid %s; use the format that has it (lowbit for those of int8 and OliVe), or dense", format, text)
 	}
 	own := g.Grid(name).Scheme()
 	s := l.Scheme

@@ -117,11 +117,7 @@ func (r *runner) run(ctx context.Context, path string) error {
 	}
 	defer out.Close()
 	for _, bits := range []int{3, 4, 2, 8} {
-		groups := []int{64, 128, 32}
-		if bits == 8 {
-			groups = []int{quant.WholeLine}
-		}
-		for _, group := range groups {
+		for _, group := range []int{64, 128, 32, quant.WholeLine} {
 			for _, m := range models {
 				for _, v := range methods {
 					cell := fmt.Sprintf("%d/%d", bits, group)

@@ -7,13 +7,15 @@ import (
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/gptq"
 	"github.com/golowbit/lowbit/quant"
+	pairs "github.com/golowbit/lowbit/quant/olive"
+	splitquant "github.com/golowbit/lowbit/quant/split"
 )
 
 // variant is a named way to quantize.
 type variant struct {
 	name  string
 	set   func(o *lowbit.Options)
-	where func(bits, group int) bool // nil is everywhere
+	where func(bits, group int) bool // nil is everywhere with at most 4 bits and groups
 }
 
 // reference is the name of a published method that the variant repeats.
@@ -29,13 +31,25 @@ func (v variant) wants(refs referenceSet, model string, bits, group int) bool {
 		return ok && r.Source == "reference"
 	}
 	if v.where == nil {
-		return bits < 8
+		return bits <= 4 && group > 0
 	}
 	return v.where(bits, group)
 }
 
 // ablation is for what is measured at one cell only.
 func ablation(bits, group int) bool { return bits == 3 && group == 64 }
+
+// split is where SplitQuant is measured, olive and oliveTensor where OliVe is.
+func split(bits, group int) bool       { return group == 64 }
+func olive(bits, group int) bool       { return bits >= 4 && (group == 64 || group == quant.WholeLine) }
+func oliveTensor(bits, group int) bool { return bits >= 4 && group == quant.WholeLine }
+
+// own is a method that AdaDim takes its candidates from.
+func own(arms []adadim.Arm, method quant.Quantizer) func(o *lowbit.Options) {
+	return func(o *lowbit.Options) {
+		o.Preset, o.Arms, o.Method, o.Search = lowbit.Plain, arms, method, new(adadim.SearchMethod)
+	}
+}
 
 var (
 	oc = []adadim.Arm{adadim.ArmOC()}
@@ -100,7 +114,14 @@ var methods = append([]variant{
 	{"ref/RTN-ada(code)", block(paper(nil, quant.RTN{})), nil},
 	{"ref/GPTQ-ada(code,o/down ref fixed)", block(paper(nil, gptq.Quantizer{})), nil},
 
-	{"RTN oc", plain(oc, quant.RTN{}, false), nil},
+	{"RTN oc", plain(oc, quant.RTN{}, false), func(bits, group int) bool { return bits <= 4 && group > 0 || split(bits, group) || olive(bits, group) }},
+	{"RTN oc symmetric", func(o *lowbit.Options) { plain(oc, quant.RTN{}, false)(o); o.Symmetric = new(true) }, olive},
+	{"SplitQuant, RTN, oc", own(oc, splitquant.Quantizer{}), split},
+	{"SplitQuant, RTN, ada", own(adadim.PaperArms(), splitquant.Quantizer{}), split},
+	{"SplitQuant, GPTQ, oc", own(oc, splitquant.Quantizer{Inner: gptq.Quantizer{}, Joint: true}), func(bits, group int) bool { return split(bits, group) && bits <= 4 }},
+	{"OliVe oc", own(oc, pairs.Quantizer{}), olive},
+	{"OliVe oc, a scale a tensor", own(oc, pairs.Quantizer{PerTensor: true}), oliveTensor},
+	{"OliVe ada", own(adadim.PaperArms(), pairs.Quantizer{}), olive},
 	{"RTN ic", plain(ic, quant.RTN{}, false), ablation},
 	{"RTN oc clip", plain(oc, quant.RTN{}, true), nil},
 	{"RTN ic clip", plain(ic, quant.RTN{}, true), ablation},

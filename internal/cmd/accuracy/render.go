@@ -19,7 +19,7 @@ var page string
 func render(rows rowSet, references referenceSet) ([]byte, error) {
 	t := tables{rows, references}
 	tmpl, err := template.New("accuracy").Funcs(template.FuncMap{
-		"reproduced": t.reproduced, "grid": t.grid, "ablation": t.ablation, "arms": t.arms, "against": t.against, "gaps": t.gaps, "eight": t.eight,
+		"reproduced": t.reproduced, "grid": t.grid, "ablation": t.ablation, "arms": t.arms, "against": t.against, "gaps": t.gaps, "eight": t.eight, "papers": t.papers,
 	}).Parse(page)
 	if err != nil {
 		return nil, err
@@ -120,6 +120,28 @@ func (t tables) grid(name string, list ...string) string {
 			}
 			cells = append(cells, fmt.Sprintf("%s (%.3f)", number(r.Perplexity), r.KL))
 		})
+		body = append(body, cells)
+	}
+	return table(head, body)
+}
+
+// papers shows methods of other papers at cells of their own, over all models.
+func (t tables) papers(bits, group int, list ...string) string {
+	head := []string{"method"}
+	for _, m := range models {
+		head = append(head, m.name, "bits a weight", "oc / ic")
+	}
+	var body [][]string
+	for _, method := range list {
+		cells := []string{method}
+		for _, m := range models {
+			r, ok := t.rows[key{m.name, method, bits, group}]
+			if !ok {
+				cells = append(cells, "", "", "")
+				continue
+			}
+			cells = append(cells, fmt.Sprintf("%s (%.4f)", number(r.Perplexity), r.KL), fmt.Sprintf("%.2f", r.BPW), fmt.Sprintf("%d / %d", r.Arms["oc"], r.Arms["ic"]))
+		}
 		body = append(body, cells)
 	}
 	return table(head, body)
