@@ -50,6 +50,7 @@ type Layer struct {
 	InputScale bool         `json:"input_scale,omitempty"`
 	Columns    int          `json:"columns,omitempty"` // inputs in 16 bits
 	GroupIndex bool         `json:"group_index,omitempty"`
+	Summands   int          `json:"summands,omitempty"` // beside the weight itself
 	Bytes      int64        `json:"bytes"`
 }
 
@@ -85,7 +86,7 @@ func Of(m *checkpoint.Model, path string, unknown error) (*Info, error) {
 	}
 	var bytes, weights int64
 	for _, l := range m.Layers() {
-		q := Layer{Name: l.Name, Out: l.Out, In: l.In, Scheme: l.Scheme, RowScale: l.RowScale, InputScale: l.InputScale, GroupIndex: l.GroupIndex, Columns: l.Columns}
+		q := Layer{Name: l.Name, Out: l.Out, In: l.In, Scheme: l.Scheme, RowScale: l.RowScale, InputScale: l.InputScale, GroupIndex: l.GroupIndex, Summands: l.Summands, Columns: l.Columns}
 		for _, s := range m.LayerTensors(l.Name) {
 			q.Bytes += s.Bytes()
 		}

@@ -129,7 +129,7 @@ func scheme(l lowbit.QuantizedLayer) string {
 	for _, p := range []struct {
 		has  bool
 		name string
-	}{{l.RowScale, "row scale"}, {l.InputScale, "input scale"}, {l.GroupIndex, "group index"}, {l.Columns > 0, fmt.Sprintf("%d columns in 16 bits", l.Columns)}} {
+	}{{l.RowScale, "row scale"}, {l.InputScale, "input scale"}, {l.GroupIndex, "group index"}, {l.Summands > 0, fmt.Sprintf("sum of %d", 1+l.Summands)}, {l.Columns > 0, fmt.Sprintf("%d columns in 16 bits", l.Columns)}} {
 		if p.has {
 			parts = append(parts, p.name)
 		}
