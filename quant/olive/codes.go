@@ -26,7 +26,7 @@ func (k *kind) abfloat(code, bias int) float32 {
 	return float32(math.Ldexp(float64(m), code>>k.mantissa+bias))
 }
 
-// largest is the largest outlier: products of two fit an accumulator of 32 bits (section 4.4).
+// largest is the largest outlier: products of two fit an accumulator of 32 bits (section 4).
 const largest = 1 << 15
 
 // kind is a type of normal values with the outliers that go with it.
@@ -90,7 +90,7 @@ func (l *ladder) nearest(v float32) int {
 	return i
 }
 
-// The kinds there are: int4 with E2M1, flint4 with E2M1, int8 with E4M3 (table 3).
+// The kinds there are: int4 with E2M1, flint4 with E2M1, int8 with E4M3 (sections 3.2 and 3.3).
 var int4, flint4, int8s = newKind(4, 1, false, twosComplement), newKind(4, 1, true, flint), newKind(8, 3, false, twosComplement)
 
 // kinds are those of 4 bits, by the shift of a group.
@@ -137,7 +137,7 @@ func newKind(bits, mantissa int, signed bool, normal func(bits, code int) float3
 	return k
 }
 
-// identifier is the code of a victim: 1000b or 10000000b (section 3.2).
+// identifier is the code of a victim: 1000b or 10000000b (section 3.1).
 func (k *kind) identifier() uint8 { return 1 << (k.bits - 1) }
 
 // round gives the code and the value of what is nearest to v: an outlier, or a normal value.
@@ -164,7 +164,7 @@ func (k *kind) round(v float32, outlier bool) (code uint8, value float32) {
 	return -code & (1<<k.bits - 1), -value
 }
 
-// pair encodes neighbours (algorithm 1): where one is an outlier, the other is its victim; of
+// pair encodes neighbours (section 3.1): where one is an outlier, the other is its victim; of
 // two outliers the larger stays.
 func (k *kind) pair(a, b float32) (codes [2]uint8, values [2]float32) {
 	oa, ob := k.isOutlier(a), k.isOutlier(b)

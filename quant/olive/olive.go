@@ -232,7 +232,7 @@ func (g Grid) search(m moments, loss func(k *kind, scale float32, limit float64)
 type Quantizer struct {
 	// Normal is what the normal values are, at 4 bits.
 	Normal Normal
-	// PerTensor has one scale for the whole weight, as the paper's tables (section 5.1). It needs
+	// PerTensor has one scale for the whole weight, as the paper's tables (section 5). It needs
 	// Scheme.GroupSize quant.WholeLine: every line says the scale again.
 	PerTensor bool
 	Workers   int `json:"-"` // goroutines; 0 means GOMAXPROCS

@@ -27,7 +27,7 @@ func sample(seed uint64, rows, cols int, outliers float64) *tensor.Matrix {
 	return m
 }
 
-// twin is OliVe in float64, from the paper: values of section 3.3 and table 3, pairs of algorithm 1.
+// twin is OliVe in float64, from the paper: values of sections 3.2 and 3.3, pairs of section 3.1.
 type twin struct{ normal, outliers []float64 }
 
 func newTwin(bits int, flint bool) (w twin) {

@@ -34,7 +34,7 @@ func (b Boundaries) mask(x []float32, cluster int) {
 }
 
 // Bounds finds the three clusters of all elements of w that have the least squares about
-// their means (k-means, section 3.1; the best of all partitions, found in O(n log n)), halfway between neighbouring
+// their means (k-means; the best of all partitions, found in O(n log n)), halfway between neighbouring
 // means. With fewer than three values there are fewer clusters. The error wraps quant.ErrNotFinite.
 func Bounds(w *tensor.Matrix) (Boundaries, error) {
 	x := slices.Clone(w.Data)

@@ -1,7 +1,7 @@
 // Package split is SplitQuant (Song and Lin, arXiv 2501.12428): before anything quantizes a
 // weight W, k-means over its elements splits it in three, W = L + M + U, the lower, the middle and
 // the upper cluster, each 0 where an element is in another. The three are quantized, each on
-// ranges of its own, and their outputs added (section 3). As the others are 0 there, an element has the
+// ranges of its own, and their outputs added. As the others are 0 there, an element has the
 // resolution of its own cluster; an outlier no longer coarsens what is around 0.
 //
 // The paper stores three layers of the size of the first: three times the codes, of which two say 0.

@@ -119,7 +119,7 @@ func TestPublic(t *testing.T) {
 }
 
 // twin is SplitQuant over round-to-nearest in float64 from the paper: clusters, each on the asymmetric
-// grid of its range with 0 (equation 1 to 3), summed up.
+// grid of its range with 0, summed up.
 func twin(x []float32, b Boundaries, bits int) []float64 {
 	sum := make([]float64, len(x))
 	for k := range 3 {
