@@ -14,6 +14,12 @@ import (
 // it is read. It shares the model's files; closing either closes both.
 func (m *Model) Dequantized() (*Model, error) { return m.dequantized(nil) }
 
+// Replaced shows the model, in which nothing is quantized, with another config.json and
+// the tensors of src, which reads those of the model. Closing either closes both.
+func (m *Model) Replaced(config []byte, src layout.Source) (*Model, error) {
+	return (&Model{path: m.path, base: m.base, config: config, src: src, format: dense.Format{}, files: m.files}).indexed()
+}
+
 // plain shows all quantized layers as F32.
 func (m *Model) plain(note string) (*Model, error) {
 	wide, outIn := map[string]bool{}, map[string]bool{}

@@ -151,7 +151,7 @@ layer whether groups of weights lie inside output or input channels.`,
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w (see %s --help)", err, c.CommandPath())}
 	})
-	root.AddCommand(a.quantizeCommand(), a.planCommand(), a.evalCommand(), a.generateCommand(), a.compareCommand(), a.sweepCommand(), a.checkCommand(), a.pushCommand(), a.inspectCommand(), a.convertCommand(), a.diagnoseCommand(), a.benchCommand(), a.versionCommand(), a.manualCommand())
+	root.AddCommand(a.quantizeCommand(), a.planCommand(), a.rotateCommand(), a.evalCommand(), a.generateCommand(), a.compareCommand(), a.sweepCommand(), a.checkCommand(), a.pushCommand(), a.inspectCommand(), a.convertCommand(), a.diagnoseCommand(), a.benchCommand(), a.versionCommand(), a.manualCommand())
 	return root
 }
 

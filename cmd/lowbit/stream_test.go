@@ -184,6 +184,7 @@ func TestStreamOfVerbs(t *testing.T) {
 		"compare": {embedded, out, "--text", text},
 		"check":   {out, embedded},
 		"convert": {out, "-o", out + "2", "--format", "dense"},
+		"rotate":  {embedded, "-o", out + "3", "--rotation", "hadamard"},
 		"plan":    {embedded, "--calib", text},
 		"inspect": {out},
 		"sweep":   {embedded, "-o", filepath.Join(dir, "grid"), "--bits", "3,4", "--method", "rtn", "--axis", "oc", "--eval", text},
@@ -191,7 +192,7 @@ func TestStreamOfVerbs(t *testing.T) {
 		t.Run(verb, func(t *testing.T) {
 			all := readStream(t, succeed(t, slices.Concat([]string{verb}, args, []string{"--progress", "json"})...).stderr)
 			require.Equal(t, verb, all[0]["verb"])
-			kind := map[string]string{"convert": "write", "plan": "end", "inspect": "end"}[verb]
+			kind := map[string]string{"convert": "write", "rotate": "write", "plan": "end", "inspect": "end"}[verb]
 			if kind == "" {
 				kind = "progress"
 			}
