@@ -38,6 +38,17 @@ const (
 	KLT Kind = "klt"
 )
 
+// Parse is the rotation of a name, or, for auto, those among which Choose does.
+func Parse(name string) ([]Kind, error) {
+	switch k := Kind(name); k {
+	case Hadamard, KLT:
+		return []Kind{k}, nil
+	case "auto":
+		return []Kind{None, Hadamard, KLT}, nil
+	}
+	return nil, fmt.Errorf("unknown rotation %q, want hadamard, klt or auto", name)
+}
+
 // Options say how a model is rotated.
 type Options struct {
 	Windows [][]int32 // of token ids, all of one length: what KLT looks at

@@ -13,6 +13,7 @@ import (
 	"github.com/golowbit/lowbit/cmd/lowbit/internal/diagnose"
 	"github.com/golowbit/lowbit/cmd/lowbit/internal/report"
 	"github.com/golowbit/lowbit/internal/disk"
+	"github.com/golowbit/lowbit/internal/version"
 )
 
 func (a *app) diagnoseCommand() *cobra.Command {
@@ -107,7 +108,7 @@ func (a *app) diagnose(ctx context.Context, o diagnose.Options, name, page strin
 	}
 	r.Model = name
 	if page != "" {
-		data, err := report.Diagnosis(strings.TrimSpace(version()), r)
+		data, err := report.Diagnosis(strings.TrimSpace(version.Line()), r)
 		if err == nil {
 			err = disk.FS{}.WriteFile(page, data)
 		}

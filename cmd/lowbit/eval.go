@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/golowbit/lowbit"
+	"github.com/golowbit/lowbit/cmd/lowbit/internal/inputs"
 	"github.com/golowbit/lowbit/quant/llmint8"
 )
 
@@ -63,7 +64,7 @@ tokenizer is needed. --logits writes what the model predicts at every token.`,
 			if ids != "" {
 				var err error
 				o.Sequences = true
-				if o.Text.IDs, err = readIDs(ids, a.stdin); err != nil {
+				if o.Text.IDs, err = inputs.IDs(ids, a.stdin); err != nil {
 					return err
 				}
 			}

@@ -13,6 +13,7 @@ import (
 	"github.com/golowbit/lowbit/cmd/lowbit/internal/report"
 	"github.com/golowbit/lowbit/internal/disk"
 	"github.com/golowbit/lowbit/internal/memory"
+	"github.com/golowbit/lowbit/internal/version"
 	"github.com/golowbit/lowbit/quant"
 )
 
@@ -73,7 +74,7 @@ func (a *app) inspectHTML(ctx context.Context, info *lowbit.Info, o report.Optio
 	if err != nil {
 		return err
 	}
-	page, err := report.ModelHTML(strings.TrimSpace(version()), info, layers)
+	page, err := report.ModelHTML(strings.TrimSpace(version.Line()), info, layers)
 	if err != nil {
 		return err
 	}

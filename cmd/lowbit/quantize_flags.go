@@ -18,6 +18,7 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel"
 	"github.com/golowbit/lowbit/checkpoint/formats/mlx"
 	"github.com/golowbit/lowbit/checkpoint/generation"
+	"github.com/golowbit/lowbit/cmd/lowbit/internal/inputs"
 	"github.com/golowbit/lowbit/gptq"
 	"github.com/golowbit/lowbit/internal/disk"
 	"github.com/golowbit/lowbit/internal/memory"
@@ -83,7 +84,7 @@ func (f *quantizeFlags) register(s *pflag.FlagSet) {
 	option(s, "include", "with --method rtn: quantize tensors whose name matches this regular `expression` although their names are those of embeddings, heads, routers and the like (repeatable)", regexp.Compile, func(r *regexp.Regexp) { f.o.Include = append(f.o.Include, r) })
 	option(s, "exclude", "leave layers whose name matches this regular `expression` dense, whatever --include says (repeatable)", regexp.Compile, func(r *regexp.Regexp) { f.o.Exclude = append(f.o.Exclude, r) })
 	option(s, "rule", "change what is asked of the layers whose name matches, such as `'EXPRESSION: bits=8,group=32'`: dense, type=NAME (of --gguf-type's blocks), bits, group, sym, axis (oc or ic), method (gptq or rtn); the first that matches counts (repeatable)", fitting.ParseRule, func(r lowbit.Rule) { f.o.Rules = append(f.o.Rules, r) })
-	option(s, "rules", "YAML or JSON `file` with a list of such rules, each with match and the same keys; they come after those of --rule", readRules, func(r []lowbit.Rule) { f.rules = append(f.rules, r...) })
+	option(s, "rules", "YAML or JSON `file` with a list of such rules, each with match and the same keys; they come after those of --rule", inputs.Rules, func(r []lowbit.Rule) { f.rules = append(f.rules, r...) })
 	option(s, "target-bits", "share bits out among the layers, `so many` a weight in all, scales counted: what candidates cost each layer is measured first, by the curvature of the model's loss; layers that a rule is about take no part", parseFloat, func(v float64) { f.o.Budget.Bits = v })
 	option(s, "target-size", "share bits out so that the output's weights take at most this `size`, such as 4GiB", memory.ParseSize, func(n int64) { f.o.Budget.Size = n })
 	s.StringArrayVar(&f.o.Budget.Candidates, "candidate", nil, "what layers may get with --target-bits or --target-size, as behind the colon of a rule, such as `bits=3,group=64` (repeatable; default 2, 3, 4, 5, 6 and 8 bits in groups of 32, 64 and 128 or of --group-size, what the format has of these or its types, and dense)")
@@ -225,7 +226,7 @@ func (f *quantizeFlags) options(c *cobra.Command, model string, stdin io.Reader)
 		o.Evaluation.Text = reading.text(stdin)
 	}
 	if f.calibIDs != "" {
-		if o.Calibration.IDs, err = readIDs(f.calibIDs, stdin); err != nil {
+		if o.Calibration.IDs, err = inputs.IDs(f.calibIDs, stdin); err != nil {
 			return o, err
 		}
 	}

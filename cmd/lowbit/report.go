@@ -11,6 +11,7 @@ import (
 	"github.com/golowbit/lowbit/cmd/lowbit/internal/report"
 	"github.com/golowbit/lowbit/internal/disk"
 	"github.com/golowbit/lowbit/internal/faults"
+	"github.com/golowbit/lowbit/internal/version"
 )
 
 // quantizeReport is what --report takes from the events of a run.
@@ -61,7 +62,7 @@ func (a *app) writeReport(ctx context.Context, o lowbit.Options, r *lowbit.Repor
 	if err := report.Complete(ctx, whole.Layers, report.Options{Path: o.Model, Base: o.Base, Workers: o.Workers}); err != nil {
 		a.note(fmt.Sprintf("note: the report has no pictures of some layers: %s", faults.OneLine(err)))
 	}
-	page := report.New(report.Sources{Lowbit: strings.TrimSpace(version()), Source: source, Output: output, Report: &whole, Memory: told.memory, Told: told.told})
+	page := report.New(report.Sources{Lowbit: strings.TrimSpace(version.Line()), Source: source, Output: output, Report: &whole, Memory: told.memory, Told: told.told})
 	name := reportFile(o.Output)
 	for ending, make := range map[string]func() ([]byte, error){".json": page.JSON, ".html": page.HTML} {
 		data, err := make()

@@ -75,12 +75,7 @@ Models whose norms subtract the mean, or stand behind a sublayer, are refused.`,
 	s := c.Flags()
 	s.SortFlags = false
 	s.StringVarP(&o.Output, "output", "o", "", "folder to write; must not exist")
-	option(s, "rotation", "`hadamard` (random signs and a Hadamard matrix), klt (before that the eigenvectors of what the text makes of the residual stream) or auto (the better one by measure, or none)", known([]string{"hadamard", "klt", "auto"}, "rotation"), func(v string) {
-		o.Kinds = []rotation.Kind{rotation.Kind(v)}
-		if v == "auto" {
-			o.Kinds = []rotation.Kind{rotation.None, rotation.Hadamard, rotation.KLT}
-		}
-	})
+	option(s, "rotation", "`hadamard` (random signs and a Hadamard matrix), klt (before that the eigenvectors of what the text makes of the residual stream) or auto (the better one by measure, or none)", rotation.Parse, func(k []rotation.Kind) { o.Kinds = k })
 	text.register(s, "calib", "text that klt and auto go by", "")
 	text.registerReading(s)
 	s.IntVar(&o.Calibration.Samples, "samples", 0, "windows of it (default 128)")

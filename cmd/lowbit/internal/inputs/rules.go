@@ -1,4 +1,5 @@
-package main
+// Package inputs reads the files that flags name: rules and token ids.
+package inputs
 
 import (
 	"bytes"
@@ -8,13 +9,12 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
-	"github.com/golowbit/lowbit"
 	"github.com/golowbit/lowbit/checkpoint/fitting"
 	"github.com/golowbit/lowbit/internal/disk"
 )
 
-// readRules reads a file of rules: a list of maps, in YAML or JSON.
-func readRules(path string) ([]lowbit.Rule, error) {
+// Rules reads a file of rules: a list of maps, in YAML or JSON.
+func Rules(path string) ([]fitting.Rule, error) {
 	const limit = 1 << 20
 	data, err := disk.ReadText(path, limit)
 	if err != nil {
@@ -31,7 +31,7 @@ func readRules(path string) ([]lowbit.Rule, error) {
 	if len(list) == 0 {
 		return nil, fmt.Errorf("%s: no rules", path)
 	}
-	rules := make([]lowbit.Rule, len(list))
+	rules := make([]fitting.Rule, len(list))
 	for i, values := range list {
 		match := values["match"]
 		delete(values, "match")
