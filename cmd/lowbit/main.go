@@ -17,6 +17,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/golowbit/lowbit"
+	"github.com/golowbit/lowbit/cmd/lowbit/internal/argv"
 	"github.com/golowbit/lowbit/internal/faults"
 	"github.com/golowbit/lowbit/internal/phases"
 )
@@ -84,9 +85,9 @@ func (a *app) run(ctx context.Context) (code int) {
 	}()
 	root := a.command()
 	root.SetArgs(a.args)
-	if wantsStream(a.args) {
+	if argv.WantsStream(a.args) {
 		a.stream = newStream(a.stderr)
-		a.stream.write(streamLine{Kind: eventStart, Version: streamVersion, Verb: verb(a.args), Args: a.args})
+		a.stream.write(streamLine{Kind: eventStart, Version: streamVersion, Verb: argv.Verb(a.args), Args: a.args})
 	}
 	return a.end(outcomeOf(ctx, root.ExecuteContext(ctx)))
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"slices"
 	"sync"
 	"time"
 
@@ -116,29 +115,4 @@ func (s *stream) event(e lowbit.Event, w *pace.Work) {
 // end writes the last line.
 func (s *stream) end(code int, message string, clock *phases.Clock) {
 	s.write(streamLine{Kind: eventEnd, Code: &code, Message: message, Phases: clock.Phases(), PeakMemory: memory.Peak()})
-}
-
-// wantsStream reports whether arguments ask for events: also those that are refused are then
-// answered by events.
-func wantsStream(args []string) bool {
-	wants := false
-	for i, a := range args {
-		switch {
-		case a == "--":
-			return wants
-		case a == "--progress" && i+1 < len(args):
-			wants = args[i+1] == string(progressJSON)
-		case len(a) > 11 && a[:11] == "--progress=":
-			wants = a[11:] == string(progressJSON)
-		}
-	}
-	return wants
-}
-
-// verb is the first argument that is no flag.
-func verb(args []string) string {
-	if i := slices.IndexFunc(args, func(a string) bool { return a != "" && a[0] != '-' }); i >= 0 {
-		return args[i]
-	}
-	return ""
 }
