@@ -19,13 +19,13 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/formats/mlx"
 	"github.com/golowbit/lowbit/checkpoint/generation"
 	"github.com/golowbit/lowbit/cmd/lowbit/internal/inputs"
+	"github.com/golowbit/lowbit/cmd/lowbit/internal/methods"
 	"github.com/golowbit/lowbit/gptq"
 	"github.com/golowbit/lowbit/internal/disk"
 	"github.com/golowbit/lowbit/internal/memory"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/quant/llmint8"
 	"github.com/golowbit/lowbit/quant/olive"
-	"github.com/golowbit/lowbit/quant/split"
 )
 
 // quantizeFlags are the flags of quantize. What they say about the result
@@ -34,10 +34,7 @@ type quantizeFlags struct {
 	o lowbit.Options
 
 	format      formatFlags
-	method      string
-	int8        llmint8.Quantizer
-	olive       olive.Quantizer
-	splitInner  string
+	method      methods.Flags
 	calib, eval textFlags
 	calibIDs    string
 	self        generation.Self
@@ -117,7 +114,7 @@ func (f *quantizeFlags) registerGrid(s *pflag.FlagSet) {
 }
 
 func (f *quantizeFlags) registerMethod(s *pflag.FlagSet) {
-	option(s, "method", "how weights are put on the grid: `gptq, rtn`, int8, olive or splitquant (default gptq). int8 is LLM.int8(): 8 bits with a scale a row, as bitsandbytes has it, and with --calib outlier features in 16 bits. olive is OliVe: 4 or 8 bits, in which an outlier takes the place of its neighbour. splitquant is SplitQuant: the sum of three weights, each on the range of a cluster. Formats lowbit and dense hold olive and splitquant", known([]string{"gptq", "rtn", "int8", "olive", "splitquant"}, "method"), func(v string) { f.method = v })
+	option(s, "method", "how weights are put on the grid: `gptq, rtn`, int8, olive or splitquant (default gptq). int8 is LLM.int8(): 8 bits with a scale a row, as bitsandbytes has it, and with --calib outlier features in 16 bits. olive is OliVe: 4 or 8 bits, in which an outlier takes the place of its neighbour. splitquant is SplitQuant: the sum of three weights, each on the range of a cluster. Formats lowbit and dense hold olive and splitquant", known(methods.Names, "method"), func(v string) { f.method.Name = v })
 	boolOption(s, "act-order", "GPTQ takes the most active inputs first, with static groups (default on)", func(on bool) {
 		order := gptq.OrderNatural
 		if on {
@@ -133,11 +130,11 @@ func (f *quantizeFlags) registerMethod(s *pflag.FlagSet) {
 			*f.o.GPTQ.Refine = gptq.Refine{Rounds: n, Sweeps: gptq.DefaultRefine().Sweeps}
 		}
 	})
-	option(s, "int8-outliers", "which inputs --method int8 keeps in 16 bits: those that reach the threshold in the text, by the `rule` layer (anywhere in front of that layer) or model (in a quarter of the layers and 6 % of the tokens), or none (default layer)", llmint8.ParseOutliers, func(v llmint8.Outliers) { f.int8.Outliers = v })
-	option(s, "int8-threshold", "`magnitude` from which on --method int8 takes an input for an outlier (default 6)", parseFloat, func(v float64) { f.int8.Threshold = float32(v) })
-	option(s, "olive-values", "what values other than outliers --method olive has at 4 bits: `adaptive` (by each group's error), int or flint (default adaptive)", olive.ParseNormal, func(v olive.Normal) { f.olive.Normal = v })
-	boolOption(s, "olive-tensor", "one scale for a whole weight in --method olive (default: one a group)", func(v bool) { f.olive.PerTensor = v })
-	option(s, "split-method", "what --method splitquant quantizes with: `rtn`, or gptq up to 6 bits (default rtn)", known([]string{"rtn", "gptq"}, "method"), func(v string) { f.splitInner = v })
+	option(s, "int8-outliers", "which inputs --method int8 keeps in 16 bits: those that reach the threshold in the text, by the `rule` layer (anywhere in front of that layer) or model (in a quarter of the layers and 6 % of the tokens), or none (default layer)", llmint8.ParseOutliers, func(v llmint8.Outliers) { f.method.Int8.Outliers = v })
+	option(s, "int8-threshold", "`magnitude` from which on --method int8 takes an input for an outlier (default 6)", parseFloat, func(v float64) { f.method.Int8.Threshold = float32(v) })
+	option(s, "olive-values", "what values other than outliers --method olive has at 4 bits: `adaptive` (by each group's error), int or flint (default adaptive)", olive.ParseNormal, func(v olive.Normal) { f.method.Olive.Normal = v })
+	boolOption(s, "olive-tensor", "one scale for a whole weight in --method olive (default: one a group)", func(v bool) { f.method.Olive.PerTensor = v })
+	option(s, "split-method", "what --method splitquant quantizes with: `rtn`, or gptq up to 6 bits (default rtn)", known(methods.Inner, "method"), func(v string) { f.method.Split = v })
 
 	option(s, "axis", "where groups lie: oc, ic, or ada (chosen for every layer; a format must hold both); with a preset other than plain, oc also folds input scales (default ada, of what the format can hold, or the target's)", lowbit.ParseAxis, func(v lowbit.Axis) { f.o.Axis = v })
 	option(s, "arms", "what is chosen from: paper (oc,ic), all, or a `list` of oc, oc+in, ic, ic+row (default: the preset's, of what the format can hold)", adadim.ParseArms, func(v []adadim.Arm) { f.o.Arms = v })
@@ -190,30 +187,7 @@ func (f *quantizeFlags) options(c *cobra.Command, model string, stdin io.Reader)
 	if o.Format, err = f.format.of(o.Target); err != nil {
 		return o, err
 	}
-	switch f.method {
-	case "rtn":
-		o.Method = quant.RTN{}
-	case "int8":
-		o.Method = f.int8
-	case "olive":
-		if o.Method = f.olive; f.olive.PerTensor && o.GroupSize == 0 {
-			o.GroupSize = quant.WholeLine
-		}
-	case "splitquant":
-		q := split.Quantizer{Joint: f.splitInner == "gptq"}
-		if q.Joint {
-			q.Inner = gptq.Quantizer{}
-		}
-		o.Method = q
-	case "gptq":
-		if o.Preset == lowbit.PresetDefault {
-			o.Preset = lowbit.Plain
-		}
-	}
-	if _, own := o.Method.(quant.Schemer); own && o.Search == nil {
-		o.Search = new(adadim.SearchMethod) // rounding to nearest says little of them
-	}
-	if err := f.checkMethod(c.Flags()); err != nil {
+	if err := f.method.Apply(&o, c.Flags()); err != nil {
 		return o, err
 	}
 	if o.Calibration.Self, err = f.takeSelf(c); err != nil {
@@ -259,27 +233,6 @@ func (f *quantizeFlags) takeSelf(c *cobra.Command) (*generation.Self, error) {
 		err = fmt.Errorf("%s: no prompts", f.prompts)
 	}
 	return &self, err
-}
-
-// checkMethod refuses flags that are for another method.
-func (f *quantizeFlags) checkMethod(s *pflag.FlagSet) error {
-	for _, of := range []struct {
-		method string
-		is     bool
-		flags  []string
-	}{
-		{"gptq", f.method == "" || f.method == "gptq", []string{"act-order", "order", "damp", "refine"}},
-		{"int8", f.method == "int8", []string{"int8-outliers", "int8-threshold"}},
-		{"olive", f.method == "olive", []string{"olive-values", "olive-tensor"}},
-		{"splitquant", f.method == "splitquant", []string{"split-method"}},
-	} {
-		for _, name := range of.flags {
-			if s.Changed(name) && !of.is {
-				return fmt.Errorf("--%s is for --method %s", name, of.method)
-			}
-		}
-	}
-	return nil
 }
 
 // setting is a flag without a default value of its own: what is not given
