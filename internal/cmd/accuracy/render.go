@@ -125,33 +125,21 @@ func (t tables) grid(name string, list ...string) string {
 	return table(head, body)
 }
 
-// papers shows methods of other papers at cells of their own, over all models.
+// papers shows methods at one cell, over all models, and the arms of their layers.
 func (t tables) papers(bits, group int, list ...string) string {
-	head := []string{"method"}
-	for _, m := range models {
-		head = append(head, m.name, "bits a weight", "oc / ic")
-	}
-	var body [][]string
-	for _, method := range list {
-		cells := []string{method}
-		for _, m := range models {
-			r, ok := t.rows[key{m.name, method, bits, group}]
-			if !ok {
-				cells = append(cells, "", "", "")
-				continue
-			}
-			cells = append(cells, fmt.Sprintf("%s (%.4f)", number(r.Perplexity), r.KL), fmt.Sprintf("%.2f", r.BPW), fmt.Sprintf("%d / %d", r.Arms["oc"], r.Arms["ic"]))
-		}
-		body = append(body, cells)
-	}
-	return table(head, body)
+	return t.cell(bits, group, "oc / ic", func(r row) string { return fmt.Sprintf("%d / %d", r.Arms["oc"], r.Arms["ic"]) }, list)
 }
 
-// ablation shows methods at one cell, over all models.
+// ablation shows methods at one cell, over all models, and their time.
 func (t tables) ablation(bits, group int, list ...string) string {
+	return t.cell(bits, group, "seconds", func(r row) string { return fmt.Sprintf("%.1f", r.Seconds) }, list)
+}
+
+// cell shows methods at one cell, over all models, and one thing more of each.
+func (t tables) cell(bits, group int, what string, more func(row) string, list []string) string {
 	head := []string{"method"}
 	for _, m := range models {
-		head = append(head, m.name, "bits a weight", "seconds")
+		head = append(head, m.name, "bits a weight", what)
 	}
 	var body [][]string
 	for _, method := range list {
@@ -162,7 +150,7 @@ func (t tables) ablation(bits, group int, list ...string) string {
 				cells = append(cells, "", "", "")
 				continue
 			}
-			cells = append(cells, fmt.Sprintf("%s (%.4f)", number(r.Perplexity), r.KL), fmt.Sprintf("%.2f", r.BPW), fmt.Sprintf("%.1f", r.Seconds))
+			cells = append(cells, fmt.Sprintf("%s (%.4f)", number(r.Perplexity), r.KL), fmt.Sprintf("%.2f", r.BPW), more(r))
 		}
 		body = append(body, cells)
 	}
