@@ -3,16 +3,12 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
-	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/golowbit/lowbit/cmd/lowbit/internal/diagnose"
 	"github.com/golowbit/lowbit/cmd/lowbit/internal/report"
-	"github.com/golowbit/lowbit/internal/disk"
 	"github.com/golowbit/lowbit/internal/version"
 )
 
@@ -42,9 +38,12 @@ FILE is tokens drawn at random.`,
 			if only {
 				o.Method = ""
 			}
+			if !text.given() {
+				return usageError{errors.New("no text given: use --text FILE")}
+			}
 			var err error
-			if o.Texts, err = text.apart(a); err != nil {
-				return usageError{err}
+			if o.Texts, err = diagnose.Apart(text.text(a.stdin)); err != nil {
+				return err
 			}
 			if err := a.model(c.Context(), quiet, &o.Model, &o.Base); err != nil {
 				return err
@@ -72,32 +71,6 @@ FILE is tokens drawn at random.`,
 	return c
 }
 
-// apart are the texts of the flags, each by itself.
-func (f *textFlags) apart(a *app) ([]diagnose.Text, error) {
-	switch {
-	case !f.given():
-		return nil, errors.New("no text given: use --text FILE")
-	case f.weighted:
-		return nil, errors.New("texts are compared, and have no weights")
-	}
-	var all []diagnose.Text
-	for _, file := range f.files {
-		one := *f
-		one.files, one.stdin = []string{file}, false
-		name := strings.TrimSuffix(filepath.Base(file), filepath.Ext(file))
-		if slices.ContainsFunc(all, func(t diagnose.Text) bool { return t.Name == name }) || name == diagnose.Random {
-			name = file
-		}
-		all = append(all, diagnose.Text{Name: name, Text: one.text(nil)})
-	}
-	if f.stdin {
-		one := *f
-		one.files = nil
-		all = append(all, diagnose.Text{Name: "standard input", Text: one.text(a.stdin)})
-	}
-	return all, nil
-}
-
 func (a *app) diagnose(ctx context.Context, o diagnose.Options, name, page string, asJSON, quiet bool) error {
 	p := a.progress(quiet)
 	o.Events = p.event
@@ -108,12 +81,8 @@ func (a *app) diagnose(ctx context.Context, o diagnose.Options, name, page strin
 	}
 	r.Model = name
 	if page != "" {
-		data, err := report.Diagnosis(strings.TrimSpace(version.Line()), r)
-		if err == nil {
-			err = disk.FS{}.WriteFile(page, data)
-		}
-		if err != nil {
-			return fmt.Errorf("the report could not be written: %w", err)
+		if err := report.WriteDiagnosis(page, strings.TrimSpace(version.Line()), r); err != nil {
+			return err
 		}
 	}
 	if asJSON {

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"io"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -46,6 +47,30 @@ type Options struct {
 type Text struct {
 	Name string
 	lowbit.Text
+}
+
+// Apart are the files and readers of a text, each by itself, called what the file is.
+func Apart(t lowbit.Text) ([]Text, error) {
+	if len(t.Weights) > 0 {
+		return nil, fmt.Errorf("%w: texts are compared, and have no weights", lowbit.ErrOptions)
+	}
+	var all []Text
+	add := func(name string, files []string, readers []io.Reader) {
+		one := t
+		one.Files, one.Readers = files, readers
+		all = append(all, Text{name, one})
+	}
+	for _, file := range t.Files {
+		name := strings.TrimSuffix(filepath.Base(file), filepath.Ext(file))
+		if slices.ContainsFunc(all, func(t Text) bool { return t.Name == name }) || name == Random {
+			name = file
+		}
+		add(name, []string{file}, nil)
+	}
+	for _, r := range t.Readers {
+		add("standard input", nil, []io.Reader{r})
+	}
+	return all, nil
 }
 
 // Result is what came out.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -174,6 +175,18 @@ func TestCancelled(t *testing.T) {
 			require.Empty(t, left)
 		})
 	}
+}
+
+func TestApart(t *testing.T) {
+	all, err := Apart(lowbit.Text{Files: []string{"a/x.txt", "b/x.txt", "random", "random.txt", "y"}, Readers: []io.Reader{strings.NewReader("")}, Field: "f"})
+	require.NoError(t, err)
+	var names []string
+	for _, one := range all {
+		names = append(names, one.Name)
+		require.Equal(t, "f", one.Field)
+		require.Equal(t, 1, len(one.Files)+len(one.Readers))
+	}
+	require.Equal(t, []string{"x", "b/x.txt", Random, "random.txt", "y", "standard input"}, names)
 }
 
 func TestCommon(t *testing.T) {

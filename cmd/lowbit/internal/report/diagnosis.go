@@ -9,6 +9,7 @@ import (
 
 	"github.com/golowbit/lowbit/checkpoint/diagnosis"
 	"github.com/golowbit/lowbit/cmd/lowbit/internal/diagnose"
+	"github.com/golowbit/lowbit/internal/disk"
 )
 
 // diagnosisPage is what is shown of a diagnosis.
@@ -65,6 +66,18 @@ func Diagnosis(program string, r *diagnose.Result) ([]byte, error) {
 		}
 	}
 	return write("diagnosis.tmpl", p)
+}
+
+// WriteDiagnosis writes the page.
+func WriteDiagnosis(file, program string, r *diagnose.Result) error {
+	page, err := Diagnosis(program, r)
+	if err == nil {
+		err = disk.FS{}.WriteFile(file, page)
+	}
+	if err != nil {
+		return fmt.Errorf("the report could not be written: %w", err)
+	}
+	return nil
 }
 
 // lineClass is the class of a text's lines; those beyond the last colour begin anew.
