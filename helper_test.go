@@ -38,6 +38,15 @@ func format(t *testing.T, name string) layout.Format {
 	return f
 }
 
+// choosesGrids tells whether a format has one grid for all layers, so that none is asked for.
+func choosesGrids(f layout.Format) bool {
+	m, ok := f.(layout.Mixer)
+	if ok {
+		_, ok = m.Main()
+	}
+	return ok
+}
+
 // folder returns the files of a folder, by name, with their contents.
 func folder(t *testing.T, dir string) map[string]string {
 	t.Helper()

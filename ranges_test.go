@@ -67,6 +67,9 @@ func TestOutOfRange(t *testing.T) {
 	}
 	for _, f := range checkpoint.Formats() {
 		o := Options{Format: f, Method: quant.RTN{}, Bits: 4, GroupSize: 32, Axis: AxisOC, Symmetric: new(true), ScaleType: new(quant.F16)}
+		if choosesGrids(f) {
+			o.Bits, o.GroupSize, o.Symmetric, o.ScaleType = 0, 0, nil, nil
+		}
 		t.Run(f.Name()+", rounded", func(t *testing.T) { check(t, o) })
 		o.Method, o.Preset, o.Calibration, o.Fold = nil, Paper, quick(t).Calibration, FoldOn
 		o.Arms, o.Inputs = []adadim.Arm{{}, {InputScale: true}}, InputsQuantized
@@ -88,6 +91,9 @@ func TestNotFiniteEarly(t *testing.T) {
 // format that takes it, and comes back; a larger one is refused before any work.
 func TestLargestGroups(t *testing.T) {
 	for _, f := range checkpoint.Formats() {
+		if choosesGrids(f) {
+			continue
+		}
 		o := Options{
 			Model: embedded, Output: filepath.Join(t.TempDir(), "out"), Format: f,
 			Method: quant.RTN{}, Bits: 4, GroupSize: math.MaxInt32, Axis: AxisOC, Symmetric: new(true),
