@@ -13,16 +13,8 @@ import (
 	"github.com/golowbit/lowbit/quant/llmint8"
 )
 
-func (a *app) evalCommand() *cobra.Command {
-	var o lowbit.EvalOptions
-	var text textFlags
-	var ids, logits, task, activations string
-	threshold := float32(llmint8.DefaultThreshold)
-	var asJSON, quiet bool
-	c := &cobra.Command{
-		Use:   "eval MODEL (--text FILE | --ids FILE | --task FILE)",
-		Short: "Measure perplexity, and the divergence from another model",
-		Long: `Measure the perplexity of a model, dense or quantized, on text.
+// evalLong is what eval measures, for the help.
+const evalLong = `Measure the perplexity of a model, dense or quantized, on text.
 
 The text is cut into windows that do not overlap; the ragged last one is dropped.
 All tokens of a window but the first are scored. With --against, the
@@ -35,7 +27,18 @@ that are taken for independent. lowbit compare does it for several models.
 the question, in all (acc) or by character (acc_norm), as in lm-evaluation-harness.
 
 --ids takes token ids instead of text, each array as a window of its own, for which no
-tokenizer is needed. --logits writes what the model predicts at every token.`,
+tokenizer is needed. --logits writes what the model predicts at every token.`
+
+func (a *app) evalCommand() *cobra.Command {
+	var o lowbit.EvalOptions
+	var text textFlags
+	var ids, logits, task, activations string
+	threshold := float32(llmint8.DefaultThreshold)
+	var asJSON, quiet bool
+	c := &cobra.Command{
+		Use:   "eval MODEL (--text FILE | --ids FILE | --task FILE)",
+		Short: "Measure perplexity, and the divergence from another model",
+		Long: evalLong,
 		Example: `  lowbit eval Llama-3.2-1B-4bit --text heldout.txt --against Llama-3.2-1B
 
   # weights and activations in 8 bits, outliers in 16

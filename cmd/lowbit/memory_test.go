@@ -125,13 +125,15 @@ func TestMemoryLimit(t *testing.T) {
 	for preset, c := range map[string]struct {
 		limit  int64
 		blocks []int // best takes minutes a layer with curvature
-	}{"plain": {2 << 30, []int{4, 12}}, "best": {3 << 30, []int{4}}} {
+		more   []string
+	}{"plain": {limit: 2 << 30, blocks: []int{4, 12}}, "best": {3 << 30, []int{4}, []string{"--refine", "1"}}} {
 		t.Run(preset, func(t *testing.T) {
 			peaks := map[int]int64{}
 			for _, blocks := range c.blocks {
 				model := cut(t, blocks, 256)
 				args := []string{model, "-o", filepath.Join(t.TempDir(), "out"), "-q", "--preset", preset,
 					"--calib-ids", ids, "--memory", fmt.Sprint(c.limit), "--skip", skip[blocks]}
+				args = append(args, c.more...)
 				p := planned(t, args...)
 				peaks[blocks] = math.MaxInt64
 				held := func() bool {

@@ -35,11 +35,11 @@ func TestSteps(t *testing.T) {
 			require.NoError(t, err)
 			defer folder.Close()
 			src := fileWeights{folder}
-			want, m, err := compute(src, config, ref.IDs, nil)
+			want, _, err := compute(src, config, ref.IDs, nil)
 			if err != nil {
 				t.Skip(err)
 			}
-			m, err = arch.ParseConfig(config)
+			m, err := arch.ParseConfig(config)
 			require.NoError(t, err)
 			require.NoError(t, m.Fit(src))
 			ctx := context.Background()
