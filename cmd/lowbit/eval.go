@@ -38,7 +38,7 @@ func (a *app) evalCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "eval MODEL (--text FILE | --ids FILE | --task FILE)",
 		Short: "Measure perplexity, and the divergence from another model",
-		Long: evalLong,
+		Long:  evalLong,
 		Example: `  lowbit eval Llama-3.2-1B-4bit --text heldout.txt --against Llama-3.2-1B
 
   # weights and activations in 8 bits, outliers in 16
