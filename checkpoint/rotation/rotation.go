@@ -4,8 +4,10 @@
 package rotation
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 
 	"gonum.org/v1/gonum/mat"
 
@@ -13,6 +15,7 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/measure"
 	"github.com/golowbit/lowbit/internal/decoder"
 	"github.com/golowbit/lowbit/internal/decoder/arch"
+	"github.com/golowbit/lowbit/internal/memory"
 	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/internal/rotate"
 	"github.com/golowbit/lowbit/internal/streams"
@@ -93,7 +96,7 @@ func (v *view) bases(ctx context.Context, kind Kind, o Options) (func(width int)
 		return nil, nil
 	case KLT:
 		var err error
-		if eigen, err = v.eigenvectors(ctx, o.Windows); err != nil {
+		if eigen, err = v.eigenvectors(ctx, o.Windows, o.Memory); err != nil {
 			return nil, err
 		}
 	}
@@ -105,9 +108,9 @@ func (v *view) bases(ctx context.Context, kind Kind, o Options) (func(width int)
 	}, nil
 }
 
-// eigenvectors are those, in columns, of Σ n nᵀ over all tokens and all readers of the
-// residual stream, n being what they read before the gain of the norm.
-func (v *view) eigenvectors(ctx context.Context, windows [][]int32) (*tensor.Matrix, error) {
+// eigenvectors are those, in columns, of Σ n nᵀ over all tokens and all inputs of blocks' linears
+// that are the normed residual stream, n being what is there before the gain of the norm.
+func (v *view) eigenvectors(ctx context.Context, windows [][]int32, limit int64) (*tensor.Matrix, error) {
 	if len(windows) == 0 {
 		return nil, fmt.Errorf("%w: rotation %s goes by what the model sees in it", ErrText, KLT)
 	}
@@ -132,14 +135,19 @@ func (v *view) eigenvectors(ctx context.Context, windows [][]int32) (*tensor.Mat
 	r := program.NewRunner(v.workers)
 	w := &walk.Walk{Model: d, Weights: folded, Runner: r, SeqLen: len(windows[0]), Store: streams.New(r, streams.Unlimited, nil)}
 	h := tensor.New(p.Width, p.Width)
-	err = w.Every(ctx, windows, func(b *program.Block, stage int, f *program.Frame) error {
-		if s := &b.Stages[stage]; reads[b.Linears[s.Linears[0]].Name] {
-			tensor.SyrkT(f.Input(s), h, r.Workers())
+	// As much of the text at a time as a quarter of the memory holds.
+	each := 4 * int64(p.Width) * int64(len(windows[0]))
+	together := int(min(max(cmp.Or(limit, memory.Default())/4/each, 1), int64(len(windows))))
+	for part := range slices.Chunk(windows, together) {
+		err := w.Every(ctx, part, func(b *program.Block, stage int, f *program.Frame) error {
+			if s := &b.Stages[stage]; reads[b.Linears[s.Linears[0]].Name] {
+				tensor.SyrkT(f.Input(s), h, r.Workers())
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
 		}
-		return nil
-	})
-	if err != nil {
-		return nil, err
 	}
 	return eigenvectors(h)
 }
@@ -183,7 +191,7 @@ func Choose(ctx context.Context, m *checkpoint.Model, kinds []Kind, s quant.Sche
 	}
 	job := measure.Job{Windows: windows, Memory: o.Memory, Step: o.Step}
 	for _, kind := range kinds {
-		v := &view{m, d, safetensors.F32, &s, o.Workers}
+		v := &view{m, d, o.DType, &s, o.Workers} // as it would be stored
 		bases, err := v.bases(ctx, kind, o)
 		if err != nil {
 			return "", nil, err

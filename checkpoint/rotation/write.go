@@ -9,6 +9,7 @@ import (
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/checkpoint/formats/dense"
 	"github.com/golowbit/lowbit/checkpoint/modelcard"
+	"github.com/golowbit/lowbit/internal/text"
 	"github.com/golowbit/lowbit/quant"
 )
 
@@ -24,6 +25,7 @@ type WriteOptions struct {
 	Scheme quant.Scheme
 	Options
 	MaxShardBytes int64                   // of a file; 0 is no limit
+	Resume        bool                    // take over what an interrupted run has left behind
 	Progress      func(done, total int64) // bytes written, if not nil
 }
 
@@ -46,12 +48,20 @@ func Write(ctx context.Context, m *checkpoint.Model, o WriteOptions) (kind Kind,
 	if err != nil {
 		return "", nil, err
 	}
-	fingerprint, err := json.Marshal(map[string]any{"rotation": kind, "seed": o.Seed, "dtype": o.DType, "max_shard_bytes": o.MaxShardBytes})
+	parameters := map[string]any{"rotation": kind, "seed": o.Seed, "dtype": o.DType, "max_shard_bytes": o.MaxShardBytes}
+	if kind == KLT {
+		parameters["text"] = text.Digest(o.Windows)
+	}
+	fingerprint, err := json.Marshal(parameters)
 	if err != nil {
 		return "", nil, err
 	}
-	return kind, trials, checkpoint.Convert(ctx, checkpoint.WriterOptions{
+	err = checkpoint.Convert(ctx, checkpoint.WriterOptions{
 		Out: o.Output, Source: rotated, Format: dense.Format{}, Fingerprint: fingerprint, MaxShardBytes: o.MaxShardBytes, Workers: o.Workers,
-		Progress: o.Progress, Ready: modelcard.Made{Format: dense.Format{}}.Ready(m),
+		Resume: o.Resume, Progress: o.Progress, Ready: modelcard.Made{Format: dense.Format{}}.Ready(m),
 	})
+	if errors.Is(err, checkpoint.ErrComplete) {
+		err = nil // by the run that was interrupted
+	}
+	return kind, trials, err
 }

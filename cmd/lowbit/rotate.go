@@ -12,6 +12,13 @@ import (
 	"github.com/golowbit/lowbit/safetensors"
 )
 
+// rotateLong is what rotate does, for the help.
+const rotateLong = `Write a dense model that computes the same and whose residual stream and values of attention
+are in other bases, the rotations folded into its weights (MambaQuant, QuaRot; docs/methods.md). quantize
+takes the result as any model. A rotation can help and can hurt: auto rounds the model in each to
+nearest, at --bits, and takes the one whose predictions diverge least from the unquantized model's.
+Models whose norms subtract the mean, or stand behind a sublayer, are refused.`
+
 func (a *app) rotateCommand() *cobra.Command {
 	var o lowbit.RotateOptions
 	var text textFlags
@@ -20,11 +27,7 @@ func (a *app) rotateCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "rotate MODEL -o OUT --rotation ROTATION",
 		Short: "Rotate a model's weights before they are quantized",
-		Long: `Write a dense model that computes the same and whose residual stream and values of attention
-are in other bases, the rotations folded into its weights (MambaQuant, QuaRot; docs/methods.md). quantize
-takes the result as any model. A rotation can help and can hurt: auto rounds the model in each to
-nearest, at --bits, and takes the one whose predictions diverge least from the unquantized model's.
-Models whose norms subtract the mean, or stand behind a sublayer, are refused.`,
+		Long:  rotateLong,
 		Example: `  lowbit rotate Llama-3.2-1B -o Llama-3.2-1B-rotated --rotation auto --calib text.txt --bits 3
   lowbit quantize Llama-3.2-1B-rotated -o Llama-3.2-1B-3bit --calib text.txt --bits 3`,
 		Args: oneArg("model", ""),
@@ -86,6 +89,7 @@ Models whose norms subtract the mean, or stand behind a sublayer, are refused.`,
 	option(s, "dtype", "`float32` stores weights unrounded (default: in the model's type)", known([]string{"float32"}, "type"), func(string) { o.DType = safetensors.F32 })
 	s.StringVar(&o.Base, "base", "", "`model` that a LoRA adapter is merged into (default: what its configuration names)")
 	option(s, "max-shard-size", "split the output into files of at most this `size`, such as 5GB or 500MB", parseSize, func(n int64) { o.MaxShardBytes = n })
+	s.BoolVar(&o.Resume, "resume", false, "take over what an interrupted run left in OUT.partial")
 	memoryOption(s, &o.Memory, "")
 	s.IntVar(&o.Workers, "workers", 0, "goroutines (default: all cores)")
 	s.BoolVar(&asJSON, "json", false, "print one JSON object")
