@@ -18,7 +18,9 @@ import (
 	"time"
 
 	"github.com/golowbit/lowbit"
+	"github.com/golowbit/lowbit/checkpoint/rotation"
 	"github.com/golowbit/lowbit/quant"
+	"github.com/golowbit/lowbit/safetensors"
 )
 
 // model is one to measure on, with its text and the length of its windows.
@@ -156,7 +158,17 @@ func (r *runner) measure(ctx context.Context, tmp string, m model, v variant, bi
 	o.Calibration = lowbit.Calibration{Samples: 64, SeqLen: 256,
 		Text: lowbit.Text{Files: []string{filepath.Join(r.text, m.text, "calibration.txt")}, PerDocument: true, BOS: new(true)}}
 	v.set(&o)
+	source := o.Model
 	start := time.Now()
+	if kind, ok := rotations[v.name]; ok {
+		r := lowbit.RotateOptions{Model: source, Calibration: o.Calibration}
+		r.Output, r.Kinds, r.DType, r.Workers = filepath.Join(tmp, "rotated"), []rotation.Kind{kind}, safetensors.F32, o.Workers
+		if _, _, err := lowbit.Rotate(ctx, r); err != nil {
+			return nil, err
+		}
+		defer os.RemoveAll(r.Output)
+		o.Model = r.Output
+	}
 	report, err := lowbit.Quantize(ctx, o)
 	if err != nil {
 		return nil, err
@@ -172,7 +184,7 @@ func (r *runner) measure(ctx context.Context, tmp string, m model, v variant, bi
 	}
 	e, err := lowbit.Evaluate(ctx, lowbit.EvalOptions{
 		Int8Inputs: inputs,
-		Model:      out, Against: o.Model, Window: m.window, Workers: r.workers,
+		Model:      out, Against: source, Window: m.window, Workers: r.workers,
 		Text: lowbit.Text{Files: []string{filepath.Join(r.text, m.text, "heldout.txt")}, PerDocument: true, BOS: new(true)},
 	})
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 
 	"github.com/golowbit/lowbit"
 	"github.com/golowbit/lowbit/adadim"
+	"github.com/golowbit/lowbit/checkpoint/rotation"
 	"github.com/golowbit/lowbit/gptq"
 	"github.com/golowbit/lowbit/quant"
 	pairs "github.com/golowbit/lowbit/quant/olive"
@@ -43,6 +44,12 @@ func ablation(bits, group int) bool { return bits == 3 && group == 64 }
 func split(bits, group int) bool       { return group == 64 }
 func olive(bits, group int) bool       { return bits >= 4 && (group == 64 || group == quant.WholeLine) }
 func oliveTensor(bits, group int) bool { return bits >= 4 && group == quant.WholeLine }
+
+// rotations are what models are rotated by before some methods.
+var rotations = map[string]rotation.Kind{
+	"RTN oc, hadamard": rotation.Hadamard, "GPTQ oc, hadamard": rotation.Hadamard,
+	"RTN oc, klt": rotation.KLT, "GPTQ oc, klt": rotation.KLT,
+}
 
 // own is a method that AdaDim takes its candidates from.
 func own(arms []adadim.Arm, method quant.Quantizer) func(o *lowbit.Options) {
@@ -122,6 +129,10 @@ var methods = append([]variant{
 	{"OliVe oc", own(oc, pairs.Quantizer{}), olive},
 	{"OliVe oc, a scale a tensor", own(oc, pairs.Quantizer{PerTensor: true}), oliveTensor},
 	{"OliVe ada", own(adadim.PaperArms(), pairs.Quantizer{}), olive},
+	{"RTN oc, hadamard", plain(oc, quant.RTN{}, false), split},
+	{"RTN oc, klt", plain(oc, quant.RTN{}, false), split},
+	{"GPTQ oc, hadamard", plain(oc, gptq.Quantizer{}, false), func(bits, group int) bool { return split(bits, group) && bits <= 4 }},
+	{"GPTQ oc, klt", plain(oc, gptq.Quantizer{}, false), func(bits, group int) bool { return split(bits, group) && bits <= 4 }},
 	{"RTN ic", plain(ic, quant.RTN{}, false), ablation},
 	{"RTN oc clip", plain(oc, quant.RTN{}, true), nil},
 	{"RTN ic clip", plain(ic, quant.RTN{}, true), ablation},
