@@ -131,24 +131,7 @@ func loadWeight(w Weights, l LinearInfo) (*tensor.Matrix, error) {
 	if l.asOwn(w) {
 		return stored.LoadMatrix(w, l.WeightName(), l.Out, l.In)
 	}
-	s := l.Stored()
-	shape := s.WeightShape(l.In)
-	stored, err := stored.LoadSlice(w, s, shape)
-	if err != nil || s.Whole(l.Out) {
-		return stored, err
-	}
-	m := tensor.New(l.Out, l.In)
-	for i := range m.Rows {
-		o := s.Output0 + i*s.Step
-		if !s.Transposed {
-			copy(m.Row(i), stored.Row(o))
-			continue
-		}
-		for j := range m.Row(i) {
-			m.Data[i*m.Stride+j] = stored.Data[j*stored.Stride+o]
-		}
-	}
-	return m, nil
+	return stored.LoadPart(w, l.Stored(), l.Out, l.In)
 }
 
 // loadBias loads a bias that is there only if the configuration says so. One

@@ -2,6 +2,7 @@ package program
 
 import (
 	"math"
+	"strings"
 
 	"github.com/golowbit/lowbit/internal/kernel"
 	"github.com/golowbit/lowbit/internal/nn"
@@ -33,6 +34,22 @@ func (b *Builder) GateNorm(y, z Heads, path string, last, perHead bool) {
 	b.do(&gateOp{
 		y: y, z: z, act: SiLU, norm: &Norm{Eps: b.eps}, last: last, perHead: perHead, gain: b.Param(path+".weight", width),
 	})
+}
+
+// fold is there for a norm with a gain: gain and gate multiply by element, in any order.
+func (o *gateOp) fold(p *Program, _ int) *Fold {
+	if o.gain < 0 || !o.y.contiguous() || o.y.N*o.y.Dim != p.regs[o.y.Reg].width {
+		return nil
+	}
+	f := &Fold{Into: strings.TrimSuffix(p.params[o.gain].path, ".weight"), Channels: o.y.Dim, Before: -1, vectors: []int{o.gain}}
+	if o.perHead {
+		f.Channels *= o.y.N
+		return f
+	}
+	for j := range o.y.N * o.y.Dim {
+		f.Share = append(f.Share, j%o.y.Dim)
+	}
+	return f
 }
 
 func (o *gateOp) run(x *exec) {

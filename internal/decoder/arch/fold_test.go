@@ -111,6 +111,9 @@ func TestFoldPlaces(t *testing.T) {
 		"cohere":       {"input_layernorm", "self_attn.v_proj", "mlp.up_proj"},
 		"starcoder2":   {"input_layernorm", "self_attn.v_proj", "post_attention_layernorm", ""},
 		"nemotron":     {"input_layernorm", "self_attn.v_proj", "post_attention_layernorm", ""},
+		"mamba2":       {"norm", "mixer.norm"},
+		"mamba":        {"norm", "", "", ""},
+		"qwen3-next":   {"input_layernorm", "linear_attn.norm", "post_attention_layernorm", "mlp.up_proj"},
 		"apertus":      {"attention_layernorm", "self_attn.v_proj", "feedforward_layernorm", ""},
 	} {
 		config, err := os.ReadFile(filepath.Join("../../../testdata/architectures", dir, "config.json"))

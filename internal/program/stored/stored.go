@@ -141,6 +141,26 @@ func LoadSlice(w Weights, s Slice, shape []int) (*tensor.Matrix, error) {
 	return tensor.FromSlice(shape[1], shape[2], v), nil
 }
 
+// LoadPart reads a layer's weight as [out, in] from where it lies.
+func LoadPart(w Weights, s Slice, out, in int) (*tensor.Matrix, error) {
+	all, err := LoadSlice(w, s, s.WeightShape(in))
+	if err != nil || s.Whole(out) {
+		return all, err
+	}
+	m := tensor.New(out, in)
+	for i := range m.Rows {
+		o := s.Output0 + i*s.Step
+		if !s.Transposed {
+			copy(m.Row(i), all.Row(o))
+			continue
+		}
+		for j := range m.Row(i) {
+			m.Data[i*m.Stride+j] = all.Data[j*all.Stride+o]
+		}
+	}
+	return m, nil
+}
+
 // LoadVector reads a vector of n elements.
 func LoadVector(w Weights, name string, n int) ([]float32, error) {
 	if err := CheckShape(w, name, n); err != nil {
