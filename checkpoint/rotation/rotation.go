@@ -35,9 +35,10 @@ type Kind string
 const (
 	None     Kind = "none"     // the model as it is
 	Hadamard Kind = "hadamard" // a Hadamard matrix with random signs
-	// KLT is the Karhunen-Loève-enhanced rotation of section 4.1: eigenvectors of the
-	// second moments of what the residual stream's readers see, before such a Hadamard
-	// matrix, after which all channels have the same mean square.
+	// KLT is the Karhunen-Loève-enhanced rotation of section 4 (H_K = K·H): eigenvectors of
+	// the second moments of what the residual stream's readers see, before such a Hadamard
+	// matrix, after which all channels have the same mean square. (The paper takes the
+	// covariance; no mean is subtracted here, as nothing subtracts it before rounding.)
 	KLT Kind = "klt"
 )
 

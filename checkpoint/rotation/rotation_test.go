@@ -127,7 +127,7 @@ func changed(t *testing.T, m, v *checkpoint.Model) {
 
 // TestKLTTwin: the second moments of what the readers see, without the gain, are those of a
 // float64 twin in the basis of KLT, and there every channel has the same mean square
-// (MambaQuant, section 4.1).
+// (MambaQuant, section 4).
 func TestKLTTwin(t *testing.T) {
 	m, err := checkpoint.Open("../../testdata/architectures/qwen2")
 	require.NoError(t, err)

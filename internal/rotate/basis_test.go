@@ -66,7 +66,7 @@ func TestBasisIsOrthogonal(t *testing.T) {
 	}
 }
 
-// TestBasisTwin: x·K·S·H in float64 by the definitions (MambaQuant, section 4.1: the
+// TestBasisTwin: x·K·S·H in float64 by the definitions (MambaQuant, section 4: H_K = K·H, the
 // Hadamard matrix behind the eigenvectors), H Sylvester's: (-1)^(bits that i and j share).
 func TestBasisTwin(t *testing.T) {
 	const n, rows = 32, 7

@@ -11,7 +11,7 @@
 //
 // In Mamba the output projection is read from the gated state, whose gate is a product by
 // element: neither rotations nor, SiLU being no power function, scales pass through it to
-// the weights before. (The paper puts scales there by replacing SiLU, its S-SiLU of section
-// 4.2, and rotates online: models that stock engines do not load.) In Mamba-2 its scales
+// the weights before. (The paper puts scales there by replacing SiLU, its S-SiLU,
+// and rotates online: models that stock engines do not load.) In Mamba-2 its scales
 // fold into the gain of the gated norm, which is a program.Fold as all such gains are.
 package rotate
