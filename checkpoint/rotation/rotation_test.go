@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/decoder/arch"
 	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/quant"
@@ -255,4 +256,33 @@ func TestWrite(t *testing.T) {
 	o.Output, o.Kinds = filepath.Join(t.TempDir(), "out"), []Kind{None, KLT}
 	_, _, err = Write(t.Context(), m, o)
 	require.ErrorIs(t, err, ErrText)
+}
+
+// plainNorm has ones for the gain of the final norm.
+type plainNorm struct{ layout.Source }
+
+func (s plainNorm) ReadAt(name string, p []byte, off int64) error {
+	if name != "model.norm.weight" {
+		return s.Source.ReadAt(name, p, off)
+	}
+	for i := range p { // bfloat16, little-endian
+		p[i] = []byte{0x80, 0x3f}[(off+int64(i))%2]
+	}
+	return nil
+}
+
+// TestTiedStays: a tied head that is read through no gain stays the embedding.
+func TestTiedStays(t *testing.T) {
+	m, err := checkpoint.Open("../../testdata/tinyllama-2m")
+	require.NoError(t, err)
+	defer m.Close()
+	plain, err := m.Replaced(m.Config(), plainNorm{m.Source()})
+	require.NoError(t, err)
+	v, err := Of(t.Context(), plain, Hadamard, Options{DType: safetensors.F32})
+	require.NoError(t, err)
+	require.False(t, v.Has("lm_head.weight"))
+	require.Contains(t, string(v.Config()), `"tie_word_embeddings": true`)
+	want := logits(t, plain).Data
+	require.Less(t, difference(want, logits(t, v).Data), 5e-5)
+	require.Greater(t, difference(want, logits(t, m).Data), 0.1)
 }
