@@ -179,10 +179,12 @@ func allChecks() ([]check, error) {
 	)
 	one := func(format string) kind { return schemes(format, []int{4}, []int{64}, true)[0] }
 	dense := one("dense")
+	turned := one("compressed-tensors")
+	turned.rotated = true
 	const transformers, gptqModel, ollamaScript = "engines/check_transformers.py", "engines/check_gptqmodel.py", "internal/cmd/engines/ollama.go"
 	return []check{
 		{name: "transformers5", engine: layout.EngineTransformers, env: "transformers5", script: transformers, about: "transformers", dtype: "float32",
-			kinds: slices.Concat(compressed(2, 3, 4, 5, 6, 7, 8), []kind{hqq[2], dense})},
+			kinds: slices.Concat(compressed(2, 3, 4, 5, 6, 7, 8), []kind{hqq[2], dense, turned})},
 		{name: "floats", engine: layout.EngineTransformers, env: "transformers5", script: transformers, about: "transformers", dtype: "bfloat16", // what it makes of them
 			kinds: floats("compressed-tensors")},
 		{name: "bitsandbytes", engine: layout.EngineTransformers, env: "sources", script: transformers, about: "transformers", dtype: "float32", kinds: int8Files(false)},

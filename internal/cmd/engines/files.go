@@ -19,6 +19,7 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel"
 	"github.com/golowbit/lowbit/checkpoint/formats/mlx"
 	"github.com/golowbit/lowbit/checkpoint/layout"
+	"github.com/golowbit/lowbit/checkpoint/rotation"
 	"github.com/golowbit/lowbit/internal/kquant"
 	"github.com/golowbit/lowbit/internal/tokenizer"
 	"github.com/golowbit/lowbit/quant"
@@ -44,6 +45,7 @@ type kind struct {
 	scales    string // their type, "" for what is chosen
 	fit       bool   // layers that the format does not hold stay dense
 	chat      bool   // with a chat template
+	rotated   bool   // of the model in other bases
 	// int8Inputs says that inputs are rounded to 8 bits too when the model runs.
 	int8Inputs bool
 	older      bool // with the rotation's base where configurations had it before transformers 5
@@ -68,6 +70,9 @@ func (k kind) String() string {
 	}
 	if k.mixed {
 		s += ", a dense linear"
+	}
+	if k.rotated {
+		s += ", rotated"
 	}
 	if k.unlike != "" {
 		s += ", but " + k.unlike
@@ -189,6 +194,11 @@ func write(ctx context.Context, k kind, out string) (*written, error) {
 			return nil, err
 		}
 	}
+	if k.rotated {
+		if source, err = rotated(ctx, source, out+"-source"); err != nil {
+			return nil, err
+		}
+	}
 	if k.chat {
 		if source, err = withTemplate(source, out+"-source"); err != nil {
 			return nil, err
@@ -246,6 +256,12 @@ func write(ctx context.Context, k kind, out string) (*written, error) {
 	}
 	w.logits, err = logits(ctx, w.path, w.ids, inputs)
 	return w, err
+}
+
+// rotated writes a model in other bases, which predicts the same, and returns where to.
+func rotated(ctx context.Context, source, dir string) (string, error) {
+	_, _, err := lowbit.Rotate(ctx, lowbit.RotateOptions{Model: source, WriteOptions: rotation.WriteOptions{Output: dir, Kinds: []rotation.Kind{rotation.Hadamard}}})
+	return dir, err
 }
 
 // older copies a model with what its "rope_parameters" hold beside them, and returns
