@@ -2,6 +2,7 @@ package rotation
 
 import (
 	"context"
+	"math"
 	"os"
 	"path/filepath"
 	"testing"
@@ -11,6 +12,8 @@ import (
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/internal/decoder/arch"
 	"github.com/golowbit/lowbit/internal/rotate"
+	"github.com/golowbit/lowbit/safetensors"
+	"github.com/golowbit/lowbit/tensor"
 )
 
 // TestValues: the values of attention are rotated head by head in the rows that write them
@@ -80,4 +83,27 @@ func TestResume(t *testing.T) {
 	got, err := os.ReadFile(filepath.Join(o.Output, "model.safetensors"))
 	require.NoError(t, err)
 	require.Equal(t, want, got)
+}
+
+// TestPublicKLT: the eigenvectors are those of the public code, but for their signs.
+func TestPublicKLT(t *testing.T) {
+	f, err := safetensors.Open("testdata/klt.safetensors")
+	require.NoError(t, err)
+	defer f.Close()
+	const n = 24
+	x, err := f.ReadFloat32("x", nil)
+	require.NoError(t, err)
+	want, err := f.ReadFloat32("k", nil)
+	require.NoError(t, err)
+	h := tensor.New(n, n)
+	tensor.SyrkT(tensor.FromSlice(len(x)/n, n, x), h, 1)
+	q, err := eigenvectors(h)
+	require.NoError(t, err)
+	for j := range n {
+		var dot float64
+		for i := range n {
+			dot += float64(q.At(i, j)) * float64(want[i*n+j])
+		}
+		require.InDelta(t, 1, math.Abs(dot), 1e-5, "eigenvector %d", j)
+	}
 }
