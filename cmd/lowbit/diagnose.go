@@ -28,10 +28,10 @@ on the first token, on nothing, or on separators (punctuation, blanks, special t
 Then quantize the model on each text, AdaDim choosing the axis of every layer, and show how its choices move
 and what perplexity each result has on each text. Half of the windows is for that alone. ` + "`random`" + ` for a
 FILE is tokens drawn at random.`,
-		Example: `  lowbit diagnose Llama-3.2-1B --text english.txt --text code.txt --text random --report texts.html
+		Example: `  lowbit diagnose Llama-3.2-1B --text wiki.txt --text heldout.txt --text random --report texts.html
 
   # activations only
-  lowbit diagnose Llama-3.2-1B --text english.txt --no-quantize`,
+  lowbit diagnose Llama-3.2-1B --text wiki.txt --no-quantize`,
 		Args: oneArg("model", " (repeat --text for every file)"),
 		RunE: func(c *cobra.Command, args []string) error {
 			o.Model = args[0]

@@ -42,6 +42,7 @@ func (a *app) evalCommand() *cobra.Command {
 		Example: `  lowbit eval Llama-3.2-1B-4bit --text heldout.txt --against Llama-3.2-1B
 
   # weights and activations in 8 bits, outliers in 16
+  lowbit quantize Llama-3.2-1B -o Llama-3.2-1B-int8 --method int8
   lowbit eval Llama-3.2-1B-int8 --text heldout.txt --activations int8
 
   # the logits of two sequences, to compare with another implementation's

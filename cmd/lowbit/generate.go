@@ -30,7 +30,7 @@ Quantized layers stay packed in memory and are multiplied as they are; all else 
   lowbit generate Llama-3.2-1B --chat --prompt "What is a scale?" --temperature 0
 
   # a long prompt
-  lowbit generate Llama-3.2-1B --prompt - --max-tokens 20 < text.txt`,
+  head -c 300 text.txt | lowbit generate Llama-3.2-1B --prompt - --max-tokens 20`,
 		Args: oneArg("model", " (put the prompt in quotes, behind --prompt)"),
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := a.model(c.Context(), quiet, &args[0], &base); err != nil {

@@ -29,7 +29,7 @@ func (a *app) rotateCommand() *cobra.Command {
 		Short: "Rotate a model's weights before they are quantized",
 		Long:  rotateLong,
 		Example: `  lowbit rotate Llama-3.2-1B -o Llama-3.2-1B-rotated --rotation auto --calib text.txt --bits 3
-  lowbit quantize Llama-3.2-1B-rotated -o Llama-3.2-1B-3bit --calib text.txt --bits 3`,
+  lowbit quantize Llama-3.2-1B-rotated -o Llama-3.2-1B-rotated-3bit --calib text.txt --bits 3`,
 		Args: oneArg("model", ""),
 		RunE: func(c *cobra.Command, args []string) error {
 			o.Model, o.Calibration.Text = args[0], text.text(a.stdin)
