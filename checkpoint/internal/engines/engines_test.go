@@ -103,3 +103,17 @@ func TestModels(t *testing.T) {
 	require.Equal(t, note, ForModel("compressed-tensors", "llama", []layout.Layer{{Name: "x"}}, []layout.Note{note})[0])
 	require.Equal(t, note, ForModel("compressed-tensors", "gpt_oss", []layout.Layer{{Name: "self_attn.q_proj"}}, []layout.Note{note})[0], "without experts")
 }
+
+// TestOwnAttention: no engine is said to load a model whose softmax or gates it does not know.
+func TestOwnAttention(t *testing.T) {
+	accepted := []layout.Note{{Engine: layout.EngineTransformers, Accepted: true}, {Engine: layout.EngineVLLM, Accepted: true}}
+	for config, loads := range map[string]bool{
+		`{"model_type": "opt"}`: true, `{"model_type": "opt", "attn_softmax": "vanilla", "attn_gate_type": "none"}`: true, `{"model_type": "llama", "alpha": 2}`: true,
+		`{"model_type": "opt", "attn_softmax": "clipped(-.1:1)"}`: false, `{"model_type": "opt", "alpha": 4}`: false, `{"model_type": "opt", "attn_gate_type": "conditional_per_token"}`: false,
+	} {
+		for _, n := range ForModel("compressed-tensors", TypeOf([]byte(config)), nil, accepted) {
+			require.Equal(t, loads, n.Accepted, config)
+			require.Equal(t, !loads, n.Reason != "", config)
+		}
+	}
+}

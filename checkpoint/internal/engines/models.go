@@ -38,13 +38,23 @@ var Models = []Model{
 	{Engine: layout.EngineMLX, Formats: mlxNames, Types: []string{"lfm2_moe"}, Note: renamed},
 }
 
+// ownAttention stands for the model_type of models whose configuration asks for a softmax or gates that no engine
+// knows (arXiv 2306.12929): all of them compute another model, without an error.
+const ownAttention = "opt with attn_softmax, alpha or attn_gate_type"
+
 // TypeOf is the model_type of a config.json, "" if there is none.
 func TypeOf(config json.RawMessage) string {
 	var c struct {
-		Type string `json:"model_type"`
+		Type    string   `json:"model_type"`
+		Softmax string   `json:"attn_softmax"`
+		Alpha   *float64 `json:"alpha"`
+		Gate    string   `json:"attn_gate_type"`
 	}
 	if json.Unmarshal(config, &c) != nil {
 		return ""
+	}
+	if c.Type == "opt" && (c.Softmax != "" && c.Softmax != "vanilla" || c.Alpha != nil || c.Gate != "" && c.Gate != "none") {
+		return ownAttention
 	}
 	return c.Type
 }
@@ -54,6 +64,9 @@ func TypeOf(config json.RawMessage) string {
 func ForModel(format, modelType string, layers []layout.Layer, notes []layout.Note) []layout.Note {
 	notes = slices.Clone(notes)
 	for i := range notes {
+		if modelType == ownAttention && notes[i].Accepted {
+			notes[i] = layout.Note{Engine: notes[i].Engine, Reason: "knows neither clipped softmax nor gates of attention, and computes another model without an error"}
+		}
 		for _, m := range Models {
 			if m.Engine == notes[i].Engine && slices.Contains(m.Formats, format) && slices.Contains(m.Types, modelType) && m.has(layers) {
 				notes[i] = m.restrict(notes[i], modelType)
