@@ -44,10 +44,7 @@ func (s Sampler) Draw(logits []float32, rng *rand.Rand) int32 {
 	for i, v := range logits {
 		all[i] = candidate{int32(i), math.Exp((float64(v) - top) / s.Temperature)}
 	}
-	slices.SortStableFunc(all, func(a, b candidate) int { return cmp.Compare(b.p, a.p) })
-	if s.TopK > 0 && s.TopK < len(all) {
-		all = all[:s.TopK]
-	}
+	all = likeliest(all, cmp.Or(max(s.TopK, 0), len(all)))
 	var sum float64
 	for _, c := range all {
 		sum += c.p
@@ -68,6 +65,24 @@ func (s Sampler) Draw(logits []float32, rng *rand.Rand) int32 {
 		}
 	}
 	return all[len(all)-1].id
+}
+
+// likeliest are the k likeliest of all, the likeliest and of equals the first token first. It
+// sorts in place, and no more than twice as many at a time: k is mostly small, a vocabulary is not.
+func likeliest(all []candidate, k int) []candidate {
+	before := func(a, b candidate) int { return cmp.Or(cmp.Compare(b.p, a.p), cmp.Compare(a.id, b.id)) }
+	best, cut := all[:0], false
+	for _, c := range all {
+		if cut && before(c, best[k-1]) > 0 {
+			continue
+		}
+		if best = append(best, c); len(best) == 2*k {
+			slices.SortFunc(best, before)
+			best, cut = best[:k], true
+		}
+	}
+	slices.SortFunc(best, before)
+	return best[:min(k, len(best))]
 }
 
 // draws is the source of the draw of one token: it depends on seed, window and place alone.

@@ -1,6 +1,7 @@
 package generate
 
 import (
+	"cmp"
 	"context"
 	"math"
 	"math/rand/v2"
@@ -8,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
 
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/internal/decoder/arch"
@@ -50,6 +52,20 @@ func TestDraw(t *testing.T) {
 			require.InDelta(t, p, float64(c)/n, 5*math.Sqrt(p*(1-p)/n)+1e-12, "%+v: token %d", tt.how, id)
 		}
 	}
+}
+
+// TestLikeliest: they are the first of all in order, with many equals too.
+func TestLikeliest(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var all []candidate
+		for i, p := range rapid.SliceOfN(rapid.IntRange(0, rapid.IntRange(1, 1000).Draw(t, "levels")), 1, 99).Draw(t, "probabilities") {
+			all = append(all, candidate{int32(i), float64(p)})
+		}
+		want := slices.Clone(all)
+		slices.SortStableFunc(want, func(a, b candidate) int { return cmp.Compare(b.p, a.p) })
+		k := rapid.IntRange(1, 120).Draw(t, "k")
+		require.Equal(t, want[:min(k, len(want))], likeliest(all, k))
+	})
 }
 
 // TestWrite: windows begin with their prompts; what comes behind depends on the seed alone, and behind an end
