@@ -64,6 +64,8 @@ type Options struct {
 	Memory  int64 // bytes that a measurement may use; 0 means 80 % of what there is
 	// Step, if not nil, is told of steps of a measurement.
 	Step func(done, total int, model string)
+
+	eigen *tensor.Matrix // of KLT, once they are known
 }
 
 // view is what is needed to show a model in other bases.
@@ -77,6 +79,10 @@ type view struct {
 
 // Of shows a dense model rotated. It shares the files of m; closing either closes both.
 func Of(ctx context.Context, m *checkpoint.Model, kind Kind, o Options) (*checkpoint.Model, error) {
+	return of(ctx, m, kind, &o)
+}
+
+func of(ctx context.Context, m *checkpoint.Model, kind Kind, o *Options) (*checkpoint.Model, error) {
 	d, err := arch.Open(m)
 	if err != nil {
 		return nil, err
@@ -90,16 +96,19 @@ func Of(ctx context.Context, m *checkpoint.Model, kind Kind, o Options) (*checkp
 }
 
 // bases are those of a kind by their width, nil for none.
-func (v *view) bases(ctx context.Context, kind Kind, o Options) (func(width int) *rotate.Basis, error) {
+func (v *view) bases(ctx context.Context, kind Kind, o *Options) (func(width int) *rotate.Basis, error) {
 	var eigen *tensor.Matrix
 	switch kind {
 	case None:
 		return nil, nil
 	case KLT:
-		var err error
-		if eigen, err = v.eigenvectors(ctx, o.Windows, o.Memory); err != nil {
-			return nil, err
+		if o.eigen == nil {
+			var err error
+			if o.eigen, err = v.eigenvectors(ctx, o.Windows, o.Memory); err != nil {
+				return nil, err
+			}
 		}
+		eigen = o.eigen
 	}
 	return func(width int) *rotate.Basis {
 		if width == v.model.Hidden {
@@ -186,6 +195,10 @@ type Trial struct {
 // others than Options.Windows. The trials are as the kinds; the best is the one with the
 // smallest KL, the first of equals.
 func Choose(ctx context.Context, m *checkpoint.Model, kinds []Kind, s quant.Scheme, windows [][]int32, o Options) (best Kind, all []Trial, err error) {
+	return choose(ctx, m, kinds, s, windows, &o)
+}
+
+func choose(ctx context.Context, m *checkpoint.Model, kinds []Kind, s quant.Scheme, windows [][]int32, o *Options) (best Kind, all []Trial, err error) {
 	d, err := arch.Open(m)
 	if err != nil {
 		return "", nil, err

@@ -40,11 +40,11 @@ func Write(ctx context.Context, m *checkpoint.Model, o WriteOptions) (kind Kind,
 		}
 		held := o.Windows[half:]
 		o.Windows = o.Windows[:half]
-		if kind, trials, err = Choose(ctx, m, o.Kinds, o.Scheme, held, o.Options); err != nil {
+		if kind, trials, err = choose(ctx, m, o.Kinds, o.Scheme, held, &o.Options); err != nil {
 			return "", nil, err
 		}
 	}
-	rotated, err := Of(ctx, m, kind, o.Options)
+	rotated, err := of(ctx, m, kind, &o.Options)
 	if err != nil {
 		return "", nil, err
 	}
