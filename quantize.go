@@ -134,13 +134,10 @@ type job struct {
 // openModel opens a model, or the LoRA adapter at path merged into the model
 // at base.
 func openModel(path, base string) (*checkpoint.Model, error) {
-	if base == "" {
-		return checkpoint.Open(path)
-	}
-	if !checkpoint.IsAdapter(path) {
+	if base != "" && !checkpoint.IsAdapter(path) {
 		return nil, fmt.Errorf("%w: base %s given, and %s is no LoRA adapter", ErrOptions, base, path)
 	}
-	return checkpoint.OpenAdapter(path, base)
+	return checkpoint.OpenMerged(path, base)
 }
 
 // newJob decides everything that can be known before text is read.

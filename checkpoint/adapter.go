@@ -39,6 +39,14 @@ func OpenAdapter(path, base string, extra ...layout.Format) (*Model, error) {
 	return m, nil
 }
 
+// OpenMerged opens a model, or, with a base, the LoRA adapter at path merged into it.
+func OpenMerged(path, base string) (*Model, error) {
+	if base == "" {
+		return Open(path)
+	}
+	return OpenAdapter(path, base)
+}
+
 // merge lays the adapter over the model. The model owns the adapter only if
 // there is no error.
 func (m *Model) merge(path string, a *lora.Adapter) error {

@@ -11,11 +11,7 @@ import (
 
 // openToRun opens a model, or an adapter merged into one.
 func openToRun(path, base string, bf16 bool, workers int) (*measure.Model, error) {
-	open := func() (*checkpoint.Model, error) { return checkpoint.Open(path) }
-	if base != "" {
-		open = func() (*checkpoint.Model, error) { return checkpoint.OpenAdapter(path, base) }
-	}
-	src, err := open()
+	src, err := checkpoint.OpenMerged(path, base)
 	if err != nil {
 		return nil, err
 	}

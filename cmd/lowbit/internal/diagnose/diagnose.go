@@ -167,11 +167,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 }
 
 func (o *Options) open() (*measure.Model, error) {
-	open := func() (*checkpoint.Model, error) { return checkpoint.Open(o.Model) }
-	if o.Base != "" {
-		open = func() (*checkpoint.Model, error) { return checkpoint.OpenAdapter(o.Model, o.Base) }
-	}
-	src, err := open()
+	src, err := checkpoint.OpenMerged(o.Model, o.Base)
 	if err != nil {
 		return nil, err
 	}

@@ -45,11 +45,7 @@ const defaultSamples = 8
 // Look goes through a model's linear layers, one block in memory at a time. Where no decoder
 // knows the model, matrices are its layers, and text is refused.
 func Look(ctx context.Context, o Options) ([]Layer, error) {
-	open := func() (*checkpoint.Model, error) { return checkpoint.Open(o.Path) }
-	if o.Base != "" {
-		open = func() (*checkpoint.Model, error) { return checkpoint.OpenAdapter(o.Path, o.Base) }
-	}
-	src, err := open()
+	src, err := checkpoint.OpenMerged(o.Path, o.Base)
 	if err != nil {
 		return nil, err
 	}
