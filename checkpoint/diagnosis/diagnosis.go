@@ -21,6 +21,7 @@ import (
 	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/internal/streams"
 	"github.com/golowbit/lowbit/internal/walk"
+	"github.com/golowbit/lowbit/quant/llmint8"
 	"github.com/golowbit/lowbit/tensor"
 )
 
@@ -82,13 +83,6 @@ type Feature struct {
 	Tokens  float64 `json:"tokens"` // the share of tokens
 }
 
-// The rule's numbers.
-const (
-	outlier       = 6
-	outlierBlocks = 0.25
-	outlierTokens = 0.06
-)
-
 // Attention is where the heads of a block look, means over the tokens behind the first of each window.
 type Attention struct {
 	Block      int       `json:"block"`
@@ -129,15 +123,9 @@ func Look(ctx context.Context, m *measure.Model, o Options) (*Seen, error) {
 		return nil, err
 	}
 	defer plan.Hold()()
-	n := len(o.Windows[0])
-	most := len(o.Windows)
-	if s.Tokens > 0 {
-		whole := program.Batch(n)
-		most = max(1, s.Tokens/whole) * (whole / n)
-	}
 	l := newLooker(m, &o)
 	l.walk.Alone = s.Alone
-	parts := slices.Collect(slices.Chunk(o.Windows, most))
+	parts := slices.Collect(slices.Chunk(o.Windows, s.Together(len(o.Windows[0]), len(o.Windows))))
 	done, total := 0, len(parts)*m.Model.Layers
 	for _, part := range parts {
 		if err := l.part(ctx, part, func() {
@@ -273,7 +261,7 @@ func (l *looker) windows(s *sums, x *tensor.Matrix) {
 func (l *looker) features(block int, x *tensor.Matrix) {
 	for i := range x.Rows {
 		for j, v := range x.Row(i) {
-			if a := max(v, -v); a >= outlier {
+			if a := max(v, -v); a >= llmint8.DefaultThreshold {
 				f := l.hidden[j]
 				f.blocks[block] = true
 				f.times++
@@ -335,7 +323,7 @@ func (l *looker) found() (all []Feature) {
 			}
 		}
 		found := Feature{j, f.largest, float64(blocks) / float64(len(f.blocks)), float64(f.times) / float64(tokens)}
-		if found.Blocks >= outlierBlocks && found.Tokens >= outlierTokens {
+		if found.Blocks >= llmint8.ShareOfLayers && found.Tokens >= llmint8.ShareOfTokens {
 			all = append(all, found)
 		}
 	}

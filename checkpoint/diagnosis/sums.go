@@ -5,6 +5,7 @@ import (
 	"sync"
 
 	"github.com/golowbit/lowbit/internal/nn"
+	"github.com/golowbit/lowbit/quant/llmint8"
 	"github.com/golowbit/lowbit/tensor"
 )
 
@@ -39,7 +40,7 @@ func (s *sums) add(x *tensor.Matrix) {
 			if a := math.Abs(v); a > s.inf {
 				s.inf = a
 			}
-			if v >= outlier || v <= -outlier {
+			if v >= llmint8.DefaultThreshold || v <= -llmint8.DefaultThreshold {
 				s.far[j] = true
 			}
 		}

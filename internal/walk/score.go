@@ -133,14 +133,18 @@ func (s *Scoring) batches(windows [][]int32) [][]int {
 	}
 	var all [][]int
 	for _, n := range slices.Sorted(maps.Keys(byLength)) {
-		most := len(byLength[n])
-		if s.Tokens > 0 {
-			whole := program.Batch(n) // blocks see what they would see of all
-			most = max(1, s.Tokens/whole) * (whole / n)
-		}
-		all = slices.AppendSeq(all, slices.Chunk(byLength[n], most))
+		all = slices.AppendSeq(all, slices.Chunk(byLength[n], s.Together(n, len(byLength[n]))))
 	}
 	return all
+}
+
+// Together is how many of windows of n tokens go through the models together.
+func (s *Scoring) Together(n, windows int) int {
+	if s.Tokens <= 0 {
+		return windows
+	}
+	whole := program.Batch(n) // blocks see what they would see of all
+	return max(1, s.Tokens/whole) * (whole / n)
 }
 
 // run takes windows of a length through the blocks; numbers are theirs among all.

@@ -21,8 +21,8 @@ const DefaultThreshold = 6
 // Shares of the layers and of the tokens in which an outlier feature of a model is one
 // (section 4.1).
 const (
-	shareOfLayers = 0.25
-	shareOfTokens = 0.06
+	ShareOfLayers = 0.25
+	ShareOfTokens = 0.06
 )
 
 // Outliers is by which rule columns of weights are kept in 16 bits. Its text is "layer",
@@ -204,7 +204,7 @@ func Features(hidden int, inputs []quant.InputSurvey) []int32 {
 	}
 	var features []int32
 	for j, n := range above {
-		if n > 0 && float64(len(in[j])) >= shareOfLayers*float64(len(blocks)) && float64(n) >= shareOfTokens*float64(tokens) {
+		if n > 0 && float64(len(in[j])) >= ShareOfLayers*float64(len(blocks)) && float64(n) >= ShareOfTokens*float64(tokens) {
 			features = append(features, int32(j))
 		}
 	}
