@@ -80,13 +80,7 @@ func (g *loop) look(codes string, table, dst, tmp int) {
 func dotCodes(f *file, v vec) {
 	g := &loop{f.fn("dotCodes"+v.suffix, "codes *uint8, x *float32, scale *float32, zero *uint8, groups int, vectors int, step int, pattern *codePattern", "sum float32",
 		fmt.Sprintf("returns Σ scale·(code-zero)·x over groups of %d*vectors codes, of which as many take step bytes; groups and vectors are positive.", v.lanes)), f, v}
-	g.op("MOVQ %s, SI", g.arg("codes"))
-	g.op("MOVQ %s, DI", g.arg("x"))
-	g.op("MOVQ %s, R8", g.arg("scale"))
-	g.op("MOVQ %s, R9", g.arg("zero"))
-	g.op("MOVQ %s, R10", g.arg("groups"))
-	g.op("MOVQ %s, R11", g.arg("vectors"))
-	g.op("MOVQ %s, R12", g.arg("step"))
+	g.pointers("codes", "SI", "x", "DI", "scale", "R8", "zero", "R9", "groups", "R10", "vectors", "R11", "step", "R12")
 	g.pattern()
 	g.zero(0)
 	g.zero(1)
@@ -128,16 +122,7 @@ func dotCodes(f *file, v vec) {
 func addCodes(f *file, v vec) {
 	g := &loop{f.fn("addCodes"+v.suffix, "y *float32, a *uint8, b *uint8, scaleA *float32, zeroA *uint8, scaleB *float32, zeroB *uint8, alpha float32, beta float32, groups int, vectors int, step int, pattern *codePattern", "",
 		fmt.Sprintf("adds alpha·scale·(code-zero) of line a and beta times that of line b to y, in groups of %d*vectors codes, of which as many take step bytes; groups and vectors are positive.", v.lanes)), f, v}
-	g.op("MOVQ %s, DI", g.arg("y"))
-	g.op("MOVQ %s, SI", g.arg("a"))
-	g.op("MOVQ %s, DX", g.arg("b"))
-	g.op("MOVQ %s, R8", g.arg("scaleA"))
-	g.op("MOVQ %s, R9", g.arg("zeroA"))
-	g.op("MOVQ %s, R13", g.arg("scaleB"))
-	g.op("MOVQ %s, R15", g.arg("zeroB"))
-	g.op("MOVQ %s, R10", g.arg("groups"))
-	g.op("MOVQ %s, R11", g.arg("vectors"))
-	g.op("MOVQ %s, R12", g.arg("step"))
+	g.pointers("y", "DI", "a", "SI", "b", "DX", "scaleA", "R8", "zeroA", "R9", "scaleB", "R13", "zeroB", "R15", "groups", "R10", "vectors", "R11", "step", "R12")
 	g.pattern()
 	g.loopHead("group")
 	for i, p := range [][3]string{{"R8", "R9", "alpha"}, {"R13", "R15", "beta"}} {
@@ -176,16 +161,9 @@ func addFour(f *file) {
 	v := avx512
 	g := &loop{f.fn("addFour"+v.suffix, "y *float32, codes *uint8, stride int, scale *float32, zero *uint8, perLine int, alpha *float32, groups int, vectors int, step int, pattern *codePattern", "",
 		"adds alpha·scale·(code-zero) of four lines to y, in groups of 16*vectors codes, of which 16 take step bytes; a line has perLine groups; groups and vectors are positive."), f, v}
-	g.op("MOVQ %s, DI", g.arg("y"))
-	g.op("MOVQ %s, SI", g.arg("codes"))
-	g.op("MOVQ %s, R13", g.arg("stride"))
+	g.pointers("y", "DI", "codes", "SI", "stride", "R13")
 	g.op("LEAQ (SI)(R13*2), DX")
-	g.op("MOVQ %s, R8", g.arg("scale"))
-	g.op("MOVQ %s, R9", g.arg("zero"))
-	g.op("MOVQ %s, R15", g.arg("perLine"))
-	g.op("MOVQ %s, R10", g.arg("groups"))
-	g.op("MOVQ %s, R11", g.arg("vectors"))
-	g.op("MOVQ %s, R12", g.arg("step"))
+	g.pointers("scale", "R8", "zero", "R9", "perLine", "R15", "groups", "R10", "vectors", "R11", "step", "R12")
 	const tables, alphas = 4, 16
 	g.op("MOVQ %s, AX", g.arg("alpha"))
 	for i := range 4 {
@@ -231,11 +209,7 @@ func addFour(f *file) {
 func dotBytes(f *file, v vec) {
 	g := &loop{f.fn("dotBytes"+v.suffix, "codes *uint8, x *float32, scale *float32, zero *uint8, groups int, vectors int", "sum float32",
 		fmt.Sprintf("returns Σ scale·(code-zero)·x over groups of %d*vectors codes; groups and vectors are positive.", v.lanes)), f, v}
-	g.op("MOVQ %s, SI", g.arg("codes"))
-	g.op("MOVQ %s, DI", g.arg("x"))
-	g.op("MOVQ %s, R8", g.arg("scale"))
-	g.op("MOVQ %s, R9", g.arg("zero"))
-	g.op("MOVQ %s, R10", g.arg("groups"))
+	g.pointers("codes", "SI", "x", "DI", "scale", "R8", "zero", "R9", "groups", "R10")
 	g.zero(0)
 	g.op("XORQ AX, AX")
 	g.loopHead("group")
@@ -263,11 +237,7 @@ func dotBytes(f *file, v vec) {
 func addBytes(f *file, v vec) {
 	g := &loop{f.fn("addBytes"+v.suffix, "y *float32, codes *uint8, scale *float32, zero *uint8, alpha float32, groups int, vectors int", "",
 		fmt.Sprintf("adds alpha·scale·(code-zero) to y, in groups of %d*vectors codes; groups and vectors are positive.", v.lanes)), f, v}
-	g.op("MOVQ %s, DI", g.arg("y"))
-	g.op("MOVQ %s, SI", g.arg("codes"))
-	g.op("MOVQ %s, R8", g.arg("scale"))
-	g.op("MOVQ %s, R9", g.arg("zero"))
-	g.op("MOVQ %s, R10", g.arg("groups"))
+	g.pointers("y", "DI", "codes", "SI", "scale", "R8", "zero", "R9", "groups", "R10")
 	g.broadcast("alpha", 3)
 	g.op("XORQ AX, AX")
 	g.loopHead("group")
