@@ -30,21 +30,18 @@ func (w *Weight) RoundWeighted(first int, x *tensor.Matrix, importance []float32
 // RoundBF16 is RoundLines for lines of bfloat16 that follow each other in
 // src. The plain 4-bit scheme takes one pass.
 func (w *Weight) RoundBF16(first int, src []uint16) error {
-	return w.roundHalves(first, src, halfType{tensor.BF16ToF32, kernel.RTN4BF16})
+	return w.roundHalves(first, src, tensor.BF16ToF32, kernel.RTN4BF16)
 }
 
 // RoundF16 is RoundBF16 for half floats.
 func (w *Weight) RoundF16(first int, src []uint16) error {
-	return w.roundHalves(first, src, halfType{tensor.F16ToF32, kernel.RTN4F16})
+	return w.roundHalves(first, src, tensor.F16ToF32, kernel.RTN4F16)
 }
 
-// halfType is what can be done with lines of a 16-bit type.
-type halfType struct {
-	widen func(dst []float32, src []uint16)
-	rtn4  func(codes []uint32, scales []float32, zeros []uint8, line []uint16, group int) bool
-}
+// rtn4 rounds a line of a type in one pass, as kernel.RTN4F32.
+type rtn4[T uint16 | float32] func(codes []uint32, scales []float32, zeros []uint8, line []T, group int) bool
 
-func (w *Weight) roundHalves(first int, src []uint16, t halfType) error {
+func (w *Weight) roundHalves(first int, src []uint16, widen func(dst []float32, src []uint16), fused rtn4[uint16]) error {
 	n := w.LineLen()
 	lines := len(src) / n
 	w.checkLines(first, lines, n)
@@ -52,13 +49,13 @@ func (w *Weight) roundHalves(first int, src []uint16, t halfType) error {
 	var wide []float32
 	for i := range lines {
 		line := src[i*n : (i+1)*n]
-		if w.roundFused(first+i, line, t) {
+		if roundFused(w, first+i, line, fused) {
 			continue
 		}
 		if b == nil {
 			b, wide = newLineBuffers(w), make([]float32, n)
 		}
-		t.widen(wide, line)
+		widen(wide, line)
 		if err := w.fillLine(first+i, wide, nil, b); err != nil {
 			return err
 		}
@@ -69,7 +66,7 @@ func (w *Weight) roundHalves(first int, src []uint16, t halfType) error {
 // roundFused rounds line l in one pass and reports whether it could: it
 // cannot if the kernel does not know the scheme or the line does not fit its
 // scales. fillLine then does it, or says what is wrong.
-func (w *Weight) roundFused(l int, line []uint16, t halfType) bool {
+func roundFused[T uint16 | float32](w *Weight, l int, line []T, fused rtn4[T]) bool {
 	s := w.Scheme
 	if s.Grid != nil || s.Bits != 4 || s.Symmetric || s.Strided || s.Clip || s.Range != RangeZero || s.ScaleType != F16 || s.MinZero > 0 {
 		return false
@@ -77,7 +74,7 @@ func (w *Weight) roundFused(l int, line []uint16, t halfType) bool {
 	words, groups := w.WordsPerLine(), w.Groups()
 	codes := w.Codes[l*words : (l+1)*words]
 	scales, zeros := w.Scales[l*groups:(l+1)*groups], w.Zeros[l*groups:(l+1)*groups]
-	return t.rtn4(codes, scales, zeros, line, s.GroupLen(len(line)))
+	return fused(codes, scales, zeros, line, s.GroupLen(len(line)))
 }
 
 func (w *Weight) checkLines(first, lines, length int) {

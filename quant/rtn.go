@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/golowbit/lowbit/internal/kernel"
 	"github.com/golowbit/lowbit/internal/parallel"
 	"github.com/golowbit/lowbit/tensor"
 )
@@ -90,6 +91,9 @@ func newLineBuffers(w *Weight) *lineBuffers {
 // fillLine sets the parameters of line l, whose weights are x, and its codes
 // unless b has no room for them. importance is that of Grid.Fit.
 func (w *Weight) fillLine(l int, x, importance []float32, b *lineBuffers) error {
+	if b.codes != nil && roundFused(w, l, x, kernel.RTN4F32) {
+		return nil
+	}
 	s, groups := w.Scheme, w.Groups()
 	if s.Strided {
 		x = gather(b.part, x, groups)

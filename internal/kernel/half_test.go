@@ -95,3 +95,35 @@ func BenchmarkHalf(b *testing.B) {
 	run("F32ToBF16", func() { F32ToBF16(h, f) })
 	run("BF16ToF32", func() { BF16ToF32(f, h) })
 }
+
+// Every byte is its sign, exponent and fraction, at every place of a row.
+func TestFloats8(t *testing.T) {
+	eachLevel(t, func(t *testing.T) {
+		for _, c := range []struct {
+			widen                  func([]float32, []uint8)
+			fraction, bias, finite int
+		}{{E4M3ToF32, 3, 7, 127}, {E5M2ToF32, 2, 15, 124}} {
+			src := make([]uint8, 256+19)
+			for i := range src {
+				src[i] = uint8(i * 7)
+			}
+			dst := make([]float32, len(src))
+			c.widen(dst, src)
+			for i, b := range src {
+				e, f := int(b&127)>>c.fraction, int(b)&(1<<c.fraction-1)
+				if e > 0 {
+					f, e = f|1<<c.fraction, e-1
+				}
+				want := math.Copysign(math.Ldexp(float64(f), e+1-c.bias-c.fraction), 0.5-float64(b>>7))
+				switch low := int(b & 127); {
+				case low >= c.finite && (c.fraction == 3 || low > c.finite):
+					require.True(t, dst[i] != dst[i], "%#x", b)
+					continue
+				case low == c.finite:
+					want = math.Inf(int(want))
+				}
+				require.Equal(t, math.Float32bits(float32(want)), math.Float32bits(dst[i]), "%#x", b)
+			}
+		}
+	})
+}

@@ -16,55 +16,86 @@ package kernel
 // The assembly has no division by s. The quotient of two half floats, of at
 // most 11 significant bits each, is either a multiple of ½ or at least 2^-12
 // away from one, so that only exact ties could be rounded differently, and
-// those are exact after one correction of the product with 1/s.
+// those are exact after one correction of the product with 1/s. That of a
+// float32 lies at least 2^-36 of itself away from the middle of two floats, and the
+// corrected product 2^-46 from it: both round to the same float.
 func RTN4BF16(codes []uint32, scales []float32, zeros []uint8, src []uint16, group int) bool {
-	return rtn4(true, codes, scales, zeros, src, group)
+	return rtn4(rtnBF16, codes, scales, zeros, src, group)
 }
 
 // RTN4F16 is RTN4BF16 for half floats.
 func RTN4F16(codes []uint32, scales []float32, zeros []uint8, src []uint16, group int) bool {
-	return rtn4(false, codes, scales, zeros, src, group)
+	return rtn4(rtnF16, codes, scales, zeros, src, group)
 }
 
-func rtn4(bf16 bool, codes []uint32, scales []float32, zeros []uint8, src []uint16, group int) bool {
+// RTN4F32 is RTN4BF16 for floats.
+func RTN4F32(codes []uint32, scales []float32, zeros []uint8, src []float32, group int) bool {
+	return rtn4(rtnF32, codes, scales, zeros, src, group)
+}
+
+// rtnKind is how weights of a type are rounded.
+type rtnKind[T uint16 | float32] struct {
+	body  func(codes *uint32, scales *float32, zeros *uint8, src *T, groups, chunks int) bool
+	widen func(dst []float32, src []T)
+}
+
+var (
+	rtnBF16 = &rtnKind[uint16]{bodyBF16, BF16ToF32}
+	rtnF16  = &rtnKind[uint16]{bodyF16, F16ToF32}
+	rtnF32  = &rtnKind[float32]{bodyF32, func(dst, src []float32) { copy(dst, src) }}
+)
+
+func bodyBF16(codes *uint32, scales *float32, zeros *uint8, src *uint16, groups, chunks int) bool {
+	if level >= AVX512 {
+		return rtn4BF16AVX512(codes, scales, zeros, src, groups, chunks)
+	}
+	return rtn4BF16AVX2(codes, scales, zeros, src, groups, chunks)
+}
+
+func bodyF16(codes *uint32, scales *float32, zeros *uint8, src *uint16, groups, chunks int) bool {
+	if level >= AVX512 {
+		return rtn4F16AVX512(codes, scales, zeros, src, groups, chunks)
+	}
+	return rtn4F16AVX2(codes, scales, zeros, src, groups, chunks)
+}
+
+func bodyF32(codes *uint32, scales *float32, zeros *uint8, src *float32, groups, chunks int) bool {
+	if level >= AVX512 {
+		return rtn4F32AVX512(codes, scales, zeros, src, groups, chunks)
+	}
+	return rtn4F32AVX2(codes, scales, zeros, src, groups, chunks)
+}
+
+func rtn4[T uint16 | float32](k *rtnKind[T], codes []uint32, scales []float32, zeros []uint8, src []T, group int) bool {
 	if len(src) == 0 {
 		return true
 	}
 	n := (len(src) + group - 1) / group
 	codes, scales, zeros = codes[:(len(src)+7)/8], scales[:n], zeros[:n]
-	done, ok := rtn4Fused(bf16, codes, scales, zeros, src, group)
+	done, ok := k.fused(codes, scales, zeros, src, group)
 	if done == n || !ok {
 		return ok
 	}
 	// The fused part leaves whole words behind it.
-	return rtn4Go(bf16, codes[done*group/8:], scales[done:], zeros[done:], src[done*group:], group)
+	return k.plain(codes[done*group/8:], scales[done:], zeros[done:], src[done*group:], group)
 }
 
-// rtn4Fused does the whole groups of a line, if they are made of chunks of 32.
-func rtn4Fused(bf16 bool, codes []uint32, scales []float32, zeros []uint8, src []uint16, group int) (done int, ok bool) {
+// fused does the whole groups of a line, if they are made of chunks of 32.
+func (k *rtnKind[T]) fused(codes []uint32, scales []float32, zeros []uint8, src []T, group int) (done int, ok bool) {
 	const chunk = 32
 	n := len(src) / group
-	if level < AVX512 || group%chunk != 0 || n == 0 {
+	if level < AVX2 || group%chunk != 0 || n == 0 {
 		return 0, true
 	}
-	if bf16 {
-		ok = rtn4BF16AVX512(&codes[0], &scales[0], &zeros[0], &src[0], n, group/chunk)
-	} else {
-		ok = rtn4F16AVX512(&codes[0], &scales[0], &zeros[0], &src[0], n, group/chunk)
-	}
-	return n, ok
+	return n, k.body(&codes[0], &scales[0], &zeros[0], &src[0], n, group/chunk)
 }
 
-func rtn4Go(bf16 bool, codes []uint32, scales []float32, zeros []uint8, src []uint16, group int) bool {
+func (k *rtnKind[T]) plain(codes []uint32, scales []float32, zeros []uint8, src []T, group int) bool {
 	ws := getScratch(len(src) + (len(src)+3)/4)
 	defer putScratch(ws)
 	w := ws.buf[:len(src)]
 	q := bytesOf(ws.buf[len(src):])[:len(src)]
-	if bf16 {
-		BF16ToF32(w, src)
-	} else {
-		F16ToF32(w, src)
-	}
+	k.widen(w, src)
 	for k := range scales {
 		a, b := k*group, min((k+1)*group, len(w))
 		if !grid4(w[a:b], &scales[k], &zeros[k]) {

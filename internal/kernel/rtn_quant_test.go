@@ -26,12 +26,18 @@ func TestRTN4IsQuantRTN(t *testing.T) {
 	kernel.BF16ToF32(w.Data, src)
 	want, err := quant.RTN{}.Quantize(context.Background(), w, quant.Scheme{Bits: 4, GroupSize: group}, nil)
 	require.NoError(t, err)
-	got := quant.NewWeight(rows, cols, want.Scheme)
-	n, g := got.WordsPerLine(), got.Groups()
-	for l := range rows {
-		require.True(t, kernel.RTN4BF16(got.Codes[l*n:], got.Scales[l*g:], got.Zeros[l*g:], src[l*cols:(l+1)*cols], group))
+	for _, floats := range []bool{false, true} {
+		got := quant.NewWeight(rows, cols, want.Scheme)
+		n, g := got.WordsPerLine(), got.Groups()
+		for l := range rows {
+			if floats {
+				require.True(t, kernel.RTN4F32(got.Codes[l*n:], got.Scales[l*g:], got.Zeros[l*g:], w.Row(l), group))
+			} else {
+				require.True(t, kernel.RTN4BF16(got.Codes[l*n:], got.Scales[l*g:], got.Zeros[l*g:], src[l*cols:(l+1)*cols], group))
+			}
+		}
+		require.Equal(t, want.Codes, got.Codes)
+		require.Equal(t, want.Scales, got.Scales)
+		require.Equal(t, want.Zeros, got.Zeros)
 	}
-	require.Equal(t, want.Codes, got.Codes)
-	require.Equal(t, want.Scales, got.Scales)
-	require.Equal(t, want.Zeros, got.Zeros)
 }

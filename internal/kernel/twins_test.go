@@ -93,6 +93,12 @@ var twins = []twin{
 		F16ToF32(f, in.words)
 		return []any{f}
 	}},
+	{name: "F8ToF32", run: func(in *inputs) []any {
+		f, g := in.floats(), in.floats()
+		E4M3ToF32(f, in.bytes)
+		E5M2ToF32(g, in.bytes)
+		return []any{f, g}
+	}},
 	{name: "F32ToF16", run: func(in *inputs) []any {
 		h, g := in.halves(), in.halves()
 		F32ToF16(h, in.any)
@@ -211,7 +217,7 @@ func elements(int) float64 { return 4e-6 }
 func means(n int) float64  { return 4e-6 * float64(100+n) / 100 }
 func products(int) float64 { return 2 * 41 * 16 * 0x1p-23 }
 
-// runRTN4 quantizes halves of any bits and tame ones. Where the result is
+// runRTN4 quantizes weights of any bits and tame ones. Where the result is
 // false what was written means nothing.
 func runRTN4(in *inputs) []any {
 	var out []any
@@ -226,6 +232,13 @@ func runRTN4(in *inputs) []any {
 			if out = append(out, ok); ok {
 				out = append(out, codes, scales, zeros)
 			}
+		}
+	}
+	for _, src := range [][]float32{in.any, in.x} {
+		codes, scales, zeros := make([]uint32, in.n+slack), in.floats(), in.codes()
+		ok := RTN4F32(codes, scales, zeros, src, group)
+		if out = append(out, ok); ok {
+			out = append(out, codes, scales, zeros)
 		}
 	}
 	return out

@@ -19,6 +19,16 @@ func f32ToF16AVX512(dst *uint16, src *float32, n int)
 //go:noescape
 func bf16ToF32AVX512(dst *float32, src *uint16, n int)
 
+// e4m3ToF32AVX512 is e4m3ToF32Go.
+//
+//go:noescape
+func e4m3ToF32AVX512(dst *float32, src *uint8, n int)
+
+// e5m2ToF32AVX512 is e5m2ToF32Go.
+//
+//go:noescape
+func e5m2ToF32AVX512(dst *float32, src *uint8, n int)
+
 // f32ToBF16AVX512 rounds to bfloat16.
 //
 //go:noescape
@@ -38,6 +48,16 @@ func f32ToF16AVX2(dst *uint16, src *float32, n int)
 //
 //go:noescape
 func bf16ToF32AVX2(dst *float32, src *uint16, n int)
+
+// e4m3ToF32AVX2 is e4m3ToF32Go.
+//
+//go:noescape
+func e4m3ToF32AVX2(dst *float32, src *uint8, n int)
+
+// e5m2ToF32AVX2 is e5m2ToF32Go.
+//
+//go:noescape
+func e5m2ToF32AVX2(dst *float32, src *uint8, n int)
 
 // f32ToBF16AVX2 rounds to bfloat16.
 //

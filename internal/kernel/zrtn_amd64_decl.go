@@ -23,3 +23,23 @@ func rtn4BF16AVX512(codes *uint32, scales *float32, zeros *uint8, src *uint16, g
 //
 //go:noescape
 func rtn4F16AVX512(codes *uint32, scales *float32, zeros *uint8, src *uint16, groups int, chunks int) (ok bool)
+
+// rtn4F32AVX512 is the fused part of RTN4F32 for groups of 32*chunks weights; groups and chunks are positive.
+//
+//go:noescape
+func rtn4F32AVX512(codes *uint32, scales *float32, zeros *uint8, src *float32, groups int, chunks int) (ok bool)
+
+// rtn4BF16AVX2 is the fused part of RTN4BF16 for groups of 32*chunks weights; groups and chunks are positive.
+//
+//go:noescape
+func rtn4BF16AVX2(codes *uint32, scales *float32, zeros *uint8, src *uint16, groups int, chunks int) (ok bool)
+
+// rtn4F16AVX2 is the fused part of RTN4F16 for groups of 32*chunks weights; groups and chunks are positive.
+//
+//go:noescape
+func rtn4F16AVX2(codes *uint32, scales *float32, zeros *uint8, src *uint16, groups int, chunks int) (ok bool)
+
+// rtn4F32AVX2 is the fused part of RTN4F32 for groups of 32*chunks weights; groups and chunks are positive.
+//
+//go:noescape
+func rtn4F32AVX2(codes *uint32, scales *float32, zeros *uint8, src *float32, groups int, chunks int) (ok bool)

@@ -89,10 +89,14 @@ func ropeAVX2(a *float32, b *float32, cos *float32, sin *float32, n int)        
 func f16ToF32AVX512(dst *float32, src *uint16, n int)  { panic(noAssembly) }
 func f32ToF16AVX512(dst *uint16, src *float32, n int)  { panic(noAssembly) }
 func bf16ToF32AVX512(dst *float32, src *uint16, n int) { panic(noAssembly) }
+func e4m3ToF32AVX512(dst *float32, src *uint8, n int)  { panic(noAssembly) }
+func e5m2ToF32AVX512(dst *float32, src *uint8, n int)  { panic(noAssembly) }
 func f32ToBF16AVX512(dst *uint16, src *float32, n int) { panic(noAssembly) }
 func f16ToF32AVX2(dst *float32, src *uint16, n int)    { panic(noAssembly) }
 func f32ToF16AVX2(dst *uint16, src *float32, n int)    { panic(noAssembly) }
 func bf16ToF32AVX2(dst *float32, src *uint16, n int)   { panic(noAssembly) }
+func e4m3ToF32AVX2(dst *float32, src *uint8, n int)    { panic(noAssembly) }
+func e5m2ToF32AVX2(dst *float32, src *uint8, n int)    { panic(noAssembly) }
 func f32ToBF16AVX2(dst *uint16, src *float32, n int)   { panic(noAssembly) }
 
 func packBitsBMI2(dst *uint32, codes *uint8, eights int, bits int, mask uint64)   { panic(noAssembly) }
@@ -101,6 +105,18 @@ func rtn4BF16AVX512(codes *uint32, scales *float32, zeros *uint8, src *uint16, g
 	panic(noAssembly)
 }
 func rtn4F16AVX512(codes *uint32, scales *float32, zeros *uint8, src *uint16, groups int, chunks int) (ok bool) {
+	panic(noAssembly)
+}
+func rtn4F32AVX512(codes *uint32, scales *float32, zeros *uint8, src *float32, groups int, chunks int) (ok bool) {
+	panic(noAssembly)
+}
+func rtn4BF16AVX2(codes *uint32, scales *float32, zeros *uint8, src *uint16, groups int, chunks int) (ok bool) {
+	panic(noAssembly)
+}
+func rtn4F16AVX2(codes *uint32, scales *float32, zeros *uint8, src *uint16, groups int, chunks int) (ok bool) {
+	panic(noAssembly)
+}
+func rtn4F32AVX2(codes *uint32, scales *float32, zeros *uint8, src *float32, groups int, chunks int) (ok bool) {
 	panic(noAssembly)
 }
 

@@ -135,6 +135,15 @@ func readFull(r io.ReaderAt, raw []byte, off int64) error {
 	return err
 }
 
+// Floats is the memory of raw as values of F32, as many as are whole in it: nil if there
+// are none, and where the machine's numbers lie otherwise.
+func Floats(raw []byte) []float32 {
+	if len(raw) < 4 || bigEndian || uintptr(unsafe.Pointer(&raw[0]))%4 != 0 {
+		return nil
+	}
+	return unsafe.Slice((*float32)(unsafe.Pointer(&raw[0])), len(raw)/4)
+}
+
 // The largest values that are not rounded up to an infinity.
 const (
 	mostF16  = 65520 - 0x1p-8

@@ -147,7 +147,15 @@ func (s *Source) decoded(c *codes, p []byte, off int64) error {
 		return err
 	}
 	size, t := int64(c.DType.Bits()/8), c.wire()
-	values, raw := make([]float32, min(piece, int64(len(p))/size+2)), make([]byte, piece+1)
+	raw := make([]byte, piece+1)
+	for t == wire.F32 && off%size == 0 && wire.Floats(p) != nil { // nothing to convert
+		n := min(piece, int64(len(p))/size)
+		if err := s.values(c, g, off/size, wire.Floats(p)[:n], raw); err != nil {
+			return err
+		}
+		p, off = p[n*size:], off+n*size
+	}
+	values := make([]float32, min(piece, (int64(len(p))+size-1)/size+1))
 	var edge []byte
 	for len(p) > 0 {
 		first, skip := off/size, off%size
@@ -179,15 +187,18 @@ func (s *Source) values(c *codes, g grid, first int64, dst []float32, raw []byte
 	if err := s.Source.ReadAt(c.stored, raw, from); err != nil {
 		return err
 	}
-	if per == 1 && floats8(c, dst, raw) {
-		// done
-	} else if per == 1 {
+	switch {
+	case per == 2:
+		halves(dst, raw, c.table, int(first%2), c.highFirst)
+	case &c.table[0] == &minifloat.E4M3[0]:
+		kernel.E4M3ToF32(dst, raw)
+	case &c.table[0] == &minifloat.E5M2[0]:
+		kernel.E5M2ToF32(dst, raw)
+	default:
 		table := (*[256]float32)(c.table) // no bounds to check
 		for i, b := range raw {
 			dst[i] = table[b]
 		}
-	} else {
-		halves(dst, raw, c.table, int(first%2), c.highFirst)
 	}
 	for len(dst) > 0 {
 		row, col := first/int64(c.cols), int(first%int64(c.cols))
@@ -198,22 +209,6 @@ func (s *Source) values(c *codes, g grid, first int64, dst []float32, raw []byte
 		dst, first = dst[n:], first+int64(n)
 	}
 	return nil
-}
-
-// floats8 decodes floats of 8 bits without the table, which is slower. It is false for
-// others, and where a byte is no number.
-func floats8(c *codes, dst []float32, raw []byte) bool {
-	switch &c.table[0] {
-	case &minifloat.E4M3[0]:
-		if !wire.Floats8(dst, raw, 3) {
-			return false
-		}
-		kernel.Scale(dst, 256)
-		return true
-	case &minifloat.E5M2[0]:
-		return wire.Floats8(dst, raw, 2)
-	}
-	return false
 }
 
 // halves looks up two values a byte, from value at of the first byte on.

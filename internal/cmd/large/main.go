@@ -1,10 +1,11 @@
 //go:build unix
 
-// Command large shows time and peak memory of round-to-nearest on a cut of DeepSeek-V3's
+// Command large shows time and peak memory of round-to-nearest beside those of reading the
+// model and writing as much as the result, in turns. The model is a cut of DeepSeek-V3's
 // shape, one block with so many experts of 7168 x 2048 in FP8 with scales of 128 x 128,
-// which it makes of random bytes:
+// which it makes of random bytes, or any other folder:
 //
-//	go run ./internal/cmd/large [-experts 256] [-dir DIR]
+//	go run ./internal/cmd/large [-experts 256 | -model FOLDER] [-dir DIR] [-runs 5]
 //
 // It needs 66 MB of disk an expert in DIR, which is the system's for temporary files
 // otherwise; nothing is left there.
@@ -21,6 +22,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -40,14 +42,16 @@ const (
 
 func main() {
 	experts := flag.Int("experts", 256, "experts of the block")
+	model := flag.String("model", "", "folder of another model")
 	dir := flag.String("dir", os.TempDir(), "folder for the model and what is made of it")
-	child := flag.String("quantize", "", "")
+	runs := flag.Int("runs", 5, "of each; medians are printed")
+	child := flag.Bool("quantize", false, "")
 	flag.Parse()
 	var err error
-	if *child != "" {
-		err = quantize(*child)
+	if *child {
+		err = quantize(flag.Arg(0), flag.Arg(1))
 	} else {
-		err = run(*experts, *dir)
+		err = run(*model, *experts, *runs, *dir)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "large:", err)
@@ -56,48 +60,61 @@ func main() {
 }
 
 // quantize rounds the model in a folder to 4 bits in groups of 128.
-func quantize(model string) error {
+func quantize(model, output string) error {
 	_, err := lowbit.Quantize(context.Background(), lowbit.Options{
-		Model: model, Output: model + "-4bit", Format: native.Format{}, Method: quant.RTN{}, Arms: []adadim.Arm{adadim.ArmOC()},
+		Model: model, Output: output, Format: native.Format{}, Method: quant.RTN{}, Arms: []adadim.Arm{adadim.ArmOC()},
 	})
 	return err
 }
 
-func run(experts int, dir string) (err error) {
+func run(model string, experts, runs int, dir string) (err error) {
 	work, err := os.MkdirTemp(dir, "lowbit-large-")
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
-	model := filepath.Join(work, "model")
-	if err := write(model, experts); err != nil {
-		return err
+	if model == "" {
+		model = filepath.Join(work, "model")
+		if err := write(model, experts); err != nil {
+			return err
+		}
 	}
 	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	c := exec.Command(self, "-quantize", model)
-	c.Stderr = os.Stderr
-	start := time.Now()
-	if err := c.Run(); err != nil {
-		return err
+	output := filepath.Join(work, "quantized")
+	var took, cpu, peak, bound []float64
+	var read, wrote int64
+	for range runs {
+		c := exec.Command(self, "-quantize", model, output)
+		c.Stderr = os.Stderr
+		start := time.Now()
+		if err := c.Run(); err != nil {
+			return err
+		}
+		took = append(took, time.Since(start).Seconds())
+		cpu = append(cpu, (c.ProcessState.UserTime() + c.ProcessState.SystemTime()).Seconds())
+		peak = append(peak, float64(c.ProcessState.SysUsage().(*syscall.Rusage).Maxrss)*1024/1e6) // of KiB on Linux
+		read, wrote = size(model), size(output)
+		if err := os.RemoveAll(output); err != nil {
+			return err
+		}
+		start = time.Now()
+		if err := limit(model, filepath.Join(work, "copy"), wrote); err != nil {
+			return err
+		}
+		bound = append(bound, time.Since(start).Seconds())
 	}
-	took := time.Since(start).Seconds()
-	read, wrote := size(model), size(model+"-4bit")
-	peak := c.ProcessState.SysUsage().(*syscall.Rusage).Maxrss // KiB on Linux
-	fmt.Printf("%.2f GB in FP8 to %.2f GB in 4 bits: %.1f s, %.1f s of processor time, peak memory %.0f MB\n",
-		gb(read), gb(wrote), took, (c.ProcessState.UserTime() + c.ProcessState.SystemTime()).Seconds(), float64(peak)*1024/1e6)
-	if err := os.RemoveAll(model + "-4bit"); err != nil {
-		return err
-	}
-	start = time.Now()
-	if err := limit(model, filepath.Join(work, "copy"), wrote); err != nil {
-		return err
-	}
-	bound := time.Since(start).Seconds()
-	fmt.Printf("reading and writing as much with two threads: %.1f s; lowbit runs at %.2f of that\n", bound, bound/took)
+	fmt.Printf("%.2f GB to %.2f GB in 4 bits: %s s, %s s of processor time, peak memory %.0f MB\n", gb(read), gb(wrote), spread(took), spread(cpu), slices.Max(peak))
+	fmt.Printf("reading and writing as much with two threads: %s s; lowbit runs at %.2f of that\n", spread(bound), median(bound)/median(took))
 	return nil
+}
+
+func median(v []float64) float64 { return slices.Sorted(slices.Values(v))[len(v)/2] }
+
+func spread(v []float64) string {
+	return fmt.Sprintf("%.2f (%.2f–%.2f)", median(v), slices.Min(v), slices.Max(v))
 }
 
 func gb(n int64) float64 { return float64(n) / 1e9 }

@@ -96,7 +96,10 @@ func (g *fn) arg(name string) string {
 
 // vector defines a constant of 4 bytes by its bits, eight times over, for
 // operands that broadcast and for those that cannot.
-func (f *file) vector(name string, bits uint32) {
+func (f *file) vector(name string, bits uint32) { f.table(name, bits, bits, bits, bits) }
+
+// table defines a constant of 16 bytes, twice over, as four words.
+func (f *file) table(name string, a, b, c, d uint32) {
 	if f.seen == nil {
 		f.seen = map[string]bool{}
 	}
@@ -104,8 +107,8 @@ func (f *file) vector(name string, bits uint32) {
 		return
 	}
 	f.seen[name] = true
-	for i := 0; i < 32; i += 8 {
-		fmt.Fprintf(&f.data, "DATA %s<>+%d(SB)/8, $0x%08x%08x\n", name, i, bits, bits)
+	for i := 0; i < 32; i += 16 {
+		fmt.Fprintf(&f.data, "DATA %[1]s<>+%[2]d(SB)/8, $0x%08[5]x%08[4]x\nDATA %[1]s<>+%[3]d(SB)/8, $0x%08[7]x%08[6]x\n", name, i, i+8, a, b, c, d)
 	}
 	fmt.Fprintf(&f.data, "GLOBL %s<>(SB), RODATA|NOPTR, $32\n", name)
 }

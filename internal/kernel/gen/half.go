@@ -1,5 +1,7 @@
 package main
 
+import "math"
+
 func halfAMD64(f *file) {
 	f.vector("one", 1)
 	f.vector("half", 0x7fff)
@@ -30,6 +32,38 @@ func halfAMD64(f *file) {
 		})
 		g.end()
 
+		g = f.loop(v, "e4m3ToF32", "dst *float32, src *uint8, n int", "", "is e4m3ToF32Go.")
+		g.pointers("dst", "DI", "src", "SI")
+		f.vector("e4m3Sign", 0x40004000)
+		f.vector("e4m3NaN", 0x3f803f80)
+		f.vector("f16NaN", 0x7e007e00)
+		f.vector("two8", math.Float32bits(256))
+		g.each(func() {
+			words := g.widenBytes()
+			op := func(name, operand string, dst int) { g.op("%s %s, %s0, %s%d", name, operand, words, words, dst) }
+			op("VPSLLW", "$7", 0)
+			op("VPAND", "e4m3Sign<>(SB)", 1) // added, it moves to where the sign belongs
+			op("VPAND", "e4m3NaN<>(SB)", 2)
+			g.op("VPCMPEQW e4m3NaN<>(SB), %[1]s2, %[1]s2", words)
+			g.op("VPAND f16NaN<>(SB), %[1]s2, %[1]s2", words)
+			op("VPADDW", words+"1", 0)
+			op("VPOR", words+"2", 0)
+			g.op("VCVTPH2PS %s0, %s", words, g.r(0))
+			g.c("VMULPS", "two8", 0, 0)
+			g.store(0, "DI")
+		})
+		g.end()
+
+		g = f.loop(v, "e5m2ToF32", "dst *float32, src *uint8, n int", "", "is e5m2ToF32Go.")
+		g.pointers("dst", "DI", "src", "SI")
+		g.each(func() {
+			words := g.widenBytes()
+			g.op("VPSLLW $8, %[1]s0, %[1]s0", words)
+			g.op("VCVTPH2PS %s0, %s", words, g.r(0))
+			g.store(0, "DI")
+		})
+		g.end()
+
 		g = f.loop(v, "f32ToBF16", "dst *uint16, src *float32, n int", "", "rounds to bfloat16.")
 		g.pointers("dst", "DI", "src", "SI")
 		g.each(func() {
@@ -39,6 +73,14 @@ func halfAMD64(f *file) {
 		})
 		g.end()
 	}
+}
+
+// widenBytes loads bytes as words into register 0 of half the width, whose letter it
+// returns.
+func (g *loop) widenBytes() string {
+	words, _ := g.v.half()
+	g.op("VPMOVZXBW (SI)(AX*1), %s0", words)
+	return words
 }
 
 // roundBF16 rounds register 0 to bfloat16 in the low half of each lane, as
