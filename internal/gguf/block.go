@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/golowbit/lowbit/internal/kernel"
 	"github.com/golowbit/lowbit/internal/lattice"
 	"github.com/golowbit/lowbit/internal/wire"
 )
@@ -141,21 +142,20 @@ func (t Type) decodeBlocks(dst []float32, src []byte) {
 	n := t.BlockBytes()
 	for len(dst) > 0 {
 		scale, minimum := t.UnpackBlock(src, &codes)
-		d, m := wire.Half(scale), wire.Half(minimum)
+		d := wire.Half(scale)
 		switch {
 		case t == IQ4_NL:
 			for j, v := range codes {
 				dst[j] = d * Levels[v]
 			}
 		case t.HasMin():
+			m := wire.Half(minimum)
 			for j, v := range codes {
 				// The product of a half float and 5 bits is exact.
 				dst[j] = float32(float32(v)*d) + m
 			}
 		default:
-			for j, v := range codes {
-				dst[j] = (float32(v) - zero) * d
-			}
+			kernel.Dequant(dst[:BlockLen], codes[:], d, zero)
 		}
 		dst, src = dst[BlockLen:], src[n:]
 	}
