@@ -46,7 +46,7 @@ func (j *job) runBlocks(ctx context.Context) error {
 		Full: full, Paired: !full && j.set.correction > 0, BlockLoss: j.set.objective == adadim.ObjectiveBlock,
 		Curvature: j.set.curvature == CurvatureOn, Shrink: j.set.preset.base().shrink, Pool: j.set.preset.base().shrink, RouteAll: j.text.routeAll, Squares: j.saveImportance != nil, Folds: j.plan.Folds,
 		ScaleInput: adadim.ScaleCalibration, ScaleOutput: adadim.ScaleOutput,
-		Statistics: j.memory.Statistics, Workers: j.set.workers, Keeper: j.out,
+		Statistics: j.memory.Statistics, Workers: j.set.workers, Keeper: j.out, Made: j.out.Weight,
 		Begin: func(block int) { j.event(Event{Kind: EventBlock, Block: block, Blocks: j.model.Layers}) },
 		Curving: func(done, total int) {
 			j.event(Event{Kind: EventProgress, Done: done, Total: total, Message: "curvature"})
@@ -63,9 +63,13 @@ func (j *job) runBlocks(ctx context.Context) error {
 func (j *job) walk(p *MemoryPlan, open func() (streams.File, error)) *walk.Walk {
 	runner := measure.Runner(j.model, j.src, j.set.bf16, j.set.workers)
 	runner.Spare = p.Batch
-	return &walk.Walk{
+	w := &walk.Walk{
 		Model: j.model, Weights: j.src, Runner: runner, SeqLen: j.text.seqLen, Alone: p.Alone, Store: streams.New(runner, p.Share, open),
 	}
+	if p.ByExpert {
+		w.Hold(p.Experts)
+	}
+	return w
 }
 
 // warnOverflow tells of activations that the engines of the format cannot compute.

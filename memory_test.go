@@ -11,6 +11,7 @@ import (
 
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/gptq"
 	"github.com/golowbit/lowbit/internal/walk"
 	"github.com/golowbit/lowbit/quant"
 )
@@ -128,6 +129,62 @@ func TestSpilledStreams(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestByExpert: the result does not depend on whether all weights of a block are in memory,
+// and neither does what is measured of it.
+func TestByExpert(t *testing.T) {
+	for name, set := range map[string]func(o *Options){
+		"full":      func(o *Options) { o.Preset = Paper },
+		"quantized": func(o *Options) { o.Preset, o.Method = Plain, gptq.Quantizer{} },
+		"corrected": func(o *Options) { o.Preset, o.Curvature = Best, CurvatureOff },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			o := quick(t)
+			o.Model = "testdata/mixture-2m"
+			set(&o)
+			_, err := Quantize(t.Context(), o)
+			require.NoError(t, err)
+			whole := o.Output
+			j, err := newJob(o)
+			require.NoError(t, err)
+			defer j.close()
+			j.text, err = readCalibration(j.src, j.model, o.Calibration, Tuning{}, 0)
+			require.NoError(t, err)
+			j.tokens = j.text.tokens()
+			for o.Memory = 1 << 30; ; o.Memory -= 1 << 17 {
+				p, err := j.planMemory(o.Memory)
+				require.NoError(t, err)
+				if p.ByExpert {
+					require.Contains(t, p.String(), "weights of experts are read when they are needed")
+					break
+				}
+			}
+			o.Output = filepath.Join(t.TempDir(), "out")
+			interrupt(t, o, 40)
+			o.Resume = true
+			_, err = Quantize(t.Context(), o)
+			require.NoError(t, err)
+			requireSameFolder(t, whole, o.Output)
+		})
+	}
+	windows := make([][]int32, 5)
+	for i := range windows {
+		for k := range 100 {
+			windows[i] = append(windows[i], int32((i*31+k*17)%90))
+		}
+	}
+	m, err := (&EvalOptions{}).open("testdata/mixture-2m", "")
+	require.NoError(t, err)
+	defer m.Close()
+	all := walk.Scoring{Models: []*walk.Scored{&m.Scored}}
+	want, err := all.Run(t.Context(), windows)
+	require.NoError(t, err)
+	few := walk.Scoring{Models: all.Models, Experts: 1, Alone: true}
+	got, err := few.Run(t.Context(), windows)
+	require.NoError(t, err)
+	require.Equal(t, want, got)
 }
 
 // TestSpilledResume: what a run that was killed has left of its streams does not

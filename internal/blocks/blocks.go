@@ -11,6 +11,7 @@ import (
 
 	"github.com/golowbit/lowbit/internal/curvature"
 	"github.com/golowbit/lowbit/internal/fold"
+	"github.com/golowbit/lowbit/internal/held"
 	"github.com/golowbit/lowbit/internal/memory"
 	"github.com/golowbit/lowbit/internal/phases"
 	"github.com/golowbit/lowbit/internal/program"
@@ -98,6 +99,8 @@ type Options struct {
 	Statistics  int64 // see memory.Plan
 	Workers     int
 	Keeper      Keeper // nil: a resumed run begins anew with the text
+	// Made reads a layer that was quantized, for walks with weights that are held.
+	Made func(name string) (*quant.Weight, error)
 
 	Begin    func(block int)                     // called before a block
 	Curving  func(done, total int)               // called while curvature is collected
@@ -216,7 +219,13 @@ func (r *run) folds() bool { return slices.Contains(r.Folds[r.block.Index], true
 // puts the result into the quantized block.
 func (r *run) layer(ctx context.Context, linear int, cal *quant.Calibration, target *tensor.Matrix) error {
 	l := r.block.Linears[linear]
-	w := r.scales.Weight(linear, r.block.Linear(linear).Weight)
+	w, err := r.block.Linear(linear).Weight, error(nil)
+	if r.layers.Pending(l.Name) {
+		if w, err = held.Matrix(r.block.Linear(linear)); err != nil {
+			return err
+		}
+	}
+	w = r.scales.Weight(linear, w)
 	if target == nil {
 		target = w
 	}
@@ -226,7 +235,6 @@ func (r *run) layer(ctx context.Context, linear int, cal *quant.Calibration, tar
 		t.Pooled = t.Routed == 0 && r.Pool && !r.RouteAll && cal != nil
 	}
 	if r.layers.Pending(l.Name) {
-		var err error
 		if t.Calibration, err = r.curved(linear, cal); err != nil {
 			return err
 		}
@@ -237,10 +245,28 @@ func (r *run) layer(ctx context.Context, linear int, cal *quant.Calibration, tar
 		return err
 	}
 	if !r.Full {
-		r.qb.Linear(linear).Weight = r.scales.Restore(linear, q.Dequantize())
+		r.replace(linear, q)
 	}
-	memory.Collect(4 * int64(w.Cols) * int64(w.Cols))
+	memory.Collect(4 * int64(l.In) * int64(l.In))
 	return nil
+}
+
+// replace puts a quantized layer into the quantized block.
+func (r *run) replace(linear int, q *quant.Weight) {
+	to, m := r.qb.Linear(linear), r.scales.Restore(linear, q.Dequantize())
+	h, ok := held.Of(to)
+	if !ok {
+		to.Weight = m
+		return
+	}
+	scales, name := r.scales, r.block.Linears[linear].Name
+	to.Product = h.Replaced(m, func() (*tensor.Matrix, error) {
+		q, err := r.Made(name)
+		if err != nil {
+			return nil, err
+		}
+		return scales.Restore(linear, q.Dequantize()), nil
+	})
 }
 
 // shrink does it to the statistics of a stage, if that is asked for.

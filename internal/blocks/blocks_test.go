@@ -15,6 +15,7 @@ import (
 	"github.com/golowbit/lowbit/internal/blocks"
 	"github.com/golowbit/lowbit/internal/decoder/arch"
 	"github.com/golowbit/lowbit/internal/fold"
+	"github.com/golowbit/lowbit/internal/held"
 	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/internal/streams"
 	"github.com/golowbit/lowbit/internal/walk"
@@ -34,6 +35,23 @@ type rounded struct {
 	corrected int
 	settled   []string
 	stop      string // fails at this layer
+	made      map[string]*quant.Weight
+	held      int64  // so much of experts' weights is kept; 0: all
+	read      int    // how often layers were read back
+	hide      string // a layer whose weight cannot be read
+}
+
+// hidden are weights one of which cannot be read.
+type hidden struct {
+	program.Weights
+	layer string
+}
+
+func (h hidden) Matrix(name string) (*tensor.Matrix, error) {
+	if name == h.layer+".weight" {
+		return nil, errors.New("unreadable")
+	}
+	return h.Weights.Matrix(name)
 }
 
 var errStopped = errors.New("stopped")
@@ -49,7 +67,12 @@ func (r *rounded) Quantize(ctx context.Context, l blocks.Task) (*quant.Weight, e
 		r.h[l.Name], r.routed[l.Name] = l.Calibration.H, l.Routed
 	}
 	r.order, r.done[l.Name], r.weights[l.Name] = append(r.order, l.Name), true, l.Weight
-	return quant.RTN{}.Quantize(ctx, l.Target, r.scheme, nil)
+	if q := r.made[l.Name]; q != nil {
+		return q, nil
+	}
+	q, err := quant.RTN{}.Quantize(ctx, l.Target, r.scheme, nil)
+	r.made[l.Name] = q
+	return q, err
 }
 
 func (r *rounded) Settle(name string) error {
@@ -94,6 +117,17 @@ func runIn(ctx context.Context, t *testing.T, model string, layers *rounded, o b
 	w := &walk.Walk{Model: m, Weights: src, Runner: runner, SeqLen: seqLen, Store: streams.New(runner, 1<<40, nil)}
 	layers.t, layers.scheme = t, quant.Scheme{Bits: 3, GroupSize: 64}
 	layers.routed = map[string]int{}
+	if layers.made == nil {
+		layers.made = map[string]*quant.Weight{}
+	}
+	if layers.held > 0 {
+		w.Held = &held.Set{Limit: layers.held}
+		w.Weights = w.Held.Experts(hidden{src, layers.hide}, m.Blocks)
+		o.Made = func(name string) (*quant.Weight, error) {
+			layers.read++
+			return layers.made[name], nil
+		}
+	}
 	layers.h, layers.weights = map[string]*tensor.Matrix{}, map[string]*tensor.Matrix{}
 	if layers.done == nil {
 		layers.done = map[string]bool{}
@@ -218,4 +252,45 @@ func TestExperts(t *testing.T) {
 	require.Positive(t, routed)
 	// Experts of the last block, on quantized inputs.
 	require.Greater(t, apart(runs[3].h[first], runs[4].h[first]), 1e-3)
+}
+
+// TestHeld: where weights of experts are read only when they are needed, layers see the
+// same, whatever is kept of them, and in a run that takes up another.
+func TestHeld(t *testing.T) {
+	for _, model := range []string{"qwen3-moe", "gpt-oss", "granitemoe-shared"} {
+		model := "../../testdata/architectures/" + model
+		for _, o := range []blocks.Options{{Full: true}, {}, {Paired: true, Pool: true}} {
+			whole := &rounded{}
+			w, err := runOn(t, model, whole, o)
+			require.NoError(t, err)
+			stopped := &rounded{held: 1}
+			for _, l := range w.Model.Blocks[1].Linears {
+				if l.Expert >= 0 {
+					stopped.stop = l.Name
+				}
+			}
+			_, err = runOn(t, model, stopped, o)
+			require.ErrorIs(t, err, errStopped)
+			for _, r := range []*rounded{{held: 1 << 40}, {held: 1}, {held: 1, done: stopped.done, made: stopped.made}} {
+				_, err := runOn(t, model, r, o)
+				require.NoError(t, err)
+				require.NotEmpty(t, r.h)
+				for name, h := range r.h {
+					require.Equal(t, whole.h[name], h, name)
+					require.Equal(t, whole.weights[name], r.weights[name], name)
+				}
+				require.Equal(t, r.held == 1 && !o.Full, r.read > 0)
+				require.Equal(t, whole.made, r.made)
+			}
+		}
+	}
+}
+
+// TestHeldFails: a weight that cannot be read ends the run, with its name.
+func TestHeldFails(t *testing.T) {
+	for _, o := range []blocks.Options{{Full: true}, {}} {
+		r := &rounded{held: 1, hide: "model.layers.1.mlp.experts.0.up_proj"}
+		_, err := runOn(t, "../../testdata/architectures/qwen3-moe", r, o)
+		require.ErrorContains(t, err, r.hide)
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/golowbit/lowbit/internal/held"
 	"github.com/golowbit/lowbit/internal/memory"
 	"github.com/golowbit/lowbit/internal/phases"
 	"github.com/golowbit/lowbit/internal/program"
@@ -115,8 +116,12 @@ func (r *run) correct(stage int, c *quant.Collector, paired bool) (*quant.Calibr
 	var weights []*tensor.Matrix
 	for _, i := range s.Linears {
 		if r.layers.Pending(r.block.Linears[i].Name) {
+			w, err := held.Matrix(r.block.Linear(i))
+			if err != nil {
+				return nil, nil, err
+			}
 			linears = append(linears, i)
-			weights = append(weights, r.scales.Weight(i, r.block.Linear(i).Weight))
+			weights = append(weights, r.scales.Weight(i, w))
 		}
 	}
 	all, cal, err := r.layers.Correct(weights, c, func(cal *quant.Calibration) *quant.Calibration { return r.scaled(stage, cal) })

@@ -30,14 +30,22 @@ func (e Evaluation) Plan(limit int64) (p *Plan, tokens int, err error) {
 		// Of several models one at a time is scored, beside the one it is compared with.
 		second, largest = max(second, min(head, largest)), max(largest, head)
 	}
-	blocks := func(alone bool) need {
+	var experts int64
+	for _, m := range e.Models {
+		experts = max(experts, expert(m))
+	}
+	blocks := func(alone, byExpert bool) need {
 		var most need
 		for _, m := range e.Models {
 			var before int64
 			for _, b := range m.Blocks {
-				n := need{weights: b.Bytes() + before}
+				own := weights(b, byExpert)
+				n := need{weights: own + before}
+				if byExpert {
+					n.weights += 2 * experts
+				}
 				if !alone {
-					before = b.Bytes()
+					before = own
 				}
 				computed, _ := b.Widths()
 				n.batch = 4 * rows * int64(computed)
@@ -48,9 +56,12 @@ func (e Evaluation) Plan(limit int64) (p *Plan, tokens int, err error) {
 	}
 	scored := need{weights: largest + second, batch: int64(min(2, len(e.Models))) * (e.Logits + e.Logits/4)}
 	room := usable(limit, largest/8) - rest - rows*perToken
-	most := worst(blocks(false), scored)
+	most := worst(blocks(false, false), scored)
 	if most.sum() > room {
-		most, p.Alone = worst(blocks(true), scored), true
+		most, p.Alone = worst(blocks(true, false), scored), true
+	}
+	if most.sum() > room && experts > 0 {
+		most, p.ByExpert, p.Experts = worst(blocks(true, true), scored), true, experts
 	}
 	if most.sum() > room {
 		most.batch += rows * perToken

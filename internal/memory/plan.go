@@ -31,6 +31,10 @@ type Plan struct {
 	Passes int `json:"passes"`
 	// Alone says that no block is read while another is worked on.
 	Alone bool `json:"alone"`
+	// ByExpert says that weights of experts are read when they are needed.
+	ByExpert bool `json:"by_expert,omitempty"`
+	// Experts is how much of them is kept.
+	Experts int64 `json:"-"`
 	// Share is how much of the streams may be in memory.
 	Share int64 `json:"-"`
 	// Batch is how much is computed for a batch of text.
@@ -95,6 +99,9 @@ func (p *Plan) String() string {
 	if p.Limit > 0 {
 		s += " of " + Size(p.Limit)
 	}
+	if p.ByExpert {
+		s += "; weights of experts are read when they are needed"
+	}
 	if p.InFile > 0 {
 		s += fmt.Sprintf("; %s of streams in a file beside the output", Size(p.InFile))
 	}
@@ -128,6 +135,8 @@ type Calibration struct {
 	// Curved tells the layers whose outputs' curvature is collected beforehand, in a
 	// pass through the model and back; nil for none.
 	Curved func(name string) bool
+	// ByExpert says that weights of experts need not be in memory all the time.
+	ByExpert bool
 	// Solve is what the method needs for a layer beside weight and statistics.
 	Solve func(out, in int) int64
 }
@@ -152,16 +161,51 @@ func worst(a, b need) need {
 func (c *Calibration) Plan(limit int64) (*Plan, error) {
 	var p *Plan
 	var err error
-	for _, alone := range []bool{false, true} {
-		if p, err = c.plan(limit, alone); err == nil {
-			break
+	for _, by := range []bool{false, true} {
+		for _, alone := range []bool{false, true} {
+			if by && (!c.ByExpert || expert(c.Model) == 0) {
+				return nil, err
+			}
+			if p, err = c.plan(limit, alone, by); err == nil {
+				return p, nil
+			}
 		}
 	}
-	return p, err
+	return nil, err
 }
 
-func (c *Calibration) plan(limit int64, alone bool) (*Plan, error) {
-	p := &Plan{Limit: limit, Alone: alone, Passes: 1}
+// expert is how much the weights of an expert take, of the largest.
+func expert(m *decoder.Model) (most int64) {
+	for _, b := range m.Blocks {
+		of := map[int]int64{}
+		for _, l := range b.Linears {
+			if l.Expert >= 0 {
+				of[l.Expert] += 4 * int64(l.Out) * int64(l.In)
+				most = max(most, of[l.Expert])
+			}
+		}
+	}
+	return most
+}
+
+// weights is how much of a block's weights are in memory, beside what is kept of experts
+// that are read when they are needed.
+func weights(b *program.Program, byExpert bool) int64 {
+	n := b.Bytes()
+	for _, l := range b.Linears {
+		if byExpert && l.Expert >= 0 {
+			n -= 4 * int64(l.Out) * int64(l.In)
+		}
+	}
+	return n
+}
+
+func (c *Calibration) plan(limit int64, alone, byExpert bool) (*Plan, error) {
+	p := &Plan{Limit: limit, Alone: alone, ByExpert: byExpert, Passes: 1}
+	if byExpert {
+		// Of one what is quantized, and what goes on from the one before, of each stream.
+		p.Experts = 2 * c.streams() * expert(c.Model)
+	}
 	rest := int64(8*c.Tokens) + base + c.Held
 	var largest, batch, kept int64
 	for _, b := range c.Model.Blocks {
@@ -251,17 +295,20 @@ func square(n int) int64 { return 4 * int64(n) * int64(n) }
 // divided where they have to be.
 func (c *Calibration) block(i int, alone bool, p *Plan, room int64) need {
 	b := c.Model.Blocks[i]
-	weights := b.Bytes()
+	held := weights(b, p.ByExpert)
 	if c.Quantized {
-		weights *= 2
+		held *= 2
 	}
 	if !alone && i+1 < len(c.Model.Blocks) {
-		weights += c.Model.Blocks[i+1].Bytes()
+		held += weights(c.Model.Blocks[i+1], p.ByExpert)
+	}
+	if p.ByExpert {
+		held += p.Experts + expert(c.Model) // which is being read
 	}
 	computed, _ := b.Widths()
 	batch := c.streams() * 4 * int64(c.rows()) * int64(computed+c.Model.Hidden)
 	if !c.Quantized {
-		return c.atOnce(b, i, need{weights: weights, batch: batch}, p, room)
+		return c.atOnce(b, i, need{weights: held, batch: batch}, p, room)
 	}
 	var most need
 	var folded int64
@@ -274,12 +321,12 @@ func (c *Calibration) block(i int, alone bool, p *Plan, room int64) need {
 		}
 	}
 	if folded > 0 {
-		most = worst(most, need{weights: weights, batch: batch, stats: folded})
-		most = worst(most, need{weights: weights, stats: folded, solve: c.solve(b, -1)})
+		most = worst(most, need{weights: held, batch: batch, stats: folded})
+		most = worst(most, need{weights: held, stats: folded, solve: c.solve(b, -1)})
 	}
 	for s := range b.Stages {
 		for _, n := range c.stage(b, i, s) {
-			n.weights = weights
+			n.weights = held
 			if n.batch > 0 {
 				n.batch += batch
 			}

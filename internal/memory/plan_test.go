@@ -85,6 +85,44 @@ func TestPlan(t *testing.T) {
 	require.ErrorContains(t, err, "1.00 GiB may be used")
 }
 
+// mixture is the shape of a model most of whose weights are those of experts.
+func mixture(t *testing.T) *decoder.Model {
+	m, err := arch.ParseConfig([]byte(`{"architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "num_hidden_layers": 4, "vocab_size": 32000,
+		"num_attention_heads": 32, "num_key_value_heads": 4, "head_dim": 128, "hidden_size": 2048, "intermediate_size": 6144, "moe_intermediate_size": 768,
+		"num_experts": 128, "num_experts_per_tok": 8, "norm_topk_prob": true, "max_position_embeddings": 2048, "rms_norm_eps": 1e-6}`))
+	require.NoError(t, err)
+	return m
+}
+
+// TestByExpert: where a block does not fit, its experts need not all be in memory.
+func TestByExpert(t *testing.T) {
+	for name, c := range runs(t) {
+		c.Model = mixture(t)
+		c.Folds = func(int, int) bool { return false }
+		whole := c.Model.Blocks[0].Bytes()
+		p, err := c.Plan(32 << 30)
+		require.NoError(t, err, name)
+		require.False(t, p.ByExpert, name)
+		_, err = c.Plan(2 << 30)
+		require.ErrorIs(t, err, ErrTooLittle, name)
+		c.ByExpert = true
+		p, err = c.Plan(2 << 30)
+		require.NoError(t, err, name)
+		require.True(t, p.ByExpert, name)
+		require.LessOrEqual(t, p.Peak(), int64(2<<30))
+		require.Less(t, p.Parts[0].Bytes, whole/7, name)
+		require.Less(t, p.Experts, p.Parts[0].Bytes, name)
+	}
+	e := Evaluation{Models: []*decoder.Model{mixture(t)}, Tokens: 1 << 20, SeqLen: 2048, Logits: 64 << 20}
+	p, _, err := e.Plan(1 << 30)
+	require.NoError(t, err)
+	require.True(t, p.ByExpert)
+	require.Positive(t, p.Experts)
+	p, _, err = e.Plan(8 << 30)
+	require.NoError(t, err)
+	require.False(t, p.ByExpert)
+}
+
 // TestMoments: what comes before and after the work on layers.
 func TestMoments(t *testing.T) {
 	p, err := Reading(1<<30, 512<<20)

@@ -87,7 +87,7 @@ func (p *Program) Load(w Weights) (*Block, error) {
 			return nil, err
 		}
 		if l.Product == nil {
-			if l.Weight, err = loadWeight(w, info); err != nil {
+			if l.Weight, err = LoadWeight(w, info); err != nil {
 				return nil, err
 			}
 		}
@@ -126,8 +126,8 @@ func (p *Program) CheckShapes(w Weights) error {
 	return nil
 }
 
-// loadWeight reads a linear layer's weight as [Out, In] from where it lies.
-func loadWeight(w Weights, l LinearInfo) (*tensor.Matrix, error) {
+// LoadWeight reads a linear layer's weight as [Out, In] from where it lies.
+func LoadWeight(w Weights, l LinearInfo) (*tensor.Matrix, error) {
 	if l.asOwn(w) {
 		return stored.LoadMatrix(w, l.WeightName(), l.Out, l.In)
 	}

@@ -1,6 +1,7 @@
 package walk
 
 import (
+	"cmp"
 	"context"
 
 	"github.com/golowbit/lowbit/internal/phases"
@@ -97,7 +98,7 @@ func (w *Walk) Pass(ctx context.Context, b *program.Block, r *Residual, keep boo
 		} else if err = w.Runner.Forward(b, on, w.SeqLen, observe); err == nil {
 			err = w.Store.Done(p, on, true)
 		}
-		if err != nil {
+		if err = cmp.Or(err, w.Held.Err()); err != nil {
 			return err
 		}
 	}
@@ -217,7 +218,7 @@ func (w *Walk) visit(all []Stream, batches []*batch, fn func(frames []*program.F
 			return err
 		}
 	}
-	if err := fn(frames); err != nil {
+	if err := cmp.Or(fn(frames), w.Held.Err()); err != nil {
 		return err
 	}
 	for _, b := range batches {

@@ -46,6 +46,9 @@ type Scoring struct {
 	// comes out does not depend on it.
 	Tokens int
 	Alone  bool // see Walk
+	// Experts is how many bytes of the weights of experts are kept, see Walk.Hold; 0 has all
+	// of a block in memory.
+	Experts int64
 
 	nll []divergence.Likelihood // by model
 	kl  []divergence.Tally      // by model but the last
@@ -88,7 +91,7 @@ func (s *Scoring) Run(ctx context.Context, windows [][]int32) (*Score, error) {
 			w[i] = windows[k]
 		}
 		for _, m := range s.Models {
-			err := m.run(ctx, w, numbers, s.Alone, func() {
+			err := m.run(ctx, w, numbers, s.Alone, s.Experts, func() {
 				done++
 				if s.Step != nil {
 					s.Step(done, total, m.Name)
@@ -106,7 +109,7 @@ func (s *Scoring) Run(ctx context.Context, windows [][]int32) (*Score, error) {
 }
 
 // Within divides limit bytes of memory, 0 for any, among what windows need, and
-// sets Tokens and Alone.
+// sets Tokens, Alone and Experts.
 func (s *Scoring) Within(limit int64, windows [][]int32) (*memory.Plan, error) {
 	e := memory.Evaluation{Logits: logitsBytes}
 	for _, m := range s.Models {
@@ -120,7 +123,7 @@ func (s *Scoring) Within(limit int64, windows [][]int32) (*memory.Plan, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", s.Models[0].Name, err)
 	}
-	s.Tokens, s.Alone = tokens, p.Alone
+	s.Tokens, s.Alone, s.Experts = tokens, p.Alone, p.Experts
 	return p, nil
 }
 
@@ -148,8 +151,11 @@ func (s *Scoring) Together(n, windows int) int {
 }
 
 // run takes windows of a length through the blocks; numbers are theirs among all.
-func (m *Scored) run(ctx context.Context, w [][]int32, numbers []int, alone bool, step func()) error {
+func (m *Scored) run(ctx context.Context, w [][]int32, numbers []int, alone bool, experts int64, step func()) error {
 	way := &Walk{Model: m.Model, Weights: m.Weights, Runner: m.Runner, SeqLen: len(w[0]), Alone: alone}
+	if experts > 0 {
+		way.Hold(experts)
+	}
 	var err error
 	if m.embedding == nil {
 		if m.embedding, err = m.Model.OpenEmbedding(m.Weights); err != nil {

@@ -7,6 +7,7 @@ import (
 	"context"
 
 	"github.com/golowbit/lowbit/internal/decoder"
+	"github.com/golowbit/lowbit/internal/held"
 	"github.com/golowbit/lowbit/internal/phases"
 	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/internal/streams"
@@ -23,6 +24,14 @@ type Walk struct {
 	Store *streams.Store
 	// Alone says that no block is read while another is worked on.
 	Alone bool
+	// Held are weights that are read only when they are needed; nil if there are none.
+	Held *held.Set
+}
+
+// Hold has weights of experts read when they are needed, and so many bytes of them kept.
+func (w *Walk) Hold(experts int64) {
+	w.Held = &held.Set{Limit: experts, BF16: w.Runner.BF16}
+	w.Weights = w.Held.Experts(w.Weights, w.Model.Blocks)
 }
 
 // Embed returns the residual stream [tokens, hidden] of windows, SeqLen ids
@@ -137,5 +146,5 @@ func (w *Walk) Forward(ctx context.Context, b *program.Block, x *tensor.Matrix) 
 			return err
 		}
 	}
-	return nil
+	return w.Held.Err()
 }
