@@ -74,7 +74,7 @@ func (j *job) allocate(ctx context.Context, o *Options) (err error) {
 // planMeasuring divides memory for measuring what layers cost.
 func (j *job) planMeasuring(limit int64) (*MemoryPlan, error) {
 	method := quant.Draft(j.set.method)
-	p, err := j.calibration().Weighing(func(out, in int) int64 { return quant.Memory(method, out, in) }).Plan(cmp.Or(limit, memory.Default()))
+	p, err := j.calibration().Weighing(func(out, in int) int64 { return quant.Memory(method, out, in) }, walk.Reversible(j.model) == nil).Plan(cmp.Or(limit, memory.Default()))
 	if err != nil {
 		return nil, fmt.Errorf("%s: to share out bits: %w", j.path, err)
 	}

@@ -91,7 +91,7 @@ func (j *job) checkReversible(asked Curvature) error {
 	switch {
 	case j.set.curvature == CurvatureOn:
 		what = "curvature"
-	case j.set.budget:
+	case j.set.budget && j.model == nil:
 		what = "a budget of bits"
 	case j.set.tuning.What == TuneOff:
 		return nil

@@ -49,6 +49,7 @@ type reference struct {
 	q    *quant.Weight
 	loss float64 // tr(E H Eᵀ)
 	off  float64 // bits a weight from the target
+	part float64 // of the tokens that it sees
 }
 
 // Layers are what was measured, in the order of the model.
@@ -118,7 +119,7 @@ func (m *Measurer) option(ctx context.Context, p *fitting.Layer, t blocks.Task) 
 		if m.refs == nil {
 			m.refs = map[string]reference{}
 		}
-		m.refs[t.Name] = reference{q, o.Loss, off}
+		m.refs[t.Name] = reference{q, o.Loss, off, float64(max(1, t.Routed))}
 	}
 	return o, nil
 }
@@ -139,6 +140,10 @@ func (m *Measurer) errorOf(name string) (*tensor.Matrix, error) {
 	}
 	return e, nil
 }
+
+// share is how much of what experts cost together is that of one: its error at all tokens
+// that are routed to it.
+func (m *Measurer) share(name string) float64 { return m.refs[name].loss * m.refs[name].part }
 
 // weigh is told what the errors of the references cost the model, in nats a token.
 func (m *Measurer) weigh(costs map[string]float64) {

@@ -144,21 +144,27 @@ func (w *Work) Do(ctx context.Context) (*Outcome, error) {
 }
 
 // measure takes the text through the unquantized model, and then through it and back with
-// the errors of the references.
+// the errors of the references, or on from each of them where no gradient goes back.
 func (w *Work) measure(ctx context.Context, m *Measurer, given *fitting.Plan) error {
-	walk, statistics, done, err := w.Walk()
+	way, statistics, done, err := w.Walk()
 	if err != nil {
 		return err
 	}
 	defer done()
 	m.Measured = func(done int) { w.Step("measuring", done, len(given.Layers)) }
-	err = blocks.Run(ctx, walk, w.Windows, m, blocks.Options{
+	err = blocks.Run(ctx, way, w.Windows, m, blocks.Options{
 		Full: true, Begin: func(int) {}, Folds: make([][]bool, len(given.Folds)), Statistics: statistics, Workers: m.Workers,
 	})
 	if err != nil {
 		return err
 	}
-	costs, err := curvature.Along(ctx, walk, w.Windows, m.Wants, m.errorOf, func(done, total int) { w.Step("weighing", done, total) })
+	var costs map[string]float64
+	step := func(done, total int) { w.Step("weighing", done, total) }
+	if walk.Reversible(way.Model) == nil {
+		costs, err = curvature.Along(ctx, way, w.Windows, m.Wants, m.errorOf, step)
+	} else {
+		costs, err = curvature.Apart(ctx, way, w.Windows, m.Wants, m.errorOf, m.share, step)
+	}
 	m.weigh(costs)
 	return err
 }

@@ -88,12 +88,16 @@ func (c *Calibration) backProducts() (n float64) {
 
 // Weighing is c for measuring what candidates cost the layers: the text goes through the
 // unquantized model, and then through it and back; of each layer one candidate is kept, and
-// the errors of those of a block lie beside its weights. solve is what a candidate needs.
-func (c *Calibration) Weighing(solve func(out, in int) int64) *Calibration {
+// the errors of those of a block lie beside its weights. solve is what a candidate needs; back says
+// whether the text goes back, or on from each layer.
+func (c *Calibration) Weighing(solve func(out, in int) int64, back bool) *Calibration {
 	w := *c
 	w.Quantized, w.Paired, w.References = false, false, false
 	w.Folds = func(int, int) bool { return false }
-	w.Curved = func(string) bool { return false } // nothing is kept of the way back
+	w.ByExpert, w.Curved = false, nil
+	if back {
+		w.Curved = func(string) bool { return false } // nothing is kept of the way back
+	}
 	w.Solve = func(out, in int) int64 { return solve(out, in) + 4*int64(out)*int64(in) }
 	var block int64
 	for _, b := range c.Model.Blocks {

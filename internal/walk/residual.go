@@ -71,6 +71,28 @@ func (r *Residual) Sample(tokens int) *Residual {
 	return part
 }
 
+// Copy returns a stream of its own that is like r.
+func (w *Walk) Copy(r *Residual) (*Residual, error) {
+	c := &Residual{}
+	for _, p := range r.batches {
+		x, err := w.Store.Load(p)
+		if err != nil {
+			return c, err
+		}
+		own := w.Runner.Matrix(x.Rows, x.Cols)
+		own.CopyFrom(x)
+		if err := w.Store.Done(p, x, false); err != nil {
+			return c, err
+		}
+		copied, err := w.Store.Put(own)
+		if err != nil {
+			return c, err
+		}
+		c.batches = append(c.batches, copied)
+	}
+	return c, nil
+}
+
 // Pass takes a stream through a block. observe, if not nil, sees every stage,
 // batch by batch. Without keep the stream stays as it is, and goes only as far as
 // there is something to observe.
