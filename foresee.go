@@ -55,7 +55,7 @@ func (j *job) calibration() *memory.Calibration {
 		Model: j.model, Tokens: j.tokens, SeqLen: j.text.seqLen, Held: j.held(),
 		Quantized: j.set.inputs != InputsFull, Paired: j.set.correction > 0, References: j.set.objective == adadim.ObjectiveBlock,
 		Folds:    func(block, stage int) bool { return j.plan.Folds[block][stage] },
-		ByExpert: j.heldExperts(),
+		ByExpert: j.set.tuning.What == TuneOff,
 		Solve:    func(out, in int) int64 { return quant.Memory(j.set.chooser(j.set.arms), out, in) },
 	}
 	if j.set.curvature == CurvatureOn {
@@ -64,19 +64,6 @@ func (j *job) calibration() *memory.Calibration {
 		c.Curved = func(name string) bool { return !j.plan.Layer(name).Dense }
 	}
 	return c
-}
-
-// heldExperts reports whether the weights of experts need not all be in memory: nothing
-// looks at a block's as a whole.
-func (j *job) heldExperts() bool {
-	for i, b := range j.model.Blocks {
-		for s, fold := range j.plan.Folds[i] {
-			if fold && b.Stages[s].Expert >= 0 {
-				return false
-			}
-		}
-	}
-	return j.set.curvature != CurvatureOn && j.set.objective != adadim.ObjectiveBlock && j.set.tuning.What == TuneOff && !j.set.budget
 }
 
 // held is what the text to measure on takes as tokens while layers are worked on.

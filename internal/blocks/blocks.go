@@ -63,7 +63,8 @@ func (t *Task) Tokens() *int {
 	if t.Routed < 0 {
 		return nil
 	}
-	return &t.Routed
+	n := t.Routed // not a pointer into the task, which a report would keep
+	return &n
 }
 
 // Rounded says why a layer is rounded to nearest.

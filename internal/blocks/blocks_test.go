@@ -6,8 +6,10 @@ import (
 	"math"
 	"math/rand/v2"
 	"regexp"
+	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -293,4 +295,20 @@ func TestHeldFails(t *testing.T) {
 		_, err := runOn(t, "../../testdata/architectures/qwen3-moe", r, o)
 		require.ErrorContains(t, err, r.hide)
 	}
+}
+
+// TestTokens: a report that says how many tokens an expert saw keeps nothing else of it.
+func TestTokens(t *testing.T) {
+	free := make(chan bool, 1)
+	task := &blocks.Task{Weight: tensor.New(30, 40), Routed: 3}
+	runtime.AddCleanup(task.Weight, func(int) { free <- true }, 0)
+	n := task.Tokens()
+	require.Equal(t, 3, *n)
+	task = nil
+	require.Eventually(t, func() bool {
+		runtime.GC()
+		return len(free) > 0
+	}, time.Minute, time.Millisecond)
+	runtime.KeepAlive(n)
+	require.Nil(t, (&blocks.Task{Routed: -1}).Tokens())
 }

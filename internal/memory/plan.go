@@ -135,7 +135,8 @@ type Calibration struct {
 	// Curved tells the layers whose outputs' curvature is collected beforehand, in a
 	// pass through the model and back; nil for none.
 	Curved func(name string) bool
-	// ByExpert says that weights of experts need not be in memory all the time.
+	// ByExpert says that weights of experts need not be in memory all the time, as far as it
+	// is known here.
 	ByExpert bool
 	// Solve is what the method needs for a layer beside weight and statistics.
 	Solve func(out, in int) int64
@@ -163,7 +164,7 @@ func (c *Calibration) Plan(limit int64) (*Plan, error) {
 	var err error
 	for _, by := range []bool{false, true} {
 		for _, alone := range []bool{false, true} {
-			if by && (!c.ByExpert || expert(c.Model) == 0) {
+			if by && !c.byExpert() {
 				return nil, err
 			}
 			if p, err = c.plan(limit, alone, by); err == nil {
@@ -172,6 +173,18 @@ func (c *Calibration) Plan(limit int64) (*Plan, error) {
 		}
 	}
 	return nil, err
+}
+
+// byExpert tells whether nothing looks at the experts of a block together, if there are any.
+func (c *Calibration) byExpert() bool {
+	for i, b := range c.Model.Blocks {
+		for s := range b.Stages {
+			if b.Stages[s].Expert >= 0 && c.Folds(i, s) {
+				return false
+			}
+		}
+	}
+	return c.ByExpert && !c.References && c.Curved == nil && expert(c.Model) > 0
 }
 
 // expert is how much the weights of an expert take, of the largest.

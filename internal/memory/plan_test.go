@@ -106,6 +106,16 @@ func TestByExpert(t *testing.T) {
 		_, err = c.Plan(2 << 30)
 		require.ErrorIs(t, err, ErrTooLittle, name)
 		c.ByExpert = true
+		for _, together := range []func(c *Calibration){
+			func(c *Calibration) { c.References = true }, func(c *Calibration) { c.Curved = func(string) bool { return false } },
+			func(c *Calibration) { c.Folds = func(_, stage int) bool { return stage == 5 } },
+		} {
+			c := c
+			together(&c)
+			_, err = c.Plan(2 << 30)
+			require.ErrorIs(t, err, ErrTooLittle, name)
+		}
+		c.References = false
 		p, err = c.Plan(2 << 30)
 		require.NoError(t, err, name)
 		require.True(t, p.ByExpert, name)
