@@ -2,7 +2,6 @@ package lowbit
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/checkpoint/inspection"
@@ -53,9 +52,6 @@ func Compare(ctx context.Context, o CompareOptions) ([]Compared, error) {
 			return nil, err
 		}
 		models = append(models, m)
-		if a, b := m.Model.Vocab, models[0].Model.Vocab; a != b {
-			return nil, fmt.Errorf("%s has %d tokens, %s %d: they cannot be compared", path, a, o.Source, b)
-		}
 		info, err := inspection.Of(m.Source(), m.Source().Path(), nil)
 		if err != nil {
 			return nil, err

@@ -36,6 +36,9 @@ type EvalOptions struct {
 	// LLM.int8() does: see llmint8.Linear. All its quantized linears must have 8 bits
 	// with a scale for each output; the error otherwise wraps layout.ErrUnsupported.
 	Int8Inputs *float32
+	// Packed has quantized linears multiplied from their codes, of which a block in memory then
+	// consists; results differ by rounding. It does not go with Int8Inputs.
+	Packed bool
 
 	BF16    bool  // as in Options, for dense bfloat16 models; perplexity then differs by rounding
 	Workers int   // goroutines; 0 means GOMAXPROCS
@@ -77,9 +80,6 @@ func Evaluate(ctx context.Context, o EvalOptions) (*Evaluation, error) {
 			return nil, err
 		}
 		defer other.Close()
-		if other.Model.Vocab != main.Model.Vocab {
-			return nil, fmt.Errorf("%s has %d tokens, %s %d: they cannot be compared", o.Model, main.Model.Vocab, o.Against, other.Model.Vocab)
-		}
 		all = append(all, other)
 		// The other model's own, wherever its path leads: an adapter's lies with
 		// its base.
@@ -104,16 +104,18 @@ func (o *EvalOptions) open(path, base string) (*measure.Model, error) {
 	if err != nil {
 		return nil, err
 	}
-	return measure.Open(src, o.BF16, o.Workers)
+	m, err := measure.Open(src, o.BF16, o.Workers)
+	if err == nil && o.Packed {
+		m.Packed()
+	}
+	return m, err
 }
 
 // windows are what the model is run on.
 func (o *EvalOptions) windows(main *measure.Model, words *checkpoint.Model, wordsDir string) ([][]int32, error) {
 	if o.Sequences {
-		if _, err := tokens(words, wordsDir, main.Model, o.Text, o.Memory); err != nil {
-			return nil, err
-		}
-		return o.Text.IDs, nil
+		_, err := tokens(words, wordsDir, main.Model, o.Text, o.Memory)
+		return o.Text.IDs, err
 	}
 	window := contextLength(main.Model, o.Window)
 	if main.Model.MaxPosition > 0 && window > main.Model.MaxPosition {

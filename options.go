@@ -424,6 +424,8 @@ func (o *EvalOptions) Validate() error {
 		return badOptions("weights of texts are for calibration: all that is measured on counts alike")
 	case o.Int8Inputs != nil && !(*o.Int8Inputs >= 0):
 		return badOptions("outliers from %g on, want 0 or more", *o.Int8Inputs)
+	case o.Packed && o.Int8Inputs != nil:
+		return badOptions("products from packed codes, and inputs in 8 bits: want one of them")
 	}
 	if err := checkWindow(o.Window); err != nil {
 		return err

@@ -12,6 +12,9 @@ const (
 	few = 3
 	// bandOC is how many lines a goroutine takes at a time.
 	bandOC = 32
+	// unpackedLines is how many lines are unpacked together for many rows: few megabytes, and enough that
+	// packing x for each of them does not matter.
+	unpackedLines = 256
 )
 
 // MulVec computes y = Ŵ x for x [In] and y [Out], Ŵ being the weight that w stands for, from the packed codes.
@@ -39,25 +42,21 @@ func (w *Weight) Mul(y, x *tensor.Matrix, workers int) {
 			x.Row(i)[c] = 0
 		}
 	}
-	p := &product{w: w, y: y, x: x, direct: x.Rows <= few && w.Scheme.Grid == nil && w.Summands == nil && w.Contiguous()}
-	each, band := p.lines, bandOC
-	if w.Scheme.Axis == IC {
+	p := &product{w: w, y: y, x: x, workers: parallel.Workers(workers)}
+	switch {
+	case x.Rows > few || w.Scheme.Grid != nil || w.Summands != nil || !w.Contiguous():
+		p.unpacked()
+	case w.Scheme.Axis == IC:
 		// Parts of lines that begin with a word of codes, long but not all of a line for one goroutine.
-		each, band = p.across, min(max((w.Out+255)/256*32, 256), 1024)
+		p.bands(min(max((w.Out+255)/256*32, 256), 1024), p.across)
+	default:
+		p.bands(bandOC, p.lines)
 	}
-	parallel.Each(parallel.Workers(workers), (w.Out+band-1)/band, func(_, i int) {
-		r0, r1 := i*band, min((i+1)*band, w.Out)
-		each(r0, r1)
-		if w.RowScale == nil {
-			return
+	for k := range y.Rows {
+		for r, s := range w.RowScale {
+			y.Row(k)[r] *= s
 		}
-		for k := range y.Rows {
-			row := y.Row(k)
-			for r := r0; r < r1; r++ {
-				row[r] *= w.RowScale[r]
-			}
-		}
-	})
+	}
 	for i, c := range w.Columns {
 		for k := range y.Rows {
 			kernel.Axpy(all.Row(k)[c], w.ColumnValues[i*w.Out:(i+1)*w.Out], y.Row(k))
@@ -67,22 +66,40 @@ func (w *Weight) Mul(y, x *tensor.Matrix, workers int) {
 
 // product is the work of Mul.
 type product struct {
-	w      *Weight
-	y, x   *tensor.Matrix
-	direct bool // codes are multiplied as they lie
+	w       *Weight
+	y, x    *tensor.Matrix
+	workers int
+}
+
+// bands has outputs computed by f, so many at a time.
+func (p *product) bands(size int, f func(r0, r1 int)) {
+	parallel.Each(p.workers, (p.w.Out+size-1)/size, func(_, i int) { f(i*size, min((i+1)*size, p.w.Out)) })
+}
+
+// unpacked is the product with lines that are unpacked, some at a time.
+func (p *product) unpacked() {
+	w := p.w
+	part, codes := tensor.New(min(unpackedLines, w.Lines()), w.LineLen()), make([][]uint8, p.workers)
+	for l := 0; l < w.Lines(); l += unpackedLines {
+		n := min(unpackedLines, w.Lines()-l)
+		parallel.Each(p.workers, n, func(worker, i int) {
+			if codes[worker] == nil {
+				codes[worker] = make([]uint8, w.LineLen())
+			}
+			w.DequantizeLine(part.Row(i), codes[worker], l+i)
+		})
+		lines := part.View(0, n, 0, part.Cols)
+		if w.Scheme.Axis == IC {
+			tensor.Gemm(false, false, 1, p.x.View(0, p.x.Rows, l, l+n), lines, min(float32(l), 1), p.y, p.workers)
+		} else {
+			tensor.Gemm(false, true, 1, p.x, lines, 0, p.y.View(0, p.y.Rows, l, l+n), p.workers)
+		}
+	}
 }
 
 // lines computes outputs r0 to r1, each of which is a line.
 func (p *product) lines(r0, r1 int) {
 	w := p.w
-	if !p.direct {
-		codes, part := make([]uint8, w.In), tensor.New(r1-r0, w.In)
-		for r := range part.Rows {
-			w.DequantizeLine(part.Row(r), codes, r0+r)
-		}
-		tensor.Gemm(false, true, 1, p.x, part, 0, p.y.View(0, p.y.Rows, r0, r1), 1)
-		return
-	}
 	g, size, words := w.Groups(), w.Scheme.GroupLen(w.In), w.WordsPerLine()
 	for r := r0; r < r1; r++ {
 		for i := range p.x.Rows {
@@ -101,23 +118,9 @@ func (p *product) across(r0, r1 int) {
 	}
 	for j := 0; j < w.In; j += together {
 		n := min(together, w.In-j)
-		if !p.direct {
-			p.unpacked(j, n, r0, r1)
-			continue
-		}
 		first := j*g + r0/size
 		for i := range p.x.Rows {
 			kernel.AddCodes(p.y.Row(i)[r0:r1], w.Codes[j*words+r0*bits/32:], words, w.Scales[first:], w.Zeros[first:], g, p.x.Row(i)[j:j+n], r0%size, size, bits)
 		}
 	}
-}
-
-// unpacked adds what lines j to j+n, unpacked, give outputs r0 to r1.
-func (p *product) unpacked(j, n, r0, r1 int) {
-	codes, line, part := make([]uint8, p.w.Out), make([]float32, p.w.Out), tensor.New(n, r1-r0)
-	for k := range n {
-		p.w.DequantizeLine(line, codes, j+k)
-		copy(part.Row(k), line[r0:r1])
-	}
-	tensor.Gemm(false, false, 1, p.x.View(0, p.x.Rows, j, j+n), part, 1, p.y.View(0, p.y.Rows, r0, r1), 1)
 }

@@ -42,3 +42,32 @@ func BenchmarkMulVec(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkMul is the product of a packed 4096 x 4096 matrix of 4 bits with 512 rows, beside that with floats.
+func BenchmarkMul(b *testing.B) {
+	const n, rows = 4096, 512
+	rng := rand.New(rand.NewPCG(1, 2))
+	m, x, y := tensor.New(n, n), tensor.New(rows, n), tensor.New(rows, n)
+	for i := range m.Data {
+		m.Data[i] = float32(rng.NormFloat64())
+	}
+	for i := range x.Data {
+		x.Data[i] = float32(rng.NormFloat64())
+	}
+	b.Run("float32", func(b *testing.B) {
+		for b.Loop() {
+			tensor.Gemm(false, true, 1, x, m, 0, y, 0)
+		}
+	})
+	for _, axis := range []quant.Axis{quant.OC, quant.IC} {
+		b.Run(axis.String(), func(b *testing.B) {
+			w, err := quant.RTN{}.Quantize(b.Context(), m, quant.Scheme{Bits: 4, GroupSize: 128, Axis: axis}, nil)
+			if err != nil {
+				b.Fatal(err)
+			}
+			for b.Loop() {
+				w.Mul(y, x, 0)
+			}
+		})
+	}
+}

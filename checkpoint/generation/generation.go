@@ -11,17 +11,11 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/golowbit/lowbit/checkpoint"
-	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/checkpoint/measure"
 	"github.com/golowbit/lowbit/internal/generate"
-	"github.com/golowbit/lowbit/internal/kernel"
 	"github.com/golowbit/lowbit/internal/memory"
-	"github.com/golowbit/lowbit/internal/program/product"
 	"github.com/golowbit/lowbit/internal/text"
 	"github.com/golowbit/lowbit/internal/tokenizer"
-	"github.com/golowbit/lowbit/quant"
-	"github.com/golowbit/lowbit/tensor"
 )
 
 // Options say what is written.
@@ -109,8 +103,8 @@ func Run(ctx context.Context, m *measure.Model, o Options) (*Written, error) {
 			return nil, fmt.Errorf("%s: the tokenizer gives token %d, but the model knows only %d", m.Name, id, m.Model.Vocab)
 		}
 	}
-	src := source{m.Source()}
-	plan, err := memory.Generating(o.Memory, generate.Bytes(m.Model, src.packed, 1, len(prompt)+n))
+	src := measure.PackedOf(m.Source())
+	plan, err := memory.Generating(o.Memory, generate.Bytes(m.Model, src.Bytes, 1, len(prompt)+n))
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", m.Name, err)
 	}
@@ -130,46 +124,6 @@ func Run(ctx context.Context, m *measure.Model, o Options) (*Written, error) {
 	w.Tokens = len(w.ids)
 	w.Rest = time.Since(w.begun).Seconds() - w.First
 	return &w.Written, err
-}
-
-// source has quantized layers multiplied packed, where their format has a packed form.
-type source struct{ *checkpoint.Model }
-
-// Product implements product.Source.
-func (s source) Product(layer string) (product.Product, error) {
-	if _, ok := s.Layer(layer); !ok {
-		return nil, nil
-	}
-	w, err := s.Weight(layer)
-	if errors.Is(err, layout.ErrNotWeight) {
-		return nil, nil
-	}
-	return times{w}, err
-}
-
-// times is a packed weight as a product.
-type times struct{ w *quant.Weight }
-
-func (t times) Times(dst, x *tensor.Matrix, add bool, workers int) {
-	if !add {
-		t.w.Mul(dst, x, workers)
-		return
-	}
-	y := tensor.New(dst.Rows, dst.Cols)
-	t.w.Mul(y, x, workers)
-	for i := range y.Rows {
-		kernel.Axpy(1, y.Row(i), dst.Row(i))
-	}
-}
-
-// packed is about how many bytes a layer takes in memory, 0 if it is not quantized.
-func (s source) packed(layer string) int64 {
-	l, ok := s.Layer(layer)
-	if !ok {
-		return 0
-	}
-	lines, n := l.Scheme.Lines(l.Out, l.In)
-	return int64(lines) * (int64(n*l.Scheme.Bits)/8 + 8*int64(l.Scheme.Groups(n)))
 }
 
 // prompt encodes how the text begins.

@@ -56,6 +56,7 @@ tokenizer is used. Bits are those of the files, over all parameters, embeddings 
 	s.SortFlags = false
 	text.register(s, "text", "text to measure on", "")
 	text.registerReading(s)
+	s.BoolVar(&o.Packed, "packed", false, "leave quantized linears packed in memory and multiply them as they are; figures differ by rounding")
 	s.IntVar(&o.Window, "window", 0, "tokens a window (default 2048 or the model's context)")
 	s.StringVar(&o.Base, "base", "", "`model` that LoRA adapters are merged into (default: what their configuration names)")
 	s.StringVar(&o.Tokenizer, "tokenizer", "", "folder of the tokenizer (default: the source)")

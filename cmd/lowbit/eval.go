@@ -46,12 +46,18 @@ func (a *app) evalCommand() *cobra.Command {
   lowbit eval Llama-3.2-1B-int8 --text heldout.txt --activations int8
 
   # the logits of two sequences, to compare with another implementation's
-  echo '[[1,15,7],[1,3,3]]' > ids.json; lowbit eval Llama-3.2-1B-4bit --ids ids.json --logits out.safetensors`,
+  echo '[[1,15,7],[1,3,3]]' > ids.json; lowbit eval Llama-3.2-1B-4bit --ids ids.json --logits out.safetensors
+
+  # in the memory that the codes take
+  lowbit eval Llama-3.2-1B-4bit --text heldout.txt --packed`,
 		Args: oneArg("model", " (repeat --text for every file)"),
 		RunE: func(c *cobra.Command, args []string) error {
 			o.Model = args[0]
 			if err := checkEval(&o, text.given(), ids, logits, task); err != nil {
 				return usageError{err}
+			}
+			if activations != "" && o.Packed {
+				return usageError{errors.New("--packed and --activations: want one of them")}
 			}
 			if activations != "" {
 				o.Int8Inputs = &threshold
@@ -95,6 +101,7 @@ func (a *app) evalCommand() *cobra.Command {
 	s.StringVar(&task, "task", "", "`file` of questions (JSON lines) instead of text: each with a context or question, choices, and as answer the index of the right one")
 	option(s, "activations", "round the inputs of quantized linears too, as LLM.int8() does: `int8` is 8 bits a token with a scale of its own, multiplied as integers; for models of 8 bits with a scale a row, as of --method int8", known([]string{"int8"}, "type of activations"), func(v string) { activations = v })
 	s.Float32Var(&threshold, "threshold", threshold, "`magnitude` from which on --activations leaves an input in 16 bits, with its feature; 0 rounds all")
+	s.BoolVar(&o.Packed, "packed", false, "leave quantized linears packed in memory and multiply them as they are, as lowbit generate does; figures differ by rounding")
 	s.IntVar(&o.Window, "window", 0, "tokens a window (default 2048 or the model's context)")
 	s.StringVar(&o.Against, "against", "", "another model with the same vocabulary, to compare with")
 	s.StringVar(&o.Base, "base", "", "`model` that a LoRA adapter is merged into (default: what its configuration names)")

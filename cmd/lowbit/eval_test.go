@@ -42,6 +42,24 @@ func TestEvalOfQuantized(t *testing.T) {
 	require.Regexp(t, `\n  median +0\.\d{6}\n  95 % +0\.\d{6}\n  99 % +0\.\d{6}\n  99\.9 % +0\.\d{6}\n  maximum +0\.\d{6}\n  mean +0\.\d{6} ± 0\.\d{6}\nsame top +\d\d\.\d\d ± \d\.\d\d % of the tokens\nratio +[01]\.\d{5} ± 0\.\d{5} of the perplexities\n`, o.stdout)
 }
 
+// TestEvalPacked: products from codes change figures by rounding alone.
+func TestEvalPacked(t *testing.T) {
+	out, text := filepath.Join(t.TempDir(), "out"), shortText(t)
+	succeed(t, "quantize", embedded, "-o", out, "--method", "rtn", "--axis", "ic", "--bits", "4", "-q")
+	measure := func(more ...string) (r map[string]float64) {
+		require.NoError(t, json.Unmarshal([]byte(succeed(t, append([]string{"eval", out, "--text", text, "--against", embedded, "--json", "-q"}, more...)...).stdout), &r))
+		return r
+	}
+	plain, packed := measure(), measure("--packed")
+	require.Equal(t, plain["tokens"], packed["tokens"])
+	require.InEpsilon(t, plain["perplexity"], packed["perplexity"], 1e-5)
+	require.InEpsilon(t, plain["kl"], packed["kl"], 1e-4)
+	require.NotEqual(t, plain["kl"], packed["kl"])
+	o := runCommand(t, "eval", out, "--text", text, "--packed", "--activations", "int8")
+	require.Equal(t, exitUsage, o.code)
+	requireOneLine(t, o, "--packed and --activations")
+}
+
 // TestEvalInt8: activations in 8 bits change perplexity a little, all of them more than
 // those that are no outliers; columns in 16 bits are shown.
 func TestEvalInt8(t *testing.T) {

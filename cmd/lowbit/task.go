@@ -29,6 +29,9 @@ func (a *app) evalTask(ctx context.Context, o lowbit.EvalOptions, task string, a
 		return err
 	}
 	defer m.Close()
+	if o.Packed {
+		m.Packed()
+	}
 	if o.Int8Inputs != nil {
 		if err := m.Int8Inputs(*o.Int8Inputs); err != nil {
 			return err

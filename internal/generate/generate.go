@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/golowbit/lowbit/internal/decoder"
+	"github.com/golowbit/lowbit/internal/memory"
 	"github.com/golowbit/lowbit/internal/program"
 	"github.com/golowbit/lowbit/tensor"
 )
@@ -55,15 +56,7 @@ func Bytes(m *decoder.Model, packed func(layer string) int64, windows, tokens in
 	}
 	n := matrices * 4 * int64(m.Vocab) * int64(m.Hidden)
 	for _, p := range m.Blocks {
-		n += p.Bytes()
-		for _, l := range p.Linears {
-			if packed == nil {
-				break
-			}
-			if size := packed(l.Name); size > 0 {
-				n += size - 4*int64(l.Out)*int64(l.In)
-			}
-		}
+		n += memory.Packed(p, packed)
 	}
 	return n + Past(m, windows, tokens) + 4*int64(windows)*int64(m.Vocab)
 }

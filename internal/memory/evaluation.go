@@ -7,7 +7,9 @@ import (
 
 // Evaluation is a measurement: what decides its memory.
 type Evaluation struct {
-	Models         []*decoder.Model // run one after another, scored together
+	Models []*decoder.Model // run one after another, scored together
+	// Sizes are, by model, how many bytes a layer that stays packed takes, 0 for others; nil where none does.
+	Sizes          []func(layer string) int64
 	Tokens, SeqLen int
 	// Logits is how much is taken of them at a time, of each model.
 	Logits int64
@@ -36,14 +38,18 @@ func (e Evaluation) Plan(limit int64) (p *Plan, tokens int, err error) {
 	}
 	blocks := func(alone, byExpert bool) need {
 		var most need
-		for _, m := range e.Models {
+		for i, m := range e.Models {
+			var sizes func(string) int64
+			if i < len(e.Sizes) {
+				sizes = e.Sizes[i]
+			}
 			var before int64
 			for _, b := range m.Blocks {
-				own := weights(b, byExpert)
-				n := need{weights: own + before}
-				if byExpert {
-					n.weights += 2 * experts
+				own := Packed(b, sizes)
+				if byExpert && sizes == nil {
+					own = weights(b, true) + 2*experts
 				}
+				n := need{weights: own + before}
 				if !alone {
 					before = own
 				}
@@ -76,4 +82,18 @@ func (e Evaluation) Plan(limit int64) (p *Plan, tokens int, err error) {
 		p.held = most
 	}
 	return p, tokens, nil
+}
+
+// Packed is how many bytes a block's weights take if those layers stay packed that size gives a number of bytes; it may be nil.
+func Packed(p *program.Program, size func(layer string) int64) int64 {
+	n := p.Bytes()
+	if size == nil {
+		return n
+	}
+	for _, l := range p.Linears {
+		if s := size(l.Name); s > 0 {
+			n += s - 4*int64(l.Out)*int64(l.In)
+		}
+	}
+	return n
 }

@@ -203,4 +203,20 @@ func TestEvaluationPlan(t *testing.T) {
 	_, both, err := e.Plan(0)
 	require.NoError(t, err)
 	require.Equal(t, 8<<10, both)
+
+	// Layers of 4 bits that stay packed; the second model's do not.
+	bytes := map[string]int64{}
+	for _, b := range m.Blocks {
+		for _, l := range b.Linears {
+			bytes[l.Name] = int64(l.Out) * int64(l.In) / 2
+		}
+	}
+	e.Models, e.Sizes = e.Models[:1], []func(string) int64{func(layer string) int64 { return bytes[layer] }}
+	packed, _, err := e.Plan(0)
+	require.NoError(t, err)
+	require.Less(t, packed.Peak(), p.Peak())
+	e.Models = append(e.Models, m)
+	mixed, _, err := e.Plan(0)
+	require.NoError(t, err)
+	require.Greater(t, mixed.Peak(), packed.Peak())
 }

@@ -27,6 +27,8 @@ type Scored struct {
 	Model   *decoder.Model
 	Weights program.Weights
 	Runner  *program.Runner
+	// Sizes is how many bytes a layer takes that Weights keep packed, 0 for others; nil if there are none.
+	Sizes func(layer string) int64
 
 	embedding *decoder.Embedding
 	head      *decoder.Head
@@ -113,7 +115,7 @@ func (s *Scoring) Run(ctx context.Context, windows [][]int32) (*Score, error) {
 func (s *Scoring) Within(limit int64, windows [][]int32) (*memory.Plan, error) {
 	e := memory.Evaluation{Logits: logitsBytes}
 	for _, m := range s.Models {
-		e.Models = append(e.Models, m.Model)
+		e.Models, e.Sizes = append(e.Models, m.Model), append(e.Sizes, m.Sizes)
 	}
 	for _, ids := range windows {
 		e.Tokens += len(ids)
