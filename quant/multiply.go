@@ -1,8 +1,11 @@
 package quant
 
 import (
+	"sync"
+
 	"github.com/golowbit/lowbit/internal/kernel"
 	"github.com/golowbit/lowbit/internal/parallel"
+	"github.com/golowbit/lowbit/internal/scratch"
 	"github.com/golowbit/lowbit/tensor"
 )
 
@@ -47,10 +50,9 @@ func (w *Weight) Mul(y, x *tensor.Matrix, workers int) {
 	case x.Rows > few || w.Scheme.Grid != nil || w.Summands != nil || !w.Contiguous():
 		p.unpacked()
 	case w.Scheme.Axis == IC:
-		// Parts of lines that begin with a word of codes, long but not all of a line for one goroutine.
-		p.bands(min(max((w.Out+255)/256*32, 256), 1024), p.across)
+		p.across()
 	default:
-		p.bands(bandOC, p.lines)
+		parallel.Each(p.workers, (w.Out+bandOC-1)/bandOC, func(_, i int) { p.lines(i*bandOC, min((i+1)*bandOC, w.Out)) })
 	}
 	for k := range y.Rows {
 		for r, s := range w.RowScale {
@@ -69,11 +71,6 @@ type product struct {
 	w       *Weight
 	y, x    *tensor.Matrix
 	workers int
-}
-
-// bands has outputs computed by f, so many at a time.
-func (p *product) bands(size int, f func(r0, r1 int)) {
-	parallel.Each(p.workers, (p.w.Out+size-1)/size, func(_, i int) { f(i*size, min((i+1)*size, p.w.Out)) })
 }
 
 // unpacked is the product with lines that are unpacked, some at a time.
@@ -108,19 +105,62 @@ func (p *product) lines(r0, r1 int) {
 	}
 }
 
-// across computes outputs r0 to r1, a part of every line. r0 is a multiple of 32.
-func (p *product) across(r0, r1 int) {
-	const together = 64 // lines
+// How products along inputs are cut, by their shape alone: results do not depend on the number of workers.
+const (
+	// chunksIC is how many parts inputs are cut into at most, each with sums of its own, of minIC inputs at least.
+	chunksIC, minIC = 16, 128
+	// wideIC is how many outputs are summed up together: their sums stay in the cache. It is a multiple of 32.
+	wideIC = 16 << 10
+)
+
+// across is the product along inputs, each of which is a line.
+func (p *product) across() {
+	w := p.w
+	each := max((w.In+chunksIC-1)/chunksIC, minIC)
+	chunks, wide := (w.In+each-1)/each, min(w.Out, wideIC)
+	sums := sumsIC.Get().(*tensor.Matrix)
+	defer sumsIC.Put(sums)
+	for r0 := 0; r0 < w.Out; r0 += wide {
+		r1 := min(r0+wide, w.Out)
+		scratch.Matrix(sums, chunks*p.x.Rows, r1-r0)
+		parallel.Each(p.workers, chunks, func(_, c int) {
+			p.chunk(sums.View(c*p.x.Rows, (c+1)*p.x.Rows, 0, sums.Cols), c*each, min((c+1)*each, w.In), r0)
+		})
+		for i := range p.x.Rows {
+			y := p.y.Row(i)[r0:r1]
+			copy(y, sums.Row(i))
+			for c := 1; c < chunks; c++ {
+				kernel.Axpy(1, sums.Row(c*p.x.Rows+i), y)
+			}
+		}
+	}
+}
+
+var sumsIC = sync.Pool{New: func() any { return new(tensor.Matrix) }}
+
+// chunk sets y to what inputs j0 to j1 add to outputs from r0 on. Four lines go together, a quarter of the chunk
+// apart: each quarter is read from its beginning to its end, which is what caches foresee.
+func (p *product) chunk(y *tensor.Matrix, j0, j1, r0 int) {
 	w, bits := p.w, p.w.Scheme.Bits
 	g, size, words := w.Groups(), w.Scheme.GroupLen(w.Out), w.WordsPerLine()
-	for i := range p.y.Rows {
-		clear(p.y.Row(i)[r0:r1])
+	for i := range y.Rows {
+		clear(y.Row(i))
 	}
-	for j := 0; j < w.In; j += together {
-		n := min(together, w.In-j)
+	add := func(j, n, apart int) {
+		var alpha [4]float32
 		first := j*g + r0/size
-		for i := range p.x.Rows {
-			kernel.AddCodes(p.y.Row(i)[r0:r1], w.Codes[j*words+r0*bits/32:], words, w.Scales[first:], w.Zeros[first:], g, p.x.Row(i)[j:j+n], r0%size, size, bits)
+		for i := range y.Rows {
+			for k := range n {
+				alpha[k] = p.x.Row(i)[j+k*apart]
+			}
+			kernel.AddCodes(y.Row(i), w.Codes[j*words+r0*bits/32:], apart*words, w.Scales[first:], w.Zeros[first:], apart*g, alpha[:n], r0%size, size, bits)
 		}
+	}
+	quarter := (j1 - j0) / 4
+	for j := j0; j < j0+quarter; j++ {
+		add(j, 4, quarter)
+	}
+	for j := j0 + 4*quarter; j < j1; j++ {
+		add(j, 1, 1)
 	}
 }

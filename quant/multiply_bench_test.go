@@ -28,7 +28,7 @@ func BenchmarkMulVec(b *testing.B) {
 		}
 	})
 	for _, axis := range []quant.Axis{quant.OC, quant.IC} {
-		for _, bits := range []int{2, 3, 4, 8} {
+		for _, bits := range []int{2, 3, 4, 5, 6, 8} {
 			b.Run(fmt.Sprintf("%v/%d bits", axis, bits), func(b *testing.B) {
 				w, err := quant.RTN{}.Quantize(b.Context(), m, quant.Scheme{Bits: bits, GroupSize: 128, Axis: axis}, nil)
 				if err != nil {

@@ -6,24 +6,24 @@ import "unsafe"
 // first word on; those of group k, size codes, stand for scale[k]·(code-zero[k]).
 
 // codePattern says how codes of so many bits are taken out of bytes: for each of 16 codes which two
-// bytes it lies in, and how far up in these. Above it are those of the next; what looks values up takes
-// four bits, so that of shorter codes each value is there as often as others may lie above it.
+// bytes it lies in, how far up in these, and what of that is the code.
 type codePattern struct {
 	places [64]uint8
 	shifts [16]uint32
-	levels [16]float32
+	mask   uint32
+	magic  uint32 // which with a code in it is the float 2^23 + code
 }
 
-var codePatterns = func() (all [5]codePattern) {
-	for bits := 2; bits <= 4; bits++ {
+var codePatterns = func() (all [9]codePattern) {
+	for bits := 2; bits <= 8; bits++ {
 		p := &all[bits]
+		p.mask, p.magic = 1<<bits-1, 0x4b000000
 		for l := range 16 {
 			// A vector of 8 codes takes the first half, beginning with a byte of its own.
 			at := l * bits
 			p.places[4*l], p.places[4*l+1] = uint8(at/8), uint8(at/8+1)
 			p.places[4*l+2], p.places[4*l+3] = 0x80, 0x80 // nothing
 			p.shifts[l] = uint32(at % 8)
-			p.levels[l] = float32(l & (1<<bits - 1))
 		}
 	}
 	return all
@@ -41,17 +41,15 @@ func lanes() int {
 }
 
 // codeRun is how many groups of a line vectors can take: those of whole vectors, read from bytes
-// which are all there. A vector reads 8 bytes at AVX-512 and 4 at AVX2, whatever of them it needs.
+// which are all there. A vector reads as many bytes as codes, whatever of them it needs.
 func codeRun(words []uint32, groups, size, n, bits int) (run, vectors int) {
 	l := lanes()
-	if l == 0 || size%l != 0 || bits > 4 && bits != 8 {
+	if l == 0 || size%l != 0 {
 		return 0, 0
 	}
 	run = min(groups, n/size)
-	if bits < 4 {
-		for run > 0 && (run*size-l)*bits/8+l/2 > 4*len(words) {
-			run--
-		}
+	for run > 0 && (run*size-l)*bits/8+l > 4*len(words) {
+		run--
 	}
 	return run, size / l
 }
@@ -65,16 +63,18 @@ func DotCodes(words []uint32, x, scale []float32, zero []uint8, size, bits int) 
 	groups := len(zero[:(n+size-1)/size])
 	run, vectors := codeRun(words, groups, size, n, bits)
 	var sum float32
-	switch {
-	case run == 0:
-	case bits == 8 && level >= AVX512:
-		sum = dotBytesAVX512(firstByte(words), &x[0], &scale[0], &zero[0], run, vectors)
-	case bits == 8:
-		sum = dotBytesAVX2(firstByte(words), &x[0], &scale[0], &zero[0], run, vectors)
-	case level >= AVX512:
-		sum = dotCodesAVX512(firstByte(words), &x[0], &scale[0], &zero[0], run, vectors, 2*bits, &codePatterns[bits])
-	default:
-		sum = dotCodesAVX2(firstByte(words), &x[0], &scale[0], &zero[0], run, vectors, bits, &codePatterns[bits])
+	if run > 0 {
+		w, step, p := firstByte(words), lanes()*bits/8, &codePatterns[bits]
+		switch {
+		case bits == 8 && level >= AVX512:
+			sum = dotBytesAVX512(w, &x[0], &scale[0], &zero[0], run, vectors, step, p)
+		case bits == 8:
+			sum = dotBytesAVX2(w, &x[0], &scale[0], &zero[0], run, vectors, step, p)
+		case level >= AVX512:
+			sum = dotCodesAVX512(w, &x[0], &scale[0], &zero[0], run, vectors, step, p)
+		default:
+			sum = dotCodesAVX2(w, &x[0], &scale[0], &zero[0], run, vectors, step, p)
+		}
 	}
 	if run*size < n {
 		sum += dotCodesGo(words, x, scale, zero, run*size, size, bits)
@@ -123,32 +123,34 @@ func AddCodes(y []float32, words []uint32, stride int, scale []float32, zero []u
 
 // addRuns is AddCodes for whole groups of whole vectors.
 func addRuns(y []float32, words []uint32, stride int, scale []float32, zero []uint8, groups int, alpha []float32, run, vectors, bits int) {
-	i := 0
-	for ; bits < 8 && level >= AVX512 && i+4 <= len(alpha); i += 4 {
-		addFourAVX512(&y[0], firstByte(words[i*stride:]), 4*stride, &scale[i*groups], &zero[i*groups], groups, &alpha[i], run, vectors, 2*bits, &codePatterns[bits])
-	}
-	for ; i < len(alpha); i += 2 {
-		if bits == 8 {
-			for j := i; j < min(i+2, len(alpha)); j++ {
-				if level >= AVX512 {
-					addBytesAVX512(&y[0], firstByte(words[j*stride:]), &scale[j*groups], &zero[j*groups], alpha[j], run, vectors)
-				} else {
-					addBytesAVX2(&y[0], firstByte(words[j*stride:]), &scale[j*groups], &zero[j*groups], alpha[j], run, vectors)
-				}
+	step, p := lanes()*bits/8, &codePatterns[bits]
+	for i := 0; i < len(alpha); {
+		w, s, z, a := firstByte(words[i*stride:]), &scale[i*groups], &zero[i*groups], &alpha[i]
+		if i+4 <= len(alpha) {
+			switch {
+			case bits == 8 && level >= AVX512:
+				addFourBytesAVX512(&y[0], w, 4*stride, s, z, groups, a, run, vectors, step, p)
+			case bits == 8:
+				addFourBytesAVX2(&y[0], w, 4*stride, s, z, groups, a, run, vectors, step, p)
+			case level >= AVX512:
+				addFourCodesAVX512(&y[0], w, 4*stride, s, z, groups, a, run, vectors, step, p)
+			default:
+				addFourCodesAVX2(&y[0], w, 4*stride, s, z, groups, a, run, vectors, step, p)
 			}
+			i += 4
 			continue
 		}
-		// An odd one out is added to nothing of itself.
-		j, beta := i, float32(0)
-		if i+1 < len(alpha) {
-			j, beta = i+1, alpha[i+1]
+		switch {
+		case bits == 8 && level >= AVX512:
+			addBytesAVX512(&y[0], w, 4*stride, s, z, groups, a, run, vectors, step, p)
+		case bits == 8:
+			addBytesAVX2(&y[0], w, 4*stride, s, z, groups, a, run, vectors, step, p)
+		case level >= AVX512:
+			addCodesAVX512(&y[0], w, 4*stride, s, z, groups, a, run, vectors, step, p)
+		default:
+			addCodesAVX2(&y[0], w, 4*stride, s, z, groups, a, run, vectors, step, p)
 		}
-		a, b := firstByte(words[i*stride:]), firstByte(words[j*stride:])
-		if level >= AVX512 {
-			addCodesAVX512(&y[0], a, b, &scale[i*groups], &zero[i*groups], &scale[j*groups], &zero[j*groups], alpha[i], beta, run, vectors, 2*bits, &codePatterns[bits])
-		} else {
-			addCodesAVX2(&y[0], a, b, &scale[i*groups], &zero[i*groups], &scale[j*groups], &zero[j*groups], alpha[i], beta, run, vectors, bits, &codePatterns[bits])
-		}
+		i++
 	}
 }
 

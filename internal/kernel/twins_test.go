@@ -311,7 +311,7 @@ func (in *inputs) packed(f func(words []uint32, scale []float32, zero []uint8, s
 	if in.n == 0 {
 		return
 	}
-	for _, bits := range []int{2, 3, 4, 5, 8} {
+	for bits := 2; bits <= 8; bits++ {
 		words := make([]uint32, (in.n*bits+31)/32)
 		PackBits(words, in.bytes, bits)
 		for _, size := range []int{16, 32, 48, 50, max(1, in.n)} {

@@ -9,42 +9,57 @@ package kernel
 //go:noescape
 func dotCodesAVX512(codes *uint8, x *float32, scale *float32, zero *uint8, groups int, vectors int, step int, pattern *codePattern) (sum float32)
 
-// addCodesAVX512 adds alpha·scale·(code-zero) of line a and beta times that of line b to y, in groups of 16*vectors codes, of which as many take step bytes; groups and vectors are positive.
+// addCodesAVX512 adds alpha·scale·(code-zero) of 1 lines to y, in groups of 16*vectors codes, of which as many take step bytes; a line has perLine groups; groups and vectors are positive.
 //
 //go:noescape
-func addCodesAVX512(y *float32, a *uint8, b *uint8, scaleA *float32, zeroA *uint8, scaleB *float32, zeroB *uint8, alpha float32, beta float32, groups int, vectors int, step int, pattern *codePattern)
+func addCodesAVX512(y *float32, codes *uint8, stride int, scale *float32, zero *uint8, perLine int, alpha *float32, groups int, vectors int, step int, pattern *codePattern)
 
-// dotBytesAVX512 returns Σ scale·(code-zero)·x over groups of 16*vectors codes; groups and vectors are positive.
+// addFourCodesAVX512 adds alpha·scale·(code-zero) of 4 lines to y, in groups of 16*vectors codes, of which as many take step bytes; a line has perLine groups; groups and vectors are positive.
 //
 //go:noescape
-func dotBytesAVX512(codes *uint8, x *float32, scale *float32, zero *uint8, groups int, vectors int) (sum float32)
+func addFourCodesAVX512(y *float32, codes *uint8, stride int, scale *float32, zero *uint8, perLine int, alpha *float32, groups int, vectors int, step int, pattern *codePattern)
 
-// addBytesAVX512 adds alpha·scale·(code-zero) to y, in groups of 16*vectors codes; groups and vectors are positive.
+// dotBytesAVX512 returns Σ scale·(code-zero)·x over groups of 16*vectors codes, of which as many take step bytes; groups and vectors are positive.
 //
 //go:noescape
-func addBytesAVX512(y *float32, codes *uint8, scale *float32, zero *uint8, alpha float32, groups int, vectors int)
+func dotBytesAVX512(codes *uint8, x *float32, scale *float32, zero *uint8, groups int, vectors int, step int, pattern *codePattern) (sum float32)
+
+// addBytesAVX512 adds alpha·scale·(code-zero) of 1 lines to y, in groups of 16*vectors codes, of which as many take step bytes; a line has perLine groups; groups and vectors are positive.
+//
+//go:noescape
+func addBytesAVX512(y *float32, codes *uint8, stride int, scale *float32, zero *uint8, perLine int, alpha *float32, groups int, vectors int, step int, pattern *codePattern)
+
+// addFourBytesAVX512 adds alpha·scale·(code-zero) of 4 lines to y, in groups of 16*vectors codes, of which as many take step bytes; a line has perLine groups; groups and vectors are positive.
+//
+//go:noescape
+func addFourBytesAVX512(y *float32, codes *uint8, stride int, scale *float32, zero *uint8, perLine int, alpha *float32, groups int, vectors int, step int, pattern *codePattern)
 
 // dotCodesAVX2 returns Σ scale·(code-zero)·x over groups of 8*vectors codes, of which as many take step bytes; groups and vectors are positive.
 //
 //go:noescape
 func dotCodesAVX2(codes *uint8, x *float32, scale *float32, zero *uint8, groups int, vectors int, step int, pattern *codePattern) (sum float32)
 
-// addCodesAVX2 adds alpha·scale·(code-zero) of line a and beta times that of line b to y, in groups of 8*vectors codes, of which as many take step bytes; groups and vectors are positive.
+// addCodesAVX2 adds alpha·scale·(code-zero) of 1 lines to y, in groups of 8*vectors codes, of which as many take step bytes; a line has perLine groups; groups and vectors are positive.
 //
 //go:noescape
-func addCodesAVX2(y *float32, a *uint8, b *uint8, scaleA *float32, zeroA *uint8, scaleB *float32, zeroB *uint8, alpha float32, beta float32, groups int, vectors int, step int, pattern *codePattern)
+func addCodesAVX2(y *float32, codes *uint8, stride int, scale *float32, zero *uint8, perLine int, alpha *float32, groups int, vectors int, step int, pattern *codePattern)
 
-// dotBytesAVX2 returns Σ scale·(code-zero)·x over groups of 8*vectors codes; groups and vectors are positive.
+// addFourCodesAVX2 adds alpha·scale·(code-zero) of 4 lines to y, in groups of 8*vectors codes, of which as many take step bytes; a line has perLine groups; groups and vectors are positive.
 //
 //go:noescape
-func dotBytesAVX2(codes *uint8, x *float32, scale *float32, zero *uint8, groups int, vectors int) (sum float32)
+func addFourCodesAVX2(y *float32, codes *uint8, stride int, scale *float32, zero *uint8, perLine int, alpha *float32, groups int, vectors int, step int, pattern *codePattern)
 
-// addBytesAVX2 adds alpha·scale·(code-zero) to y, in groups of 8*vectors codes; groups and vectors are positive.
+// dotBytesAVX2 returns Σ scale·(code-zero)·x over groups of 8*vectors codes, of which as many take step bytes; groups and vectors are positive.
 //
 //go:noescape
-func addBytesAVX2(y *float32, codes *uint8, scale *float32, zero *uint8, alpha float32, groups int, vectors int)
+func dotBytesAVX2(codes *uint8, x *float32, scale *float32, zero *uint8, groups int, vectors int, step int, pattern *codePattern) (sum float32)
 
-// addFourAVX512 adds alpha·scale·(code-zero) of four lines to y, in groups of 16*vectors codes, of which 16 take step bytes; a line has perLine groups; groups and vectors are positive.
+// addBytesAVX2 adds alpha·scale·(code-zero) of 1 lines to y, in groups of 8*vectors codes, of which as many take step bytes; a line has perLine groups; groups and vectors are positive.
 //
 //go:noescape
-func addFourAVX512(y *float32, codes *uint8, stride int, scale *float32, zero *uint8, perLine int, alpha *float32, groups int, vectors int, step int, pattern *codePattern)
+func addBytesAVX2(y *float32, codes *uint8, stride int, scale *float32, zero *uint8, perLine int, alpha *float32, groups int, vectors int, step int, pattern *codePattern)
+
+// addFourBytesAVX2 adds alpha·scale·(code-zero) of 4 lines to y, in groups of 8*vectors codes, of which as many take step bytes; a line has perLine groups; groups and vectors are positive.
+//
+//go:noescape
+func addFourBytesAVX2(y *float32, codes *uint8, stride int, scale *float32, zero *uint8, perLine int, alpha *float32, groups int, vectors int, step int, pattern *codePattern)

@@ -132,28 +132,37 @@ func mulAddAVX2(acc *float64, x *float32, y *float32, n int) { panic(noAssembly)
 func dotCodesAVX512(codes *uint8, x *float32, scale *float32, zero *uint8, groups int, vectors int, step int, pattern *codePattern) (sum float32) {
 	panic(noAssembly)
 }
-func addCodesAVX512(y *float32, a *uint8, b *uint8, scaleA *float32, zeroA *uint8, scaleB *float32, zeroB *uint8, alpha float32, beta float32, groups int, vectors int, step int, pattern *codePattern) {
+func addCodesAVX512(y *float32, codes *uint8, stride int, scale *float32, zero *uint8, perLine int, alpha *float32, groups int, vectors int, step int, pattern *codePattern) {
 	panic(noAssembly)
 }
-func dotBytesAVX512(codes *uint8, x *float32, scale *float32, zero *uint8, groups int, vectors int) (sum float32) {
+func addFourCodesAVX512(y *float32, codes *uint8, stride int, scale *float32, zero *uint8, perLine int, alpha *float32, groups int, vectors int, step int, pattern *codePattern) {
 	panic(noAssembly)
 }
-func addBytesAVX512(y *float32, codes *uint8, scale *float32, zero *uint8, alpha float32, groups int, vectors int) {
+func dotBytesAVX512(codes *uint8, x *float32, scale *float32, zero *uint8, groups int, vectors int, step int, pattern *codePattern) (sum float32) {
+	panic(noAssembly)
+}
+func addBytesAVX512(y *float32, codes *uint8, stride int, scale *float32, zero *uint8, perLine int, alpha *float32, groups int, vectors int, step int, pattern *codePattern) {
+	panic(noAssembly)
+}
+func addFourBytesAVX512(y *float32, codes *uint8, stride int, scale *float32, zero *uint8, perLine int, alpha *float32, groups int, vectors int, step int, pattern *codePattern) {
 	panic(noAssembly)
 }
 func dotCodesAVX2(codes *uint8, x *float32, scale *float32, zero *uint8, groups int, vectors int, step int, pattern *codePattern) (sum float32) {
 	panic(noAssembly)
 }
-func addCodesAVX2(y *float32, a *uint8, b *uint8, scaleA *float32, zeroA *uint8, scaleB *float32, zeroB *uint8, alpha float32, beta float32, groups int, vectors int, step int, pattern *codePattern) {
+func addCodesAVX2(y *float32, codes *uint8, stride int, scale *float32, zero *uint8, perLine int, alpha *float32, groups int, vectors int, step int, pattern *codePattern) {
 	panic(noAssembly)
 }
-func dotBytesAVX2(codes *uint8, x *float32, scale *float32, zero *uint8, groups int, vectors int) (sum float32) {
+func addFourCodesAVX2(y *float32, codes *uint8, stride int, scale *float32, zero *uint8, perLine int, alpha *float32, groups int, vectors int, step int, pattern *codePattern) {
 	panic(noAssembly)
 }
-func addBytesAVX2(y *float32, codes *uint8, scale *float32, zero *uint8, alpha float32, groups int, vectors int) {
+func dotBytesAVX2(codes *uint8, x *float32, scale *float32, zero *uint8, groups int, vectors int, step int, pattern *codePattern) (sum float32) {
 	panic(noAssembly)
 }
-func addFourAVX512(y *float32, codes *uint8, stride int, scale *float32, zero *uint8, perLine int, alpha *float32, groups int, vectors int, step int, pattern *codePattern) {
+func addBytesAVX2(y *float32, codes *uint8, stride int, scale *float32, zero *uint8, perLine int, alpha *float32, groups int, vectors int, step int, pattern *codePattern) {
+	panic(noAssembly)
+}
+func addFourBytesAVX2(y *float32, codes *uint8, stride int, scale *float32, zero *uint8, perLine int, alpha *float32, groups int, vectors int, step int, pattern *codePattern) {
 	panic(noAssembly)
 }
 
