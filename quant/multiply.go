@@ -52,6 +52,7 @@ func (w *Weight) Mul(y, x *tensor.Matrix, workers int) {
 	case w.Scheme.Axis == IC:
 		p.across()
 	default:
+		p.turn()
 		parallel.Each(p.workers, (w.Out+bandOC-1)/bandOC, func(_, i int) { p.lines(i*bandOC, min((i+1)*bandOC, w.Out)) })
 	}
 	for k := range y.Rows {
@@ -70,7 +71,20 @@ func (w *Weight) Mul(y, x *tensor.Matrix, workers int) {
 type product struct {
 	w       *Weight
 	y, x    *tensor.Matrix
+	turned  [few][]float32 // rows of x in the order that products with codes want them in, if there is one
 	workers int
+}
+
+// turn sets turned.
+func (p *product) turn() {
+	size := p.w.Scheme.GroupLen(p.w.In)
+	if !kernel.Turns(size, p.w.Scheme.Bits) {
+		return
+	}
+	for i := range p.x.Rows {
+		p.turned[i] = make([]float32, p.x.Cols)
+		kernel.Turn(p.turned[i], p.x.Row(i), size)
+	}
 }
 
 // unpacked is the product with lines that are unpacked, some at a time.
@@ -100,7 +114,7 @@ func (p *product) lines(r0, r1 int) {
 	g, size, words := w.Groups(), w.Scheme.GroupLen(w.In), w.WordsPerLine()
 	for r := r0; r < r1; r++ {
 		for i := range p.x.Rows {
-			p.y.Row(i)[r] = kernel.DotCodes(w.Codes[r*words:], p.x.Row(i), w.Scales[r*g:(r+1)*g], w.Zeros[r*g:(r+1)*g], size, w.Scheme.Bits)
+			p.y.Row(i)[r] = kernel.DotCodes(w.Codes[r*words:], p.x.Row(i), p.turned[i], w.Scales[r*g:(r+1)*g], w.Zeros[r*g:(r+1)*g], size, w.Scheme.Bits)
 		}
 	}
 }
@@ -120,17 +134,24 @@ func (p *product) across() {
 	chunks, wide := (w.In+each-1)/each, min(w.Out, wideIC)
 	sums := sumsIC.Get().(*tensor.Matrix)
 	defer sumsIC.Put(sums)
+	size := w.Scheme.GroupLen(w.Out)
 	for r0 := 0; r0 < w.Out; r0 += wide {
 		r1 := min(r0+wide, w.Out)
+		turned := r0%size == 0 && kernel.Turns(size, w.Scheme.Bits)
 		scratch.Matrix(sums, chunks*p.x.Rows, r1-r0)
 		parallel.Each(p.workers, chunks, func(_, c int) {
-			p.chunk(sums.View(c*p.x.Rows, (c+1)*p.x.Rows, 0, sums.Cols), c*each, min((c+1)*each, w.In), r0)
+			p.chunk(sums.View(c*p.x.Rows, (c+1)*p.x.Rows, 0, sums.Cols), c*each, min((c+1)*each, w.In), r0, turned)
 		})
 		for i := range p.x.Rows {
 			y := p.y.Row(i)[r0:r1]
-			copy(y, sums.Row(i))
+			sum := sums.Row(i)
 			for c := 1; c < chunks; c++ {
-				kernel.Axpy(1, sums.Row(c*p.x.Rows+i), y)
+				kernel.Axpy(1, sums.Row(c*p.x.Rows+i), sum)
+			}
+			if turned {
+				kernel.Unturn(y, sum, size)
+			} else {
+				copy(y, sum)
 			}
 		}
 	}
@@ -139,8 +160,9 @@ func (p *product) across() {
 var sumsIC = sync.Pool{New: func() any { return new(tensor.Matrix) }}
 
 // chunk sets y to what inputs j0 to j1 add to outputs from r0 on. Four lines go together, a quarter of the chunk
-// apart: each quarter is read from its beginning to its end, which is what caches foresee.
-func (p *product) chunk(y *tensor.Matrix, j0, j1, r0 int) {
+// apart: each quarter is read from its beginning to its end, which is what caches foresee. With turned
+// y is in the order that kernel.Turn says.
+func (p *product) chunk(y *tensor.Matrix, j0, j1, r0 int, turned bool) {
 	w, bits := p.w, p.w.Scheme.Bits
 	g, size, words := w.Groups(), w.Scheme.GroupLen(w.Out), w.WordsPerLine()
 	for i := range y.Rows {
@@ -153,7 +175,7 @@ func (p *product) chunk(y *tensor.Matrix, j0, j1, r0 int) {
 			for k := range n {
 				alpha[k] = p.x.Row(i)[j+k*apart]
 			}
-			kernel.AddCodes(y.Row(i), w.Codes[j*words+r0*bits/32:], apart*words, w.Scales[first:], w.Zeros[first:], apart*g, alpha[:n], r0%size, size, bits)
+			kernel.AddCodes(y.Row(i), turned, w.Codes[j*words+r0*bits/32:], apart*words, w.Scales[first:], w.Zeros[first:], apart*g, alpha[:n], r0%size, size, bits)
 		}
 	}
 	quarter := (j1 - j0) / 4

@@ -29,6 +29,64 @@ var codePatterns = func() (all [9]codePattern) {
 	return all
 }()
 
+// nibbleTable has what the bodies for codes of 4 bits need: 2^23 + 16^k·zero by zero and k, masks by k for as many lanes
+// as a vector of AVX2 has, and what makes floats of codes.
+type nibbleTable struct {
+	zeros [16][8]float32
+	masks [5][8]uint32
+	magic uint32
+}
+
+var nibbles = func() (t nibbleTable) {
+	t.magic = 0x4b000000
+	for k := range t.masks {
+		for z := range t.zeros {
+			t.zeros[z][k] = float32(1<<23 + z<<(4*k))
+		}
+		for i := range t.masks[k] {
+			t.masks[k][i] = 15 << (4 * k)
+		}
+	}
+	return t
+}()
+
+// Turns reports whether products with codes of so many bits in groups of such a size are faster with vectors
+// in another order.
+func Turns(size, bits int) bool { return bits == 4 && lanes() > 0 && size%(8*lanes()) == 0 }
+
+// Turn sets dst to x as DotCodes wants it, if Turns says so: of every 8·l elements of whole groups, l being the lanes of
+// a vector, first every eighth from the first on, then from the second on, and so on; the k-th times 16^-(k%5).
+func Turn(dst, x []float32, size int) {
+	l := lanes()
+	for u := 0; u < len(x)/size*size; u += 8 * l {
+		from, to := x[u:u+8*l], dst[u:u+8*l]
+		for k := range 8 {
+			f := turnScale(k)
+			for i := range l {
+				to[k*l+i] = f * from[8*i+k]
+			}
+		}
+	}
+}
+
+// Unturn sets dst to sums that AddCodes has left in y, turned: in order, and in size.
+func Unturn(dst, y []float32, size int) {
+	l, n := lanes(), len(y)/size*size
+	for u := 0; u < n; u += 8 * l {
+		to, from := dst[u:u+8*l], y[u:u+8*l]
+		for k := range 8 {
+			f := turnScale(k)
+			for i := range l {
+				to[8*i+k] = f * from[k*l+i]
+			}
+		}
+	}
+	copy(dst[n:], y[n:])
+}
+
+// turnScale is 16^-(k%5).
+func turnScale(k int) float32 { return 1 / float32(int(1)<<(4*(k%5))) }
+
 // lanes is how many codes a vector has; 0 without vectors.
 func lanes() int {
 	switch {
@@ -55,17 +113,24 @@ func codeRun(words []uint32, groups, size, n, bits int) (run, vectors int) {
 }
 
 // DotCodes returns Σ scale·(code-zero)·x over the n codes of a line, n being the length of x. words may go
-// on behind the line; bits is 2 to 8.
-func DotCodes(words []uint32, x, scale []float32, zero []uint8, size, bits int) float32 {
+// on behind the line; bits is 2 to 8. turned is what Turn makes of x, or nil.
+func DotCodes(words []uint32, x, turned, scale []float32, zero []uint8, size, bits int) float32 {
 	checkBits(bits)
 	n := len(x)
 	_, _ = words[:(n*bits+31)/32], scale[:(n+size-1)/size]
+	if turned != nil {
+		_ = turned[:n/size*size]
+	}
 	groups := len(zero[:(n+size-1)/size])
 	run, vectors := codeRun(words, groups, size, n, bits)
 	var sum float32
 	if run > 0 {
 		w, step, p := firstByte(words), lanes()*bits/8, &codePatterns[bits]
 		switch {
+		case turned != nil && level >= AVX512:
+			sum = dotNibblesAVX512(w, &turned[0], &scale[0], &zero[0], run, vectors/8, &nibbles)
+		case turned != nil:
+			sum = dotNibblesAVX2(w, &turned[0], &scale[0], &zero[0], run, vectors/8, &nibbles)
 		case bits == 8 && level >= AVX512:
 			sum = dotBytesAVX512(w, &x[0], &scale[0], &zero[0], run, vectors, step, p)
 		case bits == 8:
@@ -95,8 +160,8 @@ func dotCodesGo(words []uint32, x, scale []float32, zero []uint8, first, size, b
 
 // AddCodes adds alpha[i]·scale·(code-zero) of lines i to y, as many codes of each as y has elements. Of line i the
 // words begin at words[i*stride], its parameters at scale[i*groups] and zero[i*groups]; skip is how many elements of
-// their first group come before y.
-func AddCodes(y []float32, words []uint32, stride int, scale []float32, zero []uint8, groups int, alpha []float32, skip, size, bits int) {
+// their first group come before y. With turned, y is of the order that Turn says; skip must be 0.
+func AddCodes(y []float32, turned bool, words []uint32, stride int, scale []float32, zero []uint8, groups int, alpha []float32, skip, size, bits int) {
 	checkBits(bits)
 	if len(y) == 0 {
 		return
@@ -109,15 +174,43 @@ func AddCodes(y []float32, words []uint32, stride int, scale []float32, zero []u
 	if first%32 == 0 {
 		run, vectors = codeRun(words[(len(alpha)-1)*stride+first*bits/32:], len(y), size, len(y)-first, bits)
 	}
+	if turned {
+		run = len(y) / size
+		addTurned(y, words, stride, scale, zero, groups, alpha, run, size/(8*lanes()))
+	}
 	last := first + run*size
 	k := (skip + first) / size
-	if run > 0 {
+	if run > 0 && !turned {
 		addRuns(y[first:last], words[first*bits/32:], stride, scale[k:], zero[k:], groups, alpha, run, vectors, bits)
 	}
 	for i, a := range alpha {
 		line, s, z := words[i*stride:], scale[i*groups:], zero[i*groups:]
 		addCodesGo(y, line, s, z, a, 0, first, skip, size, bits)
 		addCodesGo(y, line, s, z, a, last, len(y), skip, size, bits)
+	}
+}
+
+// addTurned is AddCodes for whole groups of whole units.
+func addTurned(y []float32, words []uint32, stride int, scale []float32, zero []uint8, groups int, alpha []float32, run, units int) {
+	if run == 0 {
+		return
+	}
+	for i := 0; i < len(alpha); {
+		w, s, z, a := firstByte(words[i*stride:]), &scale[i*groups], &zero[i*groups], &alpha[i]
+		four := i+4 <= len(alpha)
+		switch {
+		case four && level >= AVX512:
+			addFourNibblesAVX512(&y[0], w, 4*stride, s, z, groups, a, run, units, &nibbles)
+		case four:
+			addFourNibblesAVX2(&y[0], w, 4*stride, s, z, groups, a, run, units, &nibbles)
+		case level >= AVX512:
+			addNibblesAVX512(&y[0], w, 4*stride, s, z, groups, a, run, units, &nibbles)
+		default:
+			addNibblesAVX2(&y[0], w, 4*stride, s, z, groups, a, run, units, &nibbles)
+		}
+		if i++; four {
+			i += 3
+		}
 	}
 }
 

@@ -16,16 +16,21 @@ func BenchmarkCodes(b *testing.B) {
 	scale, zero := make([]float32, 4*n/size), make([]uint8, 4*n/size)
 	alpha := []float32{1, 2, 3, 4}
 	for _, bits := range []int{2, 3, 4, 5, 6, 8} {
+		var turned []float32
+		if Turns(size, bits) {
+			turned = make([]float32, n)
+			Turn(turned, x, size)
+		}
 		words := make([]uint32, 4*n*bits/32+16)
 		b.Run(fmt.Sprintf("dot/%d bits", bits), func(b *testing.B) {
 			for b.Loop() {
-				DotCodes(words, x, scale, zero, size, bits)
+				DotCodes(words, x, turned, scale, zero, size, bits)
 			}
 			b.ReportMetric(float64(b.N)*n/float64(b.Elapsed().Nanoseconds()), "codes/ns")
 		})
 		b.Run(fmt.Sprintf("add/%d bits", bits), func(b *testing.B) {
 			for b.Loop() {
-				AddCodes(y, words, n*bits/32, scale, zero, n/size, alpha, 0, size, bits)
+				AddCodes(y, turned != nil, words, n*bits/32, scale, zero, n/size, alpha, 0, size, bits)
 			}
 			b.ReportMetric(float64(b.N)*4*n/float64(b.Elapsed().Nanoseconds()), "codes/ns")
 		})

@@ -161,7 +161,13 @@ var twins = []twin{
 	{name: "DotCodes", near: means, run: func(in *inputs) []any {
 		var out []any
 		in.packed(func(words []uint32, scale []float32, zero []uint8, size, bits int) {
-			out = append(out, DotCodes(words, in.x, scale, zero, size, bits)/float32(64*(in.n+1)))
+			out = append(out, DotCodes(words, in.x, nil, scale, zero, size, bits)/float32(64*(in.n+1)))
+			var turned []float32
+			if Turns(size, bits) {
+				turned = make([]float32, in.n)
+				Turn(turned, in.x, size)
+			}
+			out = append(out, DotCodes(words, in.x, turned, scale, zero, size, bits)/float32(64*(in.n+1)))
 		})
 		return out
 	}},
@@ -175,14 +181,23 @@ var twins = []twin{
 				for i := range s {
 					s[i] *= float32(1 + i%3)
 				}
-				// All of a line, and what begins in a group.
+				// In another order, all of a line, and what begins in a group.
+				turned, y := make([]float32, in.n), in.floats()
+				AddCodes(turned, Turns(size, bits), w, stride, s, z, groups, []float32{1, -0.5, 0.25, 0.75, -1}[:lines], 0, size, bits)
+				if copy(y, turned); Turns(size, bits) {
+					Unturn(y[:in.n], turned, size)
+				}
+				for i := range y {
+					y[i] /= 256
+				}
+				out = append(out, y)
 				for _, from := range []int{0, 32} {
 					if from >= in.n {
 						continue
 					}
 					y := in.copyOf(in.y)
 					k := from / size
-					AddCodes(y[from:in.n], w[from*bits/32:], stride, s[k:], z[k:], groups, []float32{1, -0.5, 0.25, 0.75, -1}[:lines], from%size, size, bits)
+					AddCodes(y[from:in.n], false, w[from*bits/32:], stride, s[k:], z[k:], groups, []float32{1, -0.5, 0.25, 0.75, -1}[:lines], from%size, size, bits)
 					for i := range y {
 						y[i] /= 256
 					}
@@ -314,7 +329,7 @@ func (in *inputs) packed(f func(words []uint32, scale []float32, zero []uint8, s
 	for bits := 2; bits <= 8; bits++ {
 		words := make([]uint32, (in.n*bits+31)/32)
 		PackBits(words, in.bytes, bits)
-		for _, size := range []int{16, 32, 48, 50, max(1, in.n)} {
+		for _, size := range []int{16, 32, 48, 50, 128, max(1, in.n)} {
 			groups := (in.n + size - 1) / size
 			scale, zero := make([]float32, groups), make([]uint8, groups)
 			for k := range scale {

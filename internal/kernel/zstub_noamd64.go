@@ -166,5 +166,24 @@ func addFourBytesAVX2(y *float32, codes *uint8, stride int, scale *float32, zero
 	panic(noAssembly)
 }
 
+func dotNibblesAVX512(codes *uint8, x *float32, scale *float32, zero *uint8, groups int, units int, table *nibbleTable) (sum float32) {
+	panic(noAssembly)
+}
+func addNibblesAVX512(y *float32, codes *uint8, stride int, scale *float32, zero *uint8, perLine int, alpha *float32, groups int, units int, table *nibbleTable) {
+	panic(noAssembly)
+}
+func addFourNibblesAVX512(y *float32, codes *uint8, stride int, scale *float32, zero *uint8, perLine int, alpha *float32, groups int, units int, table *nibbleTable) {
+	panic(noAssembly)
+}
+func dotNibblesAVX2(codes *uint8, x *float32, scale *float32, zero *uint8, groups int, units int, table *nibbleTable) (sum float32) {
+	panic(noAssembly)
+}
+func addNibblesAVX2(y *float32, codes *uint8, stride int, scale *float32, zero *uint8, perLine int, alpha *float32, groups int, units int, table *nibbleTable) {
+	panic(noAssembly)
+}
+func addFourNibblesAVX2(y *float32, codes *uint8, stride int, scale *float32, zero *uint8, perLine int, alpha *float32, groups int, units int, table *nibbleTable) {
+	panic(noAssembly)
+}
+
 func peakAVX512(rounds int) { panic(noAssembly) }
 func peakAVX2(rounds int)   { panic(noAssembly) }

@@ -41,6 +41,7 @@ var platforms = []struct {
 		{"rtn", rtnAMD64},
 		{"sweep", sweepAMD64},
 		{"codes", codesAMD64},
+		{"nibbles", nibblesAMD64},
 		{"peak", peakAMD64},
 	}},
 	{"arm64", []family{
