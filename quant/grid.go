@@ -78,6 +78,17 @@ type SpanFitter interface {
 	FitSpan(scale, shift []float32, a, g []float64) bool
 }
 
+// Linear is implemented by grids whose values may be evenly spaced with one zero-point for all groups,
+//
+//	value(u) = scale*(u - zero) - shift,
+//
+// which is all that products with packed codes need to know of a grid.
+type Linear interface {
+	Grid
+	// Linear returns the zero-point, a whole number; ok is false if values are not evenly spaced.
+	Linear() (zero float32, ok bool)
+}
+
 // GridOf returns the grid of a scheme: Scheme.Grid, or the uniform one that
 // the other fields describe.
 func GridOf(s Scheme) Grid {

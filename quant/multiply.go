@@ -47,7 +47,7 @@ func (w *Weight) Mul(y, x *tensor.Matrix, workers int) {
 	}
 	p := &product{w: w, y: y, x: x, workers: parallel.Workers(workers)}
 	switch {
-	case x.Rows > few || w.Scheme.Grid != nil || w.Summands != nil || !w.Contiguous():
+	case !p.direct():
 		p.unpacked()
 	case w.Scheme.Axis == IC:
 		p.across()
@@ -73,12 +73,30 @@ type product struct {
 	y, x    *tensor.Matrix
 	turned  [few][]float32 // rows of x in the order that products with codes want them in, if there is one
 	workers int
+	zero    float32 // of a Linear grid
+}
+
+// direct reports whether codes are multiplied as they lie: of few rows, where groups are neighbours and values
+// evenly spaced.
+func (p *product) direct() bool {
+	w := p.w
+	if p.x.Rows > few || w.Summands != nil || !w.Contiguous() {
+		return false
+	}
+	if w.Scheme.Grid == nil {
+		return true
+	}
+	g, ok := w.Scheme.Grid.(Linear)
+	if ok = ok && w.Scheme.Axis == OC; ok {
+		p.zero, ok = g.Linear()
+	}
+	return ok
 }
 
 // turn sets turned.
 func (p *product) turn() {
 	size := p.w.Scheme.GroupLen(p.w.In)
-	if !kernel.Turns(size, p.w.Scheme.Bits) {
+	if p.w.Scheme.Grid != nil || !kernel.Turns(size, p.w.Scheme.Bits) {
 		return
 	}
 	for i := range p.x.Rows {
@@ -113,8 +131,13 @@ func (p *product) lines(r0, r1 int) {
 	w := p.w
 	g, size, words := w.Groups(), w.Scheme.GroupLen(w.In), w.WordsPerLine()
 	for r := r0; r < r1; r++ {
+		codes, scales := w.Codes[r*words:], w.Scales[r*g:(r+1)*g]
 		for i := range p.x.Rows {
-			p.y.Row(i)[r] = kernel.DotCodes(w.Codes[r*words:], p.x.Row(i), p.turned[i], w.Scales[r*g:(r+1)*g], w.Zeros[r*g:(r+1)*g], size, w.Scheme.Bits)
+			if w.Scheme.Grid != nil {
+				p.y.Row(i)[r] = kernel.DotShifted(codes, p.x.Row(i), scales, w.Shifts[r*g:(r+1)*g], p.zero, size, w.Scheme.Bits)
+			} else {
+				p.y.Row(i)[r] = kernel.DotCodes(codes, p.x.Row(i), p.turned[i], scales, w.Zeros[r*g:(r+1)*g], size, w.Scheme.Bits)
+			}
 		}
 	}
 }

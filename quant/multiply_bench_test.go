@@ -2,9 +2,13 @@ package quant_test
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
+	"github.com/golowbit/lowbit/internal/affine"
+	"github.com/golowbit/lowbit/internal/kquant"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/tensor"
 )
@@ -67,6 +71,40 @@ func BenchmarkMul(b *testing.B) {
 			}
 			for b.Loop() {
 				w.Mul(y, x, 0)
+			}
+		})
+	}
+}
+
+// BenchmarkMulVecGrids is BenchmarkMulVec for groups of llama.cpp's blocks and of mlx, with codes and parameters drawn.
+func BenchmarkMulVecGrids(b *testing.B) {
+	const n = 4096
+	rng := rand.New(rand.NewPCG(1, 2))
+	x, y := make([]float32, n), make([]float32, n)
+	for i := range x {
+		x[i] = float32(rng.NormFloat64())
+	}
+	schemes := map[string]quant.Scheme{
+		"Q4_0": {Bits: 4, GroupSize: 32, Symmetric: true}, "Q8_0": {Bits: 8, GroupSize: 32, Symmetric: true},
+	}
+	for _, name := range []string{"Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL"} {
+		g, _ := kquant.Named(name)
+		schemes[name] = g.Scheme()
+	}
+	g, _ := affine.Of(4, quant.F16)
+	schemes["mlx"] = g.Scheme(64)
+	for _, name := range slices.Sorted(maps.Keys(schemes)) {
+		w := quant.NewWeight(n, n, schemes[name])
+		for i := range w.Codes {
+			w.Codes[i] = rng.Uint32()
+		}
+		for i := range w.Scales {
+			w.Scales[i] = rng.Float32()
+		}
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(w.StorageBits() / 8)
+			for b.Loop() {
+				w.MulVec(y, x, 0)
 			}
 		})
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/golowbit/lowbit/internal/affine"
+	"github.com/golowbit/lowbit/internal/kquant"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/tensor"
 )
@@ -26,7 +27,7 @@ func TestMul(t *testing.T) {
 		}
 		return m
 	}
-	shapes := [][2]int{{96, 64}, {33, 50}, {200, 176}, {1100, 48}}
+	shapes := [][2]int{{96, 64}, {33, 50}, {200, 176}, {1100, 48}, {40, 512}}
 	if testing.Short() { // under emulation
 		shapes = shapes[:2]
 	}
@@ -34,7 +35,12 @@ func TestMul(t *testing.T) {
 		w := random(shape[0], shape[1])
 		grid, ok := affine.Of(4, quant.F16)
 		require.True(t, ok)
-		schemes := []quant.Scheme{grid.Scheme(16)}
+		schemes := []quant.Scheme{grid.Scheme(16), grid.Scheme(32)}
+		for _, name := range []string{"Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0", "IQ4_NL"} {
+			grid, ok := kquant.Named(name)
+			require.True(t, ok)
+			schemes = append(schemes, grid.Scheme())
+		}
 		for bits := 2; bits <= 8; bits++ {
 			for _, size := range []int{16, 64, 50, quant.WholeLine} {
 				schemes = append(schemes, quant.Scheme{Bits: bits, GroupSize: size})

@@ -48,6 +48,9 @@ const format = "affine%d %s"
 // Type is that of scales and biases.
 func (g Grid) Type() quant.ScaleType { return g.t }
 
+// Linear implements quant.Linear.
+func (g Grid) Linear() (zero float32, ok bool) { return 0, true }
+
 // Scheme is that of a weight on the grid.
 func (g Grid) Scheme(group int) quant.Scheme {
 	return quant.Scheme{Bits: g.bits, GroupSize: group, Grid: g}

@@ -158,6 +158,35 @@ func dotCodesGo(words []uint32, x, scale []float32, zero []uint8, first, size, b
 	return (sums[0] + sums[4]) + (sums[1] + sums[5]) + ((sums[2] + sums[6]) + (sums[3] + sums[7]))
 }
 
+// DotShifted is DotCodes for codes that stand for scale·(code-zero)-shift, with a whole zero-point that all groups share.
+func DotShifted(words []uint32, x, scale, shift []float32, zero float32, size, bits int) float32 {
+	checkBits(bits)
+	n := len(x)
+	_, _ = words[:(n*bits+31)/32], scale[:(n+size-1)/size]
+	groups := len(shift[:(n+size-1)/size])
+	run, vectors := codeRun(words, groups, size, n, bits)
+	var sum float32
+	if run > 0 {
+		w, step, p := firstByte(words), lanes()*bits/8, &codePatterns[bits]
+		switch z := zero + 1<<23; {
+		case bits == 8 && level >= AVX512:
+			sum = dotShiftedBytesAVX512(w, &x[0], &scale[0], &shift[0], z, run, vectors, step, p)
+		case bits == 8:
+			sum = dotShiftedBytesAVX2(w, &x[0], &scale[0], &shift[0], z, run, vectors, step, p)
+		case level >= AVX512:
+			sum = dotShiftedCodesAVX512(w, &x[0], &scale[0], &shift[0], z, run, vectors, step, p)
+		default:
+			sum = dotShiftedCodesAVX2(w, &x[0], &scale[0], &shift[0], z, run, vectors, step, p)
+		}
+	}
+	var sums [8]float32
+	for p := run * size; p < n; p++ {
+		v := float32(scale[p/size]*(float32(codeAt(words, p, bits))-zero)) - shift[p/size]
+		sums[p%8] += float32(v * x[p])
+	}
+	return sum + ((sums[0] + sums[4]) + (sums[1] + sums[5]) + ((sums[2] + sums[6]) + (sums[3] + sums[7])))
+}
+
 // AddCodes adds alpha[i]·scale·(code-zero) of lines i to y, as many codes of each as y has elements. Of line i the
 // words begin at words[i*stride], its parameters at scale[i*groups] and zero[i*groups]; skip is how many elements of
 // their first group come before y. With turned, y is of the order that Turn says; skip must be 0.

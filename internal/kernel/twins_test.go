@@ -171,6 +171,17 @@ var twins = []twin{
 		})
 		return out
 	}},
+	{name: "DotShifted", near: means, run: func(in *inputs) []any {
+		var out []any
+		in.packed(func(words []uint32, scale []float32, zero []uint8, size, bits int) {
+			shift := make([]float32, len(zero))
+			for k, z := range zero {
+				shift[k] = float32(z) / 64
+			}
+			out = append(out, DotShifted(words, in.x, scale, shift, float32(bits), size, bits)/float32(64*(in.n+1)))
+		})
+		return out
+	}},
 	{name: "AddCodes", near: elements, run: func(in *inputs) []any {
 		var out []any
 		in.packed(func(words []uint32, scale []float32, zero []uint8, size, bits int) {

@@ -83,6 +83,85 @@ next:
 	VZEROUPPER
 	RET
 
+// func dotShiftedCodesAVX512(codes *uint8, x *float32, scale *float32, shift *float32, zero float32, groups int, vectors int, step int, pattern *codePattern) (sum float32)
+TEXT ·dotShiftedCodesAVX512(SB), NOSPLIT, $0-76
+	MOVQ codes+0(FP), SI
+	MOVQ x+8(FP), DI
+	MOVQ scale+16(FP), R8
+	MOVQ shift+24(FP), R9
+	MOVQ groups+40(FP), R10
+	MOVQ vectors+48(FP), R11
+	MOVQ step+56(FP), R12
+	MOVQ pattern+64(FP), AX
+	VPBROADCASTD 132(AX), Z12
+	VMOVUPS (AX), Z15
+	VMOVUPS 64(AX), Z14
+	VPBROADCASTD 128(AX), Z13
+	VBROADCASTSS zero+32(FP), Z6
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+
+	PCALIGN $32
+group:
+	VBROADCASTSS (R8), Z4
+	VBROADCASTSS (R9), Z5
+	MOVQ R11, CX
+	SUBQ $2, CX
+	JLT one
+
+	PCALIGN $32
+two:
+	LEAQ (SI)(R12*1), DX
+	VBROADCASTI32X4 (SI), Z2
+	VPSHUFB Z15, Z2, Z2
+	VPSRLVD Z14, Z2, Z2
+	VPTERNLOGD $0xea, Z12, Z13, Z2
+	VSUBPS Z6, Z2, Z2
+	VFMSUB213PS Z5, Z4, Z2
+	VBROADCASTI32X4 (DX), Z3
+	VPSHUFB Z15, Z3, Z3
+	VPSRLVD Z14, Z3, Z3
+	VPTERNLOGD $0xea, Z12, Z13, Z3
+	VSUBPS Z6, Z3, Z3
+	VFMSUB213PS Z5, Z4, Z3
+	VFMADD231PS (DI), Z2, Z0
+	VFMADD231PS 64(DI), Z3, Z1
+	LEAQ (SI)(R12*2), SI
+	ADDQ $128, DI
+	SUBQ $2, CX
+	JGE two
+
+one:
+	TESTQ $1, CX
+	JZ next
+	VBROADCASTI32X4 (SI), Z2
+	VPSHUFB Z15, Z2, Z2
+	VPSRLVD Z14, Z2, Z2
+	VPTERNLOGD $0xea, Z12, Z13, Z2
+	VSUBPS Z6, Z2, Z2
+	VFMSUB213PS Z5, Z4, Z2
+	VFMADD231PS (DI), Z2, Z1
+	ADDQ R12, SI
+	ADDQ $64, DI
+
+next:
+	ADDQ $4, R8
+	ADDQ $4, R9
+	DECQ R10
+	JNZ group
+	VADDPS Z1, Z0, Z0
+	VEXTRACTF64X4 $1, Z0, Y1
+	VADDPS Y1, Y0, Y0
+	VEXTRACTF128 $1, Y0, X1
+	VADDPS X1, X0, X0
+	VPERMILPS $0x4e, X0, X1
+	VADDPS X1, X0, X0
+	VPERMILPS $0xb1, X0, X1
+	VADDPS X1, X0, X0
+	VMOVSS X0, sum+72(FP)
+	VZEROUPPER
+	RET
+
 // func addCodesAVX512(y *float32, codes *uint8, stride int, scale *float32, zero *uint8, perLine int, alpha *float32, groups int, vectors int, step int, pattern *codePattern)
 TEXT ·addCodesAVX512(SB), NOSPLIT, $0-88
 	MOVQ y+0(FP), DI
@@ -289,6 +368,76 @@ next:
 	VZEROUPPER
 	RET
 
+// func dotShiftedBytesAVX512(codes *uint8, x *float32, scale *float32, shift *float32, zero float32, groups int, vectors int, step int, pattern *codePattern) (sum float32)
+TEXT ·dotShiftedBytesAVX512(SB), NOSPLIT, $0-76
+	MOVQ codes+0(FP), SI
+	MOVQ x+8(FP), DI
+	MOVQ scale+16(FP), R8
+	MOVQ shift+24(FP), R9
+	MOVQ groups+40(FP), R10
+	MOVQ vectors+48(FP), R11
+	MOVQ step+56(FP), R12
+	MOVQ pattern+64(FP), AX
+	VPBROADCASTD 132(AX), Z12
+	VBROADCASTSS zero+32(FP), Z6
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+
+	PCALIGN $32
+group:
+	VBROADCASTSS (R8), Z4
+	VBROADCASTSS (R9), Z5
+	MOVQ R11, CX
+	SUBQ $2, CX
+	JLT one
+
+	PCALIGN $32
+two:
+	LEAQ (SI)(R12*1), DX
+	VPMOVZXBD (SI), Z2
+	VPORD Z12, Z2, Z2
+	VSUBPS Z6, Z2, Z2
+	VFMSUB213PS Z5, Z4, Z2
+	VPMOVZXBD (DX), Z3
+	VPORD Z12, Z3, Z3
+	VSUBPS Z6, Z3, Z3
+	VFMSUB213PS Z5, Z4, Z3
+	VFMADD231PS (DI), Z2, Z0
+	VFMADD231PS 64(DI), Z3, Z1
+	LEAQ (SI)(R12*2), SI
+	ADDQ $128, DI
+	SUBQ $2, CX
+	JGE two
+
+one:
+	TESTQ $1, CX
+	JZ next
+	VPMOVZXBD (SI), Z2
+	VPORD Z12, Z2, Z2
+	VSUBPS Z6, Z2, Z2
+	VFMSUB213PS Z5, Z4, Z2
+	VFMADD231PS (DI), Z2, Z1
+	ADDQ R12, SI
+	ADDQ $64, DI
+
+next:
+	ADDQ $4, R8
+	ADDQ $4, R9
+	DECQ R10
+	JNZ group
+	VADDPS Z1, Z0, Z0
+	VEXTRACTF64X4 $1, Z0, Y1
+	VADDPS Y1, Y0, Y0
+	VEXTRACTF128 $1, Y0, X1
+	VADDPS X1, X0, X0
+	VPERMILPS $0x4e, X0, X1
+	VADDPS X1, X0, X0
+	VPERMILPS $0xb1, X0, X1
+	VADDPS X1, X0, X0
+	VMOVSS X0, sum+72(FP)
+	VZEROUPPER
+	RET
+
 // func addBytesAVX512(y *float32, codes *uint8, stride int, scale *float32, zero *uint8, perLine int, alpha *float32, groups int, vectors int, step int, pattern *codePattern)
 TEXT ·addBytesAVX512(SB), NOSPLIT, $0-88
 	MOVQ y+0(FP), DI
@@ -487,6 +636,86 @@ next:
 	VPERMILPS $0xb1, X0, X1
 	VADDPS X1, X0, X0
 	VMOVSS X0, sum+64(FP)
+	VZEROUPPER
+	RET
+
+// func dotShiftedCodesAVX2(codes *uint8, x *float32, scale *float32, shift *float32, zero float32, groups int, vectors int, step int, pattern *codePattern) (sum float32)
+TEXT ·dotShiftedCodesAVX2(SB), NOSPLIT, $0-76
+	MOVQ codes+0(FP), SI
+	MOVQ x+8(FP), DI
+	MOVQ scale+16(FP), R8
+	MOVQ shift+24(FP), R9
+	MOVQ groups+40(FP), R10
+	MOVQ vectors+48(FP), R11
+	MOVQ step+56(FP), R12
+	MOVQ pattern+64(FP), AX
+	VPBROADCASTD 132(AX), Y12
+	VMOVUPS (AX), Y15
+	VMOVUPS 64(AX), Y14
+	VPBROADCASTD 128(AX), Y13
+	VBROADCASTSS zero+32(FP), Y6
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+
+	PCALIGN $32
+group:
+	VBROADCASTSS (R8), Y4
+	VBROADCASTSS (R9), Y5
+	MOVQ R11, CX
+	SUBQ $2, CX
+	JLT one
+
+	PCALIGN $32
+two:
+	LEAQ (SI)(R12*1), DX
+	VPBROADCASTQ (SI), Y2
+	VPSHUFB Y15, Y2, Y2
+	VPSRLVD Y14, Y2, Y2
+	VPAND Y13, Y2, Y2
+	VPOR Y12, Y2, Y2
+	VSUBPS Y6, Y2, Y2
+	VFMSUB213PS Y5, Y4, Y2
+	VPBROADCASTQ (DX), Y3
+	VPSHUFB Y15, Y3, Y3
+	VPSRLVD Y14, Y3, Y3
+	VPAND Y13, Y3, Y3
+	VPOR Y12, Y3, Y3
+	VSUBPS Y6, Y3, Y3
+	VFMSUB213PS Y5, Y4, Y3
+	VFMADD231PS (DI), Y2, Y0
+	VFMADD231PS 32(DI), Y3, Y1
+	LEAQ (SI)(R12*2), SI
+	ADDQ $64, DI
+	SUBQ $2, CX
+	JGE two
+
+one:
+	TESTQ $1, CX
+	JZ next
+	VPBROADCASTQ (SI), Y2
+	VPSHUFB Y15, Y2, Y2
+	VPSRLVD Y14, Y2, Y2
+	VPAND Y13, Y2, Y2
+	VPOR Y12, Y2, Y2
+	VSUBPS Y6, Y2, Y2
+	VFMSUB213PS Y5, Y4, Y2
+	VFMADD231PS (DI), Y2, Y1
+	ADDQ R12, SI
+	ADDQ $32, DI
+
+next:
+	ADDQ $4, R8
+	ADDQ $4, R9
+	DECQ R10
+	JNZ group
+	VADDPS Y1, Y0, Y0
+	VEXTRACTF128 $1, Y0, X1
+	VADDPS X1, X0, X0
+	VPERMILPS $0x4e, X0, X1
+	VADDPS X1, X0, X0
+	VPERMILPS $0xb1, X0, X1
+	VADDPS X1, X0, X0
+	VMOVSS X0, sum+72(FP)
 	VZEROUPPER
 	RET
 
@@ -702,6 +931,74 @@ next:
 	VPERMILPS $0xb1, X0, X1
 	VADDPS X1, X0, X0
 	VMOVSS X0, sum+64(FP)
+	VZEROUPPER
+	RET
+
+// func dotShiftedBytesAVX2(codes *uint8, x *float32, scale *float32, shift *float32, zero float32, groups int, vectors int, step int, pattern *codePattern) (sum float32)
+TEXT ·dotShiftedBytesAVX2(SB), NOSPLIT, $0-76
+	MOVQ codes+0(FP), SI
+	MOVQ x+8(FP), DI
+	MOVQ scale+16(FP), R8
+	MOVQ shift+24(FP), R9
+	MOVQ groups+40(FP), R10
+	MOVQ vectors+48(FP), R11
+	MOVQ step+56(FP), R12
+	MOVQ pattern+64(FP), AX
+	VPBROADCASTD 132(AX), Y12
+	VBROADCASTSS zero+32(FP), Y6
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+
+	PCALIGN $32
+group:
+	VBROADCASTSS (R8), Y4
+	VBROADCASTSS (R9), Y5
+	MOVQ R11, CX
+	SUBQ $2, CX
+	JLT one
+
+	PCALIGN $32
+two:
+	LEAQ (SI)(R12*1), DX
+	VPMOVZXBD (SI), Y2
+	VPOR Y12, Y2, Y2
+	VSUBPS Y6, Y2, Y2
+	VFMSUB213PS Y5, Y4, Y2
+	VPMOVZXBD (DX), Y3
+	VPOR Y12, Y3, Y3
+	VSUBPS Y6, Y3, Y3
+	VFMSUB213PS Y5, Y4, Y3
+	VFMADD231PS (DI), Y2, Y0
+	VFMADD231PS 32(DI), Y3, Y1
+	LEAQ (SI)(R12*2), SI
+	ADDQ $64, DI
+	SUBQ $2, CX
+	JGE two
+
+one:
+	TESTQ $1, CX
+	JZ next
+	VPMOVZXBD (SI), Y2
+	VPOR Y12, Y2, Y2
+	VSUBPS Y6, Y2, Y2
+	VFMSUB213PS Y5, Y4, Y2
+	VFMADD231PS (DI), Y2, Y1
+	ADDQ R12, SI
+	ADDQ $32, DI
+
+next:
+	ADDQ $4, R8
+	ADDQ $4, R9
+	DECQ R10
+	JNZ group
+	VADDPS Y1, Y0, Y0
+	VEXTRACTF128 $1, Y0, X1
+	VADDPS X1, X0, X0
+	VPERMILPS $0x4e, X0, X1
+	VADDPS X1, X0, X0
+	VPERMILPS $0xb1, X0, X1
+	VADDPS X1, X0, X0
+	VMOVSS X0, sum+72(FP)
 	VZEROUPPER
 	RET
 

@@ -9,6 +9,11 @@ package kernel
 //go:noescape
 func dotCodesAVX512(codes *uint8, x *float32, scale *float32, zero *uint8, groups int, vectors int, step int, pattern *codePattern) (sum float32)
 
+// dotShiftedCodesAVX512 returns Σ (scale·(code-zero)-shift)·x over groups of 16*vectors codes, of which as many take step bytes; zero is more by 2^23; groups and vectors are positive.
+//
+//go:noescape
+func dotShiftedCodesAVX512(codes *uint8, x *float32, scale *float32, shift *float32, zero float32, groups int, vectors int, step int, pattern *codePattern) (sum float32)
+
 // addCodesAVX512 adds alpha·scale·(code-zero) of 1 lines to y, in groups of 16*vectors codes, of which as many take step bytes; a line has perLine groups; groups and vectors are positive.
 //
 //go:noescape
@@ -23,6 +28,11 @@ func addFourCodesAVX512(y *float32, codes *uint8, stride int, scale *float32, ze
 //
 //go:noescape
 func dotBytesAVX512(codes *uint8, x *float32, scale *float32, zero *uint8, groups int, vectors int, step int, pattern *codePattern) (sum float32)
+
+// dotShiftedBytesAVX512 returns Σ (scale·(code-zero)-shift)·x over groups of 16*vectors codes, of which as many take step bytes; zero is more by 2^23; groups and vectors are positive.
+//
+//go:noescape
+func dotShiftedBytesAVX512(codes *uint8, x *float32, scale *float32, shift *float32, zero float32, groups int, vectors int, step int, pattern *codePattern) (sum float32)
 
 // addBytesAVX512 adds alpha·scale·(code-zero) of 1 lines to y, in groups of 16*vectors codes, of which as many take step bytes; a line has perLine groups; groups and vectors are positive.
 //
@@ -39,6 +49,11 @@ func addFourBytesAVX512(y *float32, codes *uint8, stride int, scale *float32, ze
 //go:noescape
 func dotCodesAVX2(codes *uint8, x *float32, scale *float32, zero *uint8, groups int, vectors int, step int, pattern *codePattern) (sum float32)
 
+// dotShiftedCodesAVX2 returns Σ (scale·(code-zero)-shift)·x over groups of 8*vectors codes, of which as many take step bytes; zero is more by 2^23; groups and vectors are positive.
+//
+//go:noescape
+func dotShiftedCodesAVX2(codes *uint8, x *float32, scale *float32, shift *float32, zero float32, groups int, vectors int, step int, pattern *codePattern) (sum float32)
+
 // addCodesAVX2 adds alpha·scale·(code-zero) of 1 lines to y, in groups of 8*vectors codes, of which as many take step bytes; a line has perLine groups; groups and vectors are positive.
 //
 //go:noescape
@@ -53,6 +68,11 @@ func addFourCodesAVX2(y *float32, codes *uint8, stride int, scale *float32, zero
 //
 //go:noescape
 func dotBytesAVX2(codes *uint8, x *float32, scale *float32, zero *uint8, groups int, vectors int, step int, pattern *codePattern) (sum float32)
+
+// dotShiftedBytesAVX2 returns Σ (scale·(code-zero)-shift)·x over groups of 8*vectors codes, of which as many take step bytes; zero is more by 2^23; groups and vectors are positive.
+//
+//go:noescape
+func dotShiftedBytesAVX2(codes *uint8, x *float32, scale *float32, shift *float32, zero float32, groups int, vectors int, step int, pattern *codePattern) (sum float32)
 
 // addBytesAVX2 adds alpha·scale·(code-zero) of 1 lines to y, in groups of 8*vectors codes, of which as many take step bytes; a line has perLine groups; groups and vectors are positive.
 //

@@ -132,6 +132,9 @@ func mulAddAVX2(acc *float64, x *float32, y *float32, n int) { panic(noAssembly)
 func dotCodesAVX512(codes *uint8, x *float32, scale *float32, zero *uint8, groups int, vectors int, step int, pattern *codePattern) (sum float32) {
 	panic(noAssembly)
 }
+func dotShiftedCodesAVX512(codes *uint8, x *float32, scale *float32, shift *float32, zero float32, groups int, vectors int, step int, pattern *codePattern) (sum float32) {
+	panic(noAssembly)
+}
 func addCodesAVX512(y *float32, codes *uint8, stride int, scale *float32, zero *uint8, perLine int, alpha *float32, groups int, vectors int, step int, pattern *codePattern) {
 	panic(noAssembly)
 }
@@ -139,6 +142,9 @@ func addFourCodesAVX512(y *float32, codes *uint8, stride int, scale *float32, ze
 	panic(noAssembly)
 }
 func dotBytesAVX512(codes *uint8, x *float32, scale *float32, zero *uint8, groups int, vectors int, step int, pattern *codePattern) (sum float32) {
+	panic(noAssembly)
+}
+func dotShiftedBytesAVX512(codes *uint8, x *float32, scale *float32, shift *float32, zero float32, groups int, vectors int, step int, pattern *codePattern) (sum float32) {
 	panic(noAssembly)
 }
 func addBytesAVX512(y *float32, codes *uint8, stride int, scale *float32, zero *uint8, perLine int, alpha *float32, groups int, vectors int, step int, pattern *codePattern) {
@@ -150,6 +156,9 @@ func addFourBytesAVX512(y *float32, codes *uint8, stride int, scale *float32, ze
 func dotCodesAVX2(codes *uint8, x *float32, scale *float32, zero *uint8, groups int, vectors int, step int, pattern *codePattern) (sum float32) {
 	panic(noAssembly)
 }
+func dotShiftedCodesAVX2(codes *uint8, x *float32, scale *float32, shift *float32, zero float32, groups int, vectors int, step int, pattern *codePattern) (sum float32) {
+	panic(noAssembly)
+}
 func addCodesAVX2(y *float32, codes *uint8, stride int, scale *float32, zero *uint8, perLine int, alpha *float32, groups int, vectors int, step int, pattern *codePattern) {
 	panic(noAssembly)
 }
@@ -157,6 +166,9 @@ func addFourCodesAVX2(y *float32, codes *uint8, stride int, scale *float32, zero
 	panic(noAssembly)
 }
 func dotBytesAVX2(codes *uint8, x *float32, scale *float32, zero *uint8, groups int, vectors int, step int, pattern *codePattern) (sum float32) {
+	panic(noAssembly)
+}
+func dotShiftedBytesAVX2(codes *uint8, x *float32, scale *float32, shift *float32, zero float32, groups int, vectors int, step int, pattern *codePattern) (sum float32) {
 	panic(noAssembly)
 }
 func addBytesAVX2(y *float32, codes *uint8, stride int, scale *float32, zero *uint8, perLine int, alpha *float32, groups int, vectors int, step int, pattern *codePattern) {

@@ -62,6 +62,9 @@ func (g Grid) Type() gguf.Type { return g.t }
 // Uniform reports whether a uniform grid has the values of the type too.
 func (g Grid) Uniform() bool { k := g.kind(); return k.span == 1 && !k.levels }
 
+// Linear implements quant.Linear.
+func (g Grid) Linear() (zero float32, ok bool) { k := g.kind(); return k.zero, !k.levels }
+
 // Scheme is the scheme of a weight on the grid.
 func (g Grid) Scheme() quant.Scheme {
 	return quant.Scheme{Bits: g.Bits(), GroupSize: g.kind().group, Grid: g}

@@ -6,6 +6,7 @@ func codesAMD64(f *file) {
 	for _, v := range []vec{avx512, avx2} {
 		for _, c := range []codes{{"Codes", false}, {"Bytes", true}} {
 			c.dot(f, v)
+			c.dotShifted(f, v)
 			c.add(f, v, 1)
 			c.add(f, v, 4)
 		}
@@ -120,6 +121,55 @@ func (c codes) dot(f *file, v vec) {
 	g.op("JNZ group")
 	g.reduce("VADDPS", sum, a)
 	g.op("VMOVSS X%d, %s", sum, g.arg("sum"))
+	g.end()
+}
+
+// dotShifted is dot for codes that stand for scale·(code-zero)-shift, with a zero-point for all groups.
+func (c codes) dotShifted(f *file, v vec) {
+	g := &loop{f.fn("dotShifted"+c.name+v.suffix, "codes *uint8, x *float32, scale *float32, shift *float32, zero float32, groups int, vectors int, step int, pattern *codePattern", "sum float32",
+		fmt.Sprintf("returns Σ (scale·(code-zero)-shift)·x over groups of %d*vectors codes, of which as many take step bytes; zero is more by 2^23; groups and vectors are positive.", v.lanes)), f, v}
+	g.pointers("codes", "SI", "x", "DI", "scale", "R8", "shift", "R9", "groups", "R10", "vectors", "R11", "step", "R12")
+	c.pattern(g)
+	const a, b, one, two, scale, shift, zero = 0, 1, 2, 3, 4, 5, 6
+	g.broadcast("zero", zero)
+	g.zero(a)
+	g.zero(b)
+	value := func(from string, dst int) {
+		c.look(g, from, dst)
+		g.o("VSUBPS", zero, dst, dst)
+		g.op("VFMSUB213PS %s, %s, %s", g.r(shift), g.r(scale), g.r(dst))
+	}
+	g.loopHead("group")
+	g.op("VBROADCASTSS (R8), %s", g.r(scale))
+	g.op("VBROADCASTSS (R9), %s", g.r(shift))
+	g.op("MOVQ R11, CX")
+	g.op("SUBQ $2, CX")
+	g.op("JLT one")
+	g.loopHead("two")
+	g.op("LEAQ (SI)(R12*1), DX")
+	value("SI", one)
+	value("DX", two)
+	g.op("VFMADD231PS (DI), %s, %s", g.r(one), g.r(a))
+	g.op("VFMADD231PS %d(DI), %s, %s", 4*v.lanes, g.r(two), g.r(b))
+	g.op("LEAQ (SI)(R12*2), SI")
+	g.op("ADDQ $%d, DI", 8*v.lanes)
+	g.op("SUBQ $2, CX")
+	g.op("JGE two")
+	g.label("one")
+	g.op("TESTQ $1, CX")
+	g.op("JZ next")
+	value("SI", one)
+	g.op("VFMADD231PS (DI), %s, %s", g.r(one), g.r(b))
+	g.op("ADDQ R12, SI")
+	g.op("ADDQ $%d, DI", 4*v.lanes)
+	g.label("next")
+	g.op("ADDQ $4, R8")
+	g.op("ADDQ $4, R9")
+	g.op("DECQ R10")
+	g.op("JNZ group")
+	g.o("VADDPS", b, a, a)
+	g.reduce("VADDPS", a, b)
+	g.op("VMOVSS X%d, %s", a, g.arg("sum"))
 	g.end()
 }
 
