@@ -45,7 +45,7 @@ func (j *job) allocate(ctx context.Context, o *Options) (err error) {
 		},
 		Never: func(err error) bool { return errors.Is(err, ErrTarget) || errors.Is(err, ErrOptions) },
 		Size: func() (int64, error) {
-			w, err := j.writerOptions(o)
+			w, err := j.writerOptions(ctx, o)
 			if err != nil {
 				return 0, err
 			}

@@ -2,6 +2,7 @@ package lowbit
 
 import (
 	"context"
+	"encoding/json"
 	"sync"
 
 	"github.com/golowbit/lowbit/checkpoint/layout"
@@ -26,6 +27,9 @@ func (j *job) runDirect(ctx context.Context) error {
 	}
 	return parallel.For(ctx, lanes, len(j.plan.Layers), func(i int) error {
 		p := j.plan.Layers[i]
+		if !j.mine(p.Name) {
+			return nil
+		}
 		r := j.reportOf(p)
 		if !p.Dense {
 			s := p.First().Scheme
@@ -41,7 +45,11 @@ func (j *job) runDirect(ctx context.Context) error {
 			r.Arm, r.Scheme = p.Arms[0].String(), s
 			r.Bits = float64(q.StorageBits()) / float64(p.Out*p.In)
 			if !done {
-				if err := j.out.Put(p.Name, q, nil); err != nil {
+				var report json.RawMessage
+				if !j.team.Alone() { // another part puts the result together
+					report, _ = json.Marshal(r)
+				}
+				if err := j.out.Put(p.Name, q, report); err != nil {
 					return outOfRange(p.Name, err)
 				}
 			}

@@ -152,7 +152,7 @@ type Measurement struct {
 
 func (m Measurement) validate() error {
 	switch {
-	case m.Window != 0 && !m.given():
+	case m.Window != 0 && !m.Given():
 		return badOptions("windows of %d tokens, and no text to measure on", m.Window)
 	case len(m.Weights) > 0:
 		return badOptions("weights of texts are for calibration: all that is measured on counts alike")
@@ -160,14 +160,14 @@ func (m Measurement) validate() error {
 	if err := checkWindow(m.Window); err != nil {
 		return err
 	}
-	return m.Text.validate()
+	return m.Text.Validate()
 }
 
 // readMeasured reads the text to measure on and finds out whether the source
 // can be run on it, in what memory; the result is of its shape. o keeps the tokens for a second
 // attempt: a reader can be read once.
 func (j *job) readMeasured(o *Options) (*memory.Plan, error) {
-	if !o.Evaluation.given() {
+	if !o.Evaluation.Given() {
 		return nil, nil
 	}
 	if j.model == nil {

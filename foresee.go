@@ -13,6 +13,7 @@ import (
 	"github.com/golowbit/lowbit/internal/distill"
 	"github.com/golowbit/lowbit/internal/memory"
 	"github.com/golowbit/lowbit/internal/parallel"
+	"github.com/golowbit/lowbit/internal/text"
 	"github.com/golowbit/lowbit/quant"
 )
 
@@ -38,7 +39,7 @@ func Foresee(ctx context.Context, o Options) (*Plan, error) {
 		return nil, err
 	}
 	p := j.explain()
-	w, err := j.writerOptions(&o)
+	w, err := j.writerOptions(ctx, &o)
 	if err != nil {
 		return nil, err
 	}
@@ -103,7 +104,7 @@ func (j *job) planMemory(limit int64) (p *memory.Plan, err error) {
 func (j *job) planMoments(limit int64, texts []Text) error {
 	var reading int64
 	for _, t := range texts {
-		p, err := t.reading(limit)
+		p, err := text.Reading(t, limit)
 		if err != nil {
 			return err
 		}

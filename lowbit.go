@@ -19,16 +19,16 @@ package lowbit
 
 import (
 	"errors"
-	"fmt"
 
 	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/internal/faults"
 	"github.com/golowbit/lowbit/internal/memory"
 	"github.com/golowbit/lowbit/internal/walk"
 )
 
 var (
 	// ErrOptions is wrapped by errors about options that make no sense.
-	ErrOptions = errors.New("invalid options")
+	ErrOptions = faults.ErrOptions
 	// ErrMeasuring is wrapped where the text to measure on (Options.Evaluation) was
 	// sound, and the result could not be run on it: it does not get its name.
 	ErrMeasuring = errors.New("the result could not be measured")
@@ -47,6 +47,4 @@ var (
 )
 
 // badOptions returns an error that wraps ErrOptions.
-func badOptions(format string, args ...any) error {
-	return fmt.Errorf("%w: %w", ErrOptions, fmt.Errorf(format, args...))
-}
+func badOptions(format string, args ...any) error { return faults.Options(format, args...) }

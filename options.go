@@ -9,7 +9,7 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/fitting"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/gptq"
-	"github.com/golowbit/lowbit/internal/enum"
+	"github.com/golowbit/lowbit/internal/choice"
 	"github.com/golowbit/lowbit/quant"
 )
 
@@ -136,6 +136,9 @@ type Options struct {
 	// result depends on it.
 	Memory int64
 	Resume bool // go on with what an interrupted run left behind
+	// Part, if it is one, does its part of the work beside others, which must have the same
+	// options: they share the folder Output+".partial". Resume goes without saying then.
+	Part Part
 
 	// Evaluation, if it has text, is what the result is measured on, and the
 	// source beside it. Like that for calibration the text is read before the
@@ -157,38 +160,57 @@ type GPTQ struct {
 	Refine  *gptq.Refine // nil means the preset's
 }
 
-// Axis restricts in which channels groups may lie. Its text is "default",
-// "ada", "oc" or "ic".
-type Axis uint8
-
-const (
-	// AxisDefault is the target's axis, or every axis of the arms that the
-	// format can hold.
-	AxisDefault Axis = iota
-	// AxisAda lets AdaDim choose for every layer.
-	AxisAda
-	// AxisOC puts groups inside output channels.
-	AxisOC
-	// AxisIC puts groups inside input channels.
-	AxisIC
+// What options choose among. Each has a text, which its parser reads.
+type (
+	// Axis restricts in which channels groups may lie: "default", "ada", "oc" or "ic".
+	Axis = choice.Axis
+	// Fold says when scales of arms are moved into the norm or the linear before: "default",
+	// "auto", "off" or "on".
+	Fold = choice.Fold
+	// Curvature says whether errors are judged by the model's own loss: "default", "off" or "on".
+	Curvature = choice.Curvature
+	// Inputs says what a block sees while it is calibrated: "default", "full" or "quantized".
+	Inputs = choice.Inputs
+	// Fit says what is done about a layer that the format cannot hold: "auto", "off", "arms"
+	// or "on".
+	Fit = choice.Fit
 )
 
-var axes = enum.New[Axis]("Axis", "axis", ErrOptions, "default", "ada", "oc", "ic")
+// The values of these types.
+const (
+	AxisDefault = choice.AxisDefault // the target's axis, or every axis of the arms that the format can hold
+	AxisAda     = choice.AxisAda     // AdaDim chooses for every layer
+	AxisOC      = choice.AxisOC      // groups inside output channels
+	AxisIC      = choice.AxisIC      // groups inside input channels
 
-// String returns the axis' text.
-func (a Axis) String() string { return axes.String(a) }
+	FoldDefault = choice.FoldDefault // FoldOn for a preset that is restricted to axis oc, else FoldAuto
+	FoldAuto    = choice.FoldAuto    // where the format cannot store the scales
+	FoldOff     = choice.FoldOff     // all scales are stored
+	FoldOn      = choice.FoldOn      // wherever it is possible
 
-// MarshalText implements encoding.TextMarshaler.
-func (a Axis) MarshalText() ([]byte, error) { return axes.Marshal(a) }
+	CurvatureDefault = choice.CurvatureDefault // CurvatureOn for preset Best with its own method, with text and without another Objective
+	CurvatureOff     = choice.CurvatureOff     // by the outputs of layers
+	CurvatureOn      = choice.CurvatureOn      // by the model's loss
 
-// UnmarshalText implements encoding.TextUnmarshaler.
-func (a *Axis) UnmarshalText(text []byte) error { return axes.Unmarshal(a, text) }
+	InputsDefault   = choice.InputsDefault   // what the preset says
+	InputsFull      = choice.InputsFull      // what a block sees in the unquantized model
+	InputsQuantized = choice.InputsQuantized // what the quantized layers before make of the text
 
-// ParseAxis reads "default", "ada", "oc" or "ic". Errors wrap ErrOptions.
-func ParseAxis(s string) (Axis, error) { return axes.Parse(s) }
+	FitAuto = choice.FitAuto // FitArms where neither Arms nor AxisAda was asked for, else FitOff
+	FitOff  = choice.FitOff  // the layer is refused
+	FitArms = choice.FitArms // arms are left out, as long as one is left
+	FitOn   = choice.FitOn   // the layer is changed to what the format can hold
+)
 
-// of returns the arms of the axis.
-func (a Axis) of(arms []adadim.Arm) []adadim.Arm {
+// ParseAxis reads an Axis, ParseFold a Fold, and so on. Errors wrap ErrOptions.
+func ParseAxis(s string) (Axis, error)           { return choice.ParseAxis(s) }
+func ParseFold(s string) (Fold, error)           { return choice.ParseFold(s) }
+func ParseCurvature(s string) (Curvature, error) { return choice.ParseCurvature(s) }
+func ParseInputs(s string) (Inputs, error)       { return choice.ParseInputs(s) }
+func ParseFit(s string) (Fit, error)             { return choice.ParseFit(s) }
+
+// armsAlong returns the arms of an axis.
+func armsAlong(a Axis, arms []adadim.Arm) []adadim.Arm {
 	var left []adadim.Arm
 	for _, arm := range arms {
 		if a == AxisDefault || a == AxisAda || (a == AxisIC) == (arm.Axis == quant.IC) {
@@ -197,137 +219,6 @@ func (a Axis) of(arms []adadim.Arm) []adadim.Arm {
 	}
 	return left
 }
-
-// Fold says when scales of arms are moved into the norm or the linear before,
-// so that nothing but plain groups needs to be stored and the format's engines
-// run the result as it is. Input scales of q, k, v and of gate, up go into
-// the norms, those of o into v, those of down into up; row scales of v and
-// up are the same thing seen from the other side. The scale of an input
-// is chosen once for all layers that read it, before they are quantized,
-// among no scale and the powers that the arms try; then the layers choose
-// among the arms that are left. Row scales of other layers are stored.
-// Without arms that have scales none of the values does anything. A layer that
-// stays dense keeps the scales of its input from being folded.
-//
-// Its text is "default", "auto", "off" or "on".
-type Fold uint8
-
-const (
-	// FoldDefault is FoldOn for a preset that is restricted to axis oc, so
-	// that the result is plain groups, which every engine reads; else FoldAuto.
-	FoldDefault Fold = iota
-	// FoldAuto folds where the format cannot store the scales.
-	FoldAuto
-	// FoldOff stores all scales.
-	FoldOff
-	// FoldOn folds wherever it is possible.
-	FoldOn
-)
-
-var folds = enum.New[Fold]("Fold", "fold", ErrOptions, "default", "auto", "off", "on")
-
-// String returns the text of f.
-func (f Fold) String() string { return folds.String(f) }
-
-// MarshalText implements encoding.TextMarshaler.
-func (f Fold) MarshalText() ([]byte, error) { return folds.Marshal(f) }
-
-// UnmarshalText implements encoding.TextUnmarshaler.
-func (f *Fold) UnmarshalText(text []byte) error { return folds.Unmarshal(f, text) }
-
-// ParseFold reads "default", "auto", "off" or "on". Errors wrap ErrOptions.
-func ParseFold(s string) (Fold, error) { return folds.Parse(s) }
-
-// Curvature says whether errors are judged by the model's own loss: one pass back
-// through the unquantized model collects, for each layer, the second moments O of the
-// gradients at its outputs, and what is made small is tr(O E H Eᵀ) instead of the error
-// of the layer's output: GPTQ's feedback and refinement and the choice among arms go by
-// it. A model with an operation that no gradient goes back through is refused where it is
-// on, and done without it by default. Its text is "default", "off" or "on".
-type Curvature uint8
-
-const (
-	// CurvatureDefault is CurvatureOn for preset Best with its own method, unless another
-	// Objective or an importance matrix in place of text is given; else CurvatureOff.
-	CurvatureDefault Curvature = iota
-	// CurvatureOff judges by the outputs of layers.
-	CurvatureOff
-	// CurvatureOn judges by the model's loss.
-	CurvatureOn
-)
-
-var curvatures = enum.New[Curvature]("Curvature", "curvature", ErrOptions, "default", "off", "on")
-
-// String returns the text of c.
-func (c Curvature) String() string { return curvatures.String(c) }
-
-// MarshalText implements encoding.TextMarshaler.
-func (c Curvature) MarshalText() ([]byte, error) { return curvatures.Marshal(c) }
-
-// UnmarshalText implements encoding.TextUnmarshaler.
-func (c *Curvature) UnmarshalText(text []byte) error { return curvatures.Unmarshal(c, text) }
-
-// ParseCurvature reads "default", "off" or "on". Errors wrap ErrOptions.
-func ParseCurvature(s string) (Curvature, error) { return curvatures.Parse(s) }
-
-// Inputs says what a block sees while it is calibrated. Its text is
-// "default", "full" or "quantized".
-type Inputs uint8
-
-const (
-	// InputsDefault is what the preset says.
-	InputsDefault Inputs = iota
-	// InputsFull shows every block what it sees in the unquantized model.
-	InputsFull
-	// InputsQuantized shows a block what the quantized layers before it make
-	// of the text, layer group by layer group.
-	InputsQuantized
-)
-
-var inputs = enum.New[Inputs]("Inputs", "inputs", ErrOptions, "default", "full", "quantized")
-
-// String returns the text of i.
-func (i Inputs) String() string { return inputs.String(i) }
-
-// MarshalText implements encoding.TextMarshaler.
-func (i Inputs) MarshalText() ([]byte, error) { return inputs.Marshal(i) }
-
-// UnmarshalText implements encoding.TextUnmarshaler.
-func (i *Inputs) UnmarshalText(text []byte) error { return inputs.Unmarshal(i, text) }
-
-// ParseInputs reads "default", "full" or "quantized". Errors wrap ErrOptions.
-func ParseInputs(s string) (Inputs, error) { return inputs.Parse(s) }
-
-// Fit says what is done about a layer that the format cannot hold. Its text
-// is "auto", "off", "arms" or "on".
-type Fit uint8
-
-const (
-	// FitAuto is FitArms where neither Arms nor AxisAda was asked for, else FitOff.
-	FitAuto Fit = iota
-	// FitOff refuses the layer.
-	FitOff
-	// FitArms leaves out arms that the format cannot hold, as long as one is
-	// left, and refuses otherwise.
-	FitArms
-	// FitOn changes the layer to what the format can hold: other arms, a
-	// smaller group, or dense.
-	FitOn
-)
-
-var fits = enum.New[Fit]("Fit", "fit", ErrOptions, "auto", "off", "arms", "on")
-
-// String returns the text of f.
-func (f Fit) String() string { return fits.String(f) }
-
-// MarshalText implements encoding.TextMarshaler.
-func (f Fit) MarshalText() ([]byte, error) { return fits.Marshal(f) }
-
-// UnmarshalText implements encoding.TextUnmarshaler.
-func (f *Fit) UnmarshalText(text []byte) error { return fits.Unmarshal(f, text) }
-
-// ParseFit reads "auto", "off", "arms" or "on". Errors wrap ErrOptions.
-func ParseFit(s string) (Fit, error) { return fits.Parse(s) }
 
 // Validate reports what is wrong with o, without looking at any file. Every
 // error wraps ErrOptions.
@@ -344,7 +235,7 @@ func (o *Options) Validate() error {
 	if err := cmp.Or(o.Calibration.validate(), o.checkImportance()); err != nil {
 		return err
 	}
-	if err := cmp.Or(o.Evaluation.validate(), o.Tuning.validate()); err != nil {
+	if err := cmp.Or(o.Evaluation.validate(), o.Tuning.Validate()); err != nil {
 		return err
 	}
 	if err := o.Budget.Validate(); err != nil {
@@ -356,12 +247,8 @@ func (o *Options) Validate() error {
 	if slices.ContainsFunc(o.Rules, func(r Rule) bool { return r.Match == nil }) {
 		return badOptions("a rule without an expression")
 	}
-	for _, err := range []error{
-		presets.Check(o.Preset), axes.Check(o.Axis), folds.Check(o.Fold), inputs.Check(o.Inputs), fits.Check(o.Fit), curvatures.Check(o.Curvature),
-	} {
-		if err != nil {
-			return err
-		}
+	if err := cmp.Or(presets.Check(o.Preset), choice.Check(o.Axis, o.Fold, o.Curvature, o.Inputs, o.Fit)); err != nil {
+		return err
 	}
 	s, err := o.resolve()
 	if err != nil {
@@ -418,7 +305,7 @@ func (o *EvalOptions) Validate() error {
 	switch {
 	case o.Model == "":
 		return badOptions("no model given")
-	case !o.Text.given():
+	case !o.Text.Given():
 		return badOptions("no text given")
 	case len(o.Text.Weights) > 0:
 		return badOptions("weights of texts are for calibration: all that is measured on counts alike")
@@ -435,7 +322,7 @@ func (o *EvalOptions) Validate() error {
 			return err
 		}
 	}
-	if err := o.Text.validate(); err != nil {
+	if err := o.Text.Validate(); err != nil {
 		return err
 	}
 	return checkLimits(o.Workers, o.Memory)

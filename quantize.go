@@ -47,7 +47,7 @@ func Quantize(ctx context.Context, o Options) (*Report, error) {
 	for {
 		r, err := quantizeOnce(ctx, &o, tooLarge)
 		var e *ranges.Error
-		if errors.As(err, &e) && tooLarge[e.Layer] == nil {
+		if errors.As(err, &e) && tooLarge[e.Layer] == nil && o.Part.Alone() {
 			tooLarge[e.Layer] = e.Err
 			continue
 		}
@@ -72,13 +72,11 @@ func quantizeOnce(ctx context.Context, o *Options, tooLarge map[string]error) (*
 	if err = j.leaveDense(*o, tooLarge); err == nil {
 		err = j.prepare(ctx, o)
 	}
-	switch {
-	case errors.Is(err, checkpoint.ErrComplete):
-		if err = j.readBack(); err == nil {
-			err = j.measure(ctx, j.output)
-		}
-	case err == nil:
-		err = j.run(ctx)
+	if err == nil {
+		err = j.ended(j.run(ctx))
+	}
+	if errors.Is(err, checkpoint.ErrComplete) {
+		err = j.complete(ctx)
 	}
 	var e *ranges.Error
 	if errors.As(err, &e) && j.out != nil {
@@ -129,6 +127,10 @@ type job struct {
 	evaluation *Evaluation
 	tuned      *Tuned
 	allocated  *Allocation
+
+	team   Part
+	others map[string]int // the layers of other parts, and whose they are
+	parted *Parted
 }
 
 // openModel opens a model, or the LoRA adapter at path merged into the model
@@ -160,7 +162,7 @@ func newJob(o Options) (*job, error) {
 		err = cmp.Or(j.openImportance(o), j.checkReversible(o.Curvature), j.planModel(o))
 	}
 	if err == nil {
-		err = j.splitLayers()
+		err = cmp.Or(j.splitLayers(), j.checkPart(o))
 	}
 	if err != nil {
 		j.close()
@@ -287,7 +289,7 @@ func (j *job) prepare(ctx context.Context, o *Options) error {
 			return err
 		}
 	}
-	w, err := j.writerOptions(o)
+	w, err := j.writerOptions(ctx, o)
 	if err != nil {
 		return err
 	}
@@ -297,11 +299,12 @@ func (j *job) prepare(ctx context.Context, o *Options) error {
 }
 
 // writerOptions are what the output is opened with, once the text is read.
-func (j *job) writerOptions(o *Options) (checkpoint.WriterOptions, error) {
+func (j *job) writerOptions(ctx context.Context, o *Options) (checkpoint.WriterOptions, error) {
 	fingerprint, method, err := j.describe(o.MaxShardBytes)
 	return checkpoint.WriterOptions{
 		Out: j.output, Source: j.layers, Parts: j.parts, Format: j.set.format, Layers: j.plan.Quantized(), Direct: j.direct(), Resume: o.Resume,
 		Fingerprint: fingerprint, Hash: !j.direct(), Method: method, MaxShardBytes: o.MaxShardBytes, Workers: j.writers,
+		Team: j.team, Waiting: func(text string) { j.event(Event{Kind: EventWait, Message: text}) }, Context: ctx,
 		Progress: func(done, total int64) {
 			j.event(Event{Kind: EventWrite, Done: int(done), Total: int(total)})
 		},
@@ -492,7 +495,7 @@ func (j *job) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return phases.In(ctx, phases.Writing, func() error { return j.out.Finish(ctx) })
+	return j.end(ctx)
 }
 
 // runUncalibrated quantizes layers one by one with a method that needs no data.
@@ -505,6 +508,9 @@ func (j *job) runUncalibrated(ctx context.Context, layers []*fitting.Layer) erro
 			if _, err := j.resumed(p); err != nil {
 				return err
 			}
+			continue
+		}
+		if !j.mine(p.Name) {
 			continue
 		}
 		var w *tensor.Matrix
@@ -647,12 +653,15 @@ func (j *job) readBack() error {
 
 // report sums up. The output is there by now: nothing here is an error.
 func (j *job) report() *Report {
-	r := &Report{Output: j.output, Format: j.set.format.Name(), Settings: j.settings(), Notes: j.notes(), Tokens: j.tokens, BytesBefore: j.before, Evaluation: j.evaluation, Tuned: j.tuned, Allocation: j.allocated}
+	r := &Report{Output: j.output, Format: j.set.format.Name(), Settings: j.settings(), Notes: j.notes(), Tokens: j.tokens, BytesBefore: j.before, Evaluation: j.evaluation, Tuned: j.tuned, Allocation: j.allocated, Part: j.parted}
 	r.BytesAfter, _ = checkpoint.WeightBytes(j.output) // 0 where it cannot be known
 	var bits, weights float64
 	layers := j.plan.Engines()
 	for i, p := range j.plan.Layers {
 		l := j.done[p.Name]
+		if l == nil {
+			continue // of another part
+		}
 		r.Layers = append(r.Layers, *l)
 		if !l.Dense {
 			bits += l.Bits * float64(l.Out*l.In)

@@ -19,6 +19,7 @@ const (
 	EventProgress EventKind = "progress" // Done of Total in the phase named by Message
 	EventWarning  EventKind = "warning"  // Message says what, of the layer Name if that is set
 	EventWrite    EventKind = "write"    // the output is being put together: Done of Total bytes
+	EventWait     EventKind = "wait"     // another part is waited for: Message says for what
 	EventTune     EventKind = "tune"     // what tuning has reached was measured: Done of Total steps, KL
 )
 
@@ -100,6 +101,8 @@ type Report struct {
 	Tuned         *Tuned        `json:"tuned,omitempty"`
 	// Allocation is what Options.Budget led to.
 	Allocation *Allocation `json:"allocation,omitempty"`
+	// Part is what became of Options.Part.
+	Part *Parted `json:"part,omitempty"`
 	// Evaluation is the outcome of Options.Evaluation, against the source.
 	Evaluation *Evaluation `json:"evaluation,omitempty"`
 }

@@ -208,7 +208,7 @@ func (o *Options) resolveArms(s *settings) error {
 	if s.axis != AxisAda {
 		from += ", of axis " + s.axis.String()
 	}
-	s.arms = told.Pick(&s.told, "arms", told.Otherwise(s.axis.of(all), from))
+	s.arms = told.Pick(&s.told, "arms", told.Otherwise(armsAlong(s.axis, all), from))
 	if len(s.arms) == 0 {
 		return badOptions("arms %s: none of axis %s", Setting{Value: all}.Text(), s.axis)
 	}

@@ -5,9 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"iter"
-	"math"
 	"path/filepath"
 	"slices"
 
@@ -15,63 +12,12 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/generation"
 	"github.com/golowbit/lowbit/checkpoint/measure"
 	"github.com/golowbit/lowbit/internal/decoder"
-	"github.com/golowbit/lowbit/internal/memory"
 	"github.com/golowbit/lowbit/internal/text"
 	"github.com/golowbit/lowbit/internal/tokenizer"
 )
 
-// Text is what a model is calibrated or measured on: files, readers, strings,
-// documents and token ids, one after another in this order. docs/texts.md says what
-// files and readers may hold: UTF-8 text, JSON, conversations, tables, packed or not.
-type Text struct {
-	Files []string // or folders of such
-	// Weights of Files, one each, say what share of the calibration windows comes from
-	// where; all else that is given counts 1. Without them windows are spread evenly.
-	Weights   []float64
-	Readers   []io.Reader      // read to their end
-	Strings   []string         // each is one document
-	Documents iter.Seq[string] // as Strings
-	IDs       [][]int32        // taken as they are; a model needs no tokenizer for them
-	// Field is the key of the text or of a conversation's messages in JSON and tables; ""
-	// means "text", else "messages", else "conversations".
-	Field string
-	// PerDocument encodes every document by itself, after a
-	// beginning-of-sequence token (see BOS). Documents of plain text are what
-	// lies between blank lines. Otherwise texts are encoded in one go, as they
-	// are, without that token.
-	PerDocument bool
-	// BOS says whether, with PerDocument, documents get a beginning-of-sequence
-	// token. nil means if the model's tokenizer adds one, and of conversations what the
-	// chat template does. A document that starts with the token gets no second one.
-	BOS      *bool
-	MaxBytes int64 // how long each file or reader may be, also unpacked; 0 means 1 GiB
-}
-
-// given reports whether there is any text.
-func (t Text) given() bool {
-	return len(t.Files)+len(t.Readers)+len(t.Strings)+len(t.IDs) > 0 || t.Documents != nil
-}
-
-func (t Text) validate() error {
-	switch {
-	case t.MaxBytes < 0:
-		return badOptions("texts of at most %d bytes", t.MaxBytes)
-	case t.BOS != nil && !t.PerDocument:
-		return badOptions("a beginning-of-sequence token is for documents that are encoded by themselves (PerDocument)")
-	case slices.Contains(t.Readers, nil):
-		return badOptions("a nil reader of text")
-	case slices.Contains(t.Files, ""):
-		return badOptions("a text file without a name")
-	case len(t.Weights) > 0 && len(t.Weights) != len(t.Files):
-		return badOptions("%d weights for %d files of text", len(t.Weights), len(t.Files))
-	case slices.ContainsFunc(t.Weights, func(w float64) bool { return !(w > 0 && w <= math.MaxFloat32) }):
-		return badOptions("weights of texts %v, want positive numbers", t.Weights)
-	}
-	return nil
-}
-
-// String names the text in errors.
-func (t Text) String() string { return t.source().Name(len(t.IDs)) }
+// Text is what a model is calibrated or measured on.
+type Text = text.Text
 
 // Calibration is the text that layers are observed on. It is cut into
 // windows of SeqLen tokens, of which Samples are used, evenly spread.
@@ -87,7 +33,7 @@ type Calibration struct {
 }
 
 // given reports whether there is any text.
-func (c Calibration) given() bool { return c.Self != nil || c.Text.given() }
+func (c Calibration) given() bool { return c.Self != nil || c.Text.Given() }
 
 func (c Calibration) validate() error {
 	if c.Samples < 0 || c.SeqLen < 0 {
@@ -96,7 +42,7 @@ func (c Calibration) validate() error {
 	if c.Self != nil && c.Self.Tokens < 0 {
 		return badOptions("%d tokens of text that the model writes", c.Self.Tokens)
 	}
-	return c.Text.validate()
+	return c.Text.Validate()
 }
 
 const (
@@ -166,40 +112,24 @@ func readCalibration(m *checkpoint.Model, cfg *decoder.Model, c Calibration, tun
 		return nil, fmt.Errorf("%v: %d tokens of calibration text, want at least one window of %d", c.Text, text.Count(shares), t.seqLen)
 	}
 	t.windows = picked
-	if t.tuning, err = tuning.windows(all, t.seqLen); err != nil {
+	if t.tuning, err = tuning.Windows(all, t.seqLen); err != nil {
 		return nil, err
 	}
 	text.Detach(len(all), t.windows, t.tuning)
 	return t, nil
 }
 
-// source is where the text that is not given as ids comes from.
-func (t Text) source() text.Source {
-	return text.Source{
-		Files: t.Files, Weights: t.Weights, Readers: t.Readers, Strings: t.Strings, Documents: t.Documents, Field: t.Field, MaxBytes: t.MaxBytes,
-	}
-}
-
-// reading is what memory the text takes while it is read and encoded.
-func (t Text) reading(limit int64) (*memory.Plan, error) {
-	p, err := memory.Reading(cmp.Or(limit, memory.Default()), text.Memory(t.source().Size()))
-	if err != nil {
-		return nil, fmt.Errorf("%v: %w", t, err)
-	}
-	return p, nil
-}
-
 // tokens encodes text for a model, with the tokenizer in dir, or the model's
 // own if dir is "". limit is of memory, as in Options.
 func tokens(m *checkpoint.Model, dir string, cfg *decoder.Model, t Text, limit int64) ([]text.Share, error) {
-	p, err := t.reading(limit)
+	p, err := text.Reading(t, limit)
 	if err != nil {
 		return nil, err
 	}
 	if len(t.Readers) == 0 && t.Documents == nil { // their size is not known
 		defer p.Hold()()
 	}
-	shares, err := t.source().Tokens(func() (*tokenizer.Tokenizer, error) { return measure.Tokenizer(m, dir) },
+	shares, err := text.From(t).Tokens(func() (*tokenizer.Tokenizer, error) { return measure.Tokenizer(m, dir) },
 		text.Encoding{PerDocument: t.PerDocument, BOS: t.BOS}, t.IDs, m.Path(), cfg.Vocab)
 	if errors.Is(err, text.ErrNoBOS) {
 		err = badOptions("%w", err)

@@ -2,7 +2,6 @@ package checkpoint
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -13,7 +12,7 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/golowbit/lowbit/checkpoint/formats/mlx"
+	"github.com/golowbit/lowbit/checkpoint/internal/copied"
 	"github.com/golowbit/lowbit/checkpoint/internal/parts"
 	"github.com/golowbit/lowbit/checkpoint/internal/weights"
 	"github.com/golowbit/lowbit/checkpoint/layout"
@@ -211,7 +210,13 @@ func (w *Writer) checkResult() error {
 
 // Finish puts the model together, syncs it and gives it its name. After an
 // error, or when ctx ends, the partial folder is as it was before.
+//
+// Of parts that share the folder one does it; the error of the others wraps ErrUnfinished
+// while there are layers to come, or ErrComplete.
 func (w *Writer) Finish(ctx context.Context) error {
+	if w.stop != nil {
+		return errors.Join(w.together(ctx), w.Close())
+	}
 	return errors.Join(w.finish(ctx), w.Close())
 }
 
@@ -371,7 +376,7 @@ func (w *Writer) configFiles(layers []layout.Layer, dense []layout.Spec) (map[st
 	if files == nil {
 		files = map[string][]byte{}
 	}
-	if files[layout.ConfigFile], err = rewriteConfig(contents.Config, config); err != nil {
+	if files[layout.ConfigFile], err = copied.Config(contents.Config, config); err != nil {
 		return nil, err
 	}
 	for name := range files {
@@ -388,7 +393,7 @@ func (w *Writer) writeFiles(dir string, layers []layout.Layer, dense []layout.Sp
 	if err != nil {
 		return err
 	}
-	if err := copyFiles(w.disk, dir, w.o.Source, files, Formats()); err != nil {
+	if err := copied.Files(w.disk, dir, w.o.Source.Path(), w.o.Source.Files(), files, Formats()); err != nil {
 		return err
 	}
 	for _, name := range slices.Sorted(maps.Keys(files)) {
@@ -401,33 +406,6 @@ func (w *Writer) writeFiles(dir string, layers []layout.Layer, dense []layout.Sp
 		}
 	}
 	return nil
-}
-
-// rewriteConfig changes what a format wants changed in a config.json and
-// leaves order and text of the rest.
-func rewriteConfig(source json.RawMessage, c layout.Config) ([]byte, error) {
-	o, err := layout.ParseObject(source)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", layout.ConfigFile, err)
-	}
-	o.Remove(olderQuantKey)
-	if v, ok := o.Get(mlxQuantKey); ok && (mlx.Format{}).Detect(v) {
-		o.Remove(mlxQuantKey)
-	}
-	if c.Quantization == nil {
-		o.Remove(layout.QuantizationKey)
-	} else {
-		o.Set(layout.QuantizationKey, c.Quantization)
-	}
-	for _, key := range slices.Sorted(maps.Keys(c.Set)) {
-		o.Set(key, c.Set[key])
-	}
-	for i, v := range o.Values {
-		if !json.Valid(v) {
-			return nil, fmt.Errorf("%s: value of %q is not JSON", layout.ConfigFile, o.Keys[i])
-		}
-	}
-	return o.Bytes(), nil
 }
 
 // publish syncs the result, gives it its name and removes the partial folder.
@@ -461,6 +439,9 @@ func (w *Writer) publish(result string) error {
 	w.mu.Lock()
 	w.closed = true
 	w.mu.Unlock()
+	if w.stop != nil {
+		w.stop()
+	}
 	// What cannot be removed now is recognized by a resume.
 	_ = w.partial.Remove(true)
 	_ = w.partial.Unlock()

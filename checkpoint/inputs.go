@@ -7,7 +7,9 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/golowbit/lowbit/checkpoint/internal/copied"
 	"github.com/golowbit/lowbit/checkpoint/internal/inputs"
+	"github.com/golowbit/lowbit/checkpoint/internal/several"
 	"github.com/golowbit/lowbit/internal/disk"
 )
 
@@ -29,7 +31,7 @@ func inputsOf(m *Model) ([]inputs.File, error) {
 	}
 	for _, e := range entries {
 		name := e.Name()
-		if strings.HasPrefix(name, ".") || isWeightFile(name) || strings.EqualFold(name, "config.json") {
+		if strings.HasPrefix(name, ".") || copied.IsWeights(name) || strings.EqualFold(name, "config.json") {
 			continue
 		}
 		st, err := fs.Stat(m.files, name)
@@ -59,7 +61,7 @@ func weightInputs(m *Model) ([]inputs.File, error) {
 			// Parts of tensors lie in several of its files.
 			entries, _ := os.ReadDir(path)
 			for _, e := range entries {
-				if isWeightFile(e.Name()) && isFile(filepath.Join(path, e.Name())) {
+				if copied.IsWeights(e.Name()) && isFile(filepath.Join(path, e.Name())) {
 					paths = append(paths, filepath.Join(path, e.Name()))
 				}
 			}
@@ -77,7 +79,7 @@ func weightInputs(m *Model) ([]inputs.File, error) {
 	if m.base != "" {
 		add(m.path) // the adapter
 	} else if isFile(m.path) {
-		for _, part := range partsOf(m.path, Formats()) {
+		for _, part := range several.PartsOf(m.path, Formats()) {
 			add(part) // the first may have no tensors
 		}
 	}

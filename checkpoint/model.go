@@ -14,7 +14,9 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/formats/dense"
 	"github.com/golowbit/lowbit/checkpoint/formats/mlx"
 	"github.com/golowbit/lowbit/checkpoint/internal/coded"
+	"github.com/golowbit/lowbit/checkpoint/internal/copied"
 	"github.com/golowbit/lowbit/checkpoint/internal/hubcache"
+	"github.com/golowbit/lowbit/checkpoint/internal/several"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/disk"
 	"github.com/golowbit/lowbit/internal/wire"
@@ -51,13 +53,6 @@ type Model struct {
 const (
 	maxConfig  = 64 << 20
 	biasSuffix = ".bias"
-)
-
-// Other keys than layout.QuantizationKey: what compressed-tensors first called
-// it, and mlx-lm's.
-const (
-	olderQuantKey = "compression_config"
-	mlxQuantKey   = "quantization"
 )
 
 // Open opens a model folder, or a model file of a format that is one file: also a folder
@@ -126,14 +121,14 @@ func openFile(path string, formats []layout.Format) (*Model, error) {
 			return nil, err
 		}
 		if o != nil {
-			m := &Model{path: partsOf(path, formats)[0], config: o.Config, src: o.Source, format: f, dec: o.Decoder, files: o.Files}
+			m := &Model{path: several.PartsOf(path, formats)[0], config: o.Config, src: o.Source, format: f, dec: o.Decoder, files: o.Files}
 			if m.files == nil {
 				m.files = embed.FS{} // none
 			}
 			return m.indexed()
 		}
 	}
-	if dir := filepath.Dir(path); isWeightFile(path) && !standsAlone(path, formats) && isFile(filepath.Join(dir, layout.ConfigFile)) {
+	if dir := filepath.Dir(path); copied.IsWeights(path) && !several.StandsAlone(path, formats) && isFile(filepath.Join(dir, layout.ConfigFile)) {
 		return nil, fmt.Errorf("%s: one file of a model: give the folder that holds it, %s", path, dir)
 	}
 	return nil, fmt.Errorf("%s: neither a model folder nor a model file of a known format", path)
@@ -156,13 +151,13 @@ func quantizationConfig(dir string, config json.RawMessage, formats []layout.For
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, layout.ConfigFile), err)
 	}
-	for _, key := range []string{layout.QuantizationKey, olderQuantKey} {
+	for _, key := range []string{layout.QuantizationKey, copied.OlderKey} {
 		if v, ok := o.Get(key); ok && string(v) != "null" {
 			return v, nil
 		}
 	}
 	// mlx-lm's own key. What it writes under Hugging Face's has no quant_method.
-	if v, ok := o.Get(mlxQuantKey); ok && (mlx.Format{}).Detect(v) {
+	if v, ok := o.Get(copied.MLXKey); ok && (mlx.Format{}).Detect(v) {
 		return v, nil
 	}
 	sidecars := []layout.Sidecar{coded.Sidecar{}}

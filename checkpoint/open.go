@@ -14,8 +14,10 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/formats/dense"
 	"github.com/golowbit/lowbit/checkpoint/internal/coded"
 	"github.com/golowbit/lowbit/checkpoint/internal/consolidated"
+	"github.com/golowbit/lowbit/checkpoint/internal/copied"
 	"github.com/golowbit/lowbit/checkpoint/internal/hubcache"
 	"github.com/golowbit/lowbit/checkpoint/internal/leftover"
+	"github.com/golowbit/lowbit/checkpoint/internal/several"
 	"github.com/golowbit/lowbit/checkpoint/internal/torchfile"
 	"github.com/golowbit/lowbit/checkpoint/internal/weights"
 	"github.com/golowbit/lowbit/checkpoint/layout"
@@ -240,7 +242,7 @@ func (m *Model) showCoded(quantization json.RawMessage) (done bool, err error) {
 		return false, err
 	}
 	o.Remove(layout.QuantizationKey)
-	o.Remove(olderQuantKey)
+	o.Remove(copied.OlderKey)
 	m.config = o.Bytes()
 	return true, nil
 }
@@ -263,4 +265,23 @@ func singleConfig(config json.RawMessage) (json.RawMessage, error) {
 		return config, nil
 	}
 	return o.Bytes(), nil
+}
+
+// openAnyFolder opens a folder that is a model, or holds one in one file.
+func openAnyFolder(dir string, formats []layout.Format) (*Model, error) {
+	m, none := openModelFolder(dir, formats)
+	if !errors.Is(none, fs.ErrNotExist) {
+		return m, none
+	}
+	path, err := several.FileIn(dir, formats)
+	if err != nil {
+		return nil, err
+	}
+	if path == "" {
+		return nil, none
+	}
+	if _, err := os.Stat(path); err != nil { // the first part, which the name of another promised
+		return nil, fmt.Errorf("%s: a part of the model in this folder is missing: %w", path, hide(fs.ErrNotExist))
+	}
+	return openFile(path, formats)
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/internal/parts"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/disk"
+	"github.com/golowbit/lowbit/internal/team"
 	"github.com/golowbit/lowbit/quant"
 	"github.com/golowbit/lowbit/safetensors"
 )
@@ -60,6 +61,13 @@ type WriterOptions struct {
 	Direct bool
 	// Resume continues an interrupted run if its partial folder is there.
 	Resume bool
+	// Team, if it is a part, shares the partial folder with others of the same work: see
+	// sharing.go. There is no Direct and no Hash then, and Resume goes without saying.
+	Team team.Part
+	// Waiting, if set, is told now and then what other part is waited for; Context, if set,
+	// ends waiting.
+	Waiting func(message string)
+	Context context.Context
 	// Fingerprint is a JSON object of all options that decide the result. A
 	// run is resumed only by one with an equal fingerprint, and from the same
 	// source: the Writer compares the files of the source itself.
@@ -128,6 +136,7 @@ type Writer struct {
 	changed  map[string][]float32     // what PutDense was given, by tensor
 	notes    map[string][]byte        // what Note was given
 	closed   bool
+	stop     func() // the signs of life of a part
 
 	hashOnce sync.Once // before the first layer is kept
 	hashErr  error
@@ -151,6 +160,12 @@ func Create(o WriterOptions) (*Writer, error) {
 	}
 	if err := w.describeRun(); err != nil {
 		return nil, err
+	}
+	if !o.Team.Alone() {
+		if err := w.share(); err != nil {
+			return nil, err
+		}
+		return w, nil
 	}
 	if err := mustNotExist(w.o.Out); err != nil {
 		if w.o.Resume {
@@ -417,6 +432,10 @@ func (w *Writer) Close() error {
 		return nil
 	}
 	w.closed = true
+	if w.stop != nil {
+		w.stop()
+		return w.partial.Unlock()
+	}
 	if w.direct != nil {
 		w.direct.out.Abort()
 	}

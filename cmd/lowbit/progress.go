@@ -137,6 +137,8 @@ func (p *progress) show(e lowbit.Event) {
 		p.layer(e)
 	case lowbit.EventProgress:
 		p.step(e.Message)
+	case lowbit.EventWait:
+		p.line(e.Message)
 	case lowbit.EventTune:
 		p.line(fmt.Sprintf("tuning: after %d of %d steps a divergence of %.4f on the text held out", e.Done, e.Total, e.KL))
 	case lowbit.EventWrite:

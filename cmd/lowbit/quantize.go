@@ -98,7 +98,7 @@ func (a *app) quantize(ctx context.Context, o lowbit.Options, f *quantizeFlags) 
 	p.close()
 	if err != nil {
 		if ctx.Err() != nil && errors.Is(err, context.Canceled) {
-			return interrupted{a.howToResume(o.Output, kept, layers)}
+			return interrupted{a.howToResume(o, kept, layers)}
 		}
 		if errors.Is(err, lowbit.ErrNeedsText) {
 			return fmt.Errorf("%w: use --calib FILE", err)
@@ -107,6 +107,9 @@ func (a *app) quantize(ctx context.Context, o lowbit.Options, f *quantizeFlags) 
 	}
 	if few := fewTokens(report); few != "" && !f.quiet {
 		a.note(few)
+	}
+	if report.Part != nil && !report.Part.Merged {
+		f.report = false // that of the part that puts the output together is enough
 	}
 	if err := a.writeReport(ctx, o, report, told); err != nil {
 		return fmt.Errorf("%s is complete, but %w", o.Output, err)
@@ -154,13 +157,13 @@ func (a *app) noteTarget(p *lowbit.Plan, engine string) {
 }
 
 // howToResume is the message after an interrupt.
-func (a *app) howToResume(output string, kept, layers int) string {
-	partial := output + checkpoint.PartialSuffix
+func (a *app) howToResume(o lowbit.Options, kept, layers int) string {
+	partial := o.Output + checkpoint.PartialSuffix
 	if _, err := os.Stat(partial); err != nil {
 		return "interrupted; nothing was finished, nothing is left behind"
 	}
 	words := []string{"lowbit"}
-	resume := false
+	resume := !o.Part.Alone()
 	for _, w := range a.args {
 		resume = resume || w == "--resume"
 		words = append(words, quoted(w))
@@ -200,7 +203,14 @@ func printReport(w io.Writer, r *lowbit.Report, layers bool) error {
 			return err
 		}
 	}
+	if p := r.Part; p != nil && p.Missing > 0 {
+		_, err := fmt.Fprintf(w, "%v is done; %d layers of others are missing yet: the last part puts %s together\n", p.Part, p.Missing, r.Output)
+		return err
+	}
 	text := ""
+	if p := r.Part; p != nil && !p.Merged {
+		text = fmt.Sprintf("%v: %s is complete, another part has put it together\n", p.Part, r.Output)
+	}
 	for _, n := range r.Notes {
 		text += n + "\n"
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"os"
 	"regexp"
 	"slices"
 	"strconv"
@@ -86,6 +87,7 @@ func (f *quantizeFlags) register(s *pflag.FlagSet) {
 	option(s, "target-size", "share bits out so that the output's weights take at most this `size`, such as 4GiB", memory.ParseSize, func(n int64) { f.o.Budget.Size = n })
 	s.StringArrayVar(&f.o.Budget.Candidates, "candidate", nil, "what layers may get with --target-bits or --target-size, as behind the colon of a rule, such as `bits=3,group=64` (repeatable; default 2, 3, 4, 5, 6 and 8 bits in groups of 32, 64 and 128 or of --group-size, what the format has of these or its types, and dense)")
 	s.BoolVar(&f.o.Resume, "resume", false, "go on with an interrupted run")
+	option(s, "part", "do this `part` of the work, I/N, beside other processes with the same command but for I, on machines that see the same folders; the last one puts the output together, and one that has died is run again (docs/many.md). auto and auto/N take I from Slurm or Kubernetes", func(text string) (lowbit.Part, error) { return lowbit.ParsePart(text, os.Getenv) }, func(v lowbit.Part) { f.o.Part = v })
 	s.IntVar(&f.o.Workers, "workers", 0, "goroutines (default: all cores)")
 	memoryOption(s, &f.o.Memory, ": what does not fit is kept in a file beside the output, or refused before the work")
 	s.BoolVar(&f.report, "report", false, "also write what was done and why to OUT.report.json, and to OUT.report.html for a browser")

@@ -101,7 +101,7 @@ func (s *stream) event(e lowbit.Event, w *pace.Work) {
 	case lowbit.EventTune:
 		l.Done, l.Total, l.KL = &e.Done, &e.Total, &e.KL
 	}
-	if e.Kind != lowbit.EventWarning && e.Kind != lowbit.EventTune {
+	if e.Kind != lowbit.EventWarning && e.Kind != lowbit.EventWait && e.Kind != lowbit.EventTune {
 		share := math.Round(1e4*w.Share()) / 1e4
 		l.Share = &share
 		if left, ok := w.Left(); ok {

@@ -33,7 +33,7 @@ var gridFlags = []string{
 }
 
 // noSweep are flags of quantize that mean nothing to a sweep, or are about it as a whole.
-var noSweep = []string{"output", "resume", "json", "quiet", "print-config", "eval", "window", "save-imatrix", "report"}
+var noSweep = []string{"output", "resume", "part", "json", "quiet", "print-config", "eval", "window", "save-imatrix", "report"}
 
 // sweepFile keeps what a sweep has found.
 const sweepFile = "sweep.json"

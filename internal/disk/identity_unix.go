@@ -19,7 +19,12 @@ func FileID(st fs.FileInfo) string {
 }
 
 // Identity changes whenever a file's bytes do, and sometimes when they do not:
-// size, time of modification, inode.
+// size, time of modification, inode. The device is not in it: of a folder on the network it
+// is another on every machine.
 func Identity(st fs.FileInfo) string {
-	return fmt.Sprintf("%d bytes, %s, inode %s", st.Size(), st.ModTime().UTC().Format("2006-01-02 15:04:05.999999999"), FileID(st))
+	id := fmt.Sprintf("%d bytes, %s", st.Size(), st.ModTime().UTC().Format("2006-01-02 15:04:05.999999999"))
+	if s, ok := st.Sys().(*syscall.Stat_t); ok {
+		id += fmt.Sprintf(", inode %d", s.Ino)
+	}
+	return id
 }

@@ -30,6 +30,9 @@ import (
 type Kept struct {
 	layers string
 	disk   disk.FS
+	// unique, if set, is a path that nothing else has: others may keep the same here at
+	// the same time, and have it then.
+	unique func() string
 }
 
 const (
@@ -76,10 +79,21 @@ func (k Kept) PutLayer(l layout.Layer, q *quant.Weight, report json.RawMessage) 
 
 // write makes a folder of one safetensors file.
 func (k Kept) write(dir string, tensors []layout.Tensor, metadata map[string]string) error {
+	if k.unique != nil {
+		return k.writeShared(dir, tensors, metadata)
+	}
 	// What an interrupted run may have left there is incomplete.
 	if err := k.disk.RemoveAll(dir); err != nil {
 		return err
 	}
+	if err := k.fill(dir, tensors, metadata); err != nil {
+		return err
+	}
+	return k.disk.SyncFolder(filepath.Dir(dir))
+}
+
+// fill makes a folder with the file in it.
+func (k Kept) fill(dir string, tensors []layout.Tensor, metadata map[string]string) error {
 	if err := k.disk.Mkdir(dir, 0o777); err != nil {
 		return err
 	}
@@ -97,10 +111,7 @@ func (k Kept) write(dir string, tensors []layout.Tensor, metadata map[string]str
 			return err
 		}
 	}
-	if err := out.Close(); err != nil {
-		return err
-	}
-	return k.disk.SyncFolder(filepath.Dir(dir))
+	return out.Close()
 }
 
 // openLayer opens a layer; the error wraps fs.ErrNotExist if it is not done.
@@ -161,7 +172,11 @@ func (k Kept) Weight(name string, planned quant.Scheme) (*quant.Weight, error) {
 
 // PutNote keeps data under a name.
 func (k Kept) PutNote(name string, data []byte) error {
-	return k.disk.WriteFile(k.path(notePrefix, name), slices.Concat([]byte(checksum(data)), []byte("\n"), data))
+	path, all := k.path(notePrefix, name), slices.Concat([]byte(checksum(data)), []byte("\n"), data)
+	if k.unique != nil {
+		return k.noteShared(path, all)
+	}
+	return k.disk.WriteFile(path, all)
 }
 
 // Found is what was kept under a name. Damaged says why it cannot be used.

@@ -2,6 +2,7 @@ package partial
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -9,7 +10,12 @@ import (
 )
 
 // kept is where what is kept of a kind lies.
-func (f *Folder) kept(what string) string { return filepath.Join(f.path, keptPrefix+what) }
+func (f *Folder) kept(what string) string {
+	if f.team != nil {
+		what += fmt.Sprintf("-%d", f.team.Part.Index)
+	}
+	return filepath.Join(f.path, keptPrefix+what)
+}
 
 // PutKept keeps what write writes in place of what was kept of its kind before. It is not
 // brought to the disk: whether all of it is there is for the reader to find out.

@@ -9,8 +9,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/golowbit/lowbit/internal/disk"
+	"github.com/golowbit/lowbit/internal/team"
 )
 
 var (
@@ -37,6 +39,7 @@ const (
 	LayerFolder = "layers"
 	ResultName  = "result"
 	AsideFolder = "damaged"
+	PartsFolder = "parts"
 )
 
 // Folder is the partial folder of a run. It is not safe for concurrent use, but
@@ -49,22 +52,29 @@ type Folder struct {
 	path, out string
 	disk      disk.FS
 	lock      *os.File
+	result    string       // where it is made
+	team      *team.Folder // nil if no other part works here
 }
 
 // New returns the folder for an output, of which nothing is made yet.
 func New(out string, d disk.FS) *Folder {
 	path := out + Suffix
-	return &Folder{Kept: Kept{filepath.Join(path, LayerFolder), d}, path: path, out: out, disk: d}
+	return &Folder{Kept: Kept{layers: filepath.Join(path, LayerFolder), disk: d}, path: path, out: out, disk: d, result: filepath.Join(path, ResultName)}
 }
 
 // Path returns the path of the folder.
 func (f *Folder) Path() string { return f.path }
 
 // Result is where the result is made.
-func (f *Folder) Result() string { return filepath.Join(f.path, ResultName) }
+func (f *Folder) Result() string { return f.result }
 
 // Scratch is the path of a file that lives no longer than the run.
-func (f *Folder) Scratch() string { return filepath.Join(f.path, ScratchFile) }
+func (f *Folder) Scratch() string {
+	if f.team != nil {
+		return f.team.Unique(ScratchFile)
+	}
+	return filepath.Join(f.path, ScratchFile)
+}
 
 // Take makes the folder, or takes over an interrupted one, and locks it.
 func (f *Folder) Take(resume bool) error {
@@ -91,7 +101,11 @@ func (f *Folder) Unlock() error { return f.lock.Close() }
 
 func (f *Folder) takeLock() (*os.File, error) {
 	// Two runs never write to the same partial folder.
-	lock, err := disk.Lock(filepath.Join(f.path, LockFile))
+	take := disk.Lock
+	if f.team != nil {
+		take = disk.LockShared
+	}
+	lock, err := take(filepath.Join(f.path, LockFile))
 	if errors.Is(err, disk.ErrLocked) {
 		err = fmt.Errorf("%s: %w: another run is writing there", f.path, ErrExists)
 	}
@@ -215,7 +229,8 @@ func (f *Folder) leftOver() (*State, *os.File, error) {
 // Remove removes the folder, what says of which run it is last. If the result is
 // published, that outlives even the folder: a folder and the file in it cannot go
 // at once, and a stop in between must not lead to a run that is complete and
-// refused.
+// refused. Where parts have made it that file stays: those that are run later learn from
+// it that all is done.
 func (f *Folder) Remove(published bool) error {
 	entries, err := os.ReadDir(f.path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -237,7 +252,12 @@ func (f *Folder) Remove(published bool) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := f.disk.RemoveAll(f.path); err != nil || !published {
+	err = f.disk.RemoveAll(f.path)
+	for try := 0; err != nil && f.team != nil && try < 10; try++ { // others may still give a sign of life there
+		time.Sleep(20 * time.Millisecond)
+		err = f.disk.RemoveAll(f.path)
+	}
+	if err != nil || !published || f.team != nil {
 		return err
 	}
 	return f.disk.Remove(mark)

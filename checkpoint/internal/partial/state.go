@@ -18,6 +18,7 @@ type State struct {
 	Version     int             `json:"version"`
 	Format      string          `json:"format"`
 	Direct      bool            `json:"direct"`
+	Parts       int             `json:"parts,omitempty"` // that make it together; 0 is one run
 	Fingerprint json.RawMessage `json:"fingerprint"`
 	Config      json.RawMessage `json:"config"` // of the source
 	Inputs      []inputs.File   `json:"inputs"`
@@ -105,6 +106,9 @@ func (f *Folder) same(s *State) error {
 	}
 	if s.Direct != f.State.Direct {
 		return fmt.Errorf("%s: %w: started with other options: layers were written directly: %v, now: %v", f.path, ErrResume, s.Direct, f.State.Direct)
+	}
+	if f.team != nil && s.Parts != f.State.Parts {
+		return fmt.Errorf("%s: %w: started with other options: parts were %s, are %s", f.path, ErrResume, count(s.Parts), count(f.State.Parts))
 	}
 	diff, err := inputs.Differences(s.Fingerprint, f.State.Fingerprint)
 	if err != nil {

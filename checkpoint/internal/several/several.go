@@ -1,9 +1,8 @@
-package checkpoint
+// Package several is about models in one file that lies in a folder, or in several files.
+package several
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,10 +11,13 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/layout"
 )
 
-// Models in one file that lies in a folder, or in several files.
+func isFile(path string) bool {
+	st, err := os.Stat(path)
+	return err == nil && st.Mode().IsRegular()
+}
 
-// partsOf lists the files that are there of the model in one file of which path is one.
-func partsOf(path string, formats []layout.Format) []string {
+// PartsOf lists the files that are there of the model in one file of which path is one.
+func PartsOf(path string, formats []layout.Format) []string {
 	for _, f := range formats {
 		if p, ok := f.(layout.Parted); ok && strings.HasSuffix(path, p.Ending()) {
 			if parts := slices.DeleteFunc(p.Parts(path), func(p string) bool { return !isFile(p) }); len(parts) > 0 {
@@ -26,18 +28,18 @@ func partsOf(path string, formats []layout.Format) []string {
 	return []string{path}
 }
 
-// standsAlone reports whether a file has the name of a model in one file.
-func standsAlone(path string, formats []layout.Format) bool {
+// StandsAlone reports whether a file has the name of a model in one file.
+func StandsAlone(path string, formats []layout.Format) bool {
 	return slices.ContainsFunc(formats, func(f layout.Format) bool {
 		p, ok := f.(layout.Parted)
 		return ok && strings.HasSuffix(path, p.Ending())
 	})
 }
 
-// fileIn finds the model in one file, or the first of its parts, that a folder holds; ""
+// FileIn finds the model in one file, or the first of its parts, that a folder holds; ""
 // if there is none. Of several none is meant. What llama.cpp has beside a model for
 // images is no model.
-func fileIn(dir string, formats []layout.Format) (string, error) {
+func FileIn(dir string, formats []layout.Format) (string, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return "", err
@@ -65,23 +67,4 @@ func fileIn(dir string, formats []layout.Format) (string, error) {
 		return found[0], nil
 	}
 	return "", fmt.Errorf("%s: %d models, %s and %s among them: give the path of one instead of the folder's", dir, len(found), filepath.Base(found[0]), filepath.Base(found[1]))
-}
-
-// openAnyFolder opens a folder that is a model, or holds one in one file.
-func openAnyFolder(dir string, formats []layout.Format) (*Model, error) {
-	m, none := openModelFolder(dir, formats)
-	if !errors.Is(none, fs.ErrNotExist) {
-		return m, none
-	}
-	path, err := fileIn(dir, formats)
-	if err != nil {
-		return nil, err
-	}
-	if path == "" {
-		return nil, none
-	}
-	if _, err := os.Stat(path); err != nil { // the first part, which the name of another promised
-		return nil, fmt.Errorf("%s: a part of the model in this folder is missing: %w", path, hide(fs.ErrNotExist))
-	}
-	return openFile(path, formats)
 }
