@@ -46,7 +46,7 @@ func (j *job) runBlocks(ctx context.Context) error {
 		Full: full, Paired: !full && j.set.correction > 0, BlockLoss: j.set.objective == adadim.ObjectiveBlock,
 		Curvature: j.set.curvature == CurvatureOn, Shrink: j.set.preset.base().shrink, Pool: j.set.preset.base().shrink, RouteAll: j.text.routeAll, Squares: j.saveImportance != nil, Folds: j.plan.Folds,
 		ScaleInput: adadim.ScaleCalibration, ScaleOutput: adadim.ScaleOutput,
-		Statistics: j.memory.Statistics, Workers: j.set.workers, Keeper: j.out, Made: j.out.Weight,
+		Statistics: j.memory.Statistics, Workers: j.set.workers, Keeper: j.out, Made: j.out.Weight, Team: j.teamwork(), Chunk: chunkTokens,
 		Begin: func(block int) { j.event(Event{Kind: EventBlock, Block: block, Blocks: j.model.Layers}) },
 		Curving: func(done, total int) {
 			j.event(Event{Kind: EventProgress, Done: done, Total: total, Message: "curvature"})

@@ -10,6 +10,7 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/fitting"
 	"github.com/golowbit/lowbit/checkpoint/formats/dense"
 	"github.com/golowbit/lowbit/gptq"
+	"github.com/golowbit/lowbit/internal/blocks"
 	"github.com/golowbit/lowbit/internal/distill"
 	"github.com/golowbit/lowbit/internal/memory"
 	"github.com/golowbit/lowbit/internal/parallel"
@@ -53,7 +54,7 @@ func Foresee(ctx context.Context, o Options) (*Plan, error) {
 // calibration is what decides the memory of a run with text.
 func (j *job) calibration() *memory.Calibration {
 	c := &memory.Calibration{
-		Model: j.model, Tokens: j.tokens, SeqLen: j.text.seqLen, Held: j.held(),
+		Model: j.model, Tokens: j.tokens, SeqLen: j.text.seqLen, Held: j.held(), Chunks: j.tokens > cmp.Or(chunkTokens, blocks.ChunkTokens),
 		Quantized: j.set.inputs != InputsFull, Paired: j.set.correction > 0, References: j.set.objective == adadim.ObjectiveBlock,
 		Folds:    func(block, stage int) bool { return j.plan.Folds[block][stage] },
 		ByExpert: j.set.tuning.What == TuneOff,

@@ -1,9 +1,13 @@
 package lowbit
 
 import (
+	"cmp"
 	"context"
+	"slices"
 
 	"github.com/golowbit/lowbit/adadim"
+	"github.com/golowbit/lowbit/internal/blocks"
+	"github.com/golowbit/lowbit/internal/memory"
 	"github.com/golowbit/lowbit/internal/phases"
 	"github.com/golowbit/lowbit/internal/team"
 )
@@ -51,25 +55,16 @@ func (j *job) checkPart(o Options) error {
 		what = "writing an importance matrix is"
 	case j.set.objective == adadim.ObjectiveBlock:
 		what = "objective block is"
-	case j.texted || j.mustHaveText():
-		what = "calibration text is"
+	case j.set.curvature == CurvatureOn:
+		what = "curvature is"
+	case j.texted && j.set.inputs != InputsFull && slices.ContainsFunc(j.plan.Folds, func(f []bool) bool { return slices.Contains(f, true) }):
+		what = "folding on quantized inputs is"
 	}
 	if what != "" {
 		return badOptions("%v: %s not for parts: do it in one run", o.Part, what)
 	}
 	j.team = o.Part
-	sizes, names := []int64{}, []string{}
-	for _, l := range j.plan.Layers {
-		if !l.Dense {
-			sizes, names = append(sizes, int64(l.Out)*int64(l.In)), append(names, l.Name)
-		}
-	}
-	j.share([][]int64{sizes}, [][]string{names})
-	return nil
-}
-
-// share divides layers, which are quantized group by group, among the parts.
-func (j *job) share(sizes [][]int64, names [][]string) {
+	sizes, names := j.groups()
 	j.others = map[string]int{}
 	for g, shares := range team.Shares(sizes, j.team.Count) {
 		for i, part := range shares {
@@ -78,6 +73,49 @@ func (j *job) share(sizes [][]int64, names [][]string) {
 			}
 		}
 	}
+	return nil
+}
+
+// groups are the layers to quantize, by what is to be done before the next group begins,
+// and about how much work each is. Without text they are one.
+func (j *job) groups() (sizes [][]int64, names [][]string) {
+	group, n := map[string]int{}, 1
+	if j.texted {
+		for _, b := range j.model.Blocks {
+			for _, s := range b.Stages {
+				for _, i := range s.Linears {
+					group[b.Linears[i].Name] = n
+				}
+				if j.set.inputs != InputsFull {
+					n++
+				}
+			}
+			n++
+		}
+	}
+	sizes, names = make([][]int64, n), make([][]string, n)
+	for _, l := range j.plan.Layers {
+		if l.Dense {
+			continue
+		}
+		g, size := group[l.Name], int64(l.Out)*int64(l.In)
+		if g > 0 {
+			size = int64(1e6 * memory.Solves(l.Out, l.In))
+		}
+		sizes[g], names[g] = append(sizes[g], size), append(names[g], l.Name)
+	}
+	return sizes, names
+}
+
+// chunkTokens is blocks.Options.Chunk: tests have texts that are shorter.
+var chunkTokens = 0
+
+// teamwork is how parts divide the work on blocks; nil if there are none.
+func (j *job) teamwork() *blocks.Team {
+	if j.team.Alone() {
+		return nil
+	}
+	return &blocks.Team{Folder: j.out.Team(), Look: j.out.Look, Owner: func(layer string) int { return cmp.Or(j.others[layer], j.team.Index) }}
 }
 
 // mine says that a layer is not another part's.

@@ -5,16 +5,20 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/checkpoint"
+	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel"
 	"github.com/golowbit/lowbit/checkpoint/layout"
+	"github.com/golowbit/lowbit/gptq"
 	"github.com/golowbit/lowbit/quant"
 )
 
@@ -27,6 +31,27 @@ var ways = map[string]func(o *Options){
 		textless(o)
 		o.Bits, o.GroupSize, o.Format, o.Output = 4, 0, mustFormat("gguf"), o.Output+".gguf"
 	},
+	"gptq": func(o *Options) { // on quantized inputs
+		o.Preset = Plain
+	},
+	"paper": func(o *Options) {},
+	"fast, folded": func(o *Options) {
+		o.Preset, o.Axis, o.Fold = Fast, AxisOC, FoldOn
+	},
+	"corrected": func(o *Options) {
+		o.Preset, o.Curvature, o.GPTQ.Refine = Best, CurvatureOff, &gptq.Refine{}
+		o.Skip = []*regexp.Regexp{regexp.MustCompile(`layers\.[23]\.`)}
+	},
+	"gguf head": func(o *Options) {
+		o.Preset, o.Format, o.Axis, o.Bits, o.GroupSize, o.Output = Plain, ggufmodel.Format{Type: "Q4_K_M"}, AxisOC, 0, 0, o.Output+".gguf"
+	},
+}
+
+// chunked has texts divided into chunks of so many tokens.
+func chunked(t *testing.T, tokens int) {
+	was := chunkTokens
+	chunkTokens = tokens
+	t.Cleanup(func() { chunkTokens = was })
 }
 
 func mustFormat(name string) layout.Format {
@@ -80,13 +105,16 @@ func together(t *testing.T, o Options, n int) []*Report {
 func TestParts(t *testing.T) {
 	for _, way := range slices.Sorted(maps.Keys(ways)) {
 		t.Run(way, func(t *testing.T) {
+			chunked(t, 2048)
 			whole := quick(t)
+			whole.Calibration.Samples = 50
 			ways[way](&whole)
 			want, err := Quantize(t.Context(), whole)
 			require.NoError(t, err)
 			require.Nil(t, want.Part)
-			for _, n := range []int{1, 2, 5} {
+			for _, n := range []int{2, 3} {
 				o := quick(t)
+				o.Calibration.Samples = 50
 				ways[way](&o)
 				merged := 0
 				for i, r := range together(t, o, n) {
@@ -110,9 +138,10 @@ func TestParts(t *testing.T) {
 				again, err := Quantize(t.Context(), withPart(o, n, n))
 				require.NoError(t, err)
 				require.Equal(t, Parted{Part: Part{Index: n, Count: n}}, *again.Part)
-				o.Bits = 5
+				o.Skip = append(slices.Clone(o.Skip), regexp.MustCompile("k_proj"))
 				_, err = Quantize(t.Context(), withPart(o, n, n))
 				require.ErrorIs(t, err, checkpoint.ErrResume)
+				require.ErrorContains(t, err, "skip was")
 			}
 		})
 	}
@@ -170,6 +199,61 @@ func TestPartAgain(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, r.Part.Merged)
 	requireSame(t, whole.Output, o.Output)
+}
+
+// TestPartStopped: of parts with text one is stopped, and stopped again, while the other
+// waits for it; run again it goes on, and the result is the same. What waits notices that
+// it is to stop.
+func TestPartStopped(t *testing.T) {
+	for way, at := range map[string][]int{"gptq": {0, 3, 14}, "paper": {5, 12}} {
+		t.Run(way, func(t *testing.T) {
+			chunked(t, 2048)
+			run := quick(t)
+			run.Calibration.Samples = 50
+			ways[way](&run)
+			whole := run
+			whole.Output += "-whole"
+			_, err := Quantize(t.Context(), whole)
+			require.NoError(t, err)
+
+			other := make(chan error, 1)
+			go func() {
+				_, err := Quantize(t.Context(), withPart(run, 1, 2))
+				other <- err
+			}()
+			for _, layers := range at {
+				o := withPart(run, 2, 2)
+				ctx, cancel := context.WithCancel(t.Context())
+				o.Events = func(e Event) {
+					if e.Kind == EventPlan && layers == 0 || e.Kind == EventLayer && e.Done == layers {
+						cancel()
+					}
+				}
+				_, err := Quantize(ctx, o)
+				cancel()
+				require.ErrorIs(t, err, context.Canceled)
+			}
+			_, err = Quantize(t.Context(), withPart(run, 2, 2))
+			require.NoError(t, err)
+			require.NoError(t, <-other)
+			if _, err := os.Stat(run.Output); err != nil {
+				_, err = Quantize(t.Context(), withPart(run, 1, 2))
+				require.NoError(t, err)
+			}
+			requireSame(t, whole.Output, run.Output)
+		})
+	}
+	o := withPart(quick(t), 1, 2) // the other never comes
+	o.Preset = Plain
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	o.Events = func(e Event) {
+		if e.Kind == EventBlock {
+			time.AfterFunc(100*time.Millisecond, cancel)
+		}
+	}
+	_, err := Quantize(ctx, o)
+	require.ErrorIs(t, err, context.Canceled)
 }
 
 // TestPartDamaged: what was damaged in the folder is named, and nothing is published.

@@ -110,4 +110,49 @@ PARTS=3 submit 2 "$dir/out" "${flags[@]}"
 [ ! -e "$dir/out" ]
 PARTS=3 submit 1,3 "$dir/out" "${flags[@]}"
 same "$dir/out" "${flags[@]}"
+
+# More text than is summed up in one go.
+text=$PWD/testdata/tinyllama-2m-text
+cat "$text"/calibration.txt "$text"/heldout.txt "$text"/calibration.txt >"$dir/text.txt"
+flags=(--method gptq --calib "$dir/text.txt" --samples 288 --seq-len 256)
+
+echo "== with text, an array of two, of which one is killed and run again"
+job=$(sbatch --parsable --array=1-2 --cpus-per-task=1 --mem=1G --time=10 --output="$dir/log/task-%A-%a" deploy/slurm.sh "$model" "$dir/out" "${flags[@]}")
+for _ in $(seq 600); do
+	[ "$(find "$dir/out.partial/layers" -name '*.safetensors' 2>/dev/null | wc -l)" -ge 8 ] && break
+	sleep 0.1
+done
+scancel --signal=KILL --full "${job}_2"
+while squeue -h -j "${job}_2" | grep -q .; do sleep 0.5; done
+[ ! -e "$dir/out" ]
+PARTS=2 submit 2 "$dir/out" "${flags[@]}"
+while squeue -h -j "$job" | grep -q .; do sleep 0.5; done
+same "$dir/out" "${flags[@]}"
+
+if [ "${1:-}" = -measure ]; then
+	# seconds TASKS prints what the tasks take, from the first that begins to the last that ends,
+	# and the processor's time of all.
+	flags=("${flags[@]/288/1024}")
+	cat "$dir/text.txt" "$dir/text.txt" "$dir/text.txt" >"$dir/more.txt" && mv "$dir/more.txt" "$dir/text.txt"
+	cat >"$dir/timed" <<'SH'
+#!/bin/bash
+# The command, and what it took.
+begin=$(date +%s.%N)
+TIMEFORMAT='%U %S'
+{ time "$LOWBIT_TIMED" "$@" 2>&3; } 3>&2 2>"$TIMES/$SLURM_ARRAY_TASK_ID"
+echo "$begin $(date +%s.%N)" >>"$TIMES/$SLURM_ARRAY_TASK_ID"
+SH
+	chmod +x "$dir/timed"
+	export LOWBIT_TIMED=$dir/lowbit LOWBIT=$dir/timed
+	for round in 1 2 3; do
+		for tasks in 1 2; do
+			export TIMES=$dir/times-$tasks
+			rm -rf "$TIMES" "$dir/out-$tasks" "$dir/out-$tasks".partial.done && mkdir "$TIMES"
+			submit 1-$tasks "$dir/out-$tasks" "${flags[@]}" >/dev/null
+			awk -v n="$tasks" 'NF == 2 && FNR == 1 { cpu += $1 + $2 } FNR == 2 { if (!b || $1 < b) b = $1; if ($2 > e) e = $2 }
+				END { printf "%d task(s): %.1f s, %.1f s of processors\n", n, e - b, cpu }' "$TIMES"/*
+		done
+		diff -r "$dir/out-1" "$dir/out-2"
+	done
+fi
 echo "all is well"

@@ -101,7 +101,9 @@ type Options struct {
 	Workers     int
 	Keeper      Keeper // nil: a resumed run begins anew with the text
 	// Made reads a layer that was quantized, for walks with weights that are held.
-	Made func(name string) (*quant.Weight, error)
+	Made  func(name string) (*quant.Weight, error)
+	Team  *Team // nil if no other part works on this
+	Chunk int   // tokens, for tests; 0 is ChunkTokens
 
 	Begin    func(block int)                     // called before a block
 	Curving  func(done, total int)               // called while curvature is collected
@@ -128,6 +130,9 @@ type run struct {
 	scales *fold.Scales
 	refs   []*walk.Reference // by stage, with BlockLoss
 
+	chunks   []int // windows of each, of all the text
+	from, to int   // the chunks of this part
+
 	few     experts
 	alike   alike
 	last    bool               // no block behind this one needs the text
@@ -145,6 +150,7 @@ func Run(ctx context.Context, w *walk.Walk, windows [][]int32, layers Layers, o 
 		}
 	}
 	r.few.begin(r, windows)
+	windows = r.divide(windows)
 	r.alike.look(ctx, r, windows)
 	n, first := r.needed(), 0
 	if n > 0 && !r.alike.all {
@@ -164,6 +170,9 @@ func (r *run) all(ctx context.Context, first, n int) error {
 		r.refs = make([]*walk.Reference, len(b.Stages))
 		r.few.block(len(b.Stages))
 		memory.Collect(b.Bytes()) // the block before
+		if err := errors.Join(r.follow(ctx, b.Index-2), r.look(b.Program)); err != nil {
+			return err
+		}
 		quantize := r.runStaged
 		if r.Full {
 			quantize = r.runFull
@@ -220,6 +229,14 @@ func (r *run) folds() bool { return slices.Contains(r.Folds[r.block.Index], true
 // puts the result into the quantized block.
 func (r *run) layer(ctx context.Context, linear int, cal *quant.Calibration, target *tensor.Matrix) error {
 	l := r.block.Linears[linear]
+	if !r.mine(l.Name) && r.layers.Pending(l.Name) {
+		if r.Full {
+			return nil
+		}
+		if err := r.await(ctx, l.Name); err != nil {
+			return err
+		}
+	}
 	w, err := r.block.Linear(linear).Weight, error(nil)
 	if r.layers.Pending(l.Name) {
 		if w, err = held.Matrix(r.block.Linear(linear)); err != nil {
@@ -268,6 +285,13 @@ func (r *run) replace(linear int, q *quant.Weight) {
 		}
 		return scales.Restore(linear, q.Dequantize()), nil
 	})
+}
+
+// inOrder are linears with this part's own first: others wait for those.
+func (r *run) inOrder(linears []int) []int {
+	mine := func(i int) bool { return r.mine(r.block.Linears[i].Name) }
+	other := func(i int) bool { return !mine(i) }
+	return slices.Concat(slices.DeleteFunc(slices.Clone(linears), other), slices.DeleteFunc(slices.Clone(linears), mine))
 }
 
 // shrink does it to the statistics of a stage, if that is asked for.

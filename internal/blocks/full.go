@@ -2,6 +2,7 @@ package blocks
 
 import (
 	"context"
+	"errors"
 	"slices"
 
 	"github.com/golowbit/lowbit/internal/memory"
@@ -81,27 +82,35 @@ func (r *run) statistics(ctx context.Context, stages []int, keep, folds bool) ([
 		}
 		return cals, nil
 	}
-	collectors := make([]*quant.Collector, len(r.block.Stages))
+	tallies := make([]*tally, len(r.block.Stages))
 	for _, s := range stages {
 		if folds || r.pending(s) {
-			collectors[s] = r.collector(s, false)
+			tallies[s] = r.tally(s, false)
 		}
 	}
 	err := r.walk.Pass(ctx, r.block, r.full, keep, func(stage int, f *program.Frame) error {
-		if c := collectors[stage]; c != nil {
-			defer r.clock.Enter(phases.Statistics)()
-			r.watch(stage, f)
-			r.observe(c, stage, f)
-			return r.refer(stage, f)
+		t := tallies[stage]
+		if t == nil {
+			return nil
 		}
-		return nil
+		defer r.clock.Enter(phases.Statistics)()
+		r.watch(stage, f)
+		r.observe(t.collector(), stage, f)
+		return errors.Join(t.seen(f.X.Rows), r.refer(stage, f))
 	})
 	if err != nil {
 		return nil, err
 	}
 	r.walk.Runner.Forget()
-	for s, c := range collectors {
-		if c != nil {
+	collectors := make([]*quant.Collector, len(tallies))
+	for s, t := range tallies {
+		if t == nil {
+			continue
+		}
+		if collectors[s], err = t.end(ctx, folds || r.needs(s)); err != nil {
+			return nil, err
+		}
+		if c := collectors[s]; c != nil {
 			if err := r.keepSquares(s, c); err != nil {
 				return nil, err
 			}

@@ -40,12 +40,19 @@ func (r *run) runStaged(ctx context.Context) error {
 // stagedVisit collects the statistics of one stage after the other, from the
 // quantized stream and, beside it, the unquantized one.
 type stagedVisit struct {
-	run       *run
-	collector *quant.Collector
+	run   *run
+	tally *tally // nil for a stage of which nothing is to be quantized
+	err   error
 }
 
 // Wants implements walk.Visitor.
-func (v *stagedVisit) Wants(stage int) bool { return v.run.pending(stage) }
+func (v *stagedVisit) Wants(stage int) bool {
+	if v.err = v.run.look(v.run.block.Program); v.err != nil || !v.run.pending(stage) {
+		return false
+	}
+	v.tally = v.run.tally(stage, v.paired(stage))
+	return true
+}
 
 // paired tells whether the two streams are compared at a stage. The tokens of
 // an expert differ between them.
@@ -57,30 +64,37 @@ func (v *stagedVisit) paired(stage int) bool {
 func (v *stagedVisit) Observe(stage int, frames []*program.Frame) error {
 	r, s := v.run, &v.run.block.Stages[stage]
 	defer r.clock.Enter(phases.Statistics)()
-	if v.collector == nil {
-		v.collector = r.collector(stage, v.paired(stage))
-	}
 	if err := r.refer(stage, frames[0]); err != nil {
 		return err
 	}
 	r.watch(stage, frames[0])
 	if !v.paired(stage) {
-		r.observe(v.collector, stage, frames[0])
-		return nil
+		r.observe(v.tally.collector(), stage, frames[0])
+		return v.tally.seen(frames[0].X.Rows)
 	}
 	x := frames[0].Input(s)
 	var lack *tensor.Matrix
 	if s.Residual {
 		lack = walk.Difference(frames[1].X, frames[0].X)
 	}
-	v.collector.AddPair(frames[1].Input(s).Clone(), x, lack, r.Workers)
-	return nil
+	v.tally.collector().AddPair(frames[1].Input(s).Clone(), x, lack, r.Workers)
+	return v.tally.seen(frames[0].X.Rows)
 }
 
 // Settle implements walk.Visitor.
 func (v *stagedVisit) Settle(ctx context.Context, stage int) error {
-	r, c := v.run, v.collector
-	v.collector = nil
+	r, t := v.run, v.tally
+	v.tally = nil
+	if v.err != nil {
+		return v.err
+	}
+	var c *quant.Collector
+	if t != nil {
+		var err error
+		if c, err = t.end(ctx, r.needs(stage)); err != nil {
+			return err
+		}
+	}
 	var cal *quant.Calibration
 	var targets map[int]*tensor.Matrix
 	if c != nil {
@@ -91,13 +105,16 @@ func (v *stagedVisit) Settle(ctx context.Context, stage int) error {
 		}
 		r.shrink(stage, cal)
 	}
-	for _, i := range r.block.Stages[stage].Linears {
+	for _, i := range r.inOrder(r.block.Stages[stage].Linears) {
 		if err := r.layer(ctx, i, cal, targets[i]); err != nil {
 			return err
 		}
 	}
 	r.forget(stage)
-	return nil
+	if t == nil {
+		return nil
+	}
+	return r.dropSums(r.block.Index, stage)
 }
 
 // correct returns the statistics of a stage, and where two streams are compared
@@ -115,7 +132,7 @@ func (r *run) correct(stage int, c *quant.Collector, paired bool) (*quant.Calibr
 	var linears []int
 	var weights []*tensor.Matrix
 	for _, i := range s.Linears {
-		if r.layers.Pending(r.block.Linears[i].Name) {
+		if name := r.block.Linears[i].Name; r.layers.Pending(name) && r.mine(name) {
 			w, err := held.Matrix(r.block.Linear(i))
 			if err != nil {
 				return nil, nil, err

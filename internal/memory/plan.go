@@ -130,6 +130,9 @@ type Calibration struct {
 	Quantized, Paired bool
 	// References says that references of the block around are kept.
 	References bool
+	// Chunks says that statistics are summed up chunk by chunk: those of a chunk are there
+	// beside those of all.
+	Chunks bool
 	// Folds tells the stages whose scales are folded.
 	Folds func(block, stage int) bool
 	// Curved tells the layers whose outputs' curvature is collected beforehand, in a
@@ -291,6 +294,14 @@ func tooLittle(n need, rest, largest, limit int64) error {
 		Size((n.sum()+rest+largest)*32/31+1<<20), n.text(rest), Size(limit))
 }
 
+// sets is how many sets of statistics are there while they are collected.
+func (c *Calibration) sets() int64 {
+	if c.Chunks {
+		return 2
+	}
+	return 1
+}
+
 // streams is how many there are.
 func (c *Calibration) streams() int64 {
 	if c.Paired {
@@ -361,7 +372,7 @@ func (c *Calibration) stage(b *program.Program, block, stage int) []need {
 	}
 	solved := need{stats: h, solve: c.solve(b, stage)}
 	if !c.Paired || s.Expert >= 0 {
-		return []need{{stats: h, batch: 1}, solved}
+		return []need{{stats: c.sets() * h, batch: 1}, solved}
 	}
 	stats := 4 * h
 	if s.Residual {
@@ -374,7 +385,7 @@ func (c *Calibration) stage(b *program.Program, block, stage int) []need {
 	}
 	solved.solve += out // targets
 	return []need{
-		{stats: stats, batch: 4 * int64(c.rows()) * int64(s.Width+c.Model.Hidden)}, {stats: stats, solve: correct}, solved,
+		{stats: c.sets() * stats, batch: 4 * int64(c.rows()) * int64(s.Width+c.Model.Hidden)}, {stats: stats, solve: correct}, solved,
 	}
 }
 
@@ -401,13 +412,13 @@ func (c *Calibration) atOnce(b *program.Program, block int, n need, p *Plan, roo
 		}
 	}
 	solve := c.solve(b, -1)
-	free := room - n.weights - max(n.batch, solve)
+	free := (room - n.weights - max(n.batch, solve)) / c.sets()
 	stats := min(all, max(free, largest))
 	if stats < all {
 		p.Statistics = stats
 		p.Passes = max(p.Passes, len(Groups(b, stats)))
 	}
-	n.stats = stats
+	n.stats = c.sets() * stats
 	if solve > n.batch {
 		n.batch, n.solve = 0, solve
 	}

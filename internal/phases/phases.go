@@ -29,6 +29,7 @@ const (
 	Solving     = "solving"     // layers are quantized
 	Rounding    = "rounding"    // layers are read, rounded and written in pieces
 	Tuning      = "tuning"      // the model as a whole
+	Waiting     = "waiting"     // for other parts
 	Writing     = "writing"     // of what is kept, and of the output
 	Evaluation  = "evaluation"  // of the output
 	Scoring     = "scoring"     // the head is run, and predictions are scored

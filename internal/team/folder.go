@@ -19,8 +19,9 @@ import (
 
 // How parts look after each other.
 const (
-	soonest = 5 * time.Millisecond // between two looks at the folder, growing to
+	soonest = 5 * time.Millisecond // between two looks at the folder, growing with the wait to
 	latest  = time.Second
+	share   = 20               // of which one is lost at most
 	beat    = 5 * time.Second  // between two signs of life
 	silent  = 60 * time.Second // without one, and a part is taken for dead
 	telling = 15 * time.Second // between two words about what is waited for
@@ -152,7 +153,7 @@ func (f *Folder) of(part int) string {
 func (f *Folder) Wait(ctx context.Context, what string, from int, ready func() (bool, error)) error {
 	start := time.Now()
 	told := start
-	for pause := soonest; ; pause = min(latest, pause*5/4) {
+	for {
 		ok, err := ready()
 		if err != nil || ok {
 			return err
@@ -161,7 +162,7 @@ func (f *Folder) Wait(ctx context.Context, what string, from int, ready func() (
 			told = time.Now()
 			f.Tell(fmt.Sprintf("%v waits for %s, for %v now, of part %d, %s", f.Part, what, time.Since(start).Round(time.Second), from, f.of(from)))
 		}
-		if err := Sleep(ctx, pause); err != nil {
+		if err := Sleep(ctx, min(latest, max(soonest, time.Since(start)/share))); err != nil {
 			return err
 		}
 	}
