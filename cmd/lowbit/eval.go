@@ -29,17 +29,7 @@ the question, in all (acc) or by character (acc_norm), as in lm-evaluation-harne
 --ids takes token ids instead of text, each array as a window of its own, for which no
 tokenizer is needed. --logits writes what the model predicts at every token.`
 
-func (a *app) evalCommand() *cobra.Command {
-	var o lowbit.EvalOptions
-	var text textFlags
-	var ids, logits, task, activations string
-	threshold := float32(llmint8.DefaultThreshold)
-	var asJSON, quiet bool
-	c := &cobra.Command{
-		Use:   "eval MODEL (--text FILE | --ids FILE | --task FILE)",
-		Short: "Measure perplexity, and the divergence from another model",
-		Long:  evalLong,
-		Example: `  lowbit eval Llama-3.2-1B-4bit --text heldout.txt --against Llama-3.2-1B
+const evalExamples = `  lowbit eval Llama-3.2-1B-4bit --text heldout.txt --against Llama-3.2-1B
 
   # weights and activations in 8 bits, outliers in 16
   lowbit quantize Llama-3.2-1B -o Llama-3.2-1B-int8 --method int8
@@ -49,8 +39,20 @@ func (a *app) evalCommand() *cobra.Command {
   echo '[[1,15,7],[1,3,3]]' > ids.json; lowbit eval Llama-3.2-1B-4bit --ids ids.json --logits out.safetensors
 
   # in the memory that the codes take
-  lowbit eval Llama-3.2-1B-4bit --text heldout.txt --packed`,
-		Args: oneArg("model", " (repeat --text for every file)"),
+  lowbit eval Llama-3.2-1B-4bit --text heldout.txt --packed`
+
+func (a *app) evalCommand() *cobra.Command {
+	var o lowbit.EvalOptions
+	var text textFlags
+	var ids, logits, task, activations string
+	threshold := float32(llmint8.DefaultThreshold)
+	var asJSON, quiet bool
+	c := &cobra.Command{
+		Use:     "eval MODEL (--text FILE | --ids FILE | --task FILE)",
+		Short:   "Measure perplexity, and the divergence from another model",
+		Long:    evalLong,
+		Example: evalExamples,
+		Args:    oneArg("model", " (repeat --text for every file)"),
 		RunE: func(c *cobra.Command, args []string) error {
 			o.Model = args[0]
 			if err := checkEval(&o, text.given(), ids, logits, task); err != nil {
