@@ -89,6 +89,14 @@ type Linear interface {
 	Linear() (zero float32, ok bool)
 }
 
+// Leveled is implemented by grids of 4 bits whose values may be value(u) = scale*level[u]: products with packed
+// codes look the levels up.
+type Leveled interface {
+	Grid
+	// Levels returns the levels; ok is false if values are not of this kind.
+	Levels() (levels [16]float32, ok bool)
+}
+
 // GridOf returns the grid of a scheme: Scheme.Grid, or the uniform one that
 // the other fields describe.
 func GridOf(s Scheme) Grid {

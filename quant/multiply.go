@@ -74,10 +74,12 @@ type product struct {
 	turned  [few][]float32 // rows of x in the order that products with codes want them in, if there is one
 	workers int
 	zero    float32 // of a Linear grid
+	levels  [16]float32
+	leveled bool // a Leveled grid
 }
 
 // direct reports whether codes are multiplied as they lie: of few rows, where groups are neighbours and values
-// evenly spaced.
+// evenly spaced or 16 levels.
 func (p *product) direct() bool {
 	w := p.w
 	if p.x.Rows > few || w.Summands != nil || !w.Contiguous() {
@@ -86,11 +88,17 @@ func (p *product) direct() bool {
 	if w.Scheme.Grid == nil {
 		return true
 	}
-	g, ok := w.Scheme.Grid.(Linear)
-	if ok = ok && w.Scheme.Axis == OC; ok {
+	if w.Scheme.Axis != OC {
+		return false
+	}
+	ok := false
+	if g, is := w.Scheme.Grid.(Linear); is {
 		p.zero, ok = g.Linear()
 	}
-	return ok
+	if g, is := w.Scheme.Grid.(Leveled); is && !ok && w.Scheme.Bits == 4 {
+		p.levels, p.leveled = g.Levels()
+	}
+	return ok || p.leveled
 }
 
 // turn sets turned.
@@ -133,10 +141,14 @@ func (p *product) lines(r0, r1 int) {
 	for r := r0; r < r1; r++ {
 		codes, scales := w.Codes[r*words:], w.Scales[r*g:(r+1)*g]
 		for i := range p.x.Rows {
-			if w.Scheme.Grid != nil {
-				p.y.Row(i)[r] = kernel.DotShifted(codes, p.x.Row(i), scales, w.Shifts[r*g:(r+1)*g], p.zero, size, w.Scheme.Bits)
-			} else {
-				p.y.Row(i)[r] = kernel.DotCodes(codes, p.x.Row(i), p.turned[i], scales, w.Zeros[r*g:(r+1)*g], size, w.Scheme.Bits)
+			x, y := p.x.Row(i), &p.y.Row(i)[r]
+			switch {
+			case p.leveled:
+				*y = kernel.DotLevels(codes, x, scales, &p.levels, size)
+			case w.Scheme.Grid != nil:
+				*y = kernel.DotShifted(codes, x, scales, w.Shifts[r*g:(r+1)*g], p.zero, size, w.Scheme.Bits)
+			default:
+				*y = kernel.DotCodes(codes, x, p.turned[i], scales, w.Zeros[r*g:(r+1)*g], size, w.Scheme.Bits)
 			}
 		}
 	}

@@ -87,7 +87,7 @@ func BenchmarkMulVecGrids(b *testing.B) {
 	schemes := map[string]quant.Scheme{
 		"Q4_0": {Bits: 4, GroupSize: 32, Symmetric: true}, "Q8_0": {Bits: 8, GroupSize: 32, Symmetric: true},
 	}
-	for _, name := range []string{"Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL"} {
+	for _, name := range []string{"Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "MXFP4", "NVFP4"} {
 		g, _ := kquant.Named(name)
 		schemes[name] = g.Scheme()
 	}

@@ -36,7 +36,7 @@ func TestMul(t *testing.T) {
 		grid, ok := affine.Of(4, quant.F16)
 		require.True(t, ok)
 		schemes := []quant.Scheme{grid.Scheme(16), grid.Scheme(32)}
-		for _, name := range []string{"Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0", "IQ4_NL"} {
+		for _, name := range []string{"Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0", "IQ4_NL", "IQ4_XS", "MXFP4", "NVFP4"} {
 			grid, ok := kquant.Named(name)
 			require.True(t, ok)
 			schemes = append(schemes, grid.Scheme())

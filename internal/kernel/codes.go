@@ -187,6 +187,27 @@ func DotShifted(words []uint32, x, scale, shift []float32, zero float32, size, b
 	return sum + ((sums[0] + sums[4]) + (sums[1] + sums[5]) + ((sums[2] + sums[6]) + (sums[3] + sums[7])))
 }
 
+// DotLevels is DotCodes for codes of 4 bits that stand for scale times levels[code].
+func DotLevels(words []uint32, x, scale []float32, levels *[16]float32, size int) float32 {
+	n := len(x)
+	_, groups := words[:(n+7)/8], len(scale[:(n+size-1)/size])
+	run, vectors := codeRun(words, groups, size, n, 4)
+	var sum float32
+	switch {
+	case run == 0:
+	case level >= AVX512:
+		sum = dotLevelsAVX512(firstByte(words), &x[0], &scale[0], &levels[0], run, vectors, &codePatterns[4])
+	default:
+		sum = dotLevelsAVX2(firstByte(words), &x[0], &scale[0], &levels[0], run, vectors, &codePatterns[4])
+	}
+	var sums [8]float32
+	for p := run * size; p < n; p++ {
+		v := scale[p/size] * levels[codeAt(words, p, 4)]
+		sums[p%8] += float32(v * x[p])
+	}
+	return sum + ((sums[0] + sums[4]) + (sums[1] + sums[5]) + ((sums[2] + sums[6]) + (sums[3] + sums[7])))
+}
+
 // AddCodes adds alpha[i]·scale·(code-zero) of lines i to y, as many codes of each as y has elements. Of line i the
 // words begin at words[i*stride], its parameters at scale[i*groups] and zero[i*groups]; skip is how many elements of
 // their first group come before y. With turned, y is of the order that Turn says; skip must be 0.

@@ -182,6 +182,16 @@ var twins = []twin{
 		})
 		return out
 	}},
+	{name: "DotLevels", near: means, run: func(in *inputs) []any {
+		var out []any
+		levels := [16]float32{-12, -8, -6.5, -5, -3, -2, -1, -0.5, 0, 1, 2, 3, 4.25, 6, 9, 11}
+		in.packed(func(words []uint32, scale []float32, _ []uint8, size, bits int) {
+			if bits == 4 {
+				out = append(out, DotLevels(words, in.x, scale, &levels, size)/float32(64*(in.n+1)))
+			}
+		})
+		return out
+	}},
 	{name: "AddCodes", near: elements, run: func(in *inputs) []any {
 		var out []any
 		in.packed(func(words []uint32, scale []float32, zero []uint8, size, bits int) {

@@ -558,6 +558,53 @@ loop:
 	VZEROUPPER
 	RET
 
+// func dotLevelsAVX512(codes *uint8, x *float32, scale *float32, levels *float32, groups int, vectors int, pattern *codePattern) (sum float32)
+TEXT ·dotLevelsAVX512(SB), NOSPLIT, $0-60
+	MOVQ codes+0(FP), SI
+	MOVQ x+8(FP), DI
+	MOVQ scale+16(FP), R8
+	MOVQ levels+24(FP), R9
+	MOVQ groups+32(FP), R10
+	MOVQ vectors+40(FP), R11
+	MOVQ pattern+48(FP), AX
+	VMOVUPS (AX), Z15
+	VMOVUPS 64(AX), Z14
+	VMOVUPS (R9), Z3
+	VPXORD Z0, Z0, Z0
+
+	PCALIGN $32
+group:
+	VPXORD Z1, Z1, Z1
+	MOVQ R11, CX
+
+	PCALIGN $32
+loop:
+	VBROADCASTI32X4 (SI), Z2
+	VPSHUFB Z15, Z2, Z2
+	VPSRLVD Z14, Z2, Z2
+	VPERMPS Z3, Z2, Z2
+	VFMADD231PS (DI), Z2, Z1
+	ADDQ $8, SI
+	ADDQ $64, DI
+	DECQ CX
+	JNZ loop
+	VBROADCASTSS (R8), Z5
+	VFMADD231PS Z1, Z5, Z0
+	ADDQ $4, R8
+	DECQ R10
+	JNZ group
+	VEXTRACTF64X4 $1, Z0, Y1
+	VADDPS Y1, Y0, Y0
+	VEXTRACTF128 $1, Y0, X1
+	VADDPS X1, X0, X0
+	VPERMILPS $0x4e, X0, X1
+	VADDPS X1, X0, X0
+	VPERMILPS $0xb1, X0, X1
+	VADDPS X1, X0, X0
+	VMOVSS X0, sum+56(FP)
+	VZEROUPPER
+	RET
+
 // func dotCodesAVX2(codes *uint8, x *float32, scale *float32, zero *uint8, groups int, vectors int, step int, pattern *codePattern) (sum float32)
 TEXT ·dotCodesAVX2(SB), NOSPLIT, $0-68
 	MOVQ codes+0(FP), SI
@@ -1124,5 +1171,54 @@ loop:
 	INCQ R9
 	DECQ R10
 	JNZ group
+	VZEROUPPER
+	RET
+
+// func dotLevelsAVX2(codes *uint8, x *float32, scale *float32, levels *float32, groups int, vectors int, pattern *codePattern) (sum float32)
+TEXT ·dotLevelsAVX2(SB), NOSPLIT, $0-60
+	MOVQ codes+0(FP), SI
+	MOVQ x+8(FP), DI
+	MOVQ scale+16(FP), R8
+	MOVQ levels+24(FP), R9
+	MOVQ groups+32(FP), R10
+	MOVQ vectors+40(FP), R11
+	MOVQ pattern+48(FP), AX
+	VMOVUPS (AX), Y15
+	VMOVUPS 64(AX), Y14
+	VMOVUPS (R9), Y3
+	VMOVUPS 32(R9), Y4
+	VXORPS Y0, Y0, Y0
+
+	PCALIGN $32
+group:
+	VXORPS Y1, Y1, Y1
+	MOVQ R11, CX
+
+	PCALIGN $32
+loop:
+	VPBROADCASTQ (SI), Y2
+	VPSHUFB Y15, Y2, Y2
+	VPSRLVD Y14, Y2, Y2
+	VPERMPS Y3, Y2, Y5
+	VPSLLD $28, Y2, Y6
+	VPERMPS Y4, Y2, Y2
+	VBLENDVPS Y6, Y2, Y5, Y2
+	VFMADD231PS (DI), Y2, Y1
+	ADDQ $4, SI
+	ADDQ $32, DI
+	DECQ CX
+	JNZ loop
+	VBROADCASTSS (R8), Y5
+	VFMADD231PS Y1, Y5, Y0
+	ADDQ $4, R8
+	DECQ R10
+	JNZ group
+	VEXTRACTF128 $1, Y0, X1
+	VADDPS X1, X0, X0
+	VPERMILPS $0x4e, X0, X1
+	VADDPS X1, X0, X0
+	VPERMILPS $0xb1, X0, X1
+	VADDPS X1, X0, X0
+	VMOVSS X0, sum+56(FP)
 	VZEROUPPER
 	RET

@@ -44,6 +44,11 @@ func addBytesAVX512(y *float32, codes *uint8, stride int, scale *float32, zero *
 //go:noescape
 func addFourBytesAVX512(y *float32, codes *uint8, stride int, scale *float32, zero *uint8, perLine int, alpha *float32, groups int, vectors int, step int, pattern *codePattern)
 
+// dotLevelsAVX512 returns Σ scale·levels[code]·x over groups of 16*vectors codes of 4 bits; groups and vectors are positive.
+//
+//go:noescape
+func dotLevelsAVX512(codes *uint8, x *float32, scale *float32, levels *float32, groups int, vectors int, pattern *codePattern) (sum float32)
+
 // dotCodesAVX2 returns Σ scale·(code-zero)·x over groups of 8*vectors codes, of which as many take step bytes; groups and vectors are positive.
 //
 //go:noescape
@@ -83,3 +88,8 @@ func addBytesAVX2(y *float32, codes *uint8, stride int, scale *float32, zero *ui
 //
 //go:noescape
 func addFourBytesAVX2(y *float32, codes *uint8, stride int, scale *float32, zero *uint8, perLine int, alpha *float32, groups int, vectors int, step int, pattern *codePattern)
+
+// dotLevelsAVX2 returns Σ scale·levels[code]·x over groups of 8*vectors codes of 4 bits; groups and vectors are positive.
+//
+//go:noescape
+func dotLevelsAVX2(codes *uint8, x *float32, scale *float32, levels *float32, groups int, vectors int, pattern *codePattern) (sum float32)

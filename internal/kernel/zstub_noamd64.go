@@ -153,6 +153,9 @@ func addBytesAVX512(y *float32, codes *uint8, stride int, scale *float32, zero *
 func addFourBytesAVX512(y *float32, codes *uint8, stride int, scale *float32, zero *uint8, perLine int, alpha *float32, groups int, vectors int, step int, pattern *codePattern) {
 	panic(noAssembly)
 }
+func dotLevelsAVX512(codes *uint8, x *float32, scale *float32, levels *float32, groups int, vectors int, pattern *codePattern) (sum float32) {
+	panic(noAssembly)
+}
 func dotCodesAVX2(codes *uint8, x *float32, scale *float32, zero *uint8, groups int, vectors int, step int, pattern *codePattern) (sum float32) {
 	panic(noAssembly)
 }
@@ -175,6 +178,9 @@ func addBytesAVX2(y *float32, codes *uint8, stride int, scale *float32, zero *ui
 	panic(noAssembly)
 }
 func addFourBytesAVX2(y *float32, codes *uint8, stride int, scale *float32, zero *uint8, perLine int, alpha *float32, groups int, vectors int, step int, pattern *codePattern) {
+	panic(noAssembly)
+}
+func dotLevelsAVX2(codes *uint8, x *float32, scale *float32, levels *float32, groups int, vectors int, pattern *codePattern) (sum float32) {
 	panic(noAssembly)
 }
 

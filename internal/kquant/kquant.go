@@ -65,6 +65,18 @@ func (g Grid) Uniform() bool { k := g.kind(); return k.span == 1 && !k.levels }
 // Linear implements quant.Linear.
 func (g Grid) Linear() (zero float32, ok bool) { k := g.kind(); return k.zero, !k.levels }
 
+// Levels implements quant.Leveled.
+func (g Grid) Levels() (levels [16]float32, ok bool) {
+	k := g.kind()
+	if !k.levels {
+		return levels, false
+	}
+	for u := range levels {
+		levels[u] = k.table.Level(uint8(u))
+	}
+	return levels, true
+}
+
 // Scheme is the scheme of a weight on the grid.
 func (g Grid) Scheme() quant.Scheme {
 	return quant.Scheme{Bits: g.Bits(), GroupSize: g.kind().group, Grid: g}

@@ -10,6 +10,7 @@ func codesAMD64(f *file) {
 			c.add(f, v, 1)
 			c.add(f, v, 4)
 		}
+		dotLevels(f, v)
 	}
 }
 
@@ -49,19 +50,24 @@ func (c codes) look(g *loop, from string, dst int) {
 		g.o(or, magic, dst, dst)
 		return
 	}
-	if wide {
-		g.op("VBROADCASTI32X4 (%s), %s", from, g.r(dst))
-	} else {
-		g.op("VPBROADCASTQ (%s), %s", from, g.r(dst))
-	}
-	g.o("VPSHUFB", places, dst, dst)
-	g.o("VPSRLVD", shifts, dst, dst)
+	g.spread(from, dst)
 	if wide {
 		g.op("VPTERNLOGD $0xea, %s, %s, %s", g.r(magic), g.r(mask), g.r(dst)) // dst & mask | magic
 		return
 	}
 	g.o("VPAND", mask, dst, dst)
 	g.o(or, magic, dst, dst)
+}
+
+// spread moves the codes of a vector to the lowest bits of its lanes, with others above them.
+func (g *loop) spread(from string, dst int) {
+	if g.v.reg == "Z" {
+		g.op("VBROADCASTI32X4 (%s), %s", from, g.r(dst))
+	} else {
+		g.op("VPBROADCASTQ (%s), %s", from, g.r(dst))
+	}
+	g.o("VPSHUFB", places, dst, dst)
+	g.o("VPSRLVD", shifts, dst, dst)
 }
 
 // zeroPoint sets dst to 2^23 + a zero-point; it spoils CX.
@@ -170,6 +176,47 @@ func (c codes) dotShifted(f *file, v vec) {
 	g.o("VADDPS", b, a, a)
 	g.reduce("VADDPS", a, b)
 	g.op("VMOVSS X%d, %s", a, g.arg("sum"))
+	g.end()
+}
+
+// dotLevels is dot for codes of 4 bits that stand for scale times one of 16 levels.
+func dotLevels(f *file, v vec) {
+	g := &loop{f.fn("dotLevels"+v.suffix, "codes *uint8, x *float32, scale *float32, levels *float32, groups int, vectors int, pattern *codePattern", "sum float32",
+		fmt.Sprintf("returns Σ scale·levels[code]·x over groups of %d*vectors codes of 4 bits; groups and vectors are positive.", v.lanes)), f, v}
+	g.pointers("codes", "SI", "x", "DI", "scale", "R8", "levels", "R9", "groups", "R10", "vectors", "R11", "pattern", "AX")
+	const sum, a, code, low, high, tmp, sign = 0, 1, 2, 3, 4, 5, 6
+	g.op("VMOVUPS (AX), %s", g.r(places))
+	g.op("VMOVUPS 64(AX), %s", g.r(shifts))
+	g.op("VMOVUPS (R9), %s", g.r(low))
+	if v.reg == "Y" {
+		g.op("VMOVUPS 32(R9), Y%d", high)
+	}
+	g.zero(sum)
+	g.loopHead("group")
+	g.zero(a)
+	g.op("MOVQ R11, CX")
+	g.loopHead("loop")
+	g.spread("SI", code)
+	if v.reg == "Z" {
+		g.op("VPERMPS Z%d, Z%d, Z%d", low, code, code)
+	} else {
+		g.op("VPERMPS Y%d, Y%d, Y%d", low, code, tmp)
+		g.shift("VPSLLD", 28, code, sign) // the code's bit 3
+		g.op("VPERMPS Y%d, Y%d, Y%d", high, code, code)
+		g.op("VBLENDVPS Y%d, Y%d, Y%d, Y%d", sign, code, tmp, code)
+	}
+	g.op("VFMADD231PS (DI), %s, %s", g.r(code), g.r(a))
+	g.op("ADDQ $%d, SI", v.lanes/2)
+	g.op("ADDQ $%d, DI", 4*v.lanes)
+	g.op("DECQ CX")
+	g.op("JNZ loop")
+	g.op("VBROADCASTSS (R8), %s", g.r(tmp))
+	g.op("VFMADD231PS %s, %s, %s", g.r(a), g.r(tmp), g.r(sum))
+	g.op("ADDQ $4, R8")
+	g.op("DECQ R10")
+	g.op("JNZ group")
+	g.reduce("VADDPS", sum, a)
+	g.op("VMOVSS X%d, %s", sum, g.arg("sum"))
 	g.end()
 }
 
