@@ -94,15 +94,19 @@ func lanes() int {
 		return 16
 	case level == AVX2:
 		return 8
+	case level == NEON:
+		return 4
 	}
 	return 0
 }
 
 // codeRun is how many groups of a line vectors can take: those of whole vectors, read from bytes
 // which are all there. A vector reads as many bytes as codes, whatever of them it needs.
-func codeRun(words []uint32, groups, size, n, bits int) (run, vectors int) {
+//
+// NEON has no body but for codes of 4 bits with vectors turned.
+func codeRun(words []uint32, turned bool, groups, size, n, bits int) (run, vectors int) {
 	l := lanes()
-	if l == 0 || size%l != 0 {
+	if l == 0 || size%l != 0 || level == NEON && !turned {
 		return 0, 0
 	}
 	run = min(groups, n/size)
@@ -122,11 +126,13 @@ func DotCodes(words []uint32, x, turned, scale []float32, zero []uint8, size, bi
 		_ = turned[:n/size*size]
 	}
 	groups := len(zero[:(n+size-1)/size])
-	run, vectors := codeRun(words, groups, size, n, bits)
+	run, vectors := codeRun(words, turned != nil, groups, size, n, bits)
 	var sum float32
 	if run > 0 {
 		w, step, p := firstByte(words), lanes()*bits/8, &codePatterns[bits]
 		switch {
+		case level == NEON:
+			sum = dotNibblesNEON(w, &turned[0], &scale[0], &zero[0], run, vectors/8, &nibbles)
 		case turned != nil && level >= AVX512:
 			sum = dotNibblesAVX512(w, &turned[0], &scale[0], &zero[0], run, vectors/8, &nibbles)
 		case turned != nil:
@@ -164,7 +170,7 @@ func DotShifted(words []uint32, x, scale, shift []float32, zero float32, size, b
 	n := len(x)
 	_, _ = words[:(n*bits+31)/32], scale[:(n+size-1)/size]
 	groups := len(shift[:(n+size-1)/size])
-	run, vectors := codeRun(words, groups, size, n, bits)
+	run, vectors := codeRun(words, false, groups, size, n, bits)
 	var sum float32
 	if run > 0 {
 		w, step, p := firstByte(words), lanes()*bits/8, &codePatterns[bits]
@@ -191,7 +197,7 @@ func DotShifted(words []uint32, x, scale, shift []float32, zero float32, size, b
 func DotLevels(words []uint32, x, scale []float32, levels *[16]float32, size int) float32 {
 	n := len(x)
 	_, groups := words[:(n+7)/8], len(scale[:(n+size-1)/size])
-	run, vectors := codeRun(words, groups, size, n, 4)
+	run, vectors := codeRun(words, false, groups, size, n, 4)
 	var sum float32
 	switch {
 	case run == 0:
@@ -222,7 +228,7 @@ func AddCodes(y []float32, turned bool, words []uint32, stride int, scale []floa
 	}
 	run, vectors := 0, 0
 	if first%32 == 0 {
-		run, vectors = codeRun(words[(len(alpha)-1)*stride+first*bits/32:], len(y), size, len(y)-first, bits)
+		run, vectors = codeRun(words[(len(alpha)-1)*stride+first*bits/32:], false, len(y), size, len(y)-first, bits)
 	}
 	if turned {
 		run = len(y) / size
@@ -249,6 +255,10 @@ func addTurned(y []float32, words []uint32, stride int, scale []float32, zero []
 		w, s, z, a := firstByte(words[i*stride:]), &scale[i*groups], &zero[i*groups], &alpha[i]
 		four := i+4 <= len(alpha)
 		switch {
+		case four && level == NEON:
+			addFourNibblesNEON(&y[0], w, 4*stride, s, z, groups, a, run, units, &nibbles)
+		case level == NEON:
+			addNibblesNEON(&y[0], w, 4*stride, s, z, groups, a, run, units, &nibbles)
 		case four && level >= AVX512:
 			addFourNibblesAVX512(&y[0], w, 4*stride, s, z, groups, a, run, units, &nibbles)
 		case four:

@@ -8,4 +8,14 @@ func gemmNEON(k int, a *float32, rs int, cs int, b *float32, c *float32, ldc int
 	panic(noAssembly)
 }
 
+func dotNibblesNEON(codes *uint8, x *float32, scale *float32, zero *uint8, groups int, units int, table *nibbleTable) (sum float32) {
+	panic(noAssembly)
+}
+func addNibblesNEON(y *float32, codes *uint8, stride int, scale *float32, zero *uint8, perLine int, alpha *float32, groups int, units int, table *nibbleTable) {
+	panic(noAssembly)
+}
+func addFourNibblesNEON(y *float32, codes *uint8, stride int, scale *float32, zero *uint8, perLine int, alpha *float32, groups int, units int, table *nibbleTable) {
+	panic(noAssembly)
+}
+
 func peakNEON(rounds int) { panic(noAssembly) }

@@ -46,6 +46,7 @@ var platforms = []struct {
 	}},
 	{"arm64", []family{
 		{"gemm", gemmARM64},
+		{"nibbles", nibblesARM64},
 		{"peak", peakARM64},
 	}},
 }
