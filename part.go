@@ -3,7 +3,6 @@ package lowbit
 import (
 	"cmp"
 	"context"
-	"slices"
 
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/internal/blocks"
@@ -55,10 +54,6 @@ func (j *job) checkPart(o Options) error {
 		what = "writing an importance matrix is"
 	case j.set.objective == adadim.ObjectiveBlock:
 		what = "objective block is"
-	case j.set.curvature == CurvatureOn:
-		what = "curvature is"
-	case j.texted && j.set.inputs != InputsFull && slices.ContainsFunc(j.plan.Folds, func(f []bool) bool { return slices.Contains(f, true) }):
-		what = "folding on quantized inputs is"
 	}
 	if what != "" {
 		return badOptions("%v: %s not for parts: do it in one run", o.Part, what)
@@ -115,7 +110,7 @@ func (j *job) teamwork() *blocks.Team {
 	if j.team.Alone() {
 		return nil
 	}
-	return &blocks.Team{Folder: j.out.Team(), Look: j.out.Look, Owner: func(layer string) int { return cmp.Or(j.others[layer], j.team.Index) }}
+	return &blocks.Team{Folder: j.out.Team(), Look: j.out.Look, Note: j.out.LookNote, Owner: func(layer string) int { return cmp.Or(j.others[layer], j.team.Index) }}
 }
 
 // mine says that a layer is not another part's.

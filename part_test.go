@@ -39,7 +39,15 @@ var ways = map[string]func(o *Options){
 		o.Preset, o.Axis, o.Fold = Fast, AxisOC, FoldOn
 	},
 	"corrected": func(o *Options) {
-		o.Preset, o.Curvature, o.GPTQ.Refine = Best, CurvatureOff, &gptq.Refine{}
+		o.Preset, o.Correction, o.Axis, o.Fold = Plain, new(1.0), AxisOC, FoldOff
+	},
+	"best": func(o *Options) {
+		o.Preset, o.Calibration.Samples = Best, 30
+		o.GPTQ.Refine = &gptq.Refine{Rounds: 1, Sweeps: 1}
+		o.Skip = []*regexp.Regexp{regexp.MustCompile(`layers\.[12]\.`)}
+	},
+	"best, folded": func(o *Options) {
+		o.Preset, o.Curvature, o.Axis, o.Fold, o.GPTQ.Refine = Best, CurvatureOff, AxisOC, FoldOn, &gptq.Refine{}
 		o.Skip = []*regexp.Regexp{regexp.MustCompile(`layers\.[23]\.`)}
 	},
 	"gguf head": func(o *Options) {
@@ -112,7 +120,11 @@ func TestParts(t *testing.T) {
 			want, err := Quantize(t.Context(), whole)
 			require.NoError(t, err)
 			require.Nil(t, want.Part)
-			for _, n := range []int{2, 3} {
+			counts := []int{2, 3}
+			if whole.Preset == Best || whole.Preset == Fast { // they are slow
+				counts = counts[1:]
+			}
+			for _, n := range counts {
 				o := quick(t)
 				o.Calibration.Samples = 50
 				ways[way](&o)

@@ -113,6 +113,17 @@ func (w *Writer) Look(name string) (there bool, err error) {
 	return true, nil
 }
 
+// LookNote looks whether another part has kept a note meanwhile, which Noted then returns.
+func (w *Writer) LookNote(name string) (bool, error) {
+	data, found, err := w.partial.Note(name)
+	if found {
+		w.mu.Lock()
+		w.notes[name] = data
+		w.mu.Unlock()
+	}
+	return found, err
+}
+
 // Missing returns how many layers no part has finished yet.
 func (w *Writer) Missing() (n int, err error) {
 	for name := range w.layers {

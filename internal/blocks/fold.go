@@ -131,7 +131,12 @@ func (r *run) observeForFolding(ctx context.Context) ([]*quant.Calibration, erro
 			want(r.block.Linears[l].Stage)
 		}
 	}
-	err := r.walk.Pass(ctx, r.block, r.quantized.Sample(tokens), false, func(stage int, f *program.Frame) error {
+	sample, drop, err := r.sample(ctx, tokens)
+	if err != nil {
+		return nil, err
+	}
+	defer drop()
+	err = r.walk.Pass(ctx, r.block, sample, false, func(stage int, f *program.Frame) error {
 		if c := collectors[stage]; c != nil {
 			defer r.clock.Enter(phases.Statistics)()
 			if own, _ := f.Routed(&stages[stage]); own.Rows > 0 {

@@ -45,7 +45,7 @@ func worthKeeping(size int64, since time.Time) bool {
 }
 
 // collect finds the curvature at the outputs of layers: the run that is resumed may have
-// kept it.
+// kept it. A part of a team does so for its own layers, with all of the text.
 func (r *run) collect(ctx context.Context, windows [][]int32) error {
 	defer r.clock.Whole(phases.Curvature)()
 	err := r.restoreCurvature(ctx)
@@ -53,7 +53,7 @@ func (r *run) collect(ctx context.Context, windows [][]int32) error {
 		return err
 	}
 	begin := time.Now()
-	if r.moments, err = curvature.Collect(ctx, r.walk, windows, r.layers.Pending, r.Curving); err != nil || r.Keeper == nil {
+	if r.moments, err = curvature.Collect(ctx, r.walk, windows, r.wants, r.Curving); err != nil || r.Keeper == nil {
 		return err
 	}
 	size := r.moments.Size()
@@ -72,7 +72,7 @@ func (r *run) restoreCurvature(ctx context.Context) error {
 		return err
 	}
 	defer file.Close()
-	r.moments, err = curvature.Restore(ctx, r.walk, r.layers.Pending, file)
+	r.moments, err = curvature.Restore(ctx, r.walk, r.wants, file)
 	if err != nil && ctx.Err() == nil {
 		err = r.Keeper.DropKept(KeptCurvature, err)
 	}

@@ -2,6 +2,7 @@ package blocks
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/golowbit/lowbit/internal/held"
@@ -24,6 +25,8 @@ func (r *run) runStaged(ctx context.Context) error {
 			var cals []*quant.Calibration
 			if cals, err = r.observeForFolding(ctx); err == nil {
 				err = r.foldScales(ctx, cals)
+			} else if errors.Is(err, errChosen) {
+				_, err = r.refoldScales()
 			}
 		}
 		if err != nil {
@@ -34,7 +37,10 @@ func (r *run) runStaged(ctx context.Context) error {
 	if r.full != nil {
 		both = append(both, walk.Stream{Block: r.block, X: r.full})
 	}
-	return r.walk.Stages(ctx, both, &stagedVisit{run: r}, r.last)
+	if err := r.walk.Stages(ctx, both, &stagedVisit{run: r}, r.last); err != nil {
+		return err
+	}
+	return r.dropBatches()
 }
 
 // stagedVisit collects the statistics of one stage after the other, from the
@@ -132,7 +138,7 @@ func (r *run) correct(stage int, c *quant.Collector, paired bool) (*quant.Calibr
 	var linears []int
 	var weights []*tensor.Matrix
 	for _, i := range s.Linears {
-		if name := r.block.Linears[i].Name; r.layers.Pending(name) && r.mine(name) {
+		if r.wants(r.block.Linears[i].Name) {
 			w, err := held.Matrix(r.block.Linear(i))
 			if err != nil {
 				return nil, nil, err

@@ -20,6 +20,7 @@ type Team struct {
 	Folder *team.Folder
 	Owner  func(layer string) int           // the part that quantizes a layer
 	Look   func(layer string) (bool, error) // whether a layer is there, also of another part
+	Note   func(key string) (bool, error)   // whether a note is there, which Layers.Noted then has
 }
 
 // ChunkTokens is how many tokens are summed up one after the other. The sums of more are
@@ -303,12 +304,12 @@ func (r *run) mine(name string) bool {
 	return r.Team == nil || r.Team.Owner(name) == r.Team.Folder.Part.Index
 }
 
+// wants says that this part has a layer still to quantize.
+func (r *run) wants(name string) bool { return r.layers.Pending(name) && r.mine(name) }
+
 // needs says that this part quantizes layers that read a stage.
 func (r *run) needs(stage int) bool {
-	return slices.ContainsFunc(r.block.Stages[stage].Linears, func(i int) bool {
-		name := r.block.Linears[i].Name
-		return r.layers.Pending(name) && r.mine(name)
-	})
+	return slices.ContainsFunc(r.block.Stages[stage].Linears, func(i int) bool { return r.wants(r.block.Linears[i].Name) })
 }
 
 // look finds what other parts have finished of a program's layers.

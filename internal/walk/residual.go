@@ -55,40 +55,59 @@ func (w *Walk) Start(ctx context.Context, windows [][]int32, n int) ([]*Residual
 // Sample returns the part of a stream that has at least this many tokens, in
 // whole batches from all over the text.
 func (r *Residual) Sample(tokens int) *Residual {
-	n := len(r.batches)
 	all := 0
 	for _, p := range r.batches {
 		all += p.Rows()
 	}
-	if all <= tokens {
-		return r
-	}
 	part := &Residual{}
-	want := (tokens*n + all - 1) / all
-	for i := range want {
-		part.batches = append(part.batches, r.batches[i*n/want])
+	for _, i := range Sampled(len(r.batches), all, tokens) {
+		part.batches = append(part.batches, r.batches[i])
 	}
 	return part
+}
+
+// Sampled are the batches, of n with so many tokens in all, that Sample takes.
+func Sampled(n, all, tokens int) []int {
+	want := n
+	if all > tokens {
+		want = (tokens*n + all - 1) / all
+	}
+	list := make([]int, want)
+	for i := range list {
+		list[i] = i * n / want
+	}
+	return list
+}
+
+// Batch returns a copy of a batch of a stream, [tokens, hidden].
+func (w *Walk) Batch(r *Residual, i int) (*tensor.Matrix, error) {
+	x, err := w.Store.Load(r.batches[i])
+	if err != nil {
+		return nil, err
+	}
+	return x.Clone(), w.Store.Done(r.batches[i], x, false)
+}
+
+// Add adds a batch behind a stream, which takes it over.
+func (w *Walk) Add(r *Residual, x *tensor.Matrix) error {
+	p, err := w.Store.Put(x)
+	if err == nil {
+		r.batches = append(r.batches, p)
+	}
+	return err
 }
 
 // Copy returns a stream of its own that is like r.
 func (w *Walk) Copy(r *Residual) (*Residual, error) {
 	c := &Residual{}
-	for _, p := range r.batches {
-		x, err := w.Store.Load(p)
+	for i := range r.batches {
+		x, err := w.Batch(r, i)
+		if err == nil {
+			err = w.Add(c, x)
+		}
 		if err != nil {
 			return c, err
 		}
-		own := w.Runner.Matrix(x.Rows, x.Cols)
-		own.CopyFrom(x)
-		if err := w.Store.Done(p, x, false); err != nil {
-			return c, err
-		}
-		copied, err := w.Store.Put(own)
-		if err != nil {
-			return c, err
-		}
-		c.batches = append(c.batches, copied)
 	}
 	return c, nil
 }

@@ -189,17 +189,19 @@ type Found[T any] struct {
 // Notes reads all notes. What is not whole was damaged later: they get their names
 // last.
 func (k Kept) Notes() ([]Found[[]byte], error) {
-	return find(k, notePrefix, func(path, name string) ([]byte, error, error) {
-		data, err := disk.ReadFile(path, maxBytes)
-		if err != nil {
-			return nil, nil, err
-		}
-		sum, data, _ := bytes.Cut(data, []byte("\n"))
-		if got := checksum(data); got != string(sum) {
-			return nil, fmt.Errorf("note %q: checksum %s, want %s: the file is damaged", name, got, sum), nil
-		}
-		return data, nil, nil
-	})
+	return find(k, notePrefix, readNote)
+}
+
+func readNote(path, name string) (data []byte, damaged, err error) {
+	data, err = disk.ReadFile(path, maxBytes)
+	if err != nil {
+		return nil, nil, err
+	}
+	sum, data, _ := bytes.Cut(data, []byte("\n"))
+	if got := checksum(data); got != string(sum) {
+		return nil, fmt.Errorf("note %q: checksum %s, want %s: the file is damaged", name, got, sum), nil
+	}
+	return data, nil, nil
 }
 
 // find reads what is kept with a prefix. What is not there is incomplete.

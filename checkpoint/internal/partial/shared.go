@@ -103,6 +103,19 @@ func (f *Folder) Finished() (bool, error) {
 	return true, f.same(state)
 }
 
+// Note reads a note that another part may have kept; found is false if none has.
+func (k Kept) Note(name string) (data []byte, found bool, err error) {
+	path := k.path(notePrefix, name)
+	data, damaged, err := readNote(path, name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, false, nil
+	}
+	if err == nil && damaged != nil {
+		err = fmt.Errorf("%s: %w", path, damaged)
+	}
+	return data, err == nil, err
+}
+
 // writeShared makes a folder of one safetensors file, all of it at once.
 func (k Kept) writeShared(dir string, tensors []layout.Tensor, metadata map[string]string) error {
 	tmp := k.unique()
