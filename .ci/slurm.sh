@@ -18,6 +18,7 @@ dir=$(mktemp -d)
 chmod 755 "$dir"
 pids=()
 finish() {
+	scancel -u "$(id -un)" 2>/dev/null && sleep 2
 	for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
 	wait 2>/dev/null || true
 	rm -rf "$dir"
@@ -144,7 +145,7 @@ echo "$begin $(date +%s.%N)" >>"$TIMES/$SLURM_ARRAY_TASK_ID"
 SH
 	chmod +x "$dir/timed"
 	export LOWBIT_TIMED=$dir/lowbit LOWBIT=$dir/timed
-	for round in 1 2 3; do
+	for _ in 1 2 3; do
 		for tasks in 1 2; do
 			export TIMES=$dir/times-$tasks
 			rm -rf "$TIMES" "$dir/out-$tasks" "$dir/out-$tasks".partial.done && mkdir "$TIMES"
