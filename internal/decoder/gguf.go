@@ -47,6 +47,9 @@ type GGUF struct {
 	// Derive gives values of config.json that follow from numbers of the metadata,
 	// which it gets by their keys without the architecture's name.
 	Derive func(number func(name string) int) map[string]any
+	// Layers gives values of config.json that follow from which tensors the blocks of a
+	// file have, by their names there without ".weight".
+	Layers func(layers int, has func(block int, tensor string) bool) map[string]any
 	// Other is the kind in "layer_types" of layers without attention, which have no
 	// heads of keys in the metadata; "" if there are none.
 	Other string
@@ -97,6 +100,7 @@ type GGUFKey struct {
 	Name, Config string
 	Times        string // a key by whose value it is multiplied; such a product is not read
 	Zero         bool   // 0 is written
+	Above        int    // written where it is more than this
 	Read         bool   // only read: what is written there is the same
 	True         string // there it is this string where it is true here, absent otherwise
 }

@@ -284,6 +284,16 @@ func (l *caseList) recurrent() {
 	l.add("lfm2moe", "Lfm2MoeForCausalLM", "lfm2_moe", 0, with(short, more{
 		"num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 32, "num_dense_layers": 1,
 	}))
+	l.addJamba()
+}
+
+func (l *caseList) addJamba() {
+	jamba := more{
+		"rms_norm_eps": 1e-5, "num_hidden_layers": 5, "attn_layer_period": 3, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1,
+		"num_experts": 6, "num_experts_per_tok": 3, "mamba_d_state": 16, "mamba_dt_rank": 4, "head_dim": nil, "rope_theta": nil,
+	}
+	l.add("jamba", "JambaForCausalLM", "jamba", 0, jamba)
+	l.add("jamba, one expert", "JambaForCausalLM", "jamba", 0, with(jamba, more{"num_experts": 1, "tie_word_embeddings": true}))
 }
 
 // Without the engine: what is read back from a file computes what its source does.

@@ -30,6 +30,7 @@ func TestArchitecturesRefuse(t *testing.T) {
 		"num_local_experts": 4, "mamba_n_heads": 8, "mamba_d_state": 8, "layer_types": []string{"mamba", "attention"},
 		"position_embedding_type": "rope", "shared_intermediate_size": 32,
 	}
+	jamba := more{"num_key_value_heads": 4, "attn_layer_period": 2, "attn_layer_offset": 1}
 	lfm2 := more{"layer_types": []string{"conv", "full_attention"}, "block_auto_adjust_ff_dim": false}
 	lfm2moe := more{"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "num_dense_layers": 1}
 	maps.Copy(lfm2moe, lfm2)
@@ -75,6 +76,10 @@ func TestArchitecturesRefuse(t *testing.T) {
 		{"granitemoehybrid", hybrid, more{"mamba_proj_bias": true}, "mamba_proj_bias"},
 		{"granitemoehybrid", hybrid, more{"num_local_experts": 0}, "shared_intermediate_size"},
 		{"granitemoehybrid", hybrid, more{"time_step_limit": []float64{0.1, 1.5}}, "time_step_limit"},
+		{"jamba", jamba, more{"mamba_expand": 1}, "mamba_expand"},
+		{"jamba", jamba, more{"mamba_proj_bias": true}, "mamba_proj_bias"},
+		{"jamba", jamba, more{"mamba_conv_bias": false}, "mamba_conv_bias"},
+		{"jamba", jamba, more{"head_dim": 32}, "head_dim"},
 	} {
 		t.Run(c.modelType+" "+c.want, func(t *testing.T) {
 			parse := func(edit more) error {

@@ -129,8 +129,17 @@ func configOf(a *spec.Architecture, f *gguf.File) (json.RawMessage, error) {
 		r.rotation(g, headDim)
 	}
 	r.architecture(g, f)
+	var derived []map[string]any
 	if g.Derive != nil {
-		values := g.Derive(r.need)
+		derived = append(derived, g.Derive(r.need))
+	}
+	if g.Layers != nil && layers <= maxLayers {
+		derived = append(derived, g.Layers(layers, func(block int, name string) bool {
+			_, ok := f.Tensor(fmt.Sprintf("blk.%d.%s.weight", block, name))
+			return ok
+		}))
+	}
+	for _, values := range derived {
 		for _, key := range slices.Sorted(maps.Keys(values)) {
 			r.set(key, values[key])
 		}

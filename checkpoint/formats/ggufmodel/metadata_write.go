@@ -94,7 +94,7 @@ func (w *metadataWriter) keys(m *decoder.Model) {
 			if k.Times != "" {
 				v *= int(m.Number(k.Times))
 			}
-			if v != 0 || k.Zero {
+			if v > k.Above || k.Zero {
 				w.int(k.Name, v)
 			}
 		case float64:
