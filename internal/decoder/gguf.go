@@ -33,6 +33,11 @@ type GGUF struct {
 	// Unrotated says that there are no rotations, Headless that there is no
 	// attention.
 	Unrotated, Headless bool
+	// Sections says that there are those of rotations of images ("mrope_section"),
+	// which all turn alike in text.
+	Sections bool
+	// Left are what names of tensors begin with that are of no block that is run.
+	Left []string
 	// Images says that tensors of a vision part are left out, so that a file read
 	// back is another architecture's.
 	Images bool
@@ -138,8 +143,13 @@ type GGUFName struct {
 	KeyHeads bool     // a number in the name is that of a head of keys, not of queries
 	Flat     bool     // a vector there, a matrix of one row here
 	Whole    bool     // the names end in what they end in, not in ".weight" or ".bias"
-	// Of so many equal bands of rows there this one is the tensor here.
+	// Of so many equal bands of rows there this one is the tensor here. With RowsOf the
+	// bands are the rows that it gives, which are all of them together.
 	Band, Bands int
+	RowsOf      func(m *Model) []int // Rows, of a model
+	// Cols gives for each of some segments of a row there, all of a length, which it is
+	// here; nil: as they are.
+	Cols func(m *Model) []int
 	// Dims are the dimensions here, the innermost first, of a dense tensor that has
 	// others there; nil: the same.
 	Dims   func(m *Model) []int
@@ -162,7 +172,11 @@ type GGUFTensor struct {
 	PlusOne bool
 	Flat    bool
 	// Of so many equal bands of rows there this one is the tensor here; 0: all are.
-	Band, Bands int
+	// Where Total is not 0 the band has From of so many rows, and First are in those
+	// before.
+	Band, Bands  int
+	First, Total int
+	Cols         []int // of so many segments of a row there, which it is here; nil: as they are
 	// Dims, where they are not Shape, the dimensions there, in reverse.
 	Dims, Shape []int
 	NegExp      bool
@@ -228,9 +242,7 @@ func (m *Model) ggufBlock(p *program.Program) []GGUFTensor {
 		} else {
 			t.Dense = true
 		}
-		if e.Rows != nil {
-			t.From = e.Rows(&m.Config)
-		}
+		m.ggufOrder(e, &t)
 		suffixes := []string{".weight", ".bias"}
 		if e.Whole {
 			suffixes = []string{""}
@@ -247,6 +259,31 @@ func (m *Model) ggufBlock(p *program.Program) []GGUFTensor {
 		}
 	}
 	return list
+}
+
+// ggufOrder sets which rows and columns a tensor has, and where.
+func (m *Model) ggufOrder(e GGUFName, t *GGUFTensor) {
+	if e.Rows != nil {
+		t.From = e.Rows(&m.Config)
+	}
+	if e.RowsOf != nil {
+		t.From = e.RowsOf(m)
+	}
+	if e.Cols != nil {
+		t.Cols = e.Cols(m)
+	}
+	if e.Bands == 0 || e.RowsOf == nil {
+		return
+	}
+	for _, other := range m.GGUF.Block {
+		if other.HF != e.HF {
+			continue
+		}
+		n := len(other.RowsOf(m))
+		if t.Total += n; other.Band < e.Band {
+			t.First += n
+		}
+	}
 }
 
 // ggufParts is how many tensors of a block have a name with a number in it:

@@ -186,6 +186,7 @@ func checkRest(m *decoder.Model, src layout.Origin) (map[string]bool, error) {
 			}
 		case strings.HasSuffix(s.Name, ".rotary_emb.inv_freq"): // follows from the config
 		case beyond(m, s.Name): // neither the engine nor the decoder runs them
+		case slices.ContainsFunc(m.GGUF.Left, func(prefix string) bool { return strings.HasPrefix(s.Name, prefix) }):
 		case m.GGUF.Images && (strings.Contains(s.Name, "vision_tower.") || strings.Contains(s.Name, "multi_modal_projector.")):
 		default:
 			return nil, fmt.Errorf("tensor %q: %w", s.Name, layout.Unsupported("GGUF has no name for it in a %s of %d layers", m.ModelType, m.Layers))

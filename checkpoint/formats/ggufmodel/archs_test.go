@@ -31,6 +31,9 @@ func TestArchitecturesRefuse(t *testing.T) {
 		"position_embedding_type": "rope", "shared_intermediate_size": 32,
 	}
 	jamba := more{"num_key_value_heads": 4, "attn_layer_period": 2, "attn_layer_offset": 1}
+	delta := more{"num_hidden_layers": 4, "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 32, "linear_value_head_dim": 32}
+	deltaMoE := more{"num_experts": 4, "num_experts_per_tok": 2}
+	maps.Copy(deltaMoE, delta)
 	lfm2 := more{"layer_types": []string{"conv", "full_attention"}, "block_auto_adjust_ff_dim": false}
 	lfm2moe := more{"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "num_dense_layers": 1}
 	maps.Copy(lfm2moe, lfm2)
@@ -77,6 +80,17 @@ func TestArchitecturesRefuse(t *testing.T) {
 		{"granitemoehybrid", hybrid, more{"num_local_experts": 0}, "shared_intermediate_size"},
 		{"granitemoehybrid", hybrid, more{"time_step_limit": []float64{0.1, 1.5}}, "time_step_limit"},
 		{"jamba", jamba, more{"mamba_expand": 1}, "mamba_expand"},
+		{"qwen3_next", deltaMoE, more{"norm_topk_prob": false}, "norm_topk_prob"},
+		{"qwen3_next", deltaMoE, more{"mlp_only_layers": []int{1}}, "mlp_only_layers"},
+		{"qwen3_next", deltaMoE, more{"attention_bias": true}, "attention_bias"},
+		{"qwen3_next", deltaMoE, more{"linear_value_head_dim": 16}, "linear_value_head_dim"},
+		{"qwen3_next", deltaMoE, more{"full_attention_interval": 5}, "layer_types"},
+		{"qwen3_5_text", delta, more{"attention_bias": true}, "attention_bias"},
+		{"qwen3_5_text", delta, more{"linear_value_head_dim": 16}, "linear_value_head_dim"},
+		{"qwen3_5_text", delta, more{"layer_types": []string{
+			"linear_attention", "full_attention", "full_attention", "linear_attention",
+		}}, "layer_types"},
+		{"qwen3_5_moe_text", deltaMoE, more{"num_experts": 0}, "mlp_only_layers"},
 		{"jamba", jamba, more{"mamba_proj_bias": true}, "mamba_proj_bias"},
 		{"jamba", jamba, more{"mamba_conv_bias": false}, "mamba_conv_bias"},
 		{"jamba", jamba, more{"head_dim": 32}, "head_dim"},

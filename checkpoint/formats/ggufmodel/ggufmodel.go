@@ -162,7 +162,7 @@ func blockType(s quant.Scheme) gguf.Type {
 }
 
 // packRows returns the blocks of a weight. row, if not nil, gives the place
-// of each row. A weight the type cannot hold exactly is an error.
+// of each row, -1 for one that is left out. A weight the type cannot hold exactly is an error.
 func packRows(w *quant.Weight, t gguf.Type, row func(r int) int) ([]byte, error) {
 	if err := w.Validate(); err != nil {
 		return nil, err
@@ -173,7 +173,9 @@ func packRows(w *quant.Weight, t gguf.Type, row func(r int) int) ([]byte, error)
 	for r := range w.Out {
 		to := r
 		if row != nil {
-			to = row(r)
+			if to = row(r); to < 0 {
+				continue
+			}
 		}
 		if err := p.row(data[to*n:(to+1)*n], r); err != nil {
 			return nil, fmt.Errorf("row %d: %w", r, err)

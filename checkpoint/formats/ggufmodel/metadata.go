@@ -273,6 +273,12 @@ func (w *configWriter) rotation(g *decoder.GGUF, headDim int) {
 	if scaling == nil && g.Scaled {
 		scaling = map[string]any{"rope_type": "default"}
 	}
+	if list, ok := w.f.Value(w.prefix + keySections); ok && g.Sections {
+		if scaling == nil {
+			scaling = map[string]any{"rope_type": "default"}
+		}
+		scaling["mrope_section"], scaling["mrope_interleaved"] = list, true
+	}
 	w.set("rope_scaling", scaling)
 }
 

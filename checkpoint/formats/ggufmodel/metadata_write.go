@@ -107,6 +107,13 @@ func (w *metadataWriter) keys(m *decoder.Model) {
 			w.add(k.Name, v == k.True)
 		}
 	}
+	if list, ok := m.Value("mrope_section").([]int); ok && m.GGUF.Sections {
+		sections := make([]int32, 4)
+		for i := range min(len(list), len(sections)) {
+			sections[i] = int32(min(max(list[i], 0), math.MaxInt32))
+		}
+		w.add(keySections, sections)
+	}
 	for _, x := range m.GGUF.Fixed {
 		w.add(x.Name, x.Value)
 	}

@@ -72,12 +72,12 @@ func (g Format) Mix(src layout.Origin, weighted bool) (func(l layout.Layer) (qua
 		return nil, err
 	}
 	types := g.types(m, src, weighted)
-	of := map[string]gguf.Type{}
+	of, segments := map[string]gguf.Type{}, map[string]int{}
 	for _, t := range m.GGUFTensors() {
 		for _, part := range t.Parts {
 			base, ok := layout.CutWeight(part)
 			if was, twice := of[base]; ok && (!twice || types[t.Name].BlockBytes()*was.Block() > was.BlockBytes()*types[t.Name].Block()) {
-				of[base] = types[t.Name]
+				of[base], segments[base] = types[t.Name], max(1, len(t.Cols))
 			}
 		}
 	}
@@ -86,7 +86,7 @@ func (g Format) Mix(src layout.Origin, weighted bool) (func(l layout.Layer) (qua
 		if !ok {
 			return quant.Scheme{}, "", fmt.Errorf("layer %q has no place in the file", l.Name)
 		}
-		return typed(want, l.In)
+		return typed(want, l.In/segments[l.Name]) // what changes places is whole blocks
 	}, nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 
+	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel/internal/ordering"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/decoder"
 	archs "github.com/golowbit/lowbit/internal/decoder/arch"
@@ -42,6 +43,7 @@ type fileTensor struct {
 	offset         int64
 	rows, rowBytes int
 	to             []int // where each row is; nil: in order
+	cols           []int // which segment of a row each of those in the file is; nil: in order
 	plusOne        bool
 	// decoded says that the tensor is given as F32 but stored as blocks, moved
 	// that it is given transposed.
@@ -193,7 +195,14 @@ func (g *modelFile) add(k decoder.GGUFTensor, t gguf.Tensor, scales []float32) e
 		if len(k.From) != e.rows {
 			return fmt.Errorf("%d rows, want %d", e.rows, len(k.From))
 		}
-		e.to = inverted(k.From)
+		if k.Total == 0 {
+			e.to = inverted(k.From)
+		}
+	}
+	if n := len(k.Cols); n > 0 && matrix {
+		if e.cols = k.Cols; dims[0]%n != 0 {
+			return fmt.Errorf("%d columns, want a multiple of %d", dims[0], n)
+		}
 	}
 	if n := len(scales); n > 0 && (n != len(k.Parts) || t.Type != gguf.NVFP4) {
 		return fmt.Errorf("%d scales in %q, want %d", n, scaleOf(t.Name), len(k.Parts))
@@ -217,6 +226,9 @@ func (g *modelFile) addReshaped(k decoder.GGUFTensor, t gguf.Tensor) error {
 	if t.Type != gguf.F32 || !slices.Equal(t.Dims, k.Dims) || product(k.Shape) != product(k.Dims) {
 		return fmt.Errorf("%v %v, want F32 %v", t.Type, t.Dims, k.Dims)
 	}
+	if n := len(k.From); n > 0 {
+		e.to, e.rowBytes = inverted(k.From), int(t.Bytes())/n
+	}
 	g.names = append(g.names, name)
 	g.tensors[name] = e
 	return nil
@@ -226,15 +238,19 @@ func (g *modelFile) addOne(k decoder.GGUFTensor, name string, e fileTensor, matr
 	t := e.info
 	if k.Bands > 0 {
 		if first, ok := g.tensors[name]; ok {
-			if t.Type != first.info.Type || !slices.Equal(t.Dims, first.info.Dims) || e.scale != first.scale {
+			if t.Type != first.info.Type || t.Dims[0] != first.info.Dims[0] || k.Total == 0 && !slices.Equal(t.Dims, first.info.Dims) || e.scale != first.scale {
 				return fmt.Errorf("%v %v, want %v %v as in %q", t.Type, t.Dims, first.info.Type, first.info.Dims, first.info.Name)
 			}
 			first.bands[k.Band] = t.Name
+			place(first.to, k)
 			return nil
 		}
 		e.bands = make([]string, k.Bands)
 		e.bands[k.Band] = t.Name
-		e.rows *= k.Bands
+		if e.rows *= k.Bands; k.Total > 0 {
+			e.rows, e.to = k.Total, make([]int, k.Total)
+			place(e.to, k)
+		}
 	}
 	e.spec = layout.Spec{Name: name, Shape: append([]int(nil), e.rows)}
 	if matrix {
@@ -261,7 +277,7 @@ func (g *modelFile) addOne(k decoder.GGUFTensor, name string, e fileTensor, matr
 			e.spec.DType, e.decoded = safetensors.F32, true
 			break
 		}
-		if g.plain {
+		if g.plain || e.cols != nil && t.Dims[0]/len(e.cols)%t.Type.Block() != 0 {
 			e.spec.DType, e.decoded = safetensors.F32, true
 			break
 		}
@@ -276,6 +292,15 @@ func (g *modelFile) addOne(k decoder.GGUFTensor, name string, e fileTensor, matr
 	g.names = append(g.names, name)
 	g.tensors[name] = e
 	return nil
+}
+
+// place notes where the rows of a part are.
+func place(to []int, k decoder.GGUFTensor) {
+	if k.Total > 0 {
+		for i, r := range k.From {
+			to[r] = k.First + i
+		}
+	}
 }
 
 func (g *modelFile) Names() []string { return g.names }
@@ -315,7 +340,7 @@ func (g *modelFile) ReadAt(name string, p []byte, off int64) error {
 
 // readRows reads rows in Hugging Face's order.
 func (g *modelFile) readRows(e fileTensor, p []byte, off int64) error {
-	if e.to == nil && !e.decoded {
+	if e.to == nil && e.cols == nil && !e.decoded {
 		return g.readFile(e, p, off)
 	}
 	// Row by row: rows lie elsewhere, or are decoded.
@@ -370,16 +395,15 @@ func (g *modelFile) readFile(e fileTensor, p []byte, off int64) error {
 	if e.bands == nil {
 		return g.readAt(e.info.Name, p, e.offset+off)
 	}
-	size := e.info.Bytes()
-	for i, name := range e.bands {
-		first := int64(i) * size
-		if off+int64(len(p)) <= first || off >= first+size {
-			continue
+	first := int64(0)
+	for _, name := range e.bands {
+		t, _ := g.f.Tensor(name)
+		if from, to := max(off, first), min(off+int64(len(p)), first+t.Bytes()); from < to {
+			if err := g.readAt(name, p[from-off:to-off], from-first); err != nil {
+				return err
+			}
 		}
-		from, to := max(off, first), min(off+int64(len(p)), first+size)
-		if err := g.readAt(name, p[from-off:to-off], from-first); err != nil {
-			return err
-		}
+		first += t.Bytes()
 	}
 	return nil
 }
@@ -397,7 +421,11 @@ func (g *modelFile) readRow(e fileTensor, dst []byte, r int) error {
 		r = e.to[r]
 	}
 	if !e.decoded {
-		return g.readFile(e, dst, int64(r)*int64(e.rowBytes))
+		err := g.readFile(e, dst, int64(r)*int64(e.rowBytes))
+		if e.cols != nil {
+			copy(dst, ordering.Scatter(dst, len(dst), e.cols))
+		}
+		return err
 	}
 	packed := make([]byte, e.rowBytes)
 	if err := g.readFile(e, packed, int64(r)*int64(e.rowBytes)); err != nil {
@@ -407,7 +435,9 @@ func (g *modelFile) readRow(e fileTensor, dst []byte, r int) error {
 	if err := e.info.Type.Decode(values, packed); err != nil {
 		return err
 	}
-	e.scaled(values)
+	if e.scaled(values); e.cols != nil {
+		values = ordering.Scatter(values, len(values), e.cols)
+	}
 	return safetensors.EncodeFloat32(dst, safetensors.F32, values)
 }
 

@@ -100,6 +100,8 @@ func (w *metadataWriter) rope(m *decoder.Model) {
 	}
 }
 
+const keySections = "rope.dimension_sections"
+
 const keyYarnLog = "rope.scaling.yarn_log_multiplier"
 
 // yarnLog is "mscale_all_dim" where "mscale" is 1: the factor of cosines and sines

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel/internal/about"
+	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel/internal/ordering"
 	"github.com/golowbit/lowbit/checkpoint/layout"
 	"github.com/golowbit/lowbit/internal/decoder"
 	"github.com/golowbit/lowbit/internal/decoder/arch/spec"
@@ -203,12 +204,8 @@ func (a *assembly) planOne(t decoder.GGUFTensor) (p plannedTensor, ok bool, err 
 		}
 	}
 	t.Transposed = t.Transposed && !packed
-	if t.Bands > 0 {
-		if shape[0]%t.Bands != 0 {
-			return p, false, fmt.Errorf("tensor %q: %d rows, want a multiple of %d", t.Parts[0], shape[0], t.Bands)
-		}
-		shape = slices.Clone(shape)
-		shape[0] /= t.Bands
+	if shape, err = a.part(t, shape, packed); err != nil {
+		return p, false, err
 	}
 	p = plannedTensor{GGUFTensor: t, info: gguf.Tensor{Name: t.Name}}
 	for i := len(shape) - 1; i >= 0; i-- {
@@ -237,6 +234,25 @@ func (a *assembly) planOne(t decoder.GGUFTensor) (p plannedTensor, ok bool, err 
 	return p, true, nil
 }
 
+// part is the shape of what a tensor has of one of another shape.
+func (a *assembly) part(t decoder.GGUFTensor, shape []int, packed bool) ([]int, error) {
+	if n := len(t.Cols); n > 0 && len(shape) == 2 && packed {
+		l, _ := a.layerOf(t.Parts[0])
+		if block := blockType(l.Scheme).Block(); shape[1]/n%block != 0 {
+			return nil, fmt.Errorf("tensor %q: %w", t.Parts[0], layout.Unsupported("the engine has heads of %d inputs in another order, no whole blocks of %d", shape[1]/n, block))
+		}
+	}
+	switch shape = slices.Clone(shape); {
+	case t.Total > 0 && shape[0] == t.Total:
+		shape[0] = len(t.From)
+	case t.Bands > 0 && (t.Total > 0 || shape[0]%t.Bands != 0):
+		return nil, fmt.Errorf("tensor %q: %d rows, want a multiple of %d", t.Parts[0], shape[0], max(t.Bands, t.Total))
+	case t.Bands > 0:
+		shape[0] /= t.Bands
+	}
+	return shape, nil
+}
+
 // planReshaped plans a tensor of float32 that has other dimensions, or values.
 func (a *assembly) planReshaped(p plannedTensor, shape []int) (plannedTensor, bool, error) {
 	p.info.Type = gguf.F32
@@ -257,6 +273,9 @@ func (a *assembly) planReshaped(p plannedTensor, shape []int) (plannedTensor, bo
 		v, err := read()
 		if err != nil {
 			return err
+		}
+		if t.From != nil {
+			v = ordering.Gather(v, len(v), t.From)
 		}
 		if t.NegExp {
 			v = slices.Clone(v)
@@ -309,7 +328,7 @@ func (a *assembly) typeOf(t plannedTensor) (gguf.Type, func(*gguf.Writer, planne
 	}
 	if f, ok := a.src.Source().(*modelFile); ok && a.g == (Format{}) {
 		// What is read from a GGUF keeps its type, so that rewriting changes nothing.
-		if e := f.tensors[name]; e.decoded {
+		if e := f.tensors[name]; e.decoded && e.bands == nil {
 			return e.info.Type, func(w *gguf.Writer, t plannedTensor) error { return copyBlocks(w, t, f, e) }
 		} else if e.info.Type.Writable() {
 			return a.larger(e.info.Type, t), write
@@ -339,28 +358,36 @@ func (a *assembly) larger(of gguf.Type, t plannedTensor) gguf.Type {
 }
 
 func (a *assembly) writePacked(w *gguf.Writer, t plannedTensor) error {
-	var row func(int) int
-	if t.From != nil {
-		to := inverted(t.From)
-		row = func(r int) int { return to[r] }
-	}
 	for _, part := range t.Parts {
 		l, _ := a.layerOf(part)
 		q, err := a.weight(l.Name)
 		if err != nil {
 			return err
 		}
-		rows := t.info.Dims[1]
-		if out := rows * max(1, t.Bands); q.Out != out || q.In != t.info.Dims[0] {
+		rows, n := t.info.Dims[1], t.info.Type.RowBytes(q.In)
+		out := rows * max(1, t.Bands)
+		if t.Total > 0 {
+			out = t.Total
+		}
+		if q.Out != out || q.In != t.info.Dims[0] {
 			return fmt.Errorf("weight of shape [%d %d], want [%d %d]", q.Out, q.In, out, t.info.Dims[0])
+		}
+		var row func(int) int
+		if t.From != nil {
+			to := ordering.Placed(t.From, out)
+			row = func(r int) int { return to[r] }
 		}
 		data, err := packRows(q, t.info.Type, row)
 		if err != nil {
 			return err
 		}
-		if t.Bands > 0 {
-			size := len(data) / t.Bands
-			data = data[t.Band*size:][:size]
+		if t.Total > 0 {
+			data = data[:rows*n]
+		} else if t.Bands > 0 {
+			data = data[t.Band*rows*n:][:rows*n]
+		}
+		if t.Cols != nil {
+			data = ordering.Gather(data, n, t.Cols)
 		}
 		if err := w.Append(t.info.Name, data); err != nil {
 			return err
@@ -424,6 +451,9 @@ func (a *assembly) writeMatrices(w *gguf.Writer, t plannedTensor) error {
 			v, err := a.src.Rows(part, from, from+n, values)
 			if err != nil {
 				return err
+			}
+			if t.Cols != nil {
+				v = ordering.Gather(v, cols, t.Cols)
 			}
 			b := data[:n*t.info.Type.RowBytes(cols)]
 			if err := encode(t.info.Type, b, v, cols); err != nil {

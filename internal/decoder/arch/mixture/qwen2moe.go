@@ -46,16 +46,12 @@ func qwen2MoEArch() *spec.Architecture {
 // softmax gives them.
 func qwen2MoEGGUF() *decoder.GGUF {
 	return &decoder.GGUF{
-		Name: "qwen2moe", OwnHead: true, Keys: qwenExpertKeys("shared_expert_intermediate_size"),
+		Name: "qwen2moe", OwnHead: true, Keys: QwenExpertKeys("shared_expert_intermediate_size"),
 		Flags: []decoder.GGUFFlag{{Config: "qkv_bias", Tensors: []string{"attn_q.bias"}}},
 		Block: spec.Joined(spec.GGUFNorm("input_layernorm", "attn_norm"), spec.GGUFQKV(false), []decoder.GGUFName{spec.GGUFOutput},
-			spec.GGUFNorm("post_attention_layernorm", "ffn_norm"), spec.GGUFExperts("mlp.gate", spec.HubExperts), []decoder.GGUFName{
-				{HF: "mlp.shared_expert_gate", GGUF: "ffn_gate_inp_shexp", Flat: true},
-				{HF: "mlp.shared_expert.gate_proj", GGUF: "ffn_gate_shexp"}, {HF: "mlp.shared_expert.up_proj", GGUF: "ffn_up_shexp"},
-				{HF: "mlp.shared_expert.down_proj", GGUF: "ffn_down_shexp"},
-			}),
+			spec.GGUFNorm("post_attention_layernorm", "ffn_norm"), QwenExpertNames()),
 		Check: func(m *decoder.Model) error {
-			if err := requireExperts(m, false); err != nil {
+			if err := RequireExperts(m, false); err != nil {
 				return err
 			}
 			return m.RequireHidden()
@@ -63,8 +59,17 @@ func qwen2MoEGGUF() *decoder.GGUF {
 	}
 }
 
-// qwenExpertKeys are the keys of experts; shared is "" where there is no shared one.
-func qwenExpertKeys(shared string) []decoder.GGUFKey {
+// QwenExpertNames are those of routed experts and of a shared one with a gate.
+func QwenExpertNames() []decoder.GGUFName {
+	return append(spec.GGUFExperts("mlp.gate", spec.HubExperts), []decoder.GGUFName{
+		{HF: "mlp.shared_expert_gate", GGUF: "ffn_gate_inp_shexp", Flat: true},
+		{HF: "mlp.shared_expert.gate_proj", GGUF: "ffn_gate_shexp"}, {HF: "mlp.shared_expert.up_proj", GGUF: "ffn_up_shexp"},
+		{HF: "mlp.shared_expert.down_proj", GGUF: "ffn_down_shexp"},
+	}...)
+}
+
+// QwenExpertKeys are the keys of experts; shared is "" where there is no shared one.
+func QwenExpertKeys(shared string) []decoder.GGUFKey {
 	keys := []decoder.GGUFKey{
 		{Name: "expert_count", Config: "num_experts"}, {Name: "expert_used_count", Config: "num_experts_per_tok"},
 		{Name: "expert_feed_forward_length", Config: "moe_intermediate_size"},
@@ -75,8 +80,8 @@ func qwenExpertKeys(shared string) []decoder.GGUFKey {
 	return keys
 }
 
-// requireExperts refuses layers without experts, and weights of another norm.
-func requireExperts(m *decoder.Model, renormalize bool) error {
+// RequireExperts refuses layers without experts, and weights of another norm.
+func RequireExperts(m *decoder.Model, renormalize bool) error {
 	for _, p := range m.Blocks {
 		if hasLinear(p, "mlp.gate_proj") {
 			return decoder.Refuse("mlp_only_layers", "layers without experts", m.GGUF.Name)

@@ -48,7 +48,7 @@ func qwen3MoEArch() *spec.Architecture {
 // qwen3MoEGGUF: the engine has experts in every layer, whose weights add up to 1.
 func qwen3MoEGGUF() *decoder.GGUF {
 	return &decoder.GGUF{
-		Name: "qwen3moe", Keys: qwenExpertKeys(""), Constants: map[string]any{"norm_topk_prob": true},
+		Name: "qwen3moe", Keys: QwenExpertKeys(""), Constants: map[string]any{"norm_topk_prob": true},
 		Flags: []decoder.GGUFFlag{spec.AttentionBias},
 		Block: spec.Joined(spec.GGUFNorm("input_layernorm", "attn_norm"), spec.GGUFQKV(false), spec.GGUFQKNorms, []decoder.GGUFName{spec.GGUFOutput},
 			spec.GGUFNorm("post_attention_layernorm", "ffn_norm"), spec.GGUFExperts("mlp.gate", spec.HubExperts)),
@@ -56,7 +56,7 @@ func qwen3MoEGGUF() *decoder.GGUF {
 			if err := m.Require(map[string]any{"attention_bias": false}); err != nil {
 				return err
 			}
-			return requireExperts(m, true)
+			return RequireExperts(m, true)
 		},
 	}
 }

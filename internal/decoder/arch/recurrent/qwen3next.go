@@ -12,7 +12,7 @@ import (
 // layer, experts with a shared one.
 func qwen3NextArch() *spec.Architecture {
 	return &spec.Architecture{
-		Classes: []string{"Qwen3NextForCausalLM"}, Type: "qwen3_next",
+		Classes: []string{"Qwen3NextForCausalLM"}, Type: "qwen3_next", GGUF: qwen3NextGGUF(),
 		Read: func(f *spec.Fields, c *decoder.Config) func(*spec.Builder) {
 			return readQwenHybrid(f, c, qwenHybrid{
 				net: deltaNet{grouped: true}, kvHeads: 2, experts: 512, top: 10, renormalize: f.Bool("norm_topk_prob", true),
@@ -26,7 +26,7 @@ func qwen3NextArch() *spec.Architecture {
 // of the delta rule and no experts.
 func qwen35Arch() *spec.Architecture {
 	return &spec.Architecture{
-		Classes: []string{"Qwen3_5ForCausalLM"}, Type: "qwen3_5_text",
+		Classes: []string{"Qwen3_5ForCausalLM"}, Type: "qwen3_5_text", GGUF: qwen35GGUF(false, false),
 		Read: func(f *spec.Fields, c *decoder.Config) func(*spec.Builder) {
 			return readQwenHybrid(f, c, qwenHybrid{kvHeads: 4, step: 1})
 		},
@@ -36,7 +36,7 @@ func qwen35Arch() *spec.Architecture {
 // qwen35MoEArch is Qwen3.5's mixture of experts.
 func qwen35MoEArch() *spec.Architecture {
 	return &spec.Architecture{
-		Classes: []string{"Qwen3_5MoeForCausalLM"}, Type: "qwen3_5_moe_text",
+		Classes: []string{"Qwen3_5MoeForCausalLM"}, Type: "qwen3_5_moe_text", GGUF: qwen35GGUF(true, false),
 		Read: func(f *spec.Fields, c *decoder.Config) func(*spec.Builder) {
 			f.Otherwise("intermediate_size", f.Size("moe_intermediate_size", 512))
 			return readQwenHybrid(f, c, qwenHybrid{kvHeads: 2, experts: 256, top: 8, renormalize: true, step: 1})
@@ -47,15 +47,19 @@ func qwen35MoEArch() *spec.Architecture {
 // qwen35ImageArch and qwen35MoEImageArch are the same models as published, for
 // images too.
 func qwen35ImageArch() *spec.Architecture {
-	return spec.WithImages("Qwen3_5ForConditionalGeneration", "qwen3_5", "qwen3_5_text", map[string]map[string]int{"qwen3_5_text": {
+	a := spec.WithImages("Qwen3_5ForConditionalGeneration", "qwen3_5", "qwen3_5_text", map[string]map[string]int{"qwen3_5_text": {
 		"vocab_size": 248320, "hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 32, "num_attention_heads": 16,
 	}}, qwen35Arch())
+	a.GGUF = qwen35GGUF(false, true)
+	return a
 }
 
 func qwen35MoEImageArch() *spec.Architecture {
-	return spec.WithImages("Qwen3_5MoeForConditionalGeneration", "qwen3_5_moe", "qwen3_5_moe_text", map[string]map[string]int{"qwen3_5_moe_text": {
+	a := spec.WithImages("Qwen3_5MoeForConditionalGeneration", "qwen3_5_moe", "qwen3_5_moe_text", map[string]map[string]int{"qwen3_5_moe_text": {
 		"vocab_size": 248320, "hidden_size": 2048, "num_hidden_layers": 40, "num_attention_heads": 16,
 	}}, qwen35MoEArch())
+	a.GGUF = qwen35GGUF(true, true)
+	return a
 }
 
 // qwenHybrid is what differs between Qwen3-Next and Qwen3.5.
@@ -90,6 +94,8 @@ func readQwenHybrid(f *spec.Fields, c *decoder.Config, s qwenHybrid) func(*spec.
 		return linearAttention
 	})
 	checkTypes(f, "layer_types", types, linearAttention, spec.FullAttention)
+	f.Note(deltaPeriod, attentionPeriod(types))
+	noteSections(f)
 	width, shared := 0, 0
 	if s.experts > 0 {
 		if c.Experts = f.Int("num_experts", s.experts); c.Experts > 0 {
@@ -116,6 +122,21 @@ func readQwenHybrid(f *spec.Fields, c *decoder.Config, s qwenHybrid) func(*spec.
 		b.Add(program.Stream, b.Experts(h, r, c.Experts, width, act, spec.HubExperts), 1)
 		b.GatedShared(h, "mlp.shared_expert.", "mlp.shared_expert_gate.weight", shared, act)
 	}
+}
+
+// noteSections notes the parts of a rotation that turn with an image's time, height
+// and width. In text all turn with the position.
+func noteSections(f *spec.Fields) {
+	sections := []int{11, 11, 10}
+	for _, key := range []string{"rope_scaling", "rope_parameters"} {
+		if o := f.Object(key); o != nil {
+			if v := o.Ints(rotarySections); v != nil {
+				sections = v
+			}
+			f.Take(o)
+		}
+	}
+	f.Note(rotarySections, sections)
 }
 
 // gatedAttention adds attention whose output is multiplied by the sigmoid of gates
