@@ -30,7 +30,7 @@ import (
 func embedded() string { return filepath.Join(golden.Root(), "testdata", "tinyllama-2m") }
 
 // writeGGUF quantizes a model's linears to nearest and writes it as GGUF. With
-// scheme.Bits 0 it stays dense.
+// scheme.Bits 0 it stays dense, but for a format with a type, which has schemes of its own.
 func writeGGUF(t testing.TB, dir string, g ggufmodel.Format, s quant.Scheme) string {
 	t.Helper()
 	src, err := checkpoint.Open(dir)
@@ -38,12 +38,19 @@ func writeGGUF(t testing.TB, dir string, g ggufmodel.Format, s quant.Scheme) str
 	defer src.Close()
 	weights := map[string]*quant.Weight{}
 	var layers []layout.Layer
-	if s.Bits > 0 {
+	mix, err := g.Mix(src, false)
+	require.NoError(t, err)
+	if s.Bits > 0 || mix != nil {
 		src = apart(t, src)
 		for _, b := range decodertest.Load(t, src.Config(), src).Blocks {
 			for i, l := range b.Linears {
 				if l.Slice != nil || l.In < 32 {
 					continue // not a tensor of its own, or narrower than a block
+				}
+				s := s
+				if mix != nil {
+					s, _, err = mix(layout.Layer{Name: l.Name, Out: l.Out, In: l.In})
+					require.NoError(t, err)
 				}
 				w, err := quant.RTN{}.Quantize(t.Context(), b.Linear(i).Weight, s, nil)
 				require.NoError(t, err)

@@ -1,0 +1,50 @@
+package enginetest
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel"
+	"github.com/golowbit/lowbit/internal/gguf"
+)
+
+// Types of blocks of 256 where the engine has value heads of 128 in another order:
+// out_proj is in blocks of 32, all others are as in other architectures, and the
+// engine computes what is read back.
+func TestDeltaNetTypes(t *testing.T) {
+	engine(t)
+	sizes := more{
+		"hidden_size": 256, "intermediate_size": 256, "moe_intermediate_size": 256, "shared_expert_intermediate_size": 256, "num_hidden_layers": 2,
+		"full_attention_interval": 2, "head_dim": 64, "rms_norm_eps": 1e-6, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+		"linear_key_head_dim": 128, "linear_value_head_dim": 128,
+	}
+	ids := sampleIDs(t, 40)
+	types := map[string][2]gguf.Type{ // of attn_gate and ssm_out
+		"qwen3_5_text": {gguf.Q4_K, gguf.Q5_0}, "qwen3_next": {gguf.Q5_K, gguf.Q4_K},
+	}
+	for modelType, want := range types {
+		t.Run(modelType, func(t *testing.T) {
+			config := with(smallConfig(modelType), sizes)
+			if modelType == "qwen3_next" {
+				config["num_experts"], config["num_experts_per_tok"] = 4, 2
+			}
+			dir := randomModel(t, embedded(), config)
+			path := writeGGUF(t, dir, ggufmodel.Format{Type: "Q4_K_M"}, scheme(0, 0, false))
+			f, err := gguf.Open(path)
+			require.NoError(t, err)
+			for i, name := range []string{"attn_gate", "ssm_out"} {
+				tensor, ok := f.Tensor("blk.0." + name + ".weight")
+				require.True(t, ok)
+				require.Equal(t, want[i], tensor.Type, name)
+			}
+			require.NoError(t, f.Close())
+			m, _ := load(t, path)
+			answers := run(t, job{Model: path, Windows: [][]int32{ids}})
+			ours := m.Logits(t, ids)
+			d := diverge(answers[0].logits, ours)
+			t.Logf("KL: %v; of what is read back from its source: %v", d, diverge(source(t, dir).Logits(t, ids), ours))
+			require.Less(t, d.mean, float64(steered))
+		})
+	}
+}
