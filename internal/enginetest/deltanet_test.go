@@ -1,12 +1,17 @@
 package enginetest
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/golowbit/lowbit/checkpoint"
 	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel"
+	"github.com/golowbit/lowbit/internal/decodertest"
 	"github.com/golowbit/lowbit/internal/gguf"
+	"github.com/golowbit/lowbit/safetensors"
 )
 
 // Types of blocks of 256 where the engine has value heads of 128 in another order:
@@ -47,4 +52,24 @@ func TestDeltaNetTypes(t *testing.T) {
 			require.Less(t, d.mean, float64(steered))
 		})
 	}
+}
+
+// Tensors that neither the engine nor the decoder runs are left out, and others are
+// refused.
+func TestLeftOut(t *testing.T) {
+	text := with(smallConfig("qwen3_5_text"), more{"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 32, "linear_value_head_dim": 32})
+	config := more{"model_type": "qwen3_5", "tie_word_embeddings": true, "text_config": with(text, more{"full_attention_interval": 2})}
+	dir := randomModel(t, embedded(), config)
+	shard := filepath.Join(dir, "model.safetensors")
+	require.NoError(t, os.Remove(shard))
+	decodertest.WriteRandom(t, dir, safetensors.F32, 0.2, "mtp.norm.weight", "model.visual.merger.norm.weight")
+	_, src := load(t, writeGGUF(t, dir, ggufmodel.Format{}, scheme(0, 0, false)))
+	require.NotContains(t, src.Names(), "mtp.norm.weight")
+
+	require.NoError(t, os.Remove(shard))
+	decodertest.WriteRandom(t, dir, safetensors.F32, 0.2, "model.other.weight")
+	folder, err := checkpoint.Open(dir)
+	require.NoError(t, err)
+	defer folder.Close()
+	require.ErrorContains(t, ggufmodel.Format{}.CheckModel(folder), "model.other.weight")
 }
