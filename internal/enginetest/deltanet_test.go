@@ -3,6 +3,7 @@ package enginetest
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -11,6 +12,7 @@ import (
 	"github.com/golowbit/lowbit/checkpoint/formats/ggufmodel"
 	"github.com/golowbit/lowbit/internal/decodertest"
 	"github.com/golowbit/lowbit/internal/gguf"
+	"github.com/golowbit/lowbit/internal/kquant"
 	"github.com/golowbit/lowbit/safetensors"
 )
 
@@ -72,4 +74,50 @@ func TestLeftOut(t *testing.T) {
 	require.NoError(t, err)
 	defer folder.Close()
 	require.ErrorContains(t, ggufmodel.Format{}.CheckModel(folder), "model.other.weight")
+}
+
+// A file of others has out_proj in blocks of 256, which lie across two heads: it is
+// read as floats, and written again as it is.
+func TestForeignOutProjection(t *testing.T) {
+	engine(t)
+	config := with(smallConfig("qwen3_5_text"), more{
+		"hidden_size": 256, "full_attention_interval": 2, "head_dim": 64, "rms_norm_eps": 1e-6, "linear_num_key_heads": 2,
+		"linear_num_value_heads": 4, "linear_key_head_dim": 128, "linear_value_head_dim": 128,
+	})
+	f, err := gguf.Open(writeGGUF(t, randomModel(t, embedded(), config), ggufmodel.Format{Dense: safetensors.F32}, scheme(0, 0, false)))
+	require.NoError(t, err)
+	defer f.Close()
+	grid, ok := kquant.Of(gguf.Q4_K)
+	require.True(t, ok)
+	list := slices.Clone(f.Tensors())
+	for i := range list {
+		if list[i].Name == "blk.0.ssm_out.weight" {
+			list[i].Type = gguf.Q4_K
+		}
+	}
+	path := filepath.Join(t.TempDir(), "foreign.gguf")
+	w, err := gguf.Create(path, f.KV(), list)
+	require.NoError(t, err)
+	for i, to := range list {
+		from, _ := f.Tensor(to.Name)
+		data := make([]byte, from.Bytes())
+		require.NoError(t, f.ReadAt(to.Name, data, 0))
+		if list[i].Type == gguf.Q4_K {
+			values := make([]float32, len(data)/4)
+			require.NoError(t, gguf.F32.Decode(values, data))
+			data = data[:to.Bytes()]
+			require.NoError(t, grid.Encode(data, values))
+		}
+		require.NoError(t, w.Append(to.Name, data))
+	}
+	require.NoError(t, w.Close())
+
+	m, src := load(t, path)
+	ids := sampleIDs(t, 40)
+	ours := m.Logits(t, ids)
+	d := diverge(run(t, job{Model: path, Windows: [][]int32{ids}})[0].logits, ours)
+	t.Logf("KL: %v", d)
+	require.Less(t, d.mean, 0.3) // inputs of 8 bits
+	again, _ := load(t, writeGGUF(t, src.Path(), ggufmodel.Format{}, scheme(0, 0, false)))
+	require.Less(t, diverge(again.Logits(t, ids), ours).mean, returned)
 }
