@@ -30,10 +30,6 @@ func TestArchitecturesRefuse(t *testing.T) {
 		"num_local_experts": 4, "mamba_n_heads": 8, "mamba_d_state": 8, "layer_types": []string{"mamba", "attention"},
 		"position_embedding_type": "rope", "shared_intermediate_size": 32,
 	}
-	jamba := more{"num_key_value_heads": 4, "attn_layer_period": 2, "attn_layer_offset": 1}
-	delta := more{"num_hidden_layers": 4, "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 32, "linear_value_head_dim": 32}
-	deltaMoE := more{"num_experts": 4, "num_experts_per_tok": 2}
-	maps.Copy(deltaMoE, delta)
 	lfm2 := more{"layer_types": []string{"conv", "full_attention"}, "block_auto_adjust_ff_dim": false}
 	lfm2moe := more{"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "num_dense_layers": 1}
 	maps.Copy(lfm2moe, lfm2)
@@ -79,6 +75,23 @@ func TestArchitecturesRefuse(t *testing.T) {
 		{"granitemoehybrid", hybrid, more{"mamba_proj_bias": true}, "mamba_proj_bias"},
 		{"granitemoehybrid", hybrid, more{"num_local_experts": 0}, "shared_intermediate_size"},
 		{"granitemoehybrid", hybrid, more{"time_step_limit": []float64{0.1, 1.5}}, "time_step_limit"},
+	} {
+		refused(t, c.modelType, c.base, c.edit, c.want)
+	}
+}
+
+// The same of hybrids with states.
+func TestHybridsRefuse(t *testing.T) {
+	type more = map[string]any
+	jamba := more{"num_key_value_heads": 4, "attn_layer_period": 2, "attn_layer_offset": 1}
+	delta := more{"num_hidden_layers": 4, "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 32, "linear_value_head_dim": 32}
+	deltaMoE := more{"num_experts": 4, "num_experts_per_tok": 2}
+	maps.Copy(deltaMoE, delta)
+	for _, c := range []struct {
+		modelType  string
+		base, edit more
+		want       string
+	}{
 		{"jamba", jamba, more{"mamba_expand": 1}, "mamba_expand"},
 		{"qwen3_next", deltaMoE, more{"norm_topk_prob": false}, "norm_topk_prob"},
 		{"qwen3_next", deltaMoE, more{"mlp_only_layers": []int{1}}, "mlp_only_layers"},
@@ -95,22 +108,29 @@ func TestArchitecturesRefuse(t *testing.T) {
 		{"jamba", jamba, more{"mamba_conv_bias": false}, "mamba_conv_bias"},
 		{"jamba", jamba, more{"head_dim": 32}, "head_dim"},
 	} {
-		t.Run(c.modelType+" "+c.want, func(t *testing.T) {
-			parse := func(edit more) error {
-				config := SmallConfig(c.modelType, nil)
-				maps.Copy(config, c.base)
-				maps.Copy(config, edit)
-				data, err := json.Marshal(config)
-				require.NoError(t, err)
-				_, err = parseModel(data)
-				return err
-			}
-			require.NoError(t, parse(nil))
-			err := parse(c.edit)
-			require.ErrorIs(t, err, layout.ErrUnsupported)
-			require.ErrorContains(t, err, c.want)
-		})
+		refused(t, c.modelType, c.base, c.edit, c.want)
 	}
+}
+
+// refused wants a small configuration with base to be taken, and with edit refused by
+// a key.
+func refused(t *testing.T, modelType string, base, edit map[string]any, want string) {
+	t.Helper()
+	t.Run(modelType+" "+want, func(t *testing.T) {
+		parse := func(edit map[string]any) error {
+			config := SmallConfig(modelType, nil)
+			maps.Copy(config, base)
+			maps.Copy(config, edit)
+			data, err := json.Marshal(config)
+			require.NoError(t, err)
+			_, err = parseModel(data)
+			return err
+		}
+		require.NoError(t, parse(nil))
+		err := parse(edit)
+		require.ErrorIs(t, err, layout.ErrUnsupported)
+		require.ErrorContains(t, err, want)
+	})
 }
 
 // A constant of an activation may be rounded to bfloat16, but is no other number.
