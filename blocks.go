@@ -164,8 +164,11 @@ func (b blockLayers) Folding(block *program.Block) *fold.Search {
 		},
 	}
 	for _, a := range b.job.set.arms {
-		f.Input, f.Row = f.Input || a.InputScale, f.Row || a.RowScale
+		all := b.job.set.fold == FoldOn
+		f.Input = f.Input || a.InputScale || all && a.Axis == quant.OC
+		f.Row = f.Row || a.RowScale || all && a.Axis == quant.IC
 	}
+	f.Balance = b.job.set.search == adadim.SearchMethod // by RTN they seem worth more than they are
 	return f
 }
 

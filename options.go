@@ -183,7 +183,7 @@ const (
 	AxisOC      = choice.AxisOC      // groups inside output channels
 	AxisIC      = choice.AxisIC      // groups inside input channels
 
-	FoldDefault = choice.FoldDefault // FoldOn for a preset that is restricted to axis oc, else FoldAuto
+	FoldDefault = choice.FoldDefault // FoldOn for a preset restricted to axis oc, and for fast and best without arms that have scales; else FoldAuto
 	FoldAuto    = choice.FoldAuto    // where the format cannot store the scales
 	FoldOff     = choice.FoldOff     // all scales are stored
 	FoldOn      = choice.FoldOn      // wherever it is possible

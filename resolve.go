@@ -226,8 +226,10 @@ func (o *Options) resolveArms(s *settings) error {
 		told.If(s.curvature == CurvatureOn, adadim.ObjectiveCurvature, "curvature on"), told.Otherwise(b.objective, by))
 	s.search = told.Pick(&s.told, "search", told.Pointed(o.Search), told.Otherwise(b.search, by))
 	s.countBits = told.Pick(&s.told, "count_bits", told.Pointed(o.CountBits), told.Otherwise(b.countBits, by))
+	ours, scaled := slices.ContainsFunc(b.arms, adadim.Arm.Scaled), slices.ContainsFunc(s.arms, adadim.Arm.Scaled)
 	s.fold = told.Pick(&s.told, "fold", told.Given(o.Fold), told.If(o.unseen(), FoldOff, weighed),
-		told.If(s.axis == AxisOC && s.preset != Plain, FoldOn, by+" in axis oc"), told.Otherwise(FoldAuto, "default"))
+		told.If(s.axis == AxisOC && s.preset != Plain && (ours || scaled), FoldOn, by+" in axis oc"),
+		told.If(ours && !scaled, FoldOn, by+", no arm has scales"), told.Otherwise(FoldAuto, "default"))
 	asked := len(o.Arms) > 0 || o.Axis == AxisAda
 	s.fit = told.Pick(&s.told, "fit", told.Given(o.Fit), told.If(asked, FitOff, "arms are given"), told.Otherwise(FitArms, "default"))
 	for _, list := range []struct {

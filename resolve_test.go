@@ -150,7 +150,7 @@ func TestResolve(t *testing.T) {
 		"axis oc, not folded":  {Options{Axis: AxisOC, Fold: FoldAuto}, with(best, "axis", "oc", "arms", "oc,oc+in"), refined},
 		"axis oc, plain":       {Options{Preset: Plain, Axis: AxisOC}, with(plain, "axis", "oc", "arms", "oc"), ""},
 		"axis ada":             {Options{Axis: AxisAda}, with(best, "fit", "off"), refined},
-		"arms":                 {Options{Arms: []adadim.Arm{adadim.ArmIC(), adadim.ArmOC()}}, with(best, "arms", "ic,oc", "fit", "off"), refined},
+		"arms":                 {Options{Arms: []adadim.Arm{adadim.ArmIC(), adadim.ArmOC()}}, with(best, "arms", "ic,oc", "fit", "off", "fold", "on"), refined},
 		"arms of an axis":      {Options{Arms: adadim.AllArms(), Axis: AxisOC}, with(best, "axis", "oc", "arms", "oc,oc+in", "fit", "off", "fold", "on"), refined},
 		"one setting":          {Options{Search: new(adadim.SearchRTN)}, with(best, "search", "rtn"), refined},
 		"no clip":              {Options{Clip: new(false)}, with(best, "clip", "false", "clip_input", "false"), refined},

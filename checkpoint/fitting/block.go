@@ -5,6 +5,7 @@ import (
 
 	"github.com/golowbit/lowbit/adadim"
 	"github.com/golowbit/lowbit/checkpoint/layout"
+	"github.com/golowbit/lowbit/quant"
 )
 
 // Linear is a linear of a block. Its scales may be folded into the places of the
@@ -35,9 +36,9 @@ func (r *Rules) block(places int, linears []Linear) (folds []bool, layers []*Lay
 	}
 }
 
-// folding finds the places whose scales will be folded: those with a scale among
-// the arms, of whose layers none is to stay dense, and with FoldUnstored only if
-// the format does not store the scale.
+// folding finds the places whose scales will be folded, of whose layers none is to
+// stay dense: with FoldAll those whose scales help an axis of the arms, with
+// FoldUnstored those with a scale among the arms that the format does not store.
 func (r *Rules) folding(places int, linears []Linear) []bool {
 	folds := make([]bool, places)
 	if r.Fold == FoldNone {
@@ -48,10 +49,14 @@ func (r *Rules) folding(places int, linears []Linear) []bool {
 			if r.Fold == FoldUnstored && r.stores(l.Layer, a) {
 				continue
 			}
-			if a.InputScale && l.Input >= 0 {
+			input, rows := a.InputScale, a.RowScale
+			if r.Fold == FoldAll { // what is folded stores nothing, and so needs no arm
+				input, rows = a.Axis == quant.OC, a.Axis == quant.IC
+			}
+			if input && l.Input >= 0 {
 				folds[l.Input] = true
 			}
-			if a.RowScale && l.Rows >= 0 {
+			if rows && l.Rows >= 0 {
 				folds[l.Rows] = true
 			}
 		}

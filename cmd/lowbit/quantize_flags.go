@@ -143,7 +143,7 @@ func (f *quantizeFlags) registerMethod(s *pflag.FlagSet) {
 	option(s, "objective", "what decides between arms: linear (squared error of the output), relative (to each row's size), block (of the block around) or curvature (of the model's loss) (default: the preset's)", adadim.ParseObjective, func(v adadim.Objective) { f.o.Objective = &v })
 	option(s, "search", "what the candidates are quantized with: rtn, or method (slower, decides on what is stored) (default: the preset's)", adadim.ParseSearch, func(v adadim.Search) { f.o.Search = &v })
 	boolOption(s, "count-bits", "an arm that stores b bits a weight more must have an error 4^b times lower (default: the preset's)", func(v bool) { f.o.CountBits = &v })
-	option(s, "fold", "move the scales of arms into the norm or layer before: auto (where the format cannot store them), on (where possible) or off (default auto, or on in axis oc of a preset other than plain)", lowbit.ParseFold, func(v lowbit.Fold) { f.o.Fold = v })
+	option(s, "fold", "move the scales of arms into the norm or layer before: auto (where the format cannot store them), on (where possible) or off (default auto, or on in axis oc of a preset other than plain, and with fast and best where no arm has scales)", lowbit.ParseFold, func(v lowbit.Fold) { f.o.Fold = v })
 	s.Lookup("fold").NoOptDefVal = lowbit.FoldOn.String()
 	option(s, "inputs", "what a block is calibrated on: full (the unquantized model's stream; also fp) or quantized (default: the preset's)", parseInputs, func(v lowbit.Inputs) { f.o.Inputs = v })
 	option(s, "correct", "`strength`, 0 to 1, of the correction for quantized inputs; implies --inputs quantized (default: the preset's)", parseFloat, func(v float64) { f.o.Correction = &v })

@@ -44,23 +44,24 @@ func ParseAxis(s string) (Axis, error) { return axes.Parse(s) }
 // the norms, those of o into v, those of down into up; row scales of v and
 // up are the same thing seen from the other side. The scale of an input
 // is chosen once for all layers that read it, before they are quantized,
-// among no scale and the powers that the arms try; then the layers choose
-// among the arms that are left. Row scales of other layers are stored.
-// Without arms that have scales none of the values does anything. A layer that
-// stays dense keeps the scales of its input from being folded.
+// among no scale, the powers that the arms try, and powers of the inputs over the
+// weights' columns; then the layers choose among the arms that are left. Row
+// scales of other layers are stored. A layer that stays dense keeps the scales of
+// its input from being folded.
 //
 // Its text is "default", "auto", "off" or "on".
 type Fold uint8
 
 const (
 	// FoldDefault is FoldOn for a preset that is restricted to axis oc, so
-	// that the result is plain groups, which every engine reads; else FoldAuto.
+	// that the result is plain groups, which every engine reads, and for fast and
+	// best with arms of which none has scales; else FoldAuto.
 	FoldDefault Fold = iota
 	// FoldAuto folds where the format cannot store the scales.
 	FoldAuto
 	// FoldOff stores all scales.
 	FoldOff
-	// FoldOn folds wherever it is possible.
+	// FoldOn folds wherever it is possible, whether or not an arm has the scale.
 	FoldOn
 )
 

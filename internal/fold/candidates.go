@@ -14,6 +14,9 @@ import (
 var (
 	inputPowers = []float64{0.25, 0.5, 0.75, 1}
 	rowPowers   = []float64{0.5, 1}
+	// Of mean absolute inputs over the root mean square of the columns: ½ makes
+	// both alike.
+	balancePowers = []float64{0.25, 0.5}
 )
 
 // Candidate is what may be folded into a place.
@@ -30,6 +33,21 @@ func InputCandidates(into *program.Fold, meanAbs []float32) []Candidate {
 		stat = append(stat, float64(v))
 	}
 	return candidates(stat, inputPowers, "input scale into "+into.Into+", power %g")
+}
+
+// BalanceCandidates are powers of the mean absolute inputs, by channel, over the
+// root of columns, the mean squares of the columns of the linears that read a
+// stage. Power ½ is SmoothQuant's scale at α = ½ (arXiv 2211.10438 §4), with
+// means in place of maxima: it finds a channel that is large for no reason but
+// that its column is small, and no scale by the inputs alone can tell it from one
+// that matters.
+func BalanceCandidates(into *program.Fold, meanAbs, columns []float32) []Candidate {
+	x, c := Mean(into, meanAbs), Mean(into, columns)
+	stat := make([]float64, len(x))
+	for i := range stat {
+		stat[i] = float64(x[i]) / math.Sqrt(float64(c[i]))
+	}
+	return candidates(stat, balancePowers, "input over column scale into "+into.Into+", power %g")
 }
 
 // RowCandidates are powers of the root mean square of the rows of the linear

@@ -24,6 +24,7 @@ type Search struct {
 	Scales     *Scales
 	Round      Round
 	Input, Row bool // which scales are tried: of inputs, of rows of the linear before
+	Balance    bool // of inputs also those that weigh the weights' columns
 	MakesUp    bool // the method makes up for its rounding
 	// Axes says in which channels a linear may have its groups.
 	Axes func(linear int) (oc, ic bool)
@@ -71,11 +72,44 @@ func (s *Search) candidates(stage int, cal *quant.Calibration) []Candidate {
 	var list []Candidate
 	if s.Input && cal.MeanAbs != nil {
 		list = InputCandidates(into, cal.MeanAbs)
+		if s.Balance {
+			list = append(list, BalanceCandidates(into, cal.MeanAbs, s.columns(stage))...)
+		}
 	}
 	if s.Row && into.Before >= 0 {
 		list = append(list, RowCandidates(into, b.Linear(into.Before).Weight)...)
 	}
 	return list
+}
+
+// columns returns for each channel of a stage how much of the rows of the
+// linears that read it lies there: the mean of w² over ‖w‖² of the row, over
+// rows, summed over linears. So no row counts by its size, which the next layer
+// may scale down again.
+func (s *Search) columns(stage int) []float32 {
+	b := s.Scales.block
+	sum := make([]float64, b.Stages[stage].Width)
+	for _, l := range b.Stages[stage].Linears {
+		w := b.Linear(l).Weight
+		for r := range w.Rows {
+			var norm float64
+			for _, v := range w.Row(r) {
+				norm += float64(v) * float64(v)
+			}
+			if norm == 0 {
+				continue
+			}
+			norm *= float64(w.Rows)
+			for j, v := range w.Row(r) {
+				sum[j] += float64(v) * float64(v) / norm
+			}
+		}
+	}
+	share := make([]float32, len(sum))
+	for j, v := range sum {
+		share[j] = float32(v)
+	}
+	return share
 }
 
 // stageErrors computes the error that the factors of a stage lead to.

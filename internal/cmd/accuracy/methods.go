@@ -161,5 +161,6 @@ var methods = append([]variant{
 	{"best, bits not counted", preset(lowbit.Best, nil, func(o *lowbit.Options) { o.CountBits = new(false) }), ablation},
 	{"best, oc+in only", preset(lowbit.Best, []adadim.Arm{adadim.ArmOCInputScale()}, nil), ablation},
 	{"best, ic+row only", preset(lowbit.Best, []adadim.Arm{adadim.ArmICRowScale()}, nil), ablation},
-	{"best, oc arm only", preset(lowbit.Best, oc, nil), ablation},
+	{"best, oc arm only", preset(lowbit.Best, oc, func(o *lowbit.Options) { o.Fold = lowbit.FoldOff }), ablation},
+	{"best, no extra bits, nothing folded", preset(lowbit.Best, adadim.PaperArms(), func(o *lowbit.Options) { o.Fold = lowbit.FoldOff }), ablation},
 }, eightBits...)
