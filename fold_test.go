@@ -173,7 +173,7 @@ func TestFoldAuto(t *testing.T) {
 				require.InEpsilon(t, plain.Layers[i].Decision.OutputSize, l.Decision.OutputSize, 1e-3, l.Name)
 			}
 			if l.Folded != "" {
-				require.Regexp(t, `^input scale into (input_layernorm|self_attn.v_proj|post_attention_layernorm|mlp.up_proj), power (0.25|0.5|0.75|1)$`, l.Folded)
+				require.Regexp(t, `^input (scale|over column scale) into (input_layernorm|self_attn.v_proj|post_attention_layernorm|mlp.up_proj), power (0.25|0.5|0.75|1)$`, l.Folded)
 				into++
 			}
 		}

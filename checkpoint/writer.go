@@ -434,6 +434,7 @@ func (w *Writer) Close() error {
 	w.closed = true
 	if w.stop != nil {
 		w.stop()
+		defer w.partial.Sweep()
 		return w.partial.Unlock()
 	}
 	if w.direct != nil {

@@ -55,7 +55,7 @@ func documented(t *testing.T) (byKind map[string][]string, described []string) {
 			byKind[names[0][0]] = append(names[1], "kind", "seconds")
 		}
 	}
-	require.Len(t, byKind, 10)
+	require.Len(t, byKind, 11)
 	return byKind, described
 }
 

@@ -103,6 +103,17 @@ func (f *Folder) Finished() (bool, error) {
 	return true, f.same(state)
 }
 
+// Sweep removes what this part has written after another had made the result and removed
+// the folder, or while it did. What yet another writes meanwhile that one removes.
+func (f *Folder) Sweep() {
+	for _, path := range []string{f.out, f.out + markSuffix} {
+		if _, err := os.Lstat(path); err != nil {
+			return
+		}
+	}
+	_ = f.disk.RemoveAll(f.path)
+}
+
 // Note reads a note that another part may have kept; found is false if none has.
 func (k Kept) Note(name string) (data []byte, found bool, err error) {
 	path := k.path(notePrefix, name)
