@@ -52,6 +52,9 @@ func Compare(ctx context.Context, o CompareOptions) ([]Compared, error) {
 			return nil, err
 		}
 		models = append(models, m)
+		if err := m.Comparable(models[0]); err != nil {
+			return nil, err
+		}
 		info, err := inspection.Of(m.Source(), m.Source().Path(), nil)
 		if err != nil {
 			return nil, err

@@ -80,6 +80,9 @@ func Evaluate(ctx context.Context, o EvalOptions) (*Evaluation, error) {
 			return nil, err
 		}
 		defer other.Close()
+		if err := main.Comparable(other); err != nil { // before any text is read
+			return nil, err
+		}
 		all = append(all, other)
 		// The other model's own, wherever its path leads: an adapter's lies with
 		// its base.

@@ -134,12 +134,20 @@ func (j *Job) scoring() (*walk.Scoring, *memory.Plan, error) {
 	return s, p, err
 }
 
+// Comparable fails where m and another model do not predict the same tokens.
+func (m *Model) Comparable(with *Model) error {
+	if a, b := m.Model.Vocab, with.Model.Vocab; a != b {
+		return fmt.Errorf("%s has %d tokens, %s %d: they cannot be compared", m.Name, a, with.Name, b)
+	}
+	return nil
+}
+
 // Run runs the models and scores them: all, in their order.
 func (j *Job) Run(ctx context.Context) ([]*Evaluation, error) {
 	last := len(j.Models) - 1
 	for _, m := range j.Models[:last] {
-		if a, b := m.Model.Vocab, j.Models[last].Model.Vocab; a != b {
-			return nil, fmt.Errorf("%s has %d tokens, %s %d: they cannot be compared", m.Name, a, j.Models[last].Name, b)
+		if err := m.Comparable(j.Models[last]); err != nil {
+			return nil, err
 		}
 	}
 	s, plan, err := j.scoring()

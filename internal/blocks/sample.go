@@ -27,12 +27,7 @@ func (r *run) sample(ctx context.Context, tokens int) (s *walk.Residual, done fu
 	if r.Team == nil {
 		return r.quantized.Sample(tokens), func() {}, nil
 	}
-	windows, batch := 0, program.Batch(r.walk.SeqLen)/r.walk.SeqLen
-	for _, n := range r.chunks {
-		windows += n
-	}
-	n := (windows + batch - 1) / batch
-	first, end := n*r.from/len(r.chunks), n*r.to/len(r.chunks)
+	windows, batch, n, first, end := r.batches()
 	list := walk.Sampled(n, windows*r.walk.SeqLen, tokens)
 	for _, i := range list {
 		if first <= i && i < end {
@@ -53,6 +48,17 @@ func (r *run) sample(ctx context.Context, tokens int) (s *walk.Residual, done fu
 		}
 	}
 	return s, func() { r.walk.Drop(s) }, nil
+}
+
+// batches are how many windows all the text has and how many a batch, how many batches
+// that makes, and which of them, from first to before end, are this part's.
+func (r *run) batches() (windows, batch, n, first, end int) {
+	batch = program.Batch(r.walk.SeqLen) / r.walk.SeqLen
+	for _, n := range r.chunks {
+		windows += n
+	}
+	n = (windows + batch - 1) / batch
+	return windows, batch, n, n * r.from / len(r.chunks), n * r.to / len(r.chunks)
 }
 
 func (r *run) putBatch(batch, own int) error {
@@ -129,12 +135,8 @@ func (r *run) dropBatches() error {
 	if r.Team == nil || !r.folds() || r.Full {
 		return nil
 	}
-	windows, batch := 0, program.Batch(r.walk.SeqLen)/r.walk.SeqLen
-	for _, n := range r.chunks {
-		windows += n
-	}
-	n := (windows + batch - 1) / batch
-	for i := n * r.from / len(r.chunks); i < n*r.to/len(r.chunks); i++ {
+	_, _, _, first, end := r.batches()
+	for i := first; i < end; i++ {
 		if err := r.Team.Folder.Remove(batchName(r.block.Index, i)); err != nil {
 			return err
 		}
